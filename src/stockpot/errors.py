@@ -1,0 +1,101 @@
+"""Every error stockpot raises on purpose, as one tree.
+
+::
+
+    StockpotError                 exit code 1: something failed that the user could not have seen coming
+    ├── InputError                exit code 2: the input is wrong; nothing was written
+    │   ├── RecipeError           a recipe file: all problems at once, each with its line
+    │   ├── TaskError             data: unknown domain, empty class, corrupt image, label out of range
+    │   ├── BackboneError         a model that cannot be built, or weights of another architecture
+    │   ├── CheckpointError       a weights file that cannot be read as what it claims to be
+    │   │   ├── UnsafeFileError   a file that would execute code or leave its folder
+    │   │   └── NonFiniteError    NaN or infinity in a tensor
+    │   ├── MethodError           an unknown merge method, or a parameter outside its range
+    │   └── LineageError          weights that have no ancestor in common
+    ├── MissingDependencyError    exit code 2: an optional package is needed; names the command that installs it
+    ├── OutputError               exit code 2: the output cannot be written (no space, read-only, exists)
+    └── JobError                  exit code 1: a job failed; names the job and where its log is
+
+A message says what is wrong, where (file, line, tensor), what was got and expected, and what to do next,
+in one line where possible.
+"""
+
+from __future__ import annotations
+
+
+class StockpotError(Exception):
+    """Root of the tree. ``hint`` is the next step for the user; it is shown after the message."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class InputError(StockpotError):
+    """The input is wrong; nothing was written."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """A recipe cannot be used. ``problems`` holds one line each, with file and line number."""
+
+    def __init__(self, problems: list[str], *, hint: str | None = None) -> None:
+        super().__init__("\n".join(problems), hint=hint)
+        self.problems = problems
+
+
+class TaskError(InputError):
+    """The data of a task is wrong; names file, domain or class."""
+
+
+class BackboneError(InputError):
+    """A backbone cannot be built, or the weights belong to another architecture."""
+
+
+class CheckpointError(InputError):
+    """A weights file cannot be read; names file and tensor."""
+
+
+class UnsafeFileError(CheckpointError):
+    """A file would execute code when read, or points outside its folder."""
+
+
+class NonFiniteError(CheckpointError):
+    """A tensor holds NaN or infinity; names file, tensor and position."""
+
+
+class MethodError(InputError):
+    """An unknown merge method, or a parameter outside its range."""
+
+
+class LineageError(InputError):
+    """Weights that have no ancestor in common, so that combining them would give noise."""
+
+
+class MissingDependencyError(StockpotError):
+    """An optional package is not installed."""
+
+    exit_code = 2
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed",
+            hint=f"pip install 'stockpot[{extra}]'",
+        )
+
+
+class OutputError(StockpotError):
+    """The output cannot be written: no space, no permission, or it exists already."""
+
+    exit_code = 2
+
+
+class JobError(StockpotError):
+    """A job failed; names the job and its log."""
