@@ -1,0 +1,258 @@
+"""What an output folder says about itself: one small record, ``stockpot.json``.
+
+A record names the parents of some weights by content hash, the recipe, the data and the versions
+that made them: enough to make them again and to draw the family tree. It holds no time, host or
+absolute path of the moment, so that the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stockpot.errors import InputError
+from stockpot.files import write_json, write_text
+
+SCHEMA = 1
+FILE_NAME = "stockpot.json"
+
+# The Hub's word for how a model came from its `base_model` entries; other kinds have no such word.
+_RELATIONS = {"finetune": "finetune", "merge": "merge", "adapter": "adapter"}
+# What the Hub accepts as a model id. A card with any other `base_model` is refused on upload.
+_HUB_ID = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?(?<![.-])")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """One ingredient.
+
+    ``digest`` is ``Checkpoint.digest()`` of its weights, ``role`` how it was used ("base", "model",
+    "init", "head", ...), ``weight`` its interpolation coefficient where the recipe has one.
+    """
+
+    name: str
+    digest: str
+    role: str = "model"
+    weight: float | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where some weights came from.
+
+    ``kind`` is one lower-case word: "base", "finetune", "merge", "adapter", "component", ...
+    ``recipe`` is any JSON value that makes the weights again from the parents, ``data`` the task's
+    fingerprint, ``metrics`` named finite numbers, ``digest`` the hash of the weights themselves.
+    Raises ``InputError`` when a field has the wrong type or a number is not finite.
+    """
+
+    kind: str
+    name: str
+    parents: tuple[Parent, ...] = ()
+    recipe: Any = None
+    data: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    digest: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", self.kind):
+            raise InputError(f"kind of a provenance record: got {self.kind!r}, expected one word")
+        if not self.name:
+            raise InputError("a provenance record needs a name")
+        self.to_json()
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON value: fields in fixed order, the keys inside them sorted."""
+        value = {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "name": self.name,
+            "digest": self.digest,
+            "parents": [
+                {"name": p.name, "digest": p.digest, "role": p.role, "weight": p.weight}
+                for p in self.parents
+            ],
+            "recipe": self.recipe,
+            "data": self.data,
+            "metrics": dict(self.metrics),
+            "versions": dict(self.versions),
+        }
+        try:
+            plain = json.loads(json.dumps(value, sort_keys=True, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"provenance of {self.name} is no JSON value: {error}") from error
+        return {key: plain[key] for key in value}
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python, stockpot, numpy and of those of ``packages`` that are installed.
+
+    Reads the packages' metadata and imports none of them.
+    """
+    found = {"python": platform.python_version()}
+    for package in ("stockpot", "numpy", *packages):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return dict(sorted(found.items()))
+
+
+def write_record(folder: str | Path, record: Record) -> Path:
+    """Write ``record`` as ``folder/stockpot.json``, whole or not at all; returns its path."""
+    path = Path(folder) / FILE_NAME
+    write_json(path, record.to_json())
+    return path
+
+
+def read_record(source: str | Path) -> Record:
+    """Read the record of a folder, or a record file.
+
+    Raises ``InputError`` when there is none, it is no record, or it has a newer schema.
+    """
+    path = Path(source)
+    path = path / FILE_NAME if path.is_dir() else path
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} has no provenance record ({FILE_NAME})") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a provenance record: {error}") from error
+    return _parse(value, path)
+
+
+def has_record(folder: str | Path) -> bool:
+    """Whether ``folder`` holds a provenance record."""
+    return (Path(folder) / FILE_NAME).is_file()
+
+
+def _parse(value: Any, path: Path) -> Record:
+    if not isinstance(value, dict) or not isinstance(value.get("schema"), int):
+        raise InputError(f"{path} is no provenance record: it has no 'schema' number")
+    if value["schema"] > SCHEMA:
+        raise InputError(
+            f"{path} has schema {value['schema']}, this stockpot reads up to {SCHEMA}",
+            hint="upgrade stockpot",
+        )
+    try:
+        return Record(
+            kind=_typed(value, "kind", str),
+            name=_typed(value, "name", str),
+            parents=tuple(
+                Parent(
+                    name=_typed(parent, "name", str),
+                    digest=_typed(parent, "digest", str),
+                    role=_typed(parent, "role", str),
+                    weight=_typed(parent, "weight", int, float, type(None)),
+                )
+                for parent in _typed(value, "parents", list)
+            ),
+            recipe=value.get("recipe"),
+            data=_typed(value, "data", str, type(None)),
+            metrics=_typed(value, "metrics", dict),
+            versions=_typed(value, "versions", dict),
+            digest=_typed(value, "digest", str, type(None)),
+        )
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path} is no provenance record: {error}") from error
+
+
+def _typed(value: Any, key: str, *types: type) -> Any:
+    item = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(item, types) or isinstance(item, bool):
+        expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
+        raise InputError(f"'{key}' is {type(item).__name__}, expected {expected}")
+    return item
+
+
+def card(
+    record: Record,
+    *,
+    library_name: str | None = None,
+    pipeline_tag: str | None = None,
+    license: str | None = None,
+    tags: Iterable[str] = (),
+    text: str = "",
+) -> str:
+    """A Hugging Face model card (README.md) that tells where the weights came from.
+
+    ``base_model`` lists the parents that the Hub can know (ids such as ``owner/name``); the table
+    in the text lists all of them. ``text`` is Markdown put below the title.
+    Source of the fields: the Hub's model-card metadata specification.
+    """
+    import yaml
+
+    known = [parent.name for parent in record.parents if _HUB_ID.fullmatch(parent.name)]
+    front: dict[str, Any] = {}
+    if license:
+        front["license"] = license
+    if library_name:
+        front["library_name"] = library_name
+    if pipeline_tag:
+        front["pipeline_tag"] = pipeline_tag
+    if known:
+        front["base_model"] = list(dict.fromkeys(known))
+        if record.kind in _RELATIONS:
+            front["base_model_relation"] = _RELATIONS[record.kind]
+    front["tags"] = list(dict.fromkeys(["stockpot", *_kind_tags(record), *tags]))
+    header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
+    sections = [f"---\n{header}---\n", f"# {record.name}\n"]
+    sections.append(text.strip() + "\n" if text.strip() else _summary(record))
+    if record.parents:
+        sections.append("## Where these weights come from\n\n" + _parents_table(record))
+    if record.metrics:
+        sections.append("## Measured\n\n" + _metrics_table(record))
+    if record.recipe is not None:
+        recipe = yaml.safe_dump(record.to_json()["recipe"], sort_keys=False, allow_unicode=True)
+        sections.append(f"## Recipe\n\n```yaml\n{recipe}```\n")
+    made = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
+    data = f" Data: `{record.data}`." if record.data else ""
+    sections.append(
+        f"The whole record is in `{FILE_NAME}`.{data}{f' Made with {made}.' if made else ''}\n"
+    )
+    return "\n".join(sections)
+
+
+def write_card(folder: str | Path, record: Record, **fields: Any) -> Path:
+    """Write ``card(record, **fields)`` as ``README.md`` into ``folder``; returns its path."""
+    path = Path(folder) / "README.md"
+    write_text(path, card(record, **fields))
+    return path
+
+
+def _kind_tags(record: Record) -> list[str]:
+    return ["merge", "model-merging"] if record.kind == "merge" else []
+
+
+def _summary(record: Record) -> str:
+    if not record.parents:
+        return f"Weights ({record.kind}) written by stockpot.\n"
+    count = len(record.parents)
+    return f"Weights ({record.kind}) made by stockpot from {count} parent{'s'[: count != 1]}.\n"
+
+
+def _parents_table(record: Record) -> str:
+    rows = ["| parent | role | weight | sha256 |", "|---|---|---|---|"]
+    for parent in record.parents:
+        weight = "" if parent.weight is None else f"{parent.weight:.6g}"
+        rows.append(
+            f"| {_cell(parent.name)} | {_cell(parent.role)} | {weight} | `{parent.digest[:12]}` |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _metrics_table(record: Record) -> str:
+    rows = ["| metric | value |", "|---|---|"]
+    rows += [f"| {_cell(name)} | {value:.6g} |" for name, value in sorted(record.metrics.items())]
+    return "\n".join(rows) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
