@@ -1,0 +1,17 @@
+"""Run a set of jobs: in this process or on several, resumable, each finished job once."""
+
+from stockpot.execution.backends import Local, Serial, make_backend
+from stockpot.execution.job import Backend, Job, Outcome, Ticket, in_order
+from stockpot.execution.run import run_jobs
+
+__all__ = [
+    "Backend",
+    "Job",
+    "Local",
+    "Outcome",
+    "Serial",
+    "Ticket",
+    "in_order",
+    "make_backend",
+    "run_jobs",
+]

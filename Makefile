@@ -1,0 +1,47 @@
+# Every target sets up what it needs; on a fresh clone nothing else has to be done first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WORKERS ?= 2
+
+.PHONY: help demo test test-all check format bench bench-merge bench-training clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## recycle real fine-tunings on real data; writes demo-output/report.html
+	$(BIN)/stockpot demo --output demo-output
+
+test: $(READY)  ## the test suite with coverage (no network, no weights)
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --cov --cov-report=term --cov-fail-under=90
+
+test-all: $(READY)  ## everything, also slow tests and those on real weights
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m ''
+
+check: $(READY)  ## format, lint, types, import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## rewrite files in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: bench-training bench-merge  ## all benchmarks
+
+bench-training: $(READY)  ## samples per second against a plain loop
+	$(BIN)/python benchmarks/training.py
+
+bench-merge: $(READY)  ## merging against mergekit, in its own environment
+	$(BIN)/python benchmarks/merging.py
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -1,0 +1,125 @@
+"""Run jobs in the order of their needs; never run a finished one twice."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from stockpot.errors import InputError, JobError, OutputError
+from stockpot.execution.job import Backend, Job, Outcome, Ticket, in_order
+from stockpot.files import output_error, sync, write_json
+
+DONE = "done.json"
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    workplace: Path,
+    backend: Backend,
+    *,
+    threads: int = 1,
+    on_finished: Callable[[Job, bool], None] = lambda job, reused: None,
+) -> dict[Job, Path]:
+    """Bring ``jobs`` and all they need into ``workplace/jobs/<key>`` and return their folders.
+
+    A job works in ``workplace/partial/<key>``, which gets its final name only when the job is finished
+    and flushed to disk. After a crash, a kill or an interrupt the same call goes on where it stopped.
+
+    Args:
+        threads: for every job; part of what makes results the same on any backend.
+        on_finished: called with each job, and whether it had been finished before.
+
+    Raises:
+        JobError: a job failed; what did not depend on it may have finished. Names the log.
+        InputError: a job found the user's input to be wrong.
+        OutputError: the workplace cannot be written, or another run is using it.
+    """
+    order = list(in_order(list(jobs)))
+    folders = {job: workplace / "jobs" / job.key for job in order}
+    with _locked(workplace):
+        pending: dict[Job, set[Job]] = {}
+        for job in order:
+            if (folders[job] / DONE).exists():
+                on_finished(job, True)
+            else:
+                pending[job] = {need for need in job.inputs.values() if need in pending}
+        by_key = {job.key: job for job in pending}
+        running: set[str] = set()
+        try:
+            while pending or running:
+                for job in [job for job, needs in pending.items() if not needs]:
+                    if len(running) >= backend.workers:
+                        break
+                    del pending[job]
+                    running.add(job.key)
+                    backend.submit(_ticket(job, folders, workplace, threads))
+                outcome = backend.wait()
+                running.discard(outcome.key)
+                job = by_key[outcome.key]
+                if outcome.error:
+                    raise _failure(job, outcome, workplace)
+                _finish(job, outcome, workplace, folders[job])
+                on_finished(job, False)
+                for needs in pending.values():
+                    needs.discard(job)
+        finally:
+            backend.close()
+    return folders
+
+
+def _ticket(job: Job, folders: dict[Job, Path], workplace: Path, threads: int) -> Ticket:
+    folder = workplace / "partial" / job.key
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (workplace / "log.jsonl").open("a", encoding="utf-8") as log:
+            entry = {"event": "start", "key": job.key, "label": job.label}
+            log.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise output_error(folder, error) from error
+    inputs = {name: str(folders[need].resolve()) for name, need in job.inputs.items()}
+    arguments = dict(job.arguments)
+    return Ticket(job.key, job.function, arguments, inputs, str(folder.resolve()), threads)
+
+
+def _finish(job: Job, outcome: Outcome, workplace: Path, folder: Path) -> None:
+    partial = workplace / "partial" / job.key
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for file in sorted(partial.rglob("*")):
+            sync(file)
+        write_json(
+            partial / DONE,
+            {"function": job.function, "label": job.label, "seconds": round(outcome.seconds, 3)},
+        )
+        partial.rename(folder)
+        sync(folder.parent)
+    except OSError as error:
+        raise output_error(folder, error) from error
+
+
+def _failure(job: Job, outcome: Outcome, workplace: Path) -> Exception:
+    log = workplace / "partial" / job.key / "error.log"
+    if outcome.user_error:
+        return InputError(f"{job.label or job.function}: {outcome.error}")
+    log.write_text(outcome.traceback or outcome.error, encoding="utf-8")
+    return JobError(f"job '{job.label or job.function}' failed: {outcome.error}", hint=f"see {log}")
+
+
+@contextmanager
+def _locked(workplace: Path) -> Iterator[None]:
+    try:
+        workplace.mkdir(parents=True, exist_ok=True)
+        handle = (workplace / ".lock").open("w")
+    except OSError as error:
+        raise output_error(workplace, error) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(
+                f"another run is using {workplace}", hint="wait for it, or choose another folder"
+            ) from error
+        yield
