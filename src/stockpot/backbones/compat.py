@@ -1,0 +1,58 @@
+"""Live with a torchvision that was built for another torch.
+
+A torchvision built for CUDA beside a CPU build of torch fails on import with ``operator
+torchvision::nms does not exist``, and takes timm and transformers down with it, although neither
+needs its compiled operators. Declaring the two missing operators lets the rest import.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from typing import Any
+
+_SYMPTOM = "operator torchvision::nms does not exist"
+_OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_alive: list[Any] = []  # the declarations vanish with the object that made them
+
+
+def ensure_torchvision() -> bool:
+    """Make ``import torchvision`` work where it fails with the known mismatch, warning once.
+
+    Returns True where the operators had to be declared. Any other failure is left to whoever
+    imports torchvision, and so is its absence.
+    """
+    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
+        return False
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if _SYMPTOM not in str(error):
+            return False
+    except Exception:
+        return False
+    else:
+        return False
+    import torch
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    if not _alive:
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call,unused-ignore]
+        for operator in _OPERATORS:
+            library.define(operator)
+        _alive.append(library)
+        warnings.warn(
+            f"the installed torchvision was built for another torch than {torch.__version__}; "
+            "stockpot goes on without its compiled operators. "
+            "To fix: install torch and torchvision together, in one command",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    importlib.import_module("torchvision")
+    return True
