@@ -1,0 +1,244 @@
+"""What a merge method receives and gives back: blocks of weights, and sums over them.
+
+The rules are in ``method.py``; authors of methods import everything from there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+CHUNK = 65_536
+"""Elements over which a float sum is taken in one fixed order; reduce sees multiples of it."""
+
+Array = Any
+Statistics = dict[str, Any]
+
+
+# --------------------------------------------------------------------------- additive statistics
+@dataclass
+class Total:
+    """Float64 sums, one for each chunk: shape (chunks, ...). Added exactly."""
+
+    chunks: np.ndarray
+
+    def join(self, other: Total) -> Total:
+        return Total(np.concatenate([self.chunks, other.chunks]))
+
+    def value(self) -> np.ndarray | float:
+        flat = self.chunks.reshape(len(self.chunks), -1)
+        sums = np.array([math.fsum(column) for column in flat.T.tolist()])
+        return sums.reshape(self.chunks.shape[1:]) if self.chunks.ndim > 1 else float(sums[0])
+
+
+@dataclass
+class Count:
+    """Integers that are added."""
+
+    counts: np.ndarray
+
+    def join(self, other: Count) -> Count:
+        return Count(self.counts + other.counts)
+
+    def value(self) -> np.ndarray:
+        return self.counts
+
+
+@dataclass
+class Largest:
+    """Numbers of which the elementwise largest is kept."""
+
+    values: np.ndarray
+
+    def join(self, other: Largest) -> Largest:
+        return Largest(np.maximum(self.values, other.values))
+
+    def value(self) -> np.ndarray:
+        return self.values
+
+
+Statistic = Total | Count | Largest
+
+
+# --------------------------------------------------------------------------------------- blocks
+@dataclass(frozen=True)
+class TensorShape:
+    """Name and shape of the tensor a block belongs to."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Shape (rows, columns) of the tensor at row granularity."""
+        if len(self.shape) < 2:
+            return 1, self.size
+        return self.shape[0], math.prod(self.shape[1:])
+
+
+class Block:
+    """A piece of one tensor of every parent; see the module's text for the rules.
+
+    Attributes:
+        tensor: name and shape of the whole tensor.
+        start: position of the first element of the piece in the flattened tensor.
+        xp: array API namespace of the arrays.
+        base: the base's piece, or None.
+        count: number of models.
+        statistics: what the passes have gathered.
+        seed: seed of a random method, else 0.
+    """
+
+    def __init__(
+        self,
+        tensor: TensorShape,
+        models: list[Array],
+        base: Array | None,
+        *,
+        xp: Any,
+        start: int = 0,
+        statistics: Statistics | None = None,
+        seed: int = 0,
+        extra: Callable[[str, int], Array | None] | None = None,
+    ) -> None:
+        self.tensor = tensor
+        self.start = start
+        self.xp = xp
+        self.base = base
+        self.count = len(models)
+        self.statistics: Statistics = {} if statistics is None else statistics
+        self.seed = seed
+        self._models: list[Array] | None = models
+        self._extra = extra
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def models(self) -> list[Array]:
+        """One array for each model. Gone once ``deltas`` has been read."""
+        if self._models is None:
+            raise RuntimeError("block.models was overwritten by block.deltas")
+        return self._models
+
+    @cached_property
+    def deltas(self) -> list[Array]:
+        """``model - base`` for each model, in place of the models."""
+        if self.base is None:
+            raise RuntimeError("block.deltas needs a base")
+        deltas = self.models
+        for delta in deltas:
+            delta -= self.base
+        self._models = None
+        return deltas
+
+    @property
+    def _sample(self) -> Array:
+        return self._models[0] if self._models is not None else self.base
+
+    def extra(self, kind: str, model: int) -> Array | None:
+        """The tensor of this name in the ``kind`` file (Fisher, Gram, ...) of model number
+        ``model`` (0 ... count - 1): the matching piece where its shape is the tensor's, else
+        whole; None if absent.
+        """
+        return None if self._extra is None else self._extra(kind, model)
+
+    # ---- sums: float64, per fixed chunk, in a fixed order
+    def total(self, x: Array) -> Total:
+        """Sum of all elements of the flat array ``x`` (n,). For use in ``reduce``."""
+        return Total(chunk_sums(_float64(self.xp, x), self.xp))
+
+    def gram(self, vectors: Sequence[Array]) -> Total:
+        """Inner products of all pairs of flat arrays, shape (k, k). For use in ``reduce``."""
+        k, size = len(vectors), int(vectors[0].shape[0])
+        out = np.empty((max(-(-size // CHUNK), 1), k, k))
+        for number, start in enumerate(range(0, max(size, 1), CHUNK)):
+            wide = [_float64(self.xp, vector[start : start + CHUNK]) for vector in vectors]
+            for i in range(k):
+                for j in range(i, k):
+                    inner = float(self.xp.sum(wide[i] * wide[j]))
+                    out[number, i, j] = out[number, j, i] = inner
+        return Total(out)
+
+    def row_sum(self, x: Array, y: Array | None = None) -> np.ndarray:
+        """Sums of the rows of ``x`` or ``x * y`` (rows, columns): float64 numpy, shape (rows,)."""
+        wide = _float64(self.xp, x)
+        if y is not None:
+            wide = wide * _float64(self.xp, y)
+        return _host(self.xp.sum(wide, axis=1))
+
+    def like(self, x: np.ndarray) -> Array:
+        """A numpy array as an array of the block's kind, dtype and device."""
+        model = self._sample
+        if isinstance(model, np.ndarray):
+            return x.astype(model.dtype)
+        return self.xp.asarray(x, dtype=model.dtype, device=model.device)
+
+    # ---- randomness
+    def uniform(self, model: int) -> Array:
+        """Float32 numbers in [0, 1), of the block's shape, for model number ``model`` (0 ...
+        count - 1).
+
+        They depend on seed, tensor name, model number and position alone.
+        """
+        from stockpot.merging.random import uniform
+
+        like = self._sample
+        shape = tuple(like.shape)
+        numbers = uniform(self.seed, self.name, model, self.start, math.prod(shape)).reshape(shape)
+        if self.xp is np or isinstance(like, np.ndarray):
+            return numbers
+        return self.xp.asarray(numbers, device=like.device)
+
+
+class Models(Protocol):
+    """All tensors of a merge at once, for ``granularity="model"``."""
+
+    xp: Any
+    count: int
+    seed: int
+    tensors: Sequence[TensorShape]
+
+    def read(self, name: str) -> Block:
+        """The whole tensor of every model and the base, in its shape."""
+
+
+def chunk_sums(x: Array, xp: Any) -> np.ndarray:
+    """Sums of the fixed chunks of a flat float64 array, shape (chunks,), as numpy."""
+    size = int(x.shape[0])
+    whole = size // CHUNK
+    parts = []
+    if whole:
+        parts.append(_host(xp.sum(xp.reshape(x[: whole * CHUNK], (whole, CHUNK)), axis=1)))
+    if size % CHUNK or not size:
+        parts.append(_host(xp.reshape(xp.sum(x[whole * CHUNK :]), (1,))))
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def sum_arrays(arrays: Iterable[Array]) -> Array:
+    """Sum of arrays, in their order, written into the first of them."""
+    iterator = iter(arrays)
+    total = next(iterator)
+    for array in iterator:
+        total += array
+    return total
+
+
+def _float64(xp: Any, x: Array) -> Array:
+    if isinstance(x, np.ndarray):
+        return x if x.dtype == np.float64 else x.astype(np.float64)
+    return xp.astype(x, xp.float64)
+
+
+def _host(x: Array) -> np.ndarray:
+    return x if isinstance(x, np.ndarray) else np.asarray(x.cpu())
