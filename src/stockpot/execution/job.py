@@ -14,7 +14,7 @@ from stockpot.files import digest
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One call of ``function(folder, inputs, **arguments)`` that fills ``folder`` with files.
+    """One call of ``function(folder, inputs, **arguments, **places)`` that fills ``folder`` with files.
 
     Attributes:
         function: ``"package.module:function"``. It gets the folder to write to, the folders of its
@@ -22,21 +22,25 @@ class Job:
             there: a long job can go on from it.
         arguments: JSON values; with ``function`` and the keys of ``inputs`` they name the job.
         inputs: jobs whose folders this one reads.
+        places: more arguments, which say where things are and not what they are; not part of the name.
         label: what people see; not part of the name.
+        threads: of the processor; part of the name, because sums depend on their order.
         weight: relative length, for the progress bar; not part of the name.
     """
 
     function: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Job] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
     label: str = ""
+    threads: int = 1
     weight: float = 1.0
 
     @cached_property
     def key(self) -> str:
         """Name of the job: 20 hex digits of the SHA-256 of all that went in."""
         inputs = {name: job.key for name, job in self.inputs.items()}
-        return digest([self.function, dict(self.arguments), inputs])[:20]
+        return digest([self.function, dict(self.arguments), inputs, self.threads])[:20]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Job) and self.key == other.key

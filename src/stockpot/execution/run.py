@@ -20,7 +20,6 @@ def run_jobs(
     workplace: Path,
     backend: Backend,
     *,
-    threads: int = 1,
     on_finished: Callable[[Job, bool], None] = lambda job, reused: None,
 ) -> dict[Job, Path]:
     """Bring ``jobs`` and all they need into ``workplace/jobs/<key>`` and return their folders.
@@ -29,7 +28,6 @@ def run_jobs(
     and flushed to disk. After a crash, a kill or an interrupt the same call goes on where it stopped.
 
     Args:
-        threads: for every job; part of what makes results the same on any backend.
         on_finished: called with each job, and whether it had been finished before.
 
     Raises:
@@ -55,7 +53,7 @@ def run_jobs(
                         break
                     del pending[job]
                     running.add(job.key)
-                    backend.submit(_ticket(job, folders, workplace, threads))
+                    backend.submit(_ticket(job, folders, workplace))
                 outcome = backend.wait()
                 running.discard(outcome.key)
                 job = by_key[outcome.key]
@@ -70,7 +68,7 @@ def run_jobs(
     return folders
 
 
-def _ticket(job: Job, folders: dict[Job, Path], workplace: Path, threads: int) -> Ticket:
+def _ticket(job: Job, folders: dict[Job, Path], workplace: Path) -> Ticket:
     folder = workplace / "partial" / job.key
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,14 +78,15 @@ def _ticket(job: Job, folders: dict[Job, Path], workplace: Path, threads: int) -
     except OSError as error:
         raise output_error(folder, error) from error
     inputs = {name: str(folders[need].resolve()) for name, need in job.inputs.items()}
-    arguments = dict(job.arguments)
-    return Ticket(job.key, job.function, arguments, inputs, str(folder.resolve()), threads)
+    arguments = {**job.arguments, **job.places}
+    return Ticket(job.key, job.function, arguments, inputs, str(folder.resolve()), job.threads)
 
 
 def _finish(job: Job, outcome: Outcome, workplace: Path, folder: Path) -> None:
     partial = workplace / "partial" / job.key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        (partial / "error.log").unlink(missing_ok=True)  # of an earlier attempt
         for file in sorted(partial.rglob("*")):
             sync(file)
         write_json(

@@ -1,0 +1,206 @@
+"""From runs to one model: select, then combine weights or predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stockpot.checkpoints.torch_io import load_state
+from stockpot.evaluation import ensemble
+from stockpot.evaluation.connectivity import interpolate
+from stockpot.evaluation.selection import best, greedy_soup, validation_score
+from stockpot.merging import merge
+from stockpot.recycling.rows import Outputs, Rows, read_outputs
+
+State = dict[str, Any]
+
+# Steps of WiSE-FT's interpolation coefficient.
+_COEFFICIENTS = [round(0.1 * i, 1) for i in range(11)]
+
+
+@dataclass
+class Made:
+    """A protocol's outcome. ``state`` is None where only predictions are combined."""
+
+    state: State | None
+    outputs: Outputs
+    members: list[str]
+    how: dict[str, Any] = field(default_factory=dict)
+
+
+def combine_runs(
+    rows: Rows,
+    runs: Mapping[str, Path],
+    probe: Path,
+    *,
+    take: str,
+    select: str,
+    combine: str,
+    greedy_on: str,
+) -> Made:
+    """Apply one protocol's ``select`` and ``combine`` to the folders of its ``runs``."""
+    if not runs:
+        return Made(load_state(probe / "model.safetensors"), read_outputs(probe / "outputs.npz"), [])
+    pool = _Pool(rows, runs, probe, take)
+    how: dict[str, Any] = {}
+    if select == "best":
+        members = [best({name: pool.accuracy(name, "id_accuracy") for name in runs})]
+    elif select == "oracle":
+        members = [best({name: pool.accuracy(name, "accuracy") for name in runs})]
+    elif select == "first two":
+        members = list(runs)[:2]
+    elif select == "greedy":
+        chosen = greedy_soup(
+            {name: pool.accuracy(name, "id_accuracy") for name in runs},
+            lambda names: pool.validate(pool.mean(names), greedy_on),
+        )
+        members = list(chosen.members)
+        how = {"greedy_on": greedy_on, **chosen.to_json()}
+    else:
+        members = list(runs)
+    made = _COMBINE[combine](pool, members)
+    made.how = {**how, **made.how}
+    return made
+
+
+class _Pool:
+    """The runs that a protocol may use, read when they are asked for."""
+
+    def __init__(self, rows: Rows, runs: Mapping[str, Path], probe: Path, take: str) -> None:
+        self.rows = rows
+        self.runs = runs
+        self.probe = probe
+        self.take = take
+        self.model = rows.model()
+
+    def accuracy(self, name: str, key: str) -> float:
+        stored = json.loads((self.runs[name] / "metrics.json").read_text(encoding="utf-8"))
+        return float(stored[self.take][key])
+
+    def file(self, name: str) -> Path:
+        return self.runs[name] / f"{self.take}.safetensors"
+
+    def state(self, name: str) -> State:
+        return load_state(self.file(name))
+
+    def base(self) -> State:
+        """The base with the shared head."""
+        return load_state(self.probe / "model.safetensors")
+
+    def mean(self, names: Sequence[str], weights: Sequence[float] | None = None) -> State:
+        states = [self.state(name) for name in names]
+        given = {} if weights is None else {"weights": list(weights)}
+        return dict(merge(states, method="linear", **given).state)
+
+    def outputs(self, state: State, *, test: bool = True) -> Outputs:
+        self.model.load_state(state)
+        return self.rows.outputs(self.model, test=test)
+
+    def stored(self, name: str) -> Outputs | None:
+        """Predictions that the run made already, where they include the held-out rows."""
+        file = self.runs[name] / f"outputs-{self.take}.npz"
+        found = read_outputs(file) if file.exists() else None
+        if found is not None and any(f"test/{domain}" not in found for domain in self.rows.split.test):
+            return None
+        return found
+
+    def validate(self, state: State, pooling: Any) -> float:
+        return validation_score(self.rows.scores(self.outputs(state, test=False)), pooling)
+
+    def loss(self, state: State) -> float:
+        """Mean validation loss over domains: cross-entropy, or the squared error."""
+        from stockpot.evaluation.metrics import softmax
+
+        losses = []
+        for domain, values in self.outputs(state, test=False).items():
+            labels = self.rows.task.labels[self.rows.split.validation[domain.split("/", 1)[1]]]
+            if self.rows.task.kind == "regression":
+                losses.append(float(((values[:, 0] - labels) ** 2).mean()))
+            else:
+                chosen = softmax(values)[np.arange(len(labels)), labels]
+                losses.append(float(-np.log(np.maximum(chosen, 1e-12)).mean()))
+        return float(np.mean(losses))
+
+
+def _one(pool: _Pool, members: list[str]) -> Made:
+    state = pool.state(members[0])
+    return Made(state, pool.stored(members[0]) or pool.outputs(state), members)
+
+
+def _mean(pool: _Pool, members: list[str]) -> Made:
+    if len(members) == 1:
+        return _one(pool, members)
+    state = pool.mean(members)
+    return Made(state, pool.outputs(state), members)
+
+
+def _ensemble(pool: _Pool, members: list[str]) -> Made:
+    """Mean of the members' class probabilities, or values."""
+    each = [pool.stored(name) or pool.outputs(pool.state(name)) for name in members]
+    kind = pool.rows.task.kind
+    joined = {name: ensemble([one[name] for one in each], kind) for name in each[0]}
+    return Made(None, {name: values.astype(np.float32) for name, values in joined.items()}, members)
+
+
+def _stock(pool: _Pool, members: list[str]) -> Made:
+    """Model Stock towards the base with the shared head (2403.19522, eq. 2)."""
+    states = [pool.state(name) for name in members]
+    merged = merge(states, method="stock", base=pool.base())
+    state = dict(merged.state)
+    return Made(state, pool.outputs(state), members)
+
+
+def _interpolate(pool: _Pool, members: list[str]) -> Made:
+    """WiSE-FT: (1 - a) base + a run, with a chosen by validation loss (2109.01903, eq. 3)."""
+    base, tuned = pool.base(), pool.state(members[0])
+    losses = {a: pool.loss(interpolate(base, tuned, a)) for a in _COEFFICIENTS}
+    chosen = min(losses, key=lambda a: losses[a])
+    state = interpolate(base, tuned, chosen)
+    how = {"coefficient": chosen, "losses": {str(a): loss for a, loss in losses.items()}}
+    return Made(state, pool.outputs(state), members, how)
+
+
+def _learned(pool: _Pool, members: list[str]) -> Made:
+    """Mean with coefficients, one per run, that minimise the validation loss.
+
+    A learned soup (2203.05482, appendix I) over base and runs, made robust for few validation rows:
+    starting from equal weights, mirror descent with finite differences would need many
+    evaluations, so coordinates are moved one at a time towards each candidate by golden steps.
+    """
+    candidates = {"base": pool.base(), **{name: pool.state(name) for name in members}}
+    names = list(candidates)
+    weights = {name: 0.0 if name == "base" else 1 / len(members) for name in names}
+
+    def mix(coefficients: Mapping[str, float]) -> State:
+        used = [name for name in names if coefficients[name] > 0]
+        states = [candidates[name] for name in used]
+        return dict(
+            merge(states, method="linear", weights=[coefficients[name] for name in used]).state
+        )
+
+    current = pool.loss(mix(weights))
+    trace = [current]
+    for step in (0.3, 0.15):
+        for name in names:
+            moved = {k: v * (1 - step) + (step if k == name else 0.0) for k, v in weights.items()}
+            tried = pool.loss(mix(moved))
+            if tried < current:
+                weights, current = moved, tried
+        trace.append(current)
+    state = mix(weights)
+    return Made(state, pool.outputs(state), members, {"coefficients": weights, "losses": trace})
+
+
+_COMBINE: dict[str, Callable[[_Pool, list[str]], Made]] = {
+    "one": _one,
+    "mean": _mean,
+    "ensemble": _ensemble,
+    "stock": _stock,
+    "interpolate": _interpolate,
+    "learned": _learned,
+}

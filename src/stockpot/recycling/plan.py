@@ -1,0 +1,388 @@
+"""From a recipe to jobs. Pure: nothing is read, trained or written here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stockpot.execution import Job
+from stockpot.recycling.protocols import PROTOCOLS, Pool, Protocol
+from stockpot.recycling.recipe import Auxiliary, Recipe
+
+BASE = "base"
+_JOBS = "stockpot.recycling.jobs"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning of a pool: where it starts from, and the job that does it."""
+
+    name: str
+    pool: Pool
+    init: str
+    hyperparameters: Mapping[str, Any]
+    job: Job
+
+
+@dataclass
+class Cell:
+    """All that happens for one held-out domain (``None``: train on all) and one split."""
+
+    held_out: str | None
+    trial: int
+    probe: Job
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    models: dict[str, Job] = field(default_factory=dict)
+    connectivity: Job | None = None
+
+    @property
+    def name(self) -> str:
+        """For labels: the held-out domain and the trial."""
+        return f"{self.held_out or 'all domains'} · trial {self.trial}"
+
+    def jobs(self) -> Iterator[Job]:
+        """The jobs whose results the report shows."""
+        yield self.probe
+        for runs in self.runs.values():
+            yield from (run.job for run in runs)
+        yield from self.models.values()
+        if self.connectivity is not None:
+            yield self.connectivity
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found out about the inputs before planning; it names their content in the jobs."""
+
+    domains: tuple[str, ...]
+    task: str
+    backbone: str
+    auxiliaries: Mapping[str, str]
+    root: str
+    cache: str
+    skip_corrupt: bool = False
+
+
+@dataclass
+class Plan:
+    """Cells to compare, and the cell and protocol the final model comes from."""
+
+    cells: list[Cell]
+    final_cell: Cell
+    auxiliaries: dict[str, Job]
+
+    def jobs(self) -> list[Job]:
+        """Every job that has to be done, without their inputs."""
+        cells = [*self.cells]
+        if self.final_cell not in cells:
+            cells.append(self.final_cell)
+        return [job for cell in cells for job in cell.jobs()]
+
+
+def make_plan(recipe: Recipe, facts: Facts) -> Plan:
+    """Expand a recipe into jobs. Equal parts of different protocols become the same job."""
+    builder = _Builder(recipe, facts)
+    held_out = list(facts.domains) if recipe.held_out == "all" else list(recipe.held_out)
+    cells = [
+        builder.cell(domain, trial) for domain in held_out for trial in range(recipe.trials)
+    ]
+    for protocol in map(PROTOCOLS.__getitem__, recipe.protocol_names):
+        for cell in cells:
+            same = [other for other in cells if other.held_out == cell.held_out]
+            builder.add_model(cell, protocol, same if protocol.over_trials else [cell])
+    for cell in cells:
+        builder.add_connectivity(cell)
+    final = cells[0] if cells else None
+    if final is None or recipe.final.train_on == "all":
+        final = builder.cell(None, 0)
+        builder.add_model(final, PROTOCOLS[recipe.final_protocol], [final])
+    return Plan(cells, final, builder.auxiliaries)
+
+
+def hash_seed(*parts: object) -> int:
+    """A seed in [0, 2^31) that depends on ``parts`` alone."""
+    text = "\x1f".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1
+
+
+class _Builder:
+    def __init__(self, recipe: Recipe, facts: Facts) -> None:
+        self.recipe = recipe
+        self.facts = facts
+        self.places = {"root": facts.root, "cache": facts.cache}
+        self.auxiliaries: dict[str, Job] = {}
+        training = recipe.training
+        self.target = {
+            "spec": recipe.task.model_dump(mode="json"),
+            "content": facts.task,
+            "limit": training.limit_per_domain,
+            "seed": recipe.seed,
+            "skip_corrupt": facts.skip_corrupt,
+        }
+        self.backbone = {
+            "spec": recipe.backbone.model_dump(mode="json"),
+            "content": facts.backbone,
+        }
+
+    def features(self, data: Mapping[str, Any], name: str) -> Job:
+        """Activations below the frozen cut, kept once for all runs, and the base's features."""
+        training = self.recipe.training
+        arguments = {
+            "data": data,
+            "backbone": self.backbone,
+            "views": training.views if training.augmentation else 0,
+            "seed": self.recipe.seed,
+        }
+        return self._job("features", arguments, {}, f"features of {name}", weight=0.5)
+
+    def cell(self, held_out: str | None, trial: int) -> Cell:
+        recipe = self.recipe
+        split = {
+            "held_out": [] if held_out is None else [held_out],
+            "seed": hash_seed("split", recipe.seed, trial),
+            "validation_fraction": recipe.training.validation_fraction,
+        }
+        common = {"data": self.target, "backbone": self.backbone, "split": split}
+        features = self.features(self.target, "the target")
+        probe = self._job(
+            "probe",
+            common,
+            {"features": features},
+            f"linear probe · {held_out or 'all domains'} · trial {trial}",
+            weight=0.2,
+        )
+        cell = Cell(held_out, trial, probe)
+        pools: list[Pool] = ["plain", "auxiliary", "fusing", "trajectory", "periodic"]
+        names = recipe.protocol_names if held_out is not None else [recipe.final_protocol]
+        used = {PROTOCOLS[name].pool for name in names}
+        if "trajectory" in used:
+            used.add("plain")
+        for pool in pools:
+            if pool in used:
+                cell.runs[pool] = list(self._pool(pool, cell, common, features))
+        return cell
+
+    def _pool(
+        self, pool: Pool, cell: Cell, common: Mapping[str, Any], features: Job
+    ) -> Iterator[Run]:
+        recipe = self.recipe
+        inputs: dict[str, Job] = {"features": features, "probe": cell.probe}
+        if pool == "periodic":
+            yield self._periodic(cell, common, inputs)
+            return
+        starts = self._starts(pool, cell)
+        for index in range(recipe.runs):
+            drawn = self.hyperparameters(cell, index)
+            init, extra = starts[index % len(starts)]
+            arguments: dict[str, Any] = {
+                **common,
+                "hyperparameters": drawn,
+                "seed": hash_seed("run", recipe.seed, cell.held_out, cell.trial, index),
+                "init": {"kind": "base"},
+                "snapshots": self._snapshots() if index == 0 else [],
+                "swad": self._wants_swad(),
+            }
+            if pool == "fusing":
+                arguments["init"] = {
+                    "kind": "fusing",
+                    "coefficients": fusing_coefficients(
+                        len(starts), hash_seed("fusing", recipe.seed, cell.name, index)
+                    ),
+                }
+                extra = {f"init{i}": job for i, (_, jobs) in enumerate(starts) for job in jobs.values()}
+                init = "mixture"
+            elif init != BASE:
+                arguments["init"] = (
+                    {"kind": "trajectory", "snapshot": int(init.rpartition(" ")[2])}
+                    if pool == "trajectory"
+                    else {"kind": "weights"}
+                )
+            # A run of the auxiliary pool that starts from the base is the plain pool's: same job.
+            name = f"{init.replace(' ', '-')}-{index}"
+            label = f"fine-tune {name} from {init} · {cell.name}"
+            job = self._job("finetune", arguments, {**inputs, **extra}, label, weight=3.0)
+            yield Run(name, pool, init, drawn, job)
+
+    def _starts(self, pool: Pool, cell: Cell) -> list[tuple[str, dict[str, Job]]]:
+        """Inits in turn: the base first, as in the paper (run h takes init h mod their number)."""
+        starts: list[tuple[str, dict[str, Job]]] = [(BASE, {})]
+        if pool in ("auxiliary", "fusing"):
+            for auxiliary in self.recipe.auxiliaries:
+                starts.append((auxiliary.name, {"init": self.auxiliary(auxiliary, cell)}))
+        elif pool == "trajectory":
+            first = cell.runs["plain"][0].job
+            starts += [(f"step {step}", {"init": first}) for step in self._snapshots()]
+        return starts
+
+    def auxiliary(self, auxiliary: Auxiliary, cell: Cell) -> Job:
+        """The job that brings an auxiliary's weights; shared by all cells unless made from the target."""
+        content = self.facts.auxiliaries[auxiliary.name]
+        if auxiliary.weights is not None:
+            arguments: dict[str, Any] = {
+                "backbone": self.backbone,
+                "weights": auxiliary.weights,
+                "content": content,
+            }
+            job = self._job("wild", arguments, {}, f"weights from the wild: {auxiliary.name}", 0.1)
+        else:
+            own = auxiliary.training.model_dump(exclude_none=True)
+            limit = own.pop("limit_per_domain", self.recipe.training.limit_per_domain)
+            if auxiliary.rotation:
+                exclude = [] if cell.held_out is None else [cell.held_out]
+                data = {**self.target, "rotation": {"exclude": exclude}}
+            else:
+                assert auxiliary.task is not None
+                data = {
+                    "spec": auxiliary.task.model_dump(mode="json"),
+                    "content": content,
+                    "limit": limit,
+                    "seed": self.recipe.seed,
+                    "skip_corrupt": self.facts.skip_corrupt,
+                }
+            defaults = self.hyperparameters(None, 0)
+            arguments = {
+                "data": data,
+                "backbone": self.backbone,
+                "hyperparameters": {**defaults, **own, "head_only_steps": 0},
+                "validation_fraction": self.recipe.training.validation_fraction,
+                "seed": hash_seed("auxiliary", self.recipe.seed, auxiliary.name),
+            }
+            features = self.features(data, f"auxiliary {auxiliary.name}")
+            label = f"train auxiliary {auxiliary.name}"
+            job = self._job("auxiliary", arguments, {"features": features}, label, weight=3.0)
+        self.auxiliaries.setdefault(auxiliary.name, job)
+        return job
+
+    def hyperparameters(self, cell: Cell | None, index: int) -> dict[str, Any]:
+        """Draw ``index`` of a cell. Draw 0 takes the first value of every list, as DomainBed does."""
+        training = self.recipe.training
+        drawn: dict[str, Any] = {
+            "steps": training.steps,
+            "batch_size": training.batch_size,
+            "head_only_steps": min(training.head_only_steps, training.steps),
+            "evaluate_every": training.evaluate_every,
+            "average_from": training.average_from,
+            "optimizer": training.optimizer,
+            "precision": training.precision,
+        }
+        for name in ("learning_rate", "weight_decay", "dropout"):
+            values = getattr(training, name)
+            choices = values if isinstance(values, list) else [values]
+            where = 0
+            if index > 0 and cell is not None:
+                seed = hash_seed(name, self.recipe.seed, cell.held_out, cell.trial, index)
+                where = seed % len(choices)
+            drawn[name] = choices[where]
+        return drawn
+
+    def _snapshots(self) -> list[int]:
+        if not any(PROTOCOLS[name].pool == "trajectory" for name in self.recipe.protocol_names):
+            return []
+        steps = self.recipe.training.steps
+        return sorted({max(1, round(part * steps)) for part in self.recipe.trajectory})
+
+    def _wants_swad(self) -> bool:
+        return any(PROTOCOLS[name].take == "swad" for name in self.recipe.protocol_names)
+
+    def _periodic(self, cell: Cell, common: Mapping[str, Any], inputs: Mapping[str, Job]) -> Run:
+        periodic = self.recipe.periodic
+        arguments = {
+            **common,
+            "hyperparameters": [self.hyperparameters(cell, i) for i in range(periodic.models)],
+            "seeds": [
+                hash_seed("run", self.recipe.seed, cell.held_out, cell.trial, i)
+                for i in range(periodic.models)
+            ],
+            "every": periodic.every,
+            "optimizer_state": periodic.optimizer_state,
+        }
+        label = f"Model Stock during training · {cell.name}"
+        job = self._job("periodic", arguments, inputs, label, weight=3.0 * periodic.models)
+        return Run("periodic", "periodic", BASE, self.hyperparameters(cell, 0), job)
+
+    def add_model(self, cell: Cell, protocol: Protocol, sources: Sequence[Cell]) -> None:
+        """The job that selects and combines for one protocol."""
+        if protocol.combine == "each":
+            return
+        inputs = {"features": self.features(self.target, "the target"), "probe": cell.probe}
+        members: list[str] = []
+        if protocol.pool != "probe":
+            for source in sources:
+                for run in source.runs[protocol.pool]:
+                    name = run.name if len(sources) == 1 else f"{run.name}/{source.trial}"
+                    members.append(name)
+                    inputs[f"run:{name}"] = run.job
+        arguments = {
+            "data": self.target,
+            "backbone": self.backbone,
+            "split": cell.probe.arguments["split"],
+            "members": members,
+            "take": protocol.take,
+            "select": protocol.select,
+            "combine": protocol.combine,
+            "greedy_on": self.recipe.greedy_on,
+        }
+        label = f"{protocol.label} · {cell.name}"
+        weight = 1.0 if protocol.select == "greedy" or protocol.combine == "learned" else 0.4
+        cell.models[protocol.name] = self._job("combine", arguments, inputs, label, weight)
+
+    def add_connectivity(self, cell: Cell) -> None:
+        """Loss along straight lines: two plain runs, a plain run and one of each init, base to average."""
+        inputs = {"features": self.features(self.target, "the target"), "probe": cell.probe}
+        pairs: list[dict[str, str]] = []
+        plain = cell.runs.get("plain", [])
+        if len(plain) >= 2:
+            pairs.append({"a": plain[0].name, "b": plain[1].name, "kind": "same init"})
+        seen = {BASE}
+        for run in cell.runs.get("auxiliary", []):
+            if run.init not in seen and plain:
+                seen.add(run.init)
+                pairs.append(
+                    {"a": plain[0].name, "b": run.name, "kind": "different init", "init": run.init}
+                )
+        for runs in (plain, cell.runs.get("auxiliary", [])):
+            inputs.update({f"run:{run.name}": run.job for run in runs})
+        for name in ("ratatouille_uniform", "soup_uniform"):
+            if name in cell.models:
+                inputs["average"] = cell.models[name]
+                pairs.append({"a": BASE, "b": name, "kind": "base to average"})
+                break
+        if not pairs:
+            return
+        arguments = {
+            "data": self.target,
+            "backbone": self.backbone,
+            "split": cell.probe.arguments["split"],
+            "pairs": pairs,
+            **self.recipe.connectivity.model_dump(),
+        }
+        label = f"paths between weights · {cell.name}"
+        cell.connectivity = self._job("connectivity", arguments, inputs, label, weight=1.0)
+
+    def _job(
+        self,
+        function: str,
+        arguments: Mapping[str, Any],
+        inputs: Mapping[str, Job],
+        label: str,
+        weight: float = 1.0,
+    ) -> Job:
+        return Job(
+            f"{_JOBS}:{function}",
+            arguments,
+            dict(inputs),
+            self.places,
+            label,
+            self.recipe.threads,
+            weight,
+        )
+
+
+def fusing_coefficients(count: int, seed: int, *, strength: float = 4.0) -> list[float]:
+    """Random convex coefficients exp(r U) / sum exp(r U), U uniform on (0, 1), r = 4 (ModelRatatouille)."""
+    import numpy as np
+
+    raw = np.exp(strength * np.random.default_rng(seed).uniform(size=count))
+    return [float(value) for value in raw / raw.sum()]

@@ -1,0 +1,252 @@
+"""A recipe: what to train, from which weights, and which protocols to compare."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stockpot.backbones.spec import BackboneSpec
+from stockpot.errors import RecipeError
+from stockpot.recycling.protocols import PROTOCOLS
+from stockpot.recycling.yaml_lines import Location, line_of, load_with_lines
+from stockpot.tasks.specs import TaskSpec
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Training(_Strict):
+    """How one fine-tuning goes. A list is a set of values from which each run draws one.
+
+    The first value of a list is the default, which run 0 of every pool takes.
+    """
+
+    steps: int = Field(300, ge=1)
+    batch_size: int = Field(16, ge=1, description="examples per training domain and step")
+    learning_rate: list[Positive] | Positive = [5e-5, 3e-5, 1e-5]
+    weight_decay: list[float] | float = [0.0, 1e-4, 1e-6]
+    dropout: list[Fraction] | Fraction = [0.0, 0.1, 0.5]
+    head_only_steps: int = Field(
+        50, ge=0, description="first steps of a run that starts from auxiliary weights"
+    )
+    evaluate_every: int = Field(50, ge=1)
+    average_from: Fraction = Field(0.2, description="part of the run after which averaging starts")
+    optimizer: Literal["adam", "adamw"] = "adam"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    augmentation: bool = True
+    views: int = Field(4, ge=1, description="augmented views kept per image when blocks are frozen")
+    limit_per_domain: int | None = Field(None, ge=2)
+    validation_fraction: float = Field(0.2, gt=0, lt=1)
+
+    @field_validator("learning_rate", "weight_decay", "dropout")
+    @classmethod
+    def _not_empty(cls, value: list[float] | float) -> list[float] | float:
+        if value == []:
+            raise ValueError("the list of values to draw from is empty")
+        return value
+
+
+class AuxiliaryTraining(_Strict):
+    """How an auxiliary is made; what is not given is as in ``training``."""
+
+    steps: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+    learning_rate: Positive | None = None
+    limit_per_domain: int | None = Field(None, ge=2)
+
+
+class Auxiliary(_Strict):
+    """Weights to start from besides the base: from the wild, or trained by the recipe.
+
+    Exactly one of ``weights`` (a checkpoint of the same base), ``task`` (fine-tune the base on it),
+    and ``rotation`` (predict the rotation of the target's own training images).
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    weights: str | None = None
+    task: TaskSpec | None = None
+    rotation: bool = False
+    training: AuxiliaryTraining = AuxiliaryTraining()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Auxiliary:
+        given = [self.weights is not None, self.task is not None, self.rotation]
+        if sum(given) != 1:
+            raise ValueError("give exactly one of 'weights', 'task' and 'rotation: true'")
+        return self
+
+
+class Final(_Strict):
+    """Which model the output folder holds."""
+
+    protocol: str | None = Field(
+        None, description="default: ratatouille_uniform, or soup_uniform without auxiliaries"
+    )
+    train_on: Literal["first", "all"] = Field(
+        "first", description="the first held-out domain's model, or one trained on all domains"
+    )
+
+
+class Periodic(_Strict):
+    """Model Stock during training."""
+
+    every: int = Field(50, ge=1, description="steps between two merges")
+    models: int = Field(2, ge=2)
+    optimizer_state: Literal["keep", "reset"] = "keep"
+
+
+class Connectivity(_Strict):
+    """How finely paths between weights are looked at for the diagnosis."""
+
+    points: int = Field(7, ge=3, description="interpolation coefficients per path, ends included")
+    examples: int = Field(300, ge=20, description="validation and held-out examples per point")
+
+
+class Recipe(_Strict):
+    """The whole of it. Relative paths start at the recipe's own folder."""
+
+    title: str = "Recycling"
+    task: TaskSpec
+    backbone: BackboneSpec
+    held_out: list[str] | Literal["all"] = "all"
+    trials: int = Field(1, ge=1, description="independent splits; results are averaged over them")
+    seed: int = Field(0, ge=0)
+    runs: int = Field(4, ge=2, description="fine-tunings per pool")
+    training: Training = Training()
+    auxiliaries: list[Auxiliary] = []
+    trajectory: list[Fraction] = Field(
+        [1 / 3, 2 / 3], description="parts of run 0 after which its weights serve as inits"
+    )
+    periodic: Periodic = Periodic()
+    connectivity: Connectivity = Connectivity()
+    greedy_on: Literal["pooled", "mean"] = "pooled"
+    protocols: list[str] | None = Field(None, description="default: all that the recipe allows")
+    final: Final = Final()
+    threads: int = Field(1, ge=1, description="CPU threads of a job; results depend on it")
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples for the intervals")
+
+    @field_validator("protocols")
+    @classmethod
+    def _known(cls, names: list[str] | None) -> list[str] | None:
+        for name in names or []:
+            if name not in PROTOCOLS:
+                raise ValueError(f"unknown protocol '{name}'{_suggest(name, list(PROTOCOLS))}")
+        return names
+
+    @field_validator("final")
+    @classmethod
+    def _final_known(cls, final: Final) -> Final:
+        known = [name for name, protocol in PROTOCOLS.items() if protocol.gives_weights]
+        if final.protocol is not None and final.protocol not in known:
+            hint = _suggest(final.protocol, known) or f"; choose one of {', '.join(known)}"
+            raise ValueError(f"'{final.protocol}' gives no single set of weights{hint}")
+        return final
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        names = [auxiliary.name for auxiliary in self.auxiliaries]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"auxiliary '{sorted(twice)[0]}' stands twice")
+        for name in self.protocols or []:
+            if PROTOCOLS[name].pool in ("auxiliary", "fusing") and not self.auxiliaries:
+                raise ValueError(f"protocol '{name}' needs 'auxiliaries'")
+        if self.final_protocol not in self.protocol_names:
+            raise ValueError(
+                f"the final model's protocol '{self.final_protocol}' is not among 'protocols'"
+            )
+        return self
+
+    @property
+    def final_protocol(self) -> str:
+        """The protocol whose model the output folder holds."""
+        if self.final.protocol is not None:
+            return self.final.protocol
+        return "ratatouille_uniform" if self.auxiliaries else "soup_uniform"
+
+    @property
+    def protocol_names(self) -> list[str]:
+        """Protocols to run, in the table's order; by default all for which there are weights."""
+        if self.protocols is not None:
+            return [name for name in PROTOCOLS if name in self.protocols]
+        return [
+            name
+            for name, protocol in PROTOCOLS.items()
+            if (self.auxiliaries or protocol.pool not in ("auxiliary", "fusing"))
+            and (self.trials > 1 or not protocol.over_trials)
+        ]
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe file.
+
+    Raises ``RecipeError`` with all problems at once, each with its line.
+    """
+    value, lines = load_with_lines(path)
+    return parse_recipe(value, source=str(path), lines=lines)
+
+
+def parse_recipe(
+    value: Any, *, source: str = "recipe", lines: Mapping[Location, int] | None = None
+) -> Recipe:
+    """Check a recipe given as plain data; ``lines`` says where each value stands in ``source``."""
+    if not isinstance(value, Mapping):
+        raise RecipeError([f"{source}: a recipe is a mapping with 'task' and 'backbone'"])
+    try:
+        return Recipe.model_validate(value)
+    except ValidationError as error:
+        found: dict[str, None] = {}
+        for item in error.errors(include_url=False):
+            location = _in_file(item["loc"], value)
+            line = f":{line_of(location, dict(lines))}" if lines else ""
+            where = ".".join(str(part) for part in location)
+            found[f"{source}{line}: {where + ': ' if where else ''}{_words(item, location)}"] = None
+        raise RecipeError(list(found)) from error
+
+
+def _in_file(location: Location, value: Any) -> Location:
+    """The part of pydantic's location that exists in the file: union tags are left out."""
+    parts: list[str | int] = []
+    for index, part in enumerate(location):
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            if index + 1 == len(location) and isinstance(part, str):
+                if isinstance(value, Mapping):
+                    parts.append(part)
+            continue
+        parts.append(part)
+    return tuple(parts)
+
+
+def _words(item: Any, location: Location) -> str:
+    kind, message = item["type"], str(item["msg"])
+    if kind == "extra_forbidden":
+        name = str(item["loc"][-1])
+        return f"unknown key '{name}'{_suggest(name, _ALL_KEYS)}"
+    if kind == "missing":
+        return "is required"
+    return message.removeprefix("Value error, ") + (
+        f", got {item['input']!r}" if not isinstance(item["input"], Mapping | list) and "got" not in message else ""
+    )
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _field_names(*models: type[BaseModel]) -> list[str]:
+    return sorted({name for model in models for name in model.model_fields})
+
+
+_ALL_KEYS = _field_names(
+    Recipe, Training, Auxiliary, AuxiliaryTraining, Periodic, Final, Connectivity, BackboneSpec
+) + ["path", "kind", "text", "label", "domain", "target", "size"]

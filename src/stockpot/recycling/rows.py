@@ -1,0 +1,175 @@
+"""What every job of one comparison sees: the task, its split, the backbone, the features on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stockpot.backbones import Backbone, load_backbone
+from stockpot.backbones.spec import BackboneSpec
+from stockpot.errors import TaskError
+from stockpot.evaluation import correct
+from stockpot.tasks import Split, Task, load_task, named_generator, rotation_task, split_task, take
+from stockpot.tasks.specs import parse_task_spec
+from stockpot.training import Feed, Model, build_feed, predict
+
+Outputs = dict[str, np.ndarray]
+"""Predictions by ``"validation/<domain>"`` and ``"test/<domain>"``: float32 (N, outputs)."""
+
+
+@lru_cache(maxsize=4)
+def _task(data: str, root: str, cache: str) -> Task:
+    value = json.loads(data)
+    task = load_task(
+        parse_task_spec(value["spec"]),
+        root=Path(root),
+        skip_corrupt=value["skip_corrupt"],
+        cache=Path(cache),
+        seed=value["seed"],
+    )
+    if value["content"] != task.fingerprint:
+        raise TaskError(f"task '{task.name}': the data changed while the run was going on")
+    if value["limit"] is not None:
+        task = limit_task(task, value["limit"], value["seed"])
+    if "rotation" in value:
+        exclude = value["rotation"]["exclude"]
+        kept = [domain for domain in task.domains if domain not in exclude]
+        task = rotation_task(task, domains=kept, seed=value["seed"])
+    return task
+
+
+@lru_cache(maxsize=2)
+def _backbone(spec: str, root: str) -> Backbone:
+    return load_backbone(BackboneSpec.model_validate_json(spec), root=Path(root))
+
+
+def limit_task(task: Task, limit: int, seed: int) -> Task:
+    """At most ``limit`` examples of every domain, drawn by ``seed`` and the domain's name alone."""
+    rows = []
+    for domain in task.domains:
+        own = task.rows(domain)
+        if len(own) > limit:
+            own = np.sort(named_generator(seed, "limit", domain).permutation(own)[:limit])
+        rows.append(own)
+    kept = np.concatenate(rows)
+    return replace(
+        task,
+        inputs=take(task.inputs, kept),
+        labels=task.labels[kept],
+        domain_ids=task.domain_ids[kept],
+    )
+
+
+@dataclass
+class Rows:
+    """One split of one task, as inputs of one backbone.
+
+    ``backbone`` holds the base's weights whenever a ``Rows`` is made.
+    """
+
+    task: Task
+    split: Split
+    backbone: Backbone
+    feed: Feed
+
+    @classmethod
+    def open(
+        cls,
+        features: Path,
+        data: Mapping[str, Any],
+        backbone: Mapping[str, Any],
+        split: Mapping[str, Any],
+        root: str,
+        cache: str,
+    ) -> Rows:
+        """Load what a job needs; a worker that does several jobs loads it once."""
+        task = open_task(data, root, cache)
+        body = open_backbone(backbone, root)
+        parts = split_task(
+            task,
+            held_out=split["held_out"],
+            seed=split["seed"],
+            validation_fraction=split["validation_fraction"],
+        )
+        return cls(task, parts, body, open_feed(task, body, features))
+
+    @property
+    def n_outputs(self) -> int:
+        """Width of the head: classes, or one value."""
+        return len(self.task.classes) if self.task.kind == "classification" else 1
+
+    def model(self, dropout: float = 0.0) -> Model:
+        """The backbone with a new head, to be filled by ``Model.load_state``."""
+        return Model(self.backbone, self.n_outputs, dropout=dropout)
+
+    def outputs(self, model: Model, *, test: bool = True) -> Outputs:
+        """Predictions on the validation rows and, with ``test``, on the held-out domains."""
+        parts = {f"validation/{name}": rows for name, rows in self.split.validation.items()}
+        if test:
+            parts |= {f"test/{name}": rows for name, rows in self.split.test.items()}
+        return {name: predict(model, self.feed, rows) for name, rows in parts.items()}
+
+    def scores(self, outputs: Outputs) -> dict[str, np.ndarray]:
+        """Score of every example, by the same names as ``outputs``."""
+        rows = {f"validation/{name}": own for name, own in self.split.validation.items()}
+        rows |= {f"test/{name}": own for name, own in self.split.test.items()}
+        return {
+            name: correct(values, self.task.labels[rows[name]], self.task.kind)
+            for name, values in outputs.items()
+        }
+
+    def metrics(self, outputs: Outputs) -> dict[str, Any]:
+        """Accuracy on the training domains (mean over domains) and, where there, held out."""
+        scores = self.scores(outputs)
+        means = {name: float(values.mean()) for name, values in scores.items()}
+        inside = {k.split("/", 1)[1]: v for k, v in means.items() if k.startswith("validation/")}
+        outside = {k.split("/", 1)[1]: v for k, v in means.items() if k.startswith("test/")}
+        found: dict[str, Any] = {
+            "id_by_domain": inside,
+            "id_accuracy": float(np.mean(list(inside.values()))),
+        }
+        if outside:
+            found["accuracy"] = float(np.mean(list(outside.values())))
+        return found
+
+
+def open_task(data: Mapping[str, Any], root: str, cache: str) -> Task:
+    """The task that a job's ``data`` argument names."""
+    return _task(json.dumps(data, sort_keys=True), root, cache)
+
+
+def open_backbone(backbone: Mapping[str, Any], root: str) -> Backbone:
+    """The backbone that a job's argument names, with the base's weights in it."""
+    body = _backbone(json.dumps(backbone["spec"], sort_keys=True), root)
+    body.reset()
+    return body
+
+
+def open_feed(task: Task, backbone: Backbone, features: Path) -> Feed:
+    """The inputs that the ``features`` job prepared."""
+    made = json.loads((features / "features.json").read_text(encoding="utf-8"))
+    return build_feed(
+        task,
+        backbone,
+        folder=features,
+        views=made["views"],
+        augmentation=made["views"] > 0,
+        seed=made["seed"],
+    )
+
+
+def write_outputs(path: Path, outputs: Outputs) -> None:
+    """Keep predictions as one ``.npz`` file."""
+    np.savez(path, **{name.replace("/", "|"): values for name, values in outputs.items()})  # type: ignore[arg-type]
+
+
+def read_outputs(path: Path) -> Outputs:
+    """Read what :func:`write_outputs` wrote."""
+    with np.load(path, allow_pickle=False) as stored:
+        return {name.replace("|", "/"): stored[name] for name in stored.files}
