@@ -1,0 +1,145 @@
+"""Arrays in an ``.npz`` file, and the checks that every array of examples must pass."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from stockpot.errors import TaskError
+from stockpot.files import digest
+from stockpot.tasks.specs import ArraySpec
+from stockpot.tasks.task import Array, Modality, Task, build_task, check_domains
+from stockpot.tasks.text import class_order
+
+NAMES = ("inputs", "labels", "domains")
+
+
+def load_arrays(spec: ArraySpec, root: Path) -> Task:
+    """``inputs`` (N, ...), ``labels`` (N,) and ``domains`` (N,) of an ``.npz`` file as a task.
+
+    uint8 inputs of shape (N, H, W, 3) become images, other real numbers float32. Labels are whole
+    numbers in [0, number of classes) or strings; the class names are ``classes`` where the file has
+    them. Nothing pickled is read.
+
+    Raises ``TaskError`` naming file, array and row.
+    """
+    path = root / spec.path
+    stored = _read(path)
+    missing = [name for name in NAMES if name not in stored]
+    if missing:
+        raise TaskError(f"{path}: no array '{missing[0]}'; it must have inputs, labels and domains")
+    inputs, modality = check_inputs(stored["inputs"], str(path))
+    size = len(inputs)
+    for name in ("labels", "domains"):
+        if stored[name].shape != (size,):
+            raise TaskError(
+                f"{path}: '{name}' has shape {stored[name].shape}, expected ({size},) as 'inputs'"
+            )
+    texts = [str(name) for name in stored["domains"].tolist()]
+    domains = class_order(texts)
+    if spec.domains is not None:
+        check_domains(spec.name or path.stem, spec.domains, domains)
+        domains = spec.domains
+    if spec.target == "regression":
+        labels = check_numbers(stored["labels"], str(path))
+        classes: tuple[str, ...] = ()
+    else:
+        labels, classes = check_labels(stored["labels"], stored.get("classes"), str(path))
+    rows = np.array([i for i, name in enumerate(texts) if name in domains], dtype=np.int64)
+    inputs, labels = inputs[rows], labels[rows]
+    ids = np.array([domains.index(texts[i]) for i in rows], dtype=np.int64)
+    return build_task(
+        name=spec.name or path.stem,
+        kind=spec.target,
+        modality=modality,
+        domains=domains,
+        classes=classes,
+        inputs=inputs,
+        labels=labels,
+        domain_ids=ids,
+        fingerprint=array_fingerprint(inputs, labels, ids, domains, classes),
+        where=str(path),
+        allow_missing_classes=spec.allow_missing_classes,
+    )
+
+
+def array_fingerprint(
+    inputs: Array,
+    labels: Array,
+    domain_ids: Array,
+    domains: list[str] | tuple[str, ...],
+    classes: list[str] | tuple[str, ...],
+) -> str:
+    """SHA-256 over bytes, shapes and names."""
+    total = hashlib.sha256()
+    for array in (inputs, labels, domain_ids):
+        total.update(f"{array.dtype.str}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    total.update(digest([list(domains), list(classes)]).encode())
+    return total.hexdigest()
+
+
+def check_inputs(inputs: Array, where: str) -> tuple[Array, Modality]:
+    """Images as they are, anything else as finite float32; ``TaskError`` otherwise."""
+    if inputs.ndim == 4 and inputs.shape[-1] == 3 and inputs.dtype == np.uint8:
+        return inputs, "image"
+    if inputs.ndim < 2 or inputs.dtype.kind not in "fiub":
+        raise TaskError(
+            f"{where}: 'inputs' has shape {inputs.shape} and dtype {inputs.dtype}; "
+            "expected real numbers of shape (N, ...)"
+        )
+    with np.errstate(over="ignore"):
+        numbers = inputs.astype(np.float32)
+    finite = np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1)
+    if not finite.all():
+        raise TaskError(f"{where}: 'inputs' row {int(np.argmin(finite))} is not finite in float32")
+    return numbers, "array"
+
+
+def check_numbers(labels: Array, where: str) -> Array:
+    """Labels of a regression as finite float32."""
+    if labels.dtype.kind not in "fiu":
+        raise TaskError(f"{where}: 'labels' has dtype {labels.dtype}, expected numbers")
+    numbers = labels.astype(np.float32)
+    finite = np.isfinite(numbers)
+    if not finite.all():
+        raise TaskError(f"{where}: 'labels' row {int(np.argmin(finite))} is not finite")
+    return numbers
+
+
+def check_labels(labels: Array, classes: Array | None, where: str) -> tuple[Array, tuple[str, ...]]:
+    """Labels of a classification as int64 in [0, number of classes), and the class names."""
+    names = None if classes is None else [str(name) for name in classes.tolist()]
+    if labels.dtype.kind == "U":
+        texts = labels.tolist()
+        names = names or class_order(texts)
+        for row, text in enumerate(texts):
+            if text not in names:
+                raise TaskError(f"{where}: 'labels' row {row}: '{text}' is not a class")
+        return np.array([names.index(text) for text in texts], dtype=np.int64), tuple(names)
+    if labels.dtype.kind not in "iu":
+        raise TaskError(
+            f"{where}: 'labels' has dtype {labels.dtype}, expected whole numbers or strings",
+            hint="for numbers to be predicted set target: regression",
+        )
+    count = len(names) if names is not None else int(labels.max(initial=-1)) + 1
+    outside = (labels < 0) | (labels >= count)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise TaskError(f"{where}: 'labels' row {row} is {labels[row]}, outside 0 to {count - 1}")
+    return labels.astype(np.int64), tuple(names or (str(i) for i in range(count)))
+
+
+def _read(path: Path) -> dict[str, Array]:
+    if not path.is_file():
+        raise TaskError(f"{path}: no such file")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise TaskError(f"{path}: one array, expected an .npz file with several")
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise TaskError(f"{path}: not an .npz file of plain arrays: {error}") from error

@@ -1,0 +1,280 @@
+"""Image folders ``root/domain/class/file``, decoded once into an array that processes share."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+
+from stockpot.errors import MissingDependencyError, OutputError, TaskError
+from stockpot.files import atomic_folder, digest, file_digest, write_json
+from stockpot.progress import progress
+from stockpot.tasks.specs import ImageFolderSpec
+from stockpot.tasks.task import PREVIEW, Array, Task, build_task, check_domains, quoted
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+Resize = Literal["stretch", "crop"]
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    domain: str
+    label: str
+    sha256: str
+
+
+def load_image_folder(
+    spec: ImageFolderSpec, root: Path, *, skip_corrupt: bool = False, cache: Path | None = None
+) -> Task:
+    """The images below ``root / spec.path`` as uint8 (N, size, size, 3), RGB.
+
+    Domains and classes are the folder names, sorted; hidden files and folders are ignored. With
+    ``cache`` the pixels are written there once, under a name made from the content of the files,
+    and mapped read-only, so that processes share them. Needs Pillow.
+
+    Raises ``TaskError`` for a missing folder, an unknown domain, a class folder without images, a
+    loop of links, the same file under two domains or classes, and images that cannot be decoded
+    (with ``skip_corrupt`` these are left out and listed in ``Task.skipped``).
+    """
+    folder = root / spec.path
+    files = _list_files(folder, spec.domains)
+    if spec.duplicates == "refuse":
+        _refuse_duplicates(files, folder)
+    key = digest(
+        {
+            "files": [[file.domain, file.label, file.path.name, file.sha256] for file in files],
+            "size": spec.size,
+            "resize": spec.resize,
+            "skip_corrupt": skip_corrupt,
+        }
+    )
+    pixels, bad = _cached_pixels(files, folder, spec, skip_corrupt, cache, key)
+    kept = [file for i, file in enumerate(files) if i not in bad]
+    domains = list(dict.fromkeys(file.domain for file in files))
+    classes = sorted({file.label for file in files})
+    return build_task(
+        name=spec.name or folder.resolve().name,
+        kind="classification",
+        modality="image",
+        domains=domains,
+        classes=classes,
+        inputs=pixels,
+        labels=np.array([classes.index(file.label) for file in kept], dtype=np.int64),
+        domain_ids=np.array([domains.index(file.domain) for file in kept], dtype=np.int64),
+        fingerprint=key,
+        where=str(folder),
+        skipped=[str(files[i].path) for i in sorted(bad)],
+        allow_missing_classes=spec.allow_missing_classes,
+    )
+
+
+def decode_image(data: bytes, size: int, resize: Resize) -> Array:
+    """Encoded image bytes as uint8 (size, size, 3), RGB; ``ValueError`` saying why it cannot be.
+
+    EXIF orientation is applied, transparency is laid on white, resampling is bilinear.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(BytesIO(data)) as opened:
+                if opened.mode[0] in "IF":
+                    raise ValueError(f"pixels of mode {opened.mode}, expected 8 bits a channel")
+                opened.load()
+                image = _to_rgb(ImageOps.exif_transpose(opened))
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever they meet
+        raise ValueError(str(error) or type(error).__name__) from error
+    if resize == "crop":
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    elif image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    from PIL import Image
+
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def require_pillow() -> None:
+    """``MissingDependencyError`` without Pillow."""
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("pillow", extra="vision", purpose="reading images") from error
+
+
+def decode_all(
+    blobs: Sequence[Path] | Sequence[bytes], names: Sequence[str], size: int, resize: Resize
+) -> tuple[Array, dict[int, str]]:
+    """All images as one uint8 array (N, size, size, 3), and the reason for each that failed."""
+    require_pillow()
+    pixels = np.zeros((len(blobs), size, size, 3), dtype=np.uint8)
+    bad: dict[int, str] = {}
+
+    def decode(index: int) -> None:
+        blob = blobs[index]
+        try:
+            pixels[index] = decode_image(
+                blob.read_bytes() if isinstance(blob, Path) else blob, size, resize
+            )
+        except (ValueError, OSError) as error:
+            bad[index] = f"{names[index]}: {error}"
+
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,  # Pillow decodes outside the interpreter lock
+        progress("decode images", len(blobs)) as advance,
+    ):
+        for _ in pool.map(decode, range(len(blobs))):
+            advance()
+    return pixels, bad
+
+
+def refuse_corrupt(bad: dict[int, str]) -> None:
+    """``TaskError`` naming the first images that could not be decoded."""
+    if bad:
+        first = "; ".join(bad[i] for i in sorted(bad)[:PREVIEW])
+        more = f"; and {len(bad) - PREVIEW} more" if len(bad) > PREVIEW else ""
+        noun = "image" if len(bad) == 1 else "images"
+        raise TaskError(
+            f"{len(bad)} corrupt {noun}: {first}{more}",
+            hint="replace or remove it, or leave such files out with --skip-corrupt",
+        )
+
+
+def _cached_pixels(
+    files: list[_File],
+    folder: Path,
+    spec: ImageFolderSpec,
+    skip_corrupt: bool,
+    cache: Path | None,
+    key: str,
+) -> tuple[Array, frozenset[int]]:
+    place = None if cache is None else cache / f"images-{key[:20]}"
+    if place is not None and place.is_dir():
+        return _read_pixels(place)
+    names = [str(file.path) for file in files]
+    pixels, bad = decode_all([file.path for file in files], names, spec.size, spec.resize)
+    if not skip_corrupt:
+        refuse_corrupt(bad)
+    pixels = pixels[[i for i in range(len(files)) if i not in bad]] if bad else pixels
+    if place is None:
+        return pixels, frozenset(bad)
+    try:
+        with atomic_folder(place) as temporary:
+            np.save(temporary / "images.npy", pixels)
+            write_json(temporary / "images.json", {"source": str(folder), "skipped": sorted(bad)})
+    except OutputError:
+        # Another process may have written the same folder meanwhile.
+        if not (place / "images.json").is_file():
+            raise
+    return _read_pixels(place)
+
+
+def _read_pixels(place: Path) -> tuple[Array, frozenset[int]]:
+    import json
+
+    record = json.loads((place / "images.json").read_text(encoding="utf-8"))
+    return cast(Array, np.load(place / "images.npy", mmap_mode="r")), frozenset(record["skipped"])
+
+
+def _list_files(folder: Path, wanted: Sequence[str] | None) -> list[_File]:
+    domains = _folders(folder)
+    if not domains:
+        raise TaskError(
+            f"{folder}: no domain folders", hint="the layout is folder/domain/class/image"
+        )
+    if wanted is not None:
+        check_domains(folder.name, wanted, [path.name for path in domains])
+        by_name = {path.name: path for path in domains}
+        domains = [by_name[name] for name in wanted]
+    found: list[tuple[Path, str, str]] = []
+    for domain in domains:
+        classes = _folders(domain)
+        if not classes:
+            raise TaskError(
+                f"{domain}: no class folders", hint="the layout is folder/domain/class/image"
+            )
+        for label in classes:
+            images = sorted(_images(label, frozenset()))
+            if not images:
+                raise TaskError(
+                    f"{label}: class '{label.name}' of domain '{domain.name}' has no images",
+                    hint="add images or remove the folder",
+                )
+            found += [(path, domain.name, label.name) for path in images]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hashes = pool.map(_hash, [path for path, _, _ in found])
+        return [_File(*entry, sha256) for entry, sha256 in zip(found, hashes, strict=True)]
+
+
+def _hash(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise TaskError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(
+            path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir()
+        )
+    except OSError as error:
+        raise TaskError(f"{folder}: cannot be read: {error.strerror}") from error
+
+
+def _images(folder: Path, above: frozenset[Path]) -> list[Path]:
+    """Image files below ``folder``; links are followed, but not in circles."""
+    real = folder.resolve()
+    if real in above:
+        raise TaskError(f"{folder}: the link leads back to {real}", hint="remove the link")
+    images: list[Path] = []
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise TaskError(f"{folder}: cannot be read: {error.strerror}") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            images += _images(entry, above | {real})
+        elif entry.suffix.lower() in SUFFIXES:
+            images.append(entry)
+    return images
+
+
+def _refuse_duplicates(files: list[_File], folder: Path) -> None:
+    seen: dict[str, _File] = {}
+    for file in files:
+        first = seen.setdefault(file.sha256, file)
+        if (first.domain, first.label) != (file.domain, file.label):
+            raise TaskError(
+                f"{folder}: the same image is in {quoted(_place(first))} and in "
+                f"{quoted(_place(file))}: {first.path.name}, {file.path.name}",
+                hint="remove one, or set duplicates: keep",
+            )
+
+
+def _place(file: _File) -> list[str]:
+    return [f"{file.domain}/{file.label}"]

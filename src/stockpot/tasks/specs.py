@@ -1,0 +1,144 @@
+"""How a recipe names a task: one small model for each kind of source, all of them strict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from stockpot.errors import TaskError
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = Field(default=None, min_length=1, description="shown in reports")
+    domains: list[str] | None = Field(
+        default=None, min_length=1, description="use only these domains, in this order"
+    )
+
+
+class _Source(_Spec):
+    path: str = Field(min_length=1, description="file or folder, relative to the recipe")
+    allow_missing_classes: bool = Field(
+        default=False, description="accept a domain that has no example of some class"
+    )
+
+
+class ImageFolderSpec(_Source):
+    """Images in ``path/domain/class/file``, the layout of DomainBed."""
+
+    kind: Literal["images"] = "images"
+    size: int = Field(default=128, ge=8, le=1024, description="side in pixels")
+    resize: Literal["stretch", "crop"] = Field(
+        default="stretch",
+        description="stretch to a square, or short side to `size` and centre crop",
+    )
+    duplicates: Literal["keep", "refuse"] = Field(
+        default="refuse", description="the same file under two domains or classes"
+    )
+
+
+class TextSpec(_Source):
+    """One CSV, TSV, JSON Lines or Parquet file with a column each for text, label and domain."""
+
+    kind: Literal["text"] = "text"
+    text: str = Field(default="text", description="column of the text")
+    label: str = Field(default="label", description="column of the label")
+    domain: str | None = Field(
+        default="domain", description="column of the domain; null: all one domain"
+    )
+    target: Literal["classification", "regression", "sign"] = Field(
+        default="classification",
+        description="sign: numbers become the classes negative and positive",
+    )
+    margin: float = Field(
+        default=0.0, ge=0, description="with sign: drop labels nearer to zero than this"
+    )
+    classes: list[str] | None = Field(
+        default=None, min_length=2, description="class names in order; default: those found, sorted"
+    )
+
+
+class ArraySpec(_Source):
+    """An ``.npz`` file with arrays ``inputs``, ``labels``, ``domains`` and, if wanted, ``classes``.
+
+    ``inputs`` of dtype uint8 and shape (N, H, W, 3) are images; anything else is float32 (N, ...).
+    """
+
+    kind: Literal["arrays"] = "arrays"
+    target: Literal["classification", "regression"] = "classification"
+
+
+class DatasetsSpec(_Source):
+    """A Hugging Face data set: a folder written by ``save_to_disk``, or a name on the hub."""
+
+    kind: Literal["datasets"] = "datasets"
+    config: str | None = None
+    split: str = Field(default="train", description="which split of the data set")
+    revision: str | None = Field(default=None, description="commit on the hub")
+    input: str = Field(default="text", description="column of text or images")
+    label: str = "label"
+    domain: str | None = "domain"
+    target: Literal["classification", "regression"] = "classification"
+    size: int = Field(default=128, ge=8, le=1024, description="side of images in pixels")
+    resize: Literal["stretch", "crop"] = "stretch"
+
+
+class RotatedMnistSpec(_Spec):
+    """RotatedMNIST as in DomainBed, from a folder with the four MNIST files (IDX, also .gz)."""
+
+    kind: Literal["rotated_mnist"] = "rotated_mnist"
+    path: str = Field(min_length=1)
+
+
+class ColoredMnistSpec(_Spec):
+    """ColoredMNIST as in DomainBed, from a folder with the four MNIST files (IDX, also .gz)."""
+
+    kind: Literal["colored_mnist"] = "colored_mnist"
+    path: str = Field(min_length=1)
+
+
+class RotationSpec(_Spec):
+    """Tell by how much an image was turned: needs no labels. Made from the target's own images."""
+
+    kind: Literal["rotation"] = "rotation"
+    source: ImageFolderSpec | ArraySpec | DatasetsSpec | None = Field(
+        default=None, discriminator="kind", description="other images; default: the target task's"
+    )
+
+
+class FunctionSpec(_Spec):
+    """A Python function that returns a task: ``module:function`` or ``file.py:function``."""
+
+    kind: Literal["function"] = "function"
+    function: str = Field(pattern=r"^.+:[A-Za-z_]\w*$")
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+TaskSpec = Annotated[
+    ImageFolderSpec
+    | TextSpec
+    | ArraySpec
+    | DatasetsSpec
+    | RotatedMnistSpec
+    | ColoredMnistSpec
+    | RotationSpec
+    | FunctionSpec,
+    Field(discriminator="kind"),
+]
+
+_ADAPTER: TypeAdapter[TaskSpec] = TypeAdapter(TaskSpec)
+
+
+def parse_task_spec(value: Mapping[str, Any]) -> TaskSpec:
+    """The spec written as plain data; ``TaskError`` naming every field that is wrong."""
+    try:
+        return _ADAPTER.validate_python(dict(value))
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in item['loc']) or 'task'}: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise TaskError("task: " + "; ".join(problems)) from error
