@@ -15,7 +15,7 @@ from stockpot.tasks.specs import (
     parse_task_spec,
 )
 from stockpot.tasks.splits import Split, named_generator, split_task
-from stockpot.tasks.task import Task, build_task, require_domains, select_domains
+from stockpot.tasks.task import Task, build_task, require_domains, select_domains, take
 
 __all__ = [
     "ArraySpec",
@@ -37,4 +37,5 @@ __all__ = [
     "rotation_task",
     "select_domains",
     "split_task",
+    "take",
 ]
