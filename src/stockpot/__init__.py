@@ -1,0 +1,41 @@
+"""Recycle fine-tuned models: rank, recycle, merge, inspect.
+
+    >>> import stockpot
+    >>> done = stockpot.recycle("recipe.yaml", output="recycled")
+    >>> stockpot.merge(["a", "b"], method="stock", base="base", output="merged")
+    >>> print(stockpot.compare(["a", "b"], base="base").verdict)
+
+Importing the package loads nothing; each function imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stockpot.checkpoints import open_checkpoint
+    from stockpot.inspection import compare
+    from stockpot.merging import merge
+    from stockpot.recycling import recycle
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "compare": "stockpot.inspection",
+    "merge": "stockpot.merging",
+    "open_checkpoint": "stockpot.checkpoints",
+    "recycle": "stockpot.recycling",
+}
+
+__all__ = ["__version__", "compare", "merge", "open_checkpoint", "recycle"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'stockpot' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,80 @@
+"""The command line: one module a verb; errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from stockpot import __version__
+from stockpot.cli.demo import demo_command
+from stockpot.cli.doctor import doctor_command
+from stockpot.cli.inspect import inspect_command
+from stockpot.cli.merge import merge_command
+from stockpot.cli.recycle import recycle_command
+from stockpot.errors import StockpotError
+
+
+class _Group(TyperGroup):
+    """Runs a command and turns what goes wrong into one line on stderr and an exit code.
+
+    0 done, 1 failed, 2 wrong input (nothing written), 130 interrupted.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StockpotError as error:
+            if os.environ.get("STOCKPOT_DEBUG"):
+                raise
+            lines = error.message.splitlines() or [""]
+            for line in lines:
+                print(f"error: {line}", file=sys.stderr)  # noqa: T201
+            if error.hint:
+                print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            words = "interrupted; run the same command again to go on from here"
+            print(words, file=sys.stderr)  # noqa: T201
+            raise typer.Exit(130) from interrupt
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="stockpot",
+    help="Recycle fine-tuned models: recycle, merge and inspect the weights that already exist.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"stockpot {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("recycle")(recycle_command)
+app.command("merge")(merge_command)
+app.command("inspect")(inspect_command)
+app.command("demo")(demo_command)
+app.command("doctor")(doctor_command)
+
+
+def main() -> None:
+    """Entry point of the ``stockpot`` command."""
+    app()

@@ -1,0 +1,32 @@
+"""Where words and data go: data to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Output:
+    """One way to speak for all commands.
+
+    ``json``: data as one JSON value with ``"schema": 1``. ``quiet``: no words on stderr.
+    """
+
+    json: bool = False
+    quiet: bool = False
+
+    def say(self, text: str) -> None:
+        """A word to the person at the terminal."""
+        if not self.quiet:
+            print(text, file=sys.stderr)  # noqa: T201
+
+    def data(self, value: Any, text: str) -> None:
+        """The result: ``value`` for machines or ``text`` for people."""
+        if self.json:
+            plain = value if not isinstance(value, dict) else {"schema": 1, **value}
+            print(json.dumps(plain, ensure_ascii=False, allow_nan=False))  # noqa: T201
+        else:
+            print(text)  # noqa: T201

@@ -1,0 +1,54 @@
+"""``stockpot recycle``: from a recipe to one model that generalises, and a report that says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def recycle_command(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for model, report and results.")
+    ] = Path("recycled"),
+    backend: Annotated[str, typer.Option(help="serial, or local processes.")] = "local",
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Local processes [default: cores].")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Replaces the recipe's seed.")] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="Leave out unreadable images and list them.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, list the jobs, run nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words.")] = False,
+) -> None:
+    """Fine-tune from diverse weights in parallel, average, and compare with the alternatives.
+
+    Run again after an interruption: finished jobs are not repeated.
+    """
+    from stockpot.cli.output import Output
+    from stockpot.recycling import plan_recipe, recycle
+
+    out = Output(json=as_json, quiet=quiet)
+    if dry_run:
+        labels = plan_recipe(recipe, output, skip_corrupt=skip_corrupt)
+        out.data({"jobs": labels}, "\n".join(labels))
+        return
+    done = recycle(
+        recipe,
+        output,
+        backend=backend,
+        jobs=jobs,
+        seed=seed,
+        skip_corrupt=skip_corrupt,
+        quiet=quiet or as_json,
+    )
+    from stockpot.report import terminal_table
+
+    out.data(done.results, terminal_table(done.results))
+    out.say(f"model:  {done.model}\nreport: {done.report}")
