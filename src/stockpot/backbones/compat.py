@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
-import warnings
 from typing import Any
 
 _SYMPTOM = "operator torchvision::nms does not exist"
@@ -47,12 +47,10 @@ def ensure_torchvision() -> bool:
         for operator in _OPERATORS:
             library.define(operator)
         _alive.append(library)
-        warnings.warn(
-            f"the installed torchvision was built for another torch than {torch.__version__}; "
-            "stockpot goes on without its compiled operators. "
-            "To fix: install torch and torchvision together, in one command",
-            RuntimeWarning,
-            stacklevel=2,
+        logging.getLogger("stockpot").warning(
+            "the installed torchvision was built for another torch than %s; stockpot goes on without "
+            "its compiled operators. To fix: install torch and torchvision together, in one command",
+            torch.__version__,
         )
     importlib.import_module("torchvision")
     return True

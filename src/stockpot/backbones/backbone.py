@@ -1,0 +1,247 @@
+"""A pretrained feature extractor with the names of its base, and the linear head on top."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stockpot.backbones.batchnorm import batchnorm_layers, freeze_statistics
+from stockpot.backbones.cut import Activations, Cut, cut_graph, cut_stack, find_stack
+from stockpot.backbones.names import adopt, check_shape
+from stockpot.backbones.preparation import Preparation, TextPreparation, Transform
+from stockpot.backbones.sources import Readout, Run, Source, build_source
+from stockpot.backbones.spec import BackboneSpec
+from stockpot.backbones.weights import read_weights
+from stockpot.errors import BackboneError
+from stockpot.files import digest
+
+State = dict[str, Tensor]
+_CPU = torch.device("cpu")
+
+
+class Featurizer(nn.Module):
+    """Prepared batch -> features (N, D)."""
+
+    def __init__(self, network: nn.Module, run: Run, readout: Readout) -> None:
+        super().__init__()
+        self.network = network
+        self.run = run
+        self.readout = readout
+
+    def forward(self, batch: Any) -> Tensor:
+        """``batch`` is what ``Backbone.prepare`` returns."""
+        mask = batch.get("attention_mask") if isinstance(batch, dict) else None
+        return self.readout(self.run(self.network, batch), mask)
+
+
+class Backbone:
+    """A feature extractor whose tensors keep the names they have in the base.
+
+    ``module`` is the whole; with ``freeze_below``, ``trunk`` is what runs before the cut (frozen, in
+    evaluation mode) and ``upper`` the trained rest, with ``upper(trunk(batch)) == module(batch)``.
+    """
+
+    def __init__(
+        self, spec: BackboneSpec, source: Source, cut: Cut | None, feature_dim: int
+    ) -> None:
+        self.spec = spec
+        self.network = source.network
+        self.module = Featurizer(source.network, source.run, source.readout)
+        self.trunk = cut.trunk if cut else None
+        self.upper = cut.upper if cut else None
+        self.preparation: Preparation = source.preparation
+        self.feature_dim = feature_dim
+        self.folder = source.folder
+        names = [name for name, _ in self.network.named_parameters()]
+        if cut is not None:
+            names = [name for name in names if name in cut.trainable]
+        elif getattr(self.network, "pooler", None) is not None:
+            names = [name for name in names if not name.startswith("pooler.")]
+        self.trainable = frozenset(names)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name in self.trainable)
+        self.network.eval()
+
+    @property
+    def modality(self) -> str:
+        """ "text", or "array" for images and arrays."""
+        return "text" if isinstance(self.preparation, TextPreparation) else "array"
+
+    def prepare(
+        self, raw: Any, device: torch.device = _CPU, transform: Transform | None = None
+    ) -> Any:
+        """Raw inputs of a task (texts, uint8 images (N, H, W, 3), float arrays) as model input."""
+        encoded = self.preparation.encode(raw)
+        return self.preparation.batch(encoded, np.arange(len(encoded)), device, transform)
+
+    def state(self) -> State:
+        """All weights and buffers under their original names, as copies on the CPU."""
+        return {
+            name: tensor.detach().cpu().clone()
+            for name, tensor in self.network.state_dict().items()
+        }
+
+    def trainable_names(self) -> list[str]:
+        """Names of what training changes: parameters above the cut, and, where BatchNorm is
+        re-estimated, its running statistics."""
+        names = [name for name, _ in self.network.named_parameters() if name in self.trainable]
+        if self.spec.batchnorm == "reestimate":
+            for layer in batchnorm_layers(self.network):
+                if f"{layer}.weight" in self.trainable or self.trunk is None:
+                    names += [f"{layer}.running_mean", f"{layer}.running_var"]
+        return names
+
+    def trainable_state(self) -> State:
+        """The part of ``state()`` that training changes."""
+        tensors = self.network.state_dict()
+        return {name: tensors[name].detach().cpu().clone() for name in self.trainable_names()}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the tensors in ``state``; names it lacks stay as they are.
+
+        With ``freeze_below``, tensors below the cut are passed over: what the trunk computes may be
+        cached already. Raises ``BackboneError`` for an unknown name or another shape.
+        """
+        own = self.network.state_dict()
+        taken = set(self.trainable_names()) if self.trunk is not None else set(own)
+        for name, tensor in state.items():
+            if name not in own:
+                raise BackboneError(
+                    f"the backbone has no tensor '{name}'",
+                    hint="these weights belong to another architecture",
+                )
+            check_shape(name, tensor, own[name], "weights")
+        for name, tensor in state.items():
+            if name in taken:
+                own[name].copy_(tensor)
+
+    def adopt(self, state: Mapping[str, Tensor], source: str = "the weights") -> State:
+        """Weights from the wild under this backbone's names, reduced to what is trained.
+
+        A wrapper's prefix ('bert.', 'module.', ...) and old heads go. Every trained tensor must be
+        there. With ``freeze_below`` only tensors above the cut are taken: the trunk stays the base's.
+        """
+        parameters = [name for name in self.trainable_names() if name in self.trainable]
+        found = adopt(state, self.network.state_dict(), required=parameters, source=source)
+        return {name: found[name] for name in parameters}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights as loaded and of how inputs are prepared."""
+        return self._hash(list(self.network.state_dict()))
+
+    @cached_property
+    def trunk_fingerprint(self) -> str:
+        """SHA-256 of what determines the activations at the cut."""
+        taken = set(self.trainable_names())
+        return self._hash([name for name in self.network.state_dict() if name not in taken])
+
+    def _hash(self, names: list[str]) -> str:
+        tensors = self.network.state_dict()
+        found = hashlib.sha256()
+        for name in sorted(names):
+            array = np.ascontiguousarray(tensors[name].detach().cpu().numpy())
+            found.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            found.update(array.tobytes())
+        spec = self.spec.model_dump(mode="json", exclude={"name", "weights"})
+        return digest({"spec": spec, "weights": found.hexdigest()})
+
+    def train(self, mode: bool = True) -> None:
+        """Training mode for what is trained; the trunk, and frozen BatchNorm, stay as in evaluation."""
+        self.network.train(mode)
+        for part in (self.module, self.upper):
+            if part is not None:
+                part.train(mode)
+        if self.trunk is not None:
+            self.trunk.training = False
+            self._calm_trunk()
+        if self.spec.batchnorm == "frozen":
+            freeze_statistics(self.network)
+
+    def _calm_trunk(self) -> None:
+        """Modules without trained parameters, BatchNorm and dropout below the cut above all."""
+        assert self.upper is not None
+        above = set(self.upper.modules())
+        for module in self.network.modules():
+            if module not in above:
+                module.training = False
+
+
+def load_backbone(spec: BackboneSpec, *, root: Path | None = None, example: Any = None) -> Backbone:
+    """Build a backbone and load its weights.
+
+    ``root`` is the folder at which relative paths start, by default the current one. ``example``
+    holds raw inputs of the task, from which the feature dimension is found and, with
+    ``freeze_below``, that trunk and upper part together equal the whole; without it an input of the
+    model's own size is made up.
+    Raises ``BackboneError`` naming what cannot be built, loaded or cut.
+    """
+    root = root or Path()
+    source = build_source(spec, root)
+    if spec.weights is not None:
+        path = root / Path(spec.weights).expanduser()
+        given = read_weights(path)
+        own = source.network.state_dict()
+        required = [name for name, _ in source.network.named_parameters()]
+        if getattr(source.network, "pooler", None) is not None:
+            required = [name for name in required if not name.startswith("pooler.")]
+        found = adopt(given, own, required=required, source=str(path))
+        source.network.load_state_dict(found, strict=False)
+    source.network.eval()
+    batch = _example_batch(source, example)
+    whole = Featurizer(source.network, source.run, source.readout)
+    with torch.no_grad():
+        features = whole(batch) if batch is not None else None
+    dimension = int(features.shape[1]) if features is not None else source.feature_dim
+    if dimension is None:
+        raise BackboneError(
+            f"backbone '{spec.name}': the number of features is unknown",
+            hint="set image_size, or give the module an attribute feature_dim or input_shape",
+        )
+    cut = _cut(spec.freeze_below, source, batch) if spec.freeze_below else None
+    if cut is not None and features is not None:
+        _check_cut(cut, batch, features, spec.freeze_below or "")
+    return Backbone(spec, source, cut, dimension)
+
+
+def _example_batch(source: Source, example: Any) -> Any:
+    preparation = source.preparation
+    if example is not None:
+        encoded = preparation.encode(example)
+        return preparation.batch(encoded, np.arange(min(2, len(encoded))), _CPU)
+    if isinstance(preparation, TextPreparation):
+        texts = ["a short one", "a text that is quite a bit longer than that"]
+        return preparation.batch(preparation.encode(texts), np.arange(2), _CPU)
+    if source.example_shape is None:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((2, *source.example_shape), generator=generator)
+
+
+def _cut(name: str, source: Source, batch: Any) -> Cut:
+    stack = find_stack(source.network, name)
+    if stack is None:
+        return cut_graph(source.network, name, readout=source.readout)
+    return cut_stack(source.network, *stack, run=source.run, readout=source.readout, example=batch)
+
+
+def _check_cut(cut: Cut, batch: Any, features: Tensor, name: str) -> None:
+    with torch.no_grad():
+        crossing = cut.trunk(batch)
+        assert isinstance(crossing, Activations)
+        again = cut.upper(crossing)
+    scale = float(features.abs().max()) or 1.0
+    worst = float((again - features).abs().max()) / scale
+    if not worst < 1e-4:
+        raise BackboneError(
+            f"freeze_below '{name}': the two halves differ from the whole by {worst:.1e} (relative)",
+            hint="name a module whose only input is the result of what runs before it",
+        )

@@ -1,0 +1,57 @@
+"""BatchNorm: keep the base's running statistics, or estimate them anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def batchnorm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
+    """All BatchNorm layers with running statistics, by name (timm's own variants included)."""
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+    }
+
+
+def freeze_statistics(module: nn.Module) -> None:
+    """Put BatchNorm layers into evaluation mode; their scale and shift still train (as DomainBed)."""
+    for layer in batchnorm_layers(module).values():
+        layer.eval()
+
+
+@torch.no_grad()
+def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
+    """Replace running statistics by those of ``batches``, all weighted alike; returns their number.
+
+    Averaged weights have other activations than the statistics of any one member, and that alone can
+    ruin an average (Izmailov et al. 2018, section 3.2). Only BatchNorm layers leave evaluation mode.
+    """
+    layers = [
+        layer
+        for layer in batchnorm_layers(model).values()
+        if any(parameter.requires_grad for parameter in layer.parameters()) or not layer.affine
+    ]
+    if not layers:
+        return 0
+    modes = {module: module.training for module in model.modules()}
+    momenta = {layer: layer.momentum for layer in layers}
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # cumulative mean over all batches
+        layer.training = True
+    count = 0
+    for batch in batches:
+        model(batch)
+        count += 1
+    for layer in layers:
+        layer.momentum = momenta[layer]
+    for module, mode in modes.items():
+        module.training = mode
+    return count

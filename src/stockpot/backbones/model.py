@@ -1,0 +1,89 @@
+"""Backbone, dropout and linear head as one trainable module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stockpot.backbones.backbone import Backbone, State
+from stockpot.backbones.cut import Activations
+from stockpot.backbones.names import check_shape
+from stockpot.errors import BackboneError
+
+PREFIX = "featurizer."
+
+
+class Model(nn.Module):
+    """Featurizer, dropout, linear head: (N, ...) -> (N, n_outputs).
+
+    The head starts at zero, so that an untrained model says nothing; a linear probe replaces it.
+    """
+
+    def __init__(self, backbone: Backbone, n_outputs: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.featurizer = backbone.module
+        self.upper = backbone.upper
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(backbone.feature_dim, n_outputs)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def features(self, batch: Any) -> Tensor:
+        """(N, D). ``batch`` is a prepared batch, or activations at the cut."""
+        if not isinstance(batch, Activations):
+            features: Tensor = self.featurizer(batch)
+            return features
+        if self.upper is None:
+            raise BackboneError(
+                "activations at a cut were given to a backbone without freeze_below"
+            )
+        above: Tensor = self.upper(batch)
+        return above
+
+    def forward(self, batch: Any) -> Tensor:
+        """Logits or values, (N, n_outputs)."""
+        logits: Tensor = self.head(self.dropout(self.features(batch)))
+        return logits
+
+    def train(self, mode: bool = True) -> Model:
+        """As ``nn.Module.train``; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        self.backbone.train(mode)
+        return self
+
+    def state(self) -> State:
+        """What training changes: 'featurizer.<original name>', 'head.weight', 'head.bias' (copies)."""
+        state = {f"{PREFIX}{name}": t for name, t in self.backbone.trainable_state().items()}
+        for name, tensor in self.head.state_dict().items():
+            state[f"head.{name}"] = tensor.detach().cpu().clone()
+        return state
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over tensors named as in ``state()``; what is not named stays as it is.
+
+        Raises ``BackboneError`` for an unknown name or another shape.
+        """
+        self.backbone.load(
+            {name.removeprefix(PREFIX): t for name, t in state.items() if name.startswith(PREFIX)}
+        )
+        own = self.head.state_dict()
+        for name, tensor in state.items():
+            if name.startswith(PREFIX):
+                continue
+            key = name.removeprefix("head.")
+            if not name.startswith("head.") or key not in own:
+                raise BackboneError(f"a model has no tensor '{name}'")
+            check_shape(name, tensor, own[key], "weights")
+            own[key].copy_(tensor)
+
+    def trained_parameters(self, *, head_only: bool = False) -> list[nn.Parameter]:
+        """Parameters an optimizer gets, in the order of their names in the network."""
+        head = list(self.head.parameters())
+        if head_only:
+            return head
+        return [p for p in self.backbone.network.parameters() if p.requires_grad] + head

@@ -1,0 +1,277 @@
+"""Build the network that a spec names: from timm, from transformers, or from a function."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from stockpot.backbones.compat import ensure_torchvision
+from stockpot.backbones.preparation import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ArrayPreparation,
+    Preparation,
+    TextPreparation,
+)
+from stockpot.backbones.spec import BackboneSpec
+from stockpot.errors import BackboneError, MissingDependencyError
+
+Run = Callable[[nn.Module, Any], Any]
+Readout = Callable[[Any, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network with how to call it (``run``), what to read from its output, and how to feed it.
+
+    ``example_shape`` is that of one float input (C, H, W), None for texts or where unknown.
+    ``folder`` holds the configuration files that belong to the weights.
+    """
+
+    network: nn.Module
+    run: Run
+    readout: Readout
+    preparation: Preparation
+    example_shape: tuple[int, ...] | None = None
+    feature_dim: int | None = None
+    folder: Path | None = None
+
+
+def build_source(spec: BackboneSpec, root: Path) -> Source:
+    """The network a spec names; relative paths start at ``root``.
+
+    Raises ``BackboneError`` where it cannot be built, ``MissingDependencyError`` without the package.
+    """
+    builders = {"timm": _from_timm, "transformers": _from_transformers, "function": _from_function}
+    return builders[spec.kind](spec, root)
+
+
+def call(network: nn.Module, batch: Any) -> Any:
+    """Run a network that takes one tensor."""
+    return network(batch)
+
+
+def call_text(network: nn.Module, batch: dict[str, Tensor]) -> Any:
+    """Run a transformers text encoder."""
+    return network(**batch)
+
+
+def call_pixels(network: nn.Module, batch: Tensor) -> Any:
+    """Run a transformers image encoder."""
+    return network(pixel_values=batch)
+
+
+def read_flat(output: Any, mask: Tensor | None) -> Tensor:
+    """(N, D) or (N, D, 1, 1) as (N, D)."""
+    if not isinstance(output, Tensor):
+        raise BackboneError(
+            f"the network returns {type(output).__name__}, expected one tensor (N, D)",
+            hint="wrap it so that it returns its features",
+        )
+    return output.flatten(1)
+
+
+def read_tokens(output: Any, mask: Tensor | None, *, pooling: str) -> Tensor:
+    """Token vectors (N, L, D) as (N, D): their mean over the mask, or the first one."""
+    hidden: Tensor = output.last_hidden_state
+    if pooling == "cls":
+        return hidden[:, 0]
+    if hidden.ndim == 4:  # convolutional encoders give (N, D, H, W)
+        return hidden.mean((2, 3))
+    if mask is None:
+        return hidden.mean(1)
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _from_timm(spec: BackboneSpec, root: Path) -> Source:
+    ensure_torchvision()
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("timm", extra="vision", purpose="a timm backbone") from error
+    name, options = spec.name, dict(spec.options)
+    folder = root / name
+    if folder.is_dir():
+        name = f"local-dir:{folder}"
+    if name.startswith(("local-dir:", "hf-hub:")):
+        options.setdefault("pretrained", True)
+    if "pretrained" not in options and spec.weights is None:
+        raise BackboneError(
+            f"backbone '{spec.name}': no weights are named",
+            hint="give 'weights: FILE', or 'options: {pretrained: true}' to download timm's",
+        )
+    try:
+        network = timm.create_model(name, num_classes=0, **options)
+    except Exception as error:
+        near = timm.list_models(f"*{spec.name}*")[:5]
+        raise BackboneError(
+            f"timm cannot build '{spec.name}': {_first_line(error)}",
+            hint=f"similar names: {', '.join(near)}" if near else "see timm.list_models()",
+        ) from error
+    config = network.pretrained_cfg
+    size = spec.image_size or int(config.get("input_size", (3, 224, 224))[-1])
+    return Source(
+        network,
+        call,
+        read_flat,
+        ArrayPreparation(
+            spec.mean or tuple(config.get("mean", IMAGENET_MEAN)),
+            spec.std or tuple(config.get("std", IMAGENET_STD)),
+            spec.image_size,
+        ),
+        example_shape=(3, size, size),
+        folder=folder if folder.is_dir() else None,
+    )
+
+
+def _from_transformers(spec: BackboneSpec, root: Path) -> Source:
+    ensure_torchvision()
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "transformers", extra="text", purpose="a transformers backbone"
+        ) from error
+    folder = (root / Path(spec.name).expanduser()).resolve()
+    local = folder.is_dir()
+    looks_local = spec.name.startswith((".", "/", "~")) or spec.name.count("/") > 1
+    if not local and looks_local:
+        raise BackboneError(
+            f"backbone: there is no folder {folder}", hint="give a folder or a hub id"
+        )
+    name = str(folder) if local else spec.name
+    try:
+        with _no_progress_bar(transformers):
+            network = transformers.AutoModel.from_pretrained(name, **spec.options)
+    except Exception as error:
+        raise BackboneError(
+            f"transformers cannot load '{spec.name}': {_first_line(error)}",
+            hint="a folder needs config.json and model.safetensors",
+        ) from error
+    network = network.float()
+    readout = functools.partial(read_tokens, pooling=spec.pooling)
+    config_folder = folder if local else _hub_folder(name)
+    if network.main_input_name == "pixel_values":
+        mean, std = _pixel_statistics(transformers, name)
+        size = spec.image_size or getattr(network.config, "image_size", 224)
+        preparation = ArrayPreparation(spec.mean or mean, spec.std or std, size)
+        shape = (getattr(network.config, "num_channels", 3), size, size)
+        return Source(
+            network, call_pixels, readout, preparation, example_shape=shape, folder=config_folder
+        )
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    except Exception as error:
+        raise BackboneError(
+            f"'{spec.name}' has no tokenizer: {_first_line(error)}",
+            hint="the folder needs tokenizer.json",
+        ) from error
+    longest = getattr(network.config, "max_position_embeddings", spec.max_length)
+    text = TextPreparation(tokenizer, min(spec.max_length, longest))
+    return Source(network, call_text, readout, text, folder=config_folder)
+
+
+@contextmanager
+def _no_progress_bar(transformers: Any) -> Iterator[None]:
+    """The library draws a bar for every load, also where nobody watches."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _hub_folder(name: str) -> Path | None:
+    """Where the hub client keeps the files of a model that was just loaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _pixel_statistics(transformers: Any, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(name)
+        return tuple(processor.image_mean), tuple(processor.image_std)
+    except (OSError, ValueError, AttributeError, ImportError):
+        return IMAGENET_MEAN, IMAGENET_STD
+
+
+def _from_function(spec: BackboneSpec, root: Path) -> Source:
+    network = _function(spec.name, root)(**spec.options)
+    if not isinstance(network, nn.Module):
+        raise BackboneError(
+            f"{spec.name} returned {type(network).__name__}, expected a torch.nn.Module"
+        )
+    shape = getattr(network, "input_shape", None)
+    if shape is None and spec.image_size is not None:
+        shape = (3, spec.image_size, spec.image_size)
+    return Source(
+        network,
+        call,
+        read_flat,
+        ArrayPreparation(
+            spec.mean or tuple(getattr(network, "input_mean", IMAGENET_MEAN)),
+            spec.std or tuple(getattr(network, "input_std", IMAGENET_STD)),
+            spec.image_size,
+        ),
+        example_shape=None if shape is None else tuple(shape),
+        feature_dim=getattr(network, "feature_dim", None),
+    )
+
+
+def _function(name: str, root: Path) -> Callable[..., Any]:
+    """Import ``package.module:function`` or ``file.py:function``."""
+    place, colon, attribute = name.rpartition(":")
+    if not colon or not place or not attribute.isidentifier():
+        raise BackboneError(
+            f"backbone '{name}' is no function", hint="write 'package.module:function'"
+        )
+    try:
+        module = _module_of_file(root / place) if place.endswith(".py") else None
+        module = module or importlib.import_module(place)
+    except (ImportError, OSError, SyntaxError) as error:
+        raise BackboneError(f"backbone '{name}': {_first_line(error)}") from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise BackboneError(f"backbone '{name}': {place} has no function '{attribute}'")
+    return function  # type: ignore[no-any-return]
+
+
+def _module_of_file(path: Path) -> Any:
+    path = path.resolve()
+    if not path.is_file():
+        raise BackboneError(f"backbone: there is no file {path}")
+    key = f"stockpot_file_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    if key in sys.modules:
+        return sys.modules[key]
+    spec = importlib.util.spec_from_file_location(key, path)
+    if spec is None or spec.loader is None:
+        raise BackboneError(f"backbone: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[key]
+        raise
+    return module
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
