@@ -1,0 +1,71 @@
+"""Does a checkpoint descend from a base? Asked before weights from the wild are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stockpot.errors import LineageError, NonFiniteError
+from stockpot.inspection.compare import Names, compare
+from stockpot.inspection.result import Verdict
+from stockpot.inspection.sources import Source, short_name, unused
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The evidence that a candidate descends from a base.
+
+    Medians over ``layers`` matrices of ``cosine`` and chance-``adjusted`` cosine; ``distance`` is
+    the mean, ``largest`` the maximum of ||candidate - base|| / sqrt(||candidate|| ||base||).
+    """
+
+    verdict: Verdict
+    reason: str
+    cosine: float | None
+    adjusted: float | None
+    distance: float
+    largest: float
+    layers: int
+
+
+def check_lineage(
+    base: Source, candidate: Source, *, names: Names = None, quick: bool = False
+) -> Lineage:
+    """Return the evidence that ``candidate`` descends from ``base``.
+
+    Both are paths, hub ids, open checkpoints or states in memory; ``names`` restricts the question
+    to some tensors of the base (names or globs). Two siblings look alike to this test: it tells
+    strangers from relatives, not parent from child.
+
+    Raises ``LineageError`` when the two share no ancestor or have another architecture, and
+    ``NonFiniteError`` when the candidate holds NaN or infinity; both name the model and the reason.
+    """
+    base_label = short_name(base) or "the base"
+    label = unused(short_name(candidate) or "the candidate", [base_label])
+    found = compare({base_label: base, label: candidate}, names=names, quick=quick)
+    for bad in found.nonfinite:
+        raise NonFiniteError(
+            f"{bad.model}: {bad.count} values of '{bad.tensor}' are NaN or infinite, "
+            f"first at {list(bad.index)}"
+        )
+    if found.verdict in ("unrelated", "different architecture"):
+        raise LineageError(
+            f"{label} does not descend from {base_label}: {found.reason}",
+            hint="use weights that were fine-tuned from this base",
+        )
+    pair = found.pairs[0]
+    distances = [
+        layer.distance[0]
+        for layer in found.layers
+        if layer.counted and layer.distance[0] is not None
+    ] or [0.0]
+    return Lineage(
+        verdict=found.verdict,
+        reason=found.reason,
+        cosine=pair.cosine,
+        adjusted=pair.adjusted,
+        distance=float(np.mean(distances)),
+        largest=float(np.max(distances)),
+        layers=pair.layers,
+    )

@@ -1,0 +1,126 @@
+"""Findings beside the verdict, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stockpot.inspection.result import Bad, Deltas, Layer, Model, Pair, degrees
+from stockpot.inspection.verdict import fixed
+
+_SHOWN = 3
+# Norms of one layer this far apart make a plain average follow the larger model.
+_NORM_RATIO = 2.0
+
+
+def notes(
+    models: Sequence[Model],
+    pairs: Sequence[Pair],
+    deltas: Deltas | None,
+    layers: Sequence[Layer],
+    nonfinite: Sequence[Bad],
+    base: str | None,
+) -> tuple[str, ...]:
+    """Everything worth telling about names, broken values, single layers and deltas."""
+    found = [_broken(bad) for bad in nonfinite]
+    strangers = {pair.second for pair in pairs if pair.verdict == "different architecture"} - {
+        models[0].name
+    }
+    for model in models:
+        if model.name not in strangers:
+            found += _names(model, models[0].name)
+    found += [
+        _same_again(pair, base)
+        for pair in pairs
+        if pair.verdict == "identical" and (len(pairs) > 1 or base is not None)
+    ]
+    found += [_foreign(pair) for pair in pairs if pair.foreign and pair.verdict == "same ancestor"]
+    if base is not None:
+        found += [
+            _untrained(model, base, layers)
+            for model in models[1:]
+            if model.untrained and len(model.untrained) < len(layers)
+        ]
+    if deltas is not None:
+        found += _deltas(deltas)
+    found += _uneven(models, layers)
+    return tuple(found)
+
+
+def some(names: Sequence[str], shown: int = _SHOWN) -> str:
+    """The first few names and how many more there are."""
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _broken(bad: Bad) -> str:
+    values = "value is" if bad.count == 1 else "values are"
+    return (
+        f"{bad.model}: {bad.count} {values} NaN or infinite in '{bad.tensor}', "
+        f"first at {list(bad.index)}"
+    )
+
+
+def _names(model: Model, reference: str) -> list[str]:
+    found = []
+    if model.renamed:
+        found.append(f"{model.name}: names match those of {reference} {model.renamed}")
+    if model.missing:
+        found.append(f"{model.name} lacks {some(model.missing)}")
+    if model.extra:
+        found.append(f"only {model.name} has {some(model.extra)}")
+    for name, (ours, theirs) in list(model.reshaped.items())[:_SHOWN]:
+        found.append(f"'{name}' is {list(ours)} in {reference} and {list(theirs)} in {model.name}")
+    return found
+
+
+def _same_again(pair: Pair, base: str | None) -> str:
+    if pair.first == base:
+        how = f" up to rounding to {pair.rounding}" if pair.rounding else ""
+        return f"{pair.second} was never trained: it equals {pair.first}{how}"
+    how = f"equal up to rounding to {pair.rounding}" if pair.rounding else "the same weights twice"
+    return f"{pair.first} and {pair.second} are {how}"
+
+
+def _foreign(pair: Pair) -> str:
+    return (
+        f"{pair.first} and {pair.second} share an ancestor, but not in {some(pair.foreign)}: "
+        "trained from new values"
+    )
+
+
+def _untrained(model: Model, base: str, layers: Sequence[Layer]) -> str:
+    names = model.untrained or ()
+    return f"{model.name} left {len(names)} of {len(layers)} tensors as in {base}: {some(names)}"
+
+
+def _deltas(deltas: Deltas) -> list[str]:
+    known = [cosine for cosine in deltas.cosine if cosine is not None]
+    if not known or deltas.ratio is None:
+        return []
+    mean = sum(known) / len(known)
+    if mean > 0.9:
+        words = "almost the same change: averaging brings little"
+    elif mean > 0.1:
+        words = "changes that agree in part"
+    elif mean > -0.1:
+        words = "changes at right angles: each learnt something else"
+    else:
+        words = "changes against each other: averaging undoes both"
+    conflict = (
+        "" if deltas.sign_conflict is None else f", {deltas.sign_conflict:.0%} of signs in conflict"
+    )
+    return [
+        f"{words} (cosine of the deltas {fixed(mean)}, {degrees(mean):.0f} degrees{conflict}; "
+        f"Model Stock would keep t = {deltas.ratio:.2f} of the average)"
+    ]
+
+
+def _uneven(models: Sequence[Model], layers: Sequence[Layer]) -> list[str]:
+    uneven = []
+    for layer in layers:
+        norms = [norm for norm in layer.norm if norm]
+        if layer.counted and norms and max(norms) > _NORM_RATIO * min(norms):
+            uneven.append(layer.name)
+    if not uneven or len(models) < 2:
+        return []
+    return [f"norms differ more than twofold in {some(uneven)}: a plain average follows the larger"]
