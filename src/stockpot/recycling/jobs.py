@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from stockpot.backbones import Model
+from stockpot.backbones.model import PREFIX
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.evaluation import connectivity as paths
 from stockpot.files import write_json
@@ -29,7 +31,6 @@ from stockpot.recycling.rows import (
 from stockpot.tasks import named_generator
 from stockpot.training import (
     HyperParameters,
-    Model,
     build_feed,
     extract_features,
     finetune as run_finetuning,
@@ -92,9 +93,9 @@ def wild(
 ) -> None:
     """The trained part of somebody else's fine-tuning of the same base, without its head."""
     body = open_backbone(backbone, root)
-    body.load(load_state(Path(root) / weights))
-    model = Model(body, 1)
-    save_state(out / "featurizer.safetensors", _featurizer(model.state()))
+    path = Path(root) / weights
+    found = body.adopt(load_state(path), str(path))
+    save_state(out / "featurizer.safetensors", {PREFIX + name: t for name, t in found.items()})
     write_json(out / "metrics.json", {"steps": 0})
 
 
@@ -147,11 +148,12 @@ def finetune(
     rows = Rows.open(inputs["features"], data, backbone, split, root, cache)
     settings = HyperParameters(**hyperparameters)
     model = rows.model(settings.dropout)
-    model.load_state(load_state(inputs["probe"] / "model.safetensors"))
+    base = load_state(inputs["probe"] / "model.safetensors")
+    model.load_state(base)
     if init["kind"] == "base":
         settings = settings.replace(head_only_steps=0)
     else:
-        model.load_state(_start(init, inputs), partial=True)
+        model.load_state(_start(init, inputs))
     done = run_finetuning(
         model,
         rows.feed,
@@ -179,6 +181,7 @@ def finetune(
         out / "metrics.json",
         {
             **metrics,
+            "way": _way_from(base, done.best),
             "best_step": done.best_step,
             "steps": done.steps,
             "seconds": done.seconds,
@@ -330,7 +333,23 @@ def _probed(rows: Rows, folder: Path, dropout: float = 0.0) -> Model:
 
 
 def _featurizer(state: Values) -> dict[str, Any]:
-    return {name: value for name, value in state.items() if name.startswith("featurizer.")}
+    return {name: value for name, value in state.items() if name.startswith(PREFIX)}
+
+
+def _way_from(base: Values, state: Values) -> dict[str, float]:
+    """How far a run went: median cosine of its matrices to the base's, and its relative distance."""
+    cosines, moved, norm = [], 0.0, 0.0
+    for name, value in _featurizer(state).items():
+        there, here = value.double().flatten(), base[name].double().flatten()
+        moved += float((there - here).square().sum())
+        norm += float(here.square().sum())
+        if value.ndim >= 2:
+            scale = float(there.norm() * here.norm())
+            cosines.append(float(there @ here) / scale if scale > 0 else 0.0)
+    return {
+        "cosine": float(np.median(cosines)) if cosines else 1.0,
+        "distance": float(np.sqrt(moved / norm)) if norm > 0 else 0.0,
+    }
 
 
 def _start(init: Values, inputs: Folders) -> dict[str, Any]:

@@ -202,13 +202,15 @@ def parse_recipe(
     try:
         return Recipe.model_validate(value)
     except ValidationError as error:
-        found: dict[str, None] = {}
+        found: dict[str, int] = {}
         for item in error.errors(include_url=False):
-            location = _in_file(item["loc"], value)
-            line = f":{line_of(location, dict(lines))}" if lines else ""
+            loc = item["loc"] + (("kind",) if item["type"] == "union_tag_invalid" else ())
+            location = _in_file(loc, value)
+            number = line_of(location, lines) if lines else 0
+            line = f":{number}" if lines else ""
             where = ".".join(str(part) for part in location)
-            found[f"{source}{line}: {where + ': ' if where else ''}{_words(item, location)}"] = None
-        raise RecipeError(list(found)) from error
+            found[f"{source}{line}: {where + ': ' if where else ''}{_words(item)}"] = number
+        raise RecipeError(sorted(found, key=lambda text: found[text])) from error
 
 
 def _in_file(location: Location, value: Any) -> Location:
@@ -226,16 +228,20 @@ def _in_file(location: Location, value: Any) -> Location:
     return tuple(parts)
 
 
-def _words(item: Any, location: Location) -> str:
+def _words(item: Any) -> str:
     kind, message = item["type"], str(item["msg"])
     if kind == "extra_forbidden":
         name = str(item["loc"][-1])
         return f"unknown key '{name}'{_suggest(name, _ALL_KEYS)}"
     if kind == "missing":
         return "is required"
-    return message.removeprefix("Value error, ") + (
-        f", got {item['input']!r}" if not isinstance(item["input"], Mapping | list) and "got" not in message else ""
-    )
+    if kind == "union_tag_invalid":
+        context = item["ctx"]
+        return f"unknown kind '{context['tag']}'; choose one of {context['expected_tags']}"
+    message = message.removeprefix("Value error, ")
+    if isinstance(item["input"], Mapping | list) or "got" in message:
+        return message
+    return f"{message}, got {item['input']!r}"
 
 
 def _suggest(name: str, known: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def load_with_lines(path: Path) -> tuple[Any, dict[Location, int]]:
     return value, lines
 
 
-def line_of(location: Location, lines: dict[Location, int]) -> int:
+def line_of(location: Location, lines: Mapping[Location, int]) -> int:
     """Line of ``location``, or of the nearest enclosing value that has one."""
     while location and location not in lines:
         location = location[:-1]

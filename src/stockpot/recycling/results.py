@@ -1,0 +1,333 @@
+"""From finished jobs to ``results.json``: numbers, intervals, reasons, and the family tree."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+import stockpot
+from stockpot.evaluation.diagnosis import diagnose
+from stockpot.evaluation.diversity import mean_diversity
+from stockpot.evaluation.evidence import Evidence, Member, PairBarrier
+from stockpot.evaluation.intervals import paired_bootstrap
+from stockpot.evaluation.metrics import correct, ensemble
+from stockpot.execution import Job
+from stockpot.recycling.family import family
+from stockpot.recycling.jobs import read_metrics
+from stockpot.recycling.plan import Cell, Plan, Run
+from stockpot.recycling.protocols import PROTOCOLS, Protocol
+from stockpot.recycling.recipe import Recipe
+from stockpot.recycling.rows import read_outputs
+from stockpot.tasks import Task
+
+Folders = Mapping[Job, Path]
+Scores = np.ndarray
+
+
+@dataclass
+class _CellData:
+    """Everything about one cell that is needed more than once."""
+
+    cell: Cell
+    labels: np.ndarray
+    kind: str
+    folders: Folders
+
+    def metrics(self, job: Job) -> dict[str, Any]:
+        return read_metrics(self.folders[job])
+
+    def test_outputs(self, job: Job, file: str) -> np.ndarray:
+        outputs = read_outputs(self.folders[job] / file)
+        return np.concatenate([v for name, v in outputs.items() if name.startswith("test/")])
+
+    def scores(self, outputs: np.ndarray) -> Scores:
+        return correct(outputs, self.labels, self.kind)  # type: ignore[arg-type]
+
+
+def collect(
+    recipe: Recipe, task: Task, plan: Plan, folders: Folders, backbone: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All results as one JSON value (schema 1), which the report draws."""
+    cells = [_read(cell, task, folders) for cell in plan.cells]
+    return {
+        "schema": 1,
+        "title": recipe.title,
+        "task": {
+            "name": task.name,
+            "kind": task.kind,
+            "metric": "accuracy" if task.kind == "classification" else "r2",
+            "domains": list(task.domains),
+            "classes": list(task.classes),
+            "examples": {name: int(count) for name, count in task.counts().items()},
+            "skipped": list(task.skipped),
+        },
+        "backbone": dict(backbone),
+        "cells": [_cell(recipe, data) for data in cells],
+        "table": _table(recipe, cells),
+        "lineage": family(recipe, plan, folders),
+        "final": _final(recipe, plan),
+        "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
+        "versions": versions(),
+        "seconds": round(sum(_seconds(folders[job]) for job in set(folders)), 1),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    found = {"stockpot": stockpot.__version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "transformers", "timm", "accelerate"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _read(cell: Cell, task: Task, folders: Folders) -> _CellData:
+    from stockpot.recycling.rows import limit_task
+
+    data = cell.probe.arguments["data"]
+    if data["limit"] is not None:
+        task = limit_task(task, data["limit"], data["seed"])
+    assert cell.held_out is not None
+    return _CellData(cell, task.labels[task.rows(cell.held_out)], task.kind, folders)
+
+
+def _cell(recipe: Recipe, data: _CellData) -> dict[str, Any]:
+    cell = data.cell
+    seen: dict[Job, dict[str, Any]] = {}
+    for runs in cell.runs.values():
+        for run in runs:
+            seen.setdefault(run.job, _run(run, data))
+    connectivity = []
+    if cell.connectivity is not None:
+        path = data.folders[cell.connectivity] / "connectivity.json"
+        connectivity = json.loads(path.read_text(encoding="utf-8"))
+    models = [_model(PROTOCOLS[name], job, data) for name, job in cell.models.items()]
+    diversity, diagnoses = [], []
+    for name, job in cell.models.items():
+        protocol = PROTOCOLS[name]
+        if _is_average(protocol) and not protocol.over_trials:
+            found = _diagnosis(recipe, protocol, job, data, connectivity)
+            if found is not None:
+                diagnoses.append({"protocol": name, **found})
+                if name in ("soup_uniform", "ratatouille_uniform"):
+                    diversity.append(_diversity(protocol, found["evidence"]))
+    return {
+        "held_out": cell.held_out,
+        "trial": cell.trial,
+        "runs": list(seen.values()),
+        "models": models,
+        "connectivity": connectivity,
+        "diversity": diversity,
+        "diagnosis": diagnoses,
+    }
+
+
+def _is_average(protocol: Protocol) -> bool:
+    return protocol.group == "average" and protocol.combine != "one" and protocol.take == "best"
+
+
+def _run(run: Run, data: _CellData) -> dict[str, Any]:
+    metrics = data.metrics(run.job)
+    main = metrics.get("best") or metrics["last"]
+    return {
+        "id": run.name,
+        "label": run.name,
+        "pool": run.pool,
+        "init": run.init,
+        "hyperparameters": dict(run.hyperparameters),
+        "id_accuracy": main["id_accuracy"],
+        "accuracy": main["accuracy"],
+        "steps": metrics["steps"],
+        "seconds": metrics["seconds"],
+        "history": metrics["history"],
+    }
+
+
+def _model(protocol: Protocol, job: Job, data: _CellData) -> dict[str, Any]:
+    metrics = data.metrics(job)
+    steps, seconds = _cost(protocol, job, data)
+    members = metrics["members"]
+    return {
+        "protocol": protocol.name,
+        "label": protocol.label,
+        "selection": protocol.selection,
+        "members": members,
+        "id_accuracy": metrics["best"]["id_accuracy"],
+        "accuracy": metrics["best"]["accuracy"],
+        "steps": steps,
+        "seconds": seconds,
+        "forward_cost": len(members) if protocol.combine == "ensemble" else 1,
+        "oracle": protocol.group == "oracle",
+        "how": metrics["how"],
+    }
+
+
+def _cost(protocol: Protocol, job: Job, data: _CellData) -> tuple[int, float]:
+    """Training steps and seconds that this outcome needs from scratch, auxiliaries included."""
+    runs = [need for name, need in job.inputs.items() if name.startswith("run:")]
+    if protocol.select == "first two":
+        runs = runs[:2]
+    needed: set[Job] = set()
+    for run in runs:
+        needed |= {run, *(need for name, need in run.inputs.items() if name.startswith("init"))}
+    steps, seconds = 0, 0.0
+    for one in needed:
+        metrics = data.metrics(one)
+        steps += int(metrics["steps"])
+        seconds += float(metrics.get("seconds", 0.0))
+    return steps, round(seconds, 1)
+
+
+def _diagnosis(
+    recipe: Recipe,
+    protocol: Protocol,
+    job: Job,
+    data: _CellData,
+    connectivity: Sequence[Mapping[str, Any]],
+) -> dict[str, Any] | None:
+    metrics = data.metrics(job)
+    runs = {run.name: run for run in data.cell.runs[protocol.pool]}
+    chosen = [runs[name] for name in metrics["members"]]
+    if len(chosen) < 2:
+        return None
+    outputs = [data.test_outputs(run.job, "outputs-best.npz") for run in chosen]
+    scores = np.stack([data.scores(each) for each in outputs])
+    joined = ensemble(list(outputs), data.kind)  # type: ignore[arg-type]
+    average = data.scores(data.test_outputs(job, "outputs.npz"))
+    where = (str(data.cell.held_out), data.cell.trial)
+    compared = paired_bootstrap(
+        {"average": {where: average}, "members": {where: scores.mean(axis=0)}},
+        "members",
+        resamples=recipe.resamples,
+    )["average"].difference
+    assert compared is not None
+    ratio = None
+    if data.kind == "classification":
+        ratio = mean_diversity(scores).ratio_error
+    evidence = Evidence(
+        members=tuple(_member(run, data) for run in chosen),
+        average=float(average.mean()),
+        average_id=metrics["best"]["id_accuracy"],
+        ensemble=float(data.scores(joined).mean()),
+        low=compared.low,
+        high=compared.high,
+        ratio_error=ratio,
+        barriers=tuple(
+            PairBarrier(pair["a"], pair["b"], pair["kind"], pair["barrier_id"], pair["barrier_ood"])
+            for pair in connectivity
+            if {pair["a"], pair["b"]} <= {*runs, "base"}
+            or (pair["kind"] == "base to average" and pair["b"] == protocol.name)
+        ),
+        head_shared=True,
+        batchnorm="frozen" if recipe.backbone.batchnorm == "frozen" else "reestimate",
+        metric="accuracy" if data.kind == "classification" else "r2",
+    )
+    return diagnose(evidence).to_json()
+
+
+def _member(run: Run, data: _CellData) -> Member:
+    metrics = data.metrics(run.job)
+    values = [point["validation"] for point in metrics["history"]]
+    means = [float(np.mean(list(v.values()))) if isinstance(v, dict) else float(v) for v in values]
+    return Member(
+        name=run.name,
+        accuracy=metrics["best"]["accuracy"],
+        init=run.init,
+        id_accuracy=metrics["best"]["id_accuracy"],
+        learning_rate=run.hyperparameters["learning_rate"],
+        cosine=metrics["way"]["cosine"],
+        distance=metrics["way"]["distance"],
+        fall=max(means) - means[-1] if means else None,
+    )
+
+
+def _diversity(protocol: Protocol, evidence: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "pool": protocol.pool,
+        "ratio_error": evidence.get("ratio_error"),
+        "ensemble": evidence["ensemble"],
+        "mean_member": evidence["mean_member"],
+        "average": evidence["average"],
+        "ensemble_gain": evidence["ensemble_gain"],
+    }
+
+
+def _table(recipe: Recipe, cells: Sequence[_CellData]) -> list[dict[str, Any]]:
+    """One row per protocol, with intervals over domains and the difference to the reference."""
+    if not cells:
+        return []
+    scores: dict[str, dict[tuple[str, int], Scores]] = {}
+    costs: dict[str, list[tuple[float, float, int]]] = {}
+    for data in cells:
+        where = (str(data.cell.held_out), data.cell.trial)
+        for name in recipe.protocol_names:
+            protocol = PROTOCOLS[name]
+            if protocol.over_trials and data.cell.trial > 0:
+                continue  # one model for all trials
+            if protocol.combine == "each":
+                own = [
+                    data.scores(data.test_outputs(run.job, "outputs-best.npz"))
+                    for run in data.cell.runs[protocol.pool]
+                ]
+                found = [data.metrics(run.job) for run in data.cell.runs[protocol.pool]]
+                scores.setdefault(name, {})[where] = np.mean(own, axis=0)
+                cost = (
+                    float(np.mean([each["steps"] for each in found])),
+                    float(np.mean([each["seconds"] for each in found])),
+                    1,
+                )
+            else:
+                job = data.cell.models[name]
+                scores.setdefault(name, {})[where] = data.scores(
+                    data.test_outputs(job, "outputs.npz")
+                )
+                model = _model(protocol, job, data)
+                cost = (model["steps"], model["seconds"], model["forward_cost"])
+            costs.setdefault(name, []).append(cost)
+    against = next((name for name in ("soup_uniform", "erm", "linear_probe") if name in scores), None)
+    metric = "accuracy" if cells[0].kind == "classification" else "r2"
+    estimates = paired_bootstrap(
+        scores, against, resamples=recipe.resamples, seed=recipe.seed, metric=metric
+    )
+    rows = []
+    for name, estimate in estimates.items():
+        protocol = PROTOCOLS[name]
+        steps, seconds, forward = np.mean(costs[name], axis=0)
+        rows.append(
+            {
+                "protocol": name,
+                "label": protocol.label,
+                "group": protocol.group,
+                "steps": float(steps),
+                "seconds": float(seconds),
+                "forward_cost": int(forward),
+                **estimate.to_json(),
+            }
+        )
+    return rows
+
+
+def _final(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    protocol = PROTOCOLS[recipe.final_protocol]
+    held_out = plan.final_cell.held_out
+    trained = "all domains" if held_out is None else f"all domains but {held_out}"
+    return {
+        "protocol": protocol.name,
+        "label": protocol.label,
+        "folder": "model",
+        "why": f"named by the recipe; trained on {trained}",
+    }
+
+
+def _seconds(folder: Path) -> float:
+    return float(json.loads((folder / "done.json").read_text(encoding="utf-8"))["seconds"])

@@ -1,0 +1,76 @@
+"""A task and a backbone that train in a fraction of a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+DOMAINS = ("north", "east", "south")
+DIMENSIONS = 6
+
+
+def net() -> nn.Module:
+    """A small network with fixed 'pretrained' weights."""
+    generator = torch.Generator().manual_seed(7)
+    layers = nn.Sequential(nn.Linear(DIMENSIONS, 16), nn.ReLU(), nn.Linear(16, 12), nn.Tanh())
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)
+    layers.feature_dim = 12  # type: ignore[assignment]
+    layers.input_shape = (DIMENSIONS,)  # type: ignore[assignment]
+    return layers
+
+
+def write_arrays(path: Path, *, seed: int = 0, per_domain: int = 60, classes: int = 3) -> Path:
+    """Three rotated copies of one problem: inputs, labels, domains."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(classes, DIMENSIONS)) * 1.5
+    inputs, labels, domains = [], [], []
+    for index, domain in enumerate(DOMAINS):
+        turn, _ = np.linalg.qr(np.eye(DIMENSIONS) + 0.3 * index * rng.normal(size=(DIMENSIONS,) * 2))
+        own = np.arange(per_domain) % classes
+        noise = rng.normal(size=(per_domain, DIMENSIONS))
+        inputs.append(((centres[own] + noise) @ turn).astype(np.float32))
+        labels.append(own)
+        domains += [domain] * per_domain
+    np.savez(
+        path,
+        inputs=np.concatenate(inputs),
+        labels=np.concatenate(labels).astype(np.int64),
+        domains=np.array(domains),
+    )
+    return path
+
+
+def recipe(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A whole recipe on data written into ``folder``."""
+    write_arrays(folder / "target.npz")
+    write_arrays(folder / "other.npz", seed=1, classes=4)
+    value: dict[str, Any] = {
+        "title": "Tiny",
+        "task": {"kind": "arrays", "path": "target.npz"},
+        "held_out": ["south"],
+        "backbone": {"kind": "function", "name": "tests.recycling.tiny:net"},
+        "training": {
+            "steps": 12,
+            "batch_size": 8,
+            "learning_rate": [0.01, 0.003],
+            "dropout": [0.0, 0.1],
+            "weight_decay": 0.0,
+            "head_only_steps": 2,
+            "evaluate_every": 4,
+            "augmentation": False,
+        },
+        "auxiliaries": [{"name": "other", "task": {"kind": "arrays", "path": "other.npz"}}],
+        "runs": 3,
+        "trials": 1,
+        "periodic": {"every": 4, "models": 2},
+        "connectivity": {"points": 3, "examples": 20},
+        "resamples": 200,
+    }
+    value.update(changes)
+    return value
