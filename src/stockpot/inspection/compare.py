@@ -10,9 +10,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import combinations, islice
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from stockpot.checkpoints import Checkpoint
 from stockpot.errors import InputError
 from stockpot.inspection import verdict as judge
 from stockpot.inspection.align import Alignment, align
@@ -21,9 +24,7 @@ from stockpot.inspection.measure import Identity, block_size, measure, rows_of
 from stockpot.inspection.result import Bad, Inspection, Layer, Model, Pair, Verdict
 from stockpot.inspection.sources import (
     FLOATING,
-    Array,
     Source,
-    Weights,
     name_sources,
     open_all,
     short_name,
@@ -83,7 +84,7 @@ class _Job:
 
 
 def _compare(
-    opened: Mapping[str, Weights],
+    opened: Mapping[str, Checkpoint],
     base_name: str | None,
     names: Names,
     quick: bool,
@@ -143,7 +144,7 @@ def _compare(
     )
 
 
-def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
+def _shapes(weights: Checkpoint) -> dict[str, tuple[int, ...]]:
     return {name: tuple(weights.info(name).shape) for name in weights.names}
 
 
@@ -178,7 +179,7 @@ def _is_matrix(shape: Sequence[int]) -> bool:
 
 
 def _different(
-    opened: Mapping[str, Weights],
+    opened: Mapping[str, Checkpoint],
     shapes: Sequence[Mapping[str, tuple[int, ...]]],
     alignments: Sequence[Alignment],
     wanted: Sequence[str],
@@ -208,7 +209,7 @@ def _different(
 
 
 def _jobs(
-    weights: Sequence[Weights], alignments: Sequence[Alignment], wanted: Sequence[str]
+    weights: Sequence[Checkpoint], alignments: Sequence[Alignment], wanted: Sequence[str]
 ) -> list[_Job]:
     jobs = []
     for name in wanted:
@@ -232,7 +233,9 @@ def _sample(jobs: Sequence[_Job]) -> list[_Job]:
     return [counted[index] for index in chosen]
 
 
-def _in_step(weights: Sequence[Weights], job: _Job, limit: int | None) -> Iterator[Sequence[Array]]:
+def _in_step(
+    weights: Sequence[Checkpoint], job: _Job, limit: int | None
+) -> Iterator[Sequence[NDArray[Any]]]:
     size = block_size(job.shape)
     streams = [each.blocks(place, size) for each, place in zip(weights, job.places, strict=True)]
     return islice(zip(*streams, strict=True), limit)
@@ -312,7 +315,7 @@ def _bad(labels: Sequence[str], measured: Measured) -> list[Bad]:
 
 def _model(
     label: str,
-    weights: Weights,
+    weights: Checkpoint,
     alignment: Alignment,
     measured: Sequence[Measured],
     place: int,
