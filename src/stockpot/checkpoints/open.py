@@ -1,0 +1,126 @@
+"""Find the weights that a path or a hub id means, and open them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stockpot.checkpoints.checkpoint import Checkpoint
+from stockpot.checkpoints.memory import MemoryCheckpoint
+from stockpot.checkpoints.safetensors_file import check_link, open_file, open_sharded
+from stockpot.errors import CheckpointError
+
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+_SINGLE = (
+    "model.safetensors",
+    "adapter_model.safetensors",
+    "open_clip_model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+)
+_PICKLES = ("pytorch_model.bin", "adapter_model.bin", "model.pt", "model.pth")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+
+
+def open_checkpoint(source: str | Path | Mapping[str, Any] | Checkpoint) -> Checkpoint:
+    """Open weights for reading; nothing but headers is read.
+
+    Args:
+        source: a safetensors file or index, a PyTorch file, a folder (Hugging Face, timm,
+            sharded, LoRA adapter), a hub id ``owner/name`` or ``owner/name@revision`` (asked for
+            only when no such path exists), a state in memory, or an open checkpoint (returned as
+            it is).
+
+    Raises:
+        CheckpointError: nothing there, or a damaged file.
+        UnsafeFileError: a file that would run code or leaves its folder.
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    if isinstance(source, Mapping):
+        return MemoryCheckpoint(source)
+    label = str(source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _open_folder(path, label)
+    if path.is_file():
+        return _open_single(path, label)
+    if isinstance(source, str) and _HUB_ID.fullmatch(source):
+        from stockpot.checkpoints.hub import fetch_folder
+
+        return _open_folder(fetch_folder(source), label)
+    raise CheckpointError(
+        f"{label} does not exist", hint="give a weights file, a model folder or a hub id owner/name"
+    )
+
+
+def weights_folder(source: str | Path) -> Path | None:
+    """Folder with the config and tokenizer that belong to ``source``; None for a lone weights
+    file.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        return path.parent if (path.parent / "config.json").is_file() else None
+    if isinstance(source, str) and _HUB_ID.fullmatch(source):
+        from stockpot.checkpoints.hub import fetch_folder
+
+        return fetch_folder(source)
+    return None
+
+
+def _open_single(path: Path, label: str) -> Checkpoint:
+    if path.name.endswith(".index.json"):
+        return _open_index(path, label)
+    if path.suffix == ".safetensors":
+        return open_file(path, label)
+    if path.suffix in PICKLE_SUFFIXES:
+        from stockpot.checkpoints.pickle_file import open_pickle
+
+        return open_pickle(path, label)
+    raise CheckpointError(
+        f"{path} is no weights file",
+        hint=f"expected .safetensors, {', '.join(PICKLE_SUFFIXES)} or a model folder",
+    )
+
+
+def _open_index(path: Path, label: str) -> Checkpoint:
+    if ".bin." in path.name:
+        from stockpot.checkpoints.pickle_file import open_sharded_pickle
+
+        return open_sharded_pickle(path, label)
+    return open_sharded(path, label)
+
+
+def _open_folder(folder: Path, label: str) -> Checkpoint:
+    if (folder / "adapter_config.json").is_file() and not (folder / "model.safetensors").exists():
+        from stockpot.checkpoints.lora import open_adapted
+
+        return open_adapted(folder, label)
+    file = find_weights(folder)
+    check_link(file, folder)
+    return _open_single(file, label)
+
+
+def find_weights(folder: Path) -> Path:
+    """The weights file (or index of shards) of a model folder; safetensors before pickles."""
+    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    for name in _SINGLE:
+        if (folder / name).is_file():
+            return folder / name
+    if len(indexes) == 1:
+        return indexes[0]
+    tensors = sorted(folder.glob("*.safetensors"))
+    if len(tensors) == 1:
+        return tensors[0]
+    for name in (*_PICKLES, "pytorch_model.bin.index.json"):
+        if (folder / name).is_file():
+            return folder / name
+    if tensors or indexes:
+        names = ", ".join(file.name for file in (*indexes, *tensors)[:5])
+        raise CheckpointError(f"{folder} holds several weights files ({names})", hint="name one")
+    raise CheckpointError(
+        f"{folder} holds no weights", hint="expected model.safetensors or an index of shards"
+    )

@@ -1,0 +1,100 @@
+"""PyTorch's pickled checkpoints (.pt, .bin, .pth), read with ``weights_only`` so that no code
+runs.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stockpot.checkpoints.memory import MemoryCheckpoint, dtype_code
+from stockpot.checkpoints.safetensors_file import read_index, shard_path
+from stockpot.errors import CheckpointError, MissingDependencyError, UnsafeFileError
+
+NESTED_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "weights", "params")
+_SHARD_NAME = re.compile(r"[^/\\:\0]+\.(bin|pt|pth)")
+
+
+class PickleCheckpoint(MemoryCheckpoint):
+    """Weights of PyTorch files, memory-mapped where the format allows it."""
+
+    def __init__(self, state: Mapping[str, Any], *, label: str, path: Path) -> None:
+        super().__init__(state, label=label)
+        self.path = path
+
+
+def open_pickle(path: Path, label: str) -> PickleCheckpoint:
+    """Open a PyTorch file. Raises ``UnsafeFileError`` for one that holds code."""
+    return PickleCheckpoint(read_pickle(path), label=label, path=path)
+
+
+def open_sharded_pickle(index: Path, label: str) -> PickleCheckpoint:
+    """Open the shards that a ``pytorch_model.bin.index.json`` lists."""
+    weight_map = read_index(index)
+    state: dict[str, Any] = {}
+    for shard in dict.fromkeys(weight_map.values()):
+        for name, tensor in read_pickle(shard_path(index, shard, _SHARD_NAME)).items():
+            if weight_map.get(name) != shard:
+                raise CheckpointError(f"{index} does not place '{name}' in {shard}, which holds it")
+            state[name] = tensor
+    missing = [name for name in weight_map if name not in state]
+    if missing:
+        raise CheckpointError(f"{index} lists '{missing[0]}', which no shard holds")
+    return PickleCheckpoint(state, label=label, path=index.parent)
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """The state dict of a PyTorch file: names -> torch tensors on the CPU.
+
+    Training checkpoints are unwrapped through the keys ``NESTED_KEYS``; entries that are no tensors
+    (epoch, optimizer, ...) are left out.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise MissingDependencyError("torch", extra="torch", purpose=f"reading {path}") from None
+    try:
+        mapped = zipfile.is_zipfile(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise _refused(path, error) from None
+    except (OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no PyTorch checkpoint: {error}") from None
+    return unwrap(content, path)
+
+
+def unwrap(content: Any, path: Path) -> dict[str, Any]:
+    """The tensors of a loaded object, found through the usual nesting."""
+    for _ in range(4):
+        if not isinstance(content, Mapping):
+            break
+        nested = next((key for key in NESTED_KEYS if isinstance(content.get(key), Mapping)), None)
+        if nested is None:
+            state = {str(k): value for k, value in content.items() if dtype_code(value) is not None}
+            if state:
+                return state
+            break
+        content = content[nested]
+    raise CheckpointError(
+        f"{path} holds no table of tensors",
+        hint=f"looked at the top and under {', '.join(NESTED_KEYS)}",
+    )
+
+
+def _refused(path: Path, error: Exception) -> CheckpointError:
+    text = str(error)
+    if "TorchScript" in text:
+        hint = "load it where you trust it and save its state_dict"
+        return UnsafeFileError(f"{path} is a TorchScript program", hint=hint)
+    if isinstance(error, pickle.UnpicklingError) and re.search(r"GLOBAL|global|REDUCE|class", text):
+        what = re.search(r"(GLOBAL|global:?) ([\w.]+)", text)
+        hint = "save the model's state_dict, or convert it to safetensors where you trust it"
+        return UnsafeFileError(
+            f"{path} would run code when read{f' ({what.group(2)})' if what else ''}", hint=hint
+        )
+    reason = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return CheckpointError(f"{path} is no PyTorch checkpoint: {reason}")

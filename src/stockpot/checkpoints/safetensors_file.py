@@ -1,0 +1,134 @@
+"""safetensors files, single or sharded, memory-mapped."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stockpot.checkpoints.checkpoint import Checkpoint
+from stockpot.checkpoints.dtypes import STORAGE, Array
+from stockpot.checkpoints.header import Header, TensorInfo, read_header
+from stockpot.errors import CheckpointError, UnsafeFileError
+
+_SHARD_NAME = re.compile(r"[^/\\:\0]+\.safetensors")
+
+
+class SafetensorsCheckpoint(Checkpoint):
+    """One or more safetensors files that hold one model. ``raw`` gives views of the mapped
+    files.
+    """
+
+    def __init__(self, files: list[Path], *, label: str, path: Path) -> None:
+        self.files = files
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._place: dict[str, tuple[Path, int]] = {}
+        tensors: dict[str, TensorInfo] = {}
+        metadata: dict[str, str] = {}
+        for file in files:
+            header = self._open(file)
+            for name, info in header.tensors.items():
+                if name in tensors:
+                    other = self._place[name][0]
+                    raise CheckpointError(f"tensor '{name}' is in {other.name} and in {file.name}")
+                tensors[name] = info
+                self._place[name] = (file, header.offsets[name])
+            metadata |= header.metadata
+        super().__init__(tensors, label=label, path=path, metadata=metadata)
+
+    def _open(self, file: Path) -> Header:
+        try:
+            with file.open("rb") as handle:
+                header = read_header(file, handle)
+                self._maps[file] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise CheckpointError(f"cannot read {file}: {error.strerror or error}") from error
+        return header
+
+    def raw(self, name: str) -> Array:
+        info = self.info(name)
+        file, offset = self._place[name]
+        return np.frombuffer(self._maps[file], STORAGE[info.dtype], info.size, offset)
+
+    def close(self) -> None:
+        for view in self._maps.values():
+            try:
+                view.close()
+            except BufferError:
+                # An array still looks at the map; it is released when the last of them goes.
+                continue
+        self._maps = {}
+
+
+def open_file(path: Path, label: str) -> SafetensorsCheckpoint:
+    """Open one safetensors file."""
+    return SafetensorsCheckpoint([path], label=label, path=path)
+
+
+def open_sharded(index: Path, label: str) -> SafetensorsCheckpoint:
+    """Open the shards that an index file lists.
+
+    Raises ``UnsafeFileError`` where the index points outside its folder, and ``CheckpointError``
+    where index and shards disagree.
+    """
+    weight_map = read_index(index)
+    files = [shard_path(index, name) for name in dict.fromkeys(weight_map.values())]
+    checkpoint = SafetensorsCheckpoint(files, label=label, path=index.parent)
+    for name, shard in weight_map.items():
+        if name not in checkpoint:
+            raise CheckpointError(f"{index} places '{name}' in {shard}, which lacks it")
+        if checkpoint._place[name][0].name != shard:
+            raise CheckpointError(f"{index} places '{name}' in {shard}, it is elsewhere")
+    unlisted = [name for name in checkpoint.names if name not in weight_map]
+    if unlisted:
+        raise CheckpointError(f"{index} does not list '{unlisted[0]}', which a shard holds")
+    return checkpoint
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """``weight_map`` of an index file: tensor name -> file name."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            raise CheckpointError(f"{index} names a key twice")
+        return table
+
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=unique)
+        weight_map = content["weight_map"]
+    except OSError as error:
+        raise CheckpointError(f"cannot read {index}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{index} is no index of shards: {error}") from None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str):
+            raise CheckpointError(f"{index} places '{name}' in {shard!r}, which is no file name")
+    return weight_map
+
+
+def shard_path(index: Path, name: str, pattern: re.Pattern[str] = _SHARD_NAME) -> Path:
+    """Path of a shard, proved to lie in the folder of its index."""
+    if name in ("", ".", "..") or not pattern.fullmatch(name):
+        raise UnsafeFileError(
+            f"{index} names the shard {name!r}", hint="a shard lies beside its index"
+        )
+    path = index.parent / name
+    if not path.is_file():
+        raise CheckpointError(f"{index} names the shard {name}, which is missing")
+    check_link(path, index.parent)
+    return path
+
+
+def check_link(path: Path, folder: Path) -> None:
+    """Refuse a symbolic link out of its folder, except into the blobs of a hub cache."""
+    target, home = path.resolve(), folder.resolve()
+    in_cache = home.parent.name == "snapshots" and target.parent == home.parent.parent / "blobs"
+    if target.parent != home and not in_cache:
+        raise UnsafeFileError(f"{path} is a link out of its folder, to {target}")

@@ -1,0 +1,165 @@
+"""Write safetensors files: the size is known before any data, so room is taken first.
+
+Tensors can be written in any order and by several threads. A file or folder gets its final name
+only when it is whole and on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from stockpot.checkpoints.dtypes import Array, code_of, narrow
+from stockpot.checkpoints.header import Header, TensorInfo, build_header, header_bytes
+from stockpot.errors import CheckpointError
+from stockpot.files import atomic_file, write_json
+
+DEFAULT_SHARD = 5_000_000_000
+
+
+class CheckpointWriter:
+    """Safetensors files with known contents, filled piece by piece.
+
+    ``write(name, start, values)`` may be called from several threads.
+    """
+
+    def __init__(self, layout: Mapping[Path, Header]) -> None:
+        self._descriptors: list[int] = []
+        self._place: dict[str, tuple[int, int]] = {}
+        self.tensors: dict[str, TensorInfo] = {}
+        for path, header in layout.items():
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+            self._descriptors.append(descriptor)
+            _take_room(descriptor, header.file_size)
+            _write_all(descriptor, header_bytes(header.tensors, header.metadata), 0)
+            for name, offset in header.offsets.items():
+                self._place[name] = (descriptor, offset)
+            self.tensors |= header.tensors
+
+    def write(self, name: str, start: int, stored: Array) -> None:
+        """Put storage values at element ``start`` of the flattened tensor ``name``."""
+        descriptor, offset = self._place[name]
+        stored = np.ascontiguousarray(stored)
+        if stored.size:
+            _write_all(
+                descriptor, stored.view(np.uint8).reshape(-1).data, offset + start * stored.itemsize
+            )
+
+    def close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+
+@contextmanager
+def file_writer(
+    path: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
+) -> Iterator[CheckpointWriter]:
+    """A writer for one file, whole or not at all."""
+    with atomic_file(path) as temporary:
+        writer = CheckpointWriter({temporary: build_header(tensors, metadata)})
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+@contextmanager
+def folder_writer(
+    folder: Path,
+    tensors: Mapping[str, TensorInfo],
+    metadata: Mapping[str, str],
+    max_shard_size: int = DEFAULT_SHARD,
+) -> Iterator[CheckpointWriter]:
+    """A writer for ``model.safetensors``, or shards and their index, inside an existing folder.
+
+    The folder is the caller's to make whole (``stockpot.files.atomic_folder``).
+    """
+    shards = split_shards(tensors, max_shard_size)
+    if len(shards) == 1:
+        names = ["model.safetensors"]
+    else:
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        weight_map = {
+            name: file for file, shard in zip(names, shards, strict=True) for name in shard
+        }
+        sizes = {
+            "total_parameters": sum(info.size for info in tensors.values()),
+            "total_size": sum(info.nbytes for info in tensors.values()),
+        }
+        write_json(
+            folder / "model.safetensors.index.json",
+            {"metadata": sizes, "weight_map": dict(sorted(weight_map.items()))},
+        )
+    layout = {
+        folder / file: build_header(shard, metadata)
+        for file, shard in zip(names, shards, strict=True)
+    }
+    writer = CheckpointWriter(layout)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def split_shards(
+    tensors: Mapping[str, TensorInfo], max_shard_size: int
+) -> list[dict[str, TensorInfo]]:
+    """Greedy shards in the given order of at most ``max_shard_size`` bytes; a larger tensor is
+    alone.
+    """
+    shards: list[dict[str, TensorInfo]] = [{}]
+    used = 0
+    for name, info in tensors.items():
+        if shards[-1] and used + info.nbytes > max_shard_size:
+            shards.append({})
+            used = 0
+        shards[-1][name] = info
+        used += info.nbytes
+    return shards
+
+
+def write_checkpoint(
+    path: str | Path,
+    tensors: Mapping[str, Array],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dtypes: Mapping[str, str] | None = None,
+) -> None:
+    """Write numpy arrays as one safetensors file, whole or not at all.
+
+    Args:
+        path: the file; ``{"format": "pt"}`` is added to ``metadata``, which older readers insist
+            on.
+        tensors: any shapes and strides.
+        dtypes: safetensors codes for some names, for types that numpy lacks: ``{"w": "BF16"}``
+            rounds float arrays to bfloat16 and takes uint16 arrays as bits.
+
+    Raises ``CheckpointError`` for arrays that cannot be stored, ``OutputError`` for the file.
+    """
+    plan: dict[str, TensorInfo] = {}
+    for name, array in tensors.items():
+        code = (dtypes or {}).get(name) or code_of(np.asarray(array))
+        if code is None:
+            raise CheckpointError(f"'{name}' is {np.asarray(array).dtype}, which cannot be stored")
+        plan[name] = TensorInfo(name, np.shape(array), code)
+    with file_writer(Path(path), plan, {"format": "pt", **(metadata or {})}) as writer:
+        for name, info in plan.items():
+            writer.write(name, 0, narrow(np.asarray(tensors[name]), info.dtype).reshape(-1))
+
+
+def _take_room(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.ftruncate(descriptor, size)
+
+
+def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
