@@ -1,0 +1,96 @@
+"""SCE: select the positions where models differ most, calculate model weights, erase minorities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from stockpot.merging.method import Array, Block, Pass, Real, Statistics, Total, merge_method
+from stockpot.merging.methods._deltas import SCALE, elected_signs, kept
+from stockpot.merging.selection import threshold_passes
+
+
+def variance(xp: Any, deltas: list[Array]) -> Array:
+    """Variance over models, at each position, times their number."""
+    mean = deltas[0] / len(deltas)
+    for delta in deltas[1:]:
+        mean = mean + delta / len(deltas)
+    total = xp.zeros_like(mean)
+    for delta in deltas:
+        total += (delta - mean) ** 2
+    return total
+
+
+def _variances(block: Block, **_: Any) -> list[Array]:
+    return [variance(block.xp, block.deltas)]
+
+
+def _rank(size: int, *, density: float, **_: Any) -> list[int]:
+    return [kept(size, density)]
+
+
+def _selected(block: Block) -> list[Array]:
+    deltas = block.deltas
+    threshold = float(block.statistics["threshold"][0][0])
+    if threshold > 0:
+        mask = variance(block.xp, deltas) >= threshold
+        for delta in deltas:
+            delta *= mask
+    return deltas
+
+
+def _squares(block: Block, **_: Any) -> dict[str, Total]:
+    deltas = _selected(block)
+    sums = [block.total(delta * delta).chunks for delta in deltas]
+    return {"squares": Total(np.stack(sums, axis=-1))}
+
+
+def _shares(statistics: Statistics, tensor: Any, **_: Any) -> Statistics:
+    squares = np.asarray(statistics.pop("squares"))
+    total = float(squares.sum())
+    statistics["shares"] = (
+        (squares / total).tolist() if total > 0 else [1.0 / len(squares)] * len(squares)
+    )
+    return statistics
+
+
+@merge_method(
+    "sce",
+    title="SCE (select, calculate, erase)",
+    formula="theta_0 + scale sum_i e_i s_i tau'_i / sum_i e_i s_i, s_i ~ ||tau'_i||^2, "
+    "e_i = [tau'_i has the sign of the sum]",
+    source="Wan et al. 2024, FuseChat, arXiv 2408.07990, section 3.3",
+    base="required",
+    passes=(*threshold_passes(_variances, _rank), Pass(_squares, _shares)),
+    parameters=(
+        Real(
+            "density",
+            0.1,
+            0.0,
+            1.0,
+            closed="right",
+            help="share of the positions selected, those of largest variance over models",
+        ),
+        SCALE,
+    ),
+    report=("shares",),
+)
+def sce(block: Block, *, density: float, scale: float) -> Array:
+    xp, deltas = block.xp, _selected(block)
+    signs = elected_signs(xp, deltas, 1)
+    total = xp.zeros_like(signs)
+    divisor = xp.zeros_like(signs)
+    for delta, share in zip(deltas, block.statistics["shares"], strict=True):
+        delta *= signs
+        agrees = delta > 0
+        delta *= agrees
+        delta *= share
+        total += delta
+        divisor += xp.astype(agrees, divisor.dtype) * share
+    divisor += divisor == 0
+    total /= divisor
+    total *= signs
+    total *= scale
+    total += block.base
+    return total
