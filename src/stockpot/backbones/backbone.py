@@ -59,6 +59,7 @@ class Backbone:
         self.preparation: Preparation = source.preparation
         self.feature_dim = feature_dim
         self.folder = source.folder
+        self._example_shape = source.example_shape
         names = [name for name, _ in self.network.named_parameters()]
         if cut is not None:
             names = [name for name in names if name in cut.trainable]
@@ -68,11 +69,19 @@ class Backbone:
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name in self.trainable)
         self.network.eval()
+        self._base = self.trainable_state()
 
     @property
     def modality(self) -> str:
-        """ "text", or "array" for images and arrays."""
-        return "text" if isinstance(self.preparation, TextPreparation) else "array"
+        """What it takes: "text", "image", or "array" (a function whose input is no RGB image)."""
+        if isinstance(self.preparation, TextPreparation):
+            return "text"
+        shape = self._example_shape
+        return "array" if shape is not None and (len(shape) != 3 or shape[0] != 3) else "image"
+
+    def reset(self) -> None:
+        """Back to the weights that were loaded first."""
+        self.load(self._base)
 
     def prepare(
         self, raw: Any, device: torch.device = _CPU, transform: Transform | None = None
@@ -101,7 +110,7 @@ class Backbone:
     def trainable_state(self) -> State:
         """The part of ``state()`` that training changes."""
         tensors = self.network.state_dict()
-        return {name: tensors[name].detach().cpu().clone() for name in self.trainable_names()}
+        return {name: _copy(tensors[name]) for name in self.trainable_names()}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -175,6 +184,10 @@ class Backbone:
                 module.training = False
 
 
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
 def load_backbone(spec: BackboneSpec, *, root: Path | None = None, example: Any = None) -> Backbone:
     """Build a backbone and load its weights.
 
@@ -196,6 +209,8 @@ def load_backbone(spec: BackboneSpec, *, root: Path | None = None, example: Any 
         found = adopt(given, own, required=required, source=str(path))
         source.network.load_state_dict(found, strict=False)
     source.network.eval()
+    if any(parameter.ndim == 4 for parameter in source.network.parameters()):
+        source.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch = _example_batch(source, example)
     whole = Featurizer(source.network, source.run, source.readout)
     with torch.no_grad():

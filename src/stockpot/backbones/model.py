@@ -63,11 +63,18 @@ class Model(nn.Module):
         return state
 
     @torch.no_grad()
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over tensors named as in ``state()``; what is not named stays as it is.
+    def load_state(self, state: Mapping[str, Tensor], *, partial: bool = False) -> None:
+        """Take over tensors named as in ``state()``; with ``partial`` some may be missing.
 
-        Raises ``BackboneError`` for an unknown name or another shape.
+        Raises ``BackboneError`` for a missing or unknown name and for another shape.
         """
+        names = [f"{PREFIX}{name}" for name in self.backbone.trainable_names()]
+        names += [f"head.{name}" for name, _ in self.head.named_parameters()]
+        missing = [name for name in names if name not in state]
+        if missing and not partial:
+            raise BackboneError(
+                f"tensor '{missing[0]}' is missing ({len(missing)} of {len(names)} are)"
+            )
         self.backbone.load(
             {name.removeprefix(PREFIX): t for name, t in state.items() if name.startswith(PREFIX)}
         )
@@ -80,6 +87,14 @@ class Model(nn.Module):
                 raise BackboneError(f"a model has no tensor '{name}'")
             check_shape(name, tensor, own[key], "weights")
             own[key].copy_(tensor)
+
+    @torch.no_grad()
+    def set_head(self, weight: Any, bias: Any) -> None:
+        """Replace the head: weight (n_outputs, D) and bias (n_outputs,), arrays or tensors."""
+        self.load_state(
+            {"head.weight": torch.as_tensor(weight), "head.bias": torch.as_tensor(bias)},
+            partial=True,
+        )
 
     def trained_parameters(self, *, head_only: bool = False) -> list[nn.Parameter]:
         """Parameters an optimizer gets, in the order of their names in the network."""

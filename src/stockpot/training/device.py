@@ -1,0 +1,30 @@
+"""One accelerator for the device and precision that a run asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def best_device(device: str | None = None) -> torch.device:
+    """The GPU when there is one, unless ``device`` says "cpu"."""
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def make_accelerator(precision: str, device: str | None = None) -> Accelerator:
+    """An ``accelerate.Accelerator`` on the GPU when there is one, or where ``device`` says "cpu".
+
+    The library keeps one precision per process; here runs of several may follow each other.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    cpu = best_device(device).type == "cpu"
+    shared: dict[str, Any] = PartialState._shared_state
+    if shared:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=cpu, mixed_precision=precision)

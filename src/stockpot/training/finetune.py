@@ -1,0 +1,99 @@
+"""A whole fine-tuning: train, keep the best, the last, the averages and the snapshots; resume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stockpot.backbones.backbone import State
+from stockpot.backbones.model import Model
+from stockpot.progress import progress
+from stockpot.tasks import Split, Task
+from stockpot.training.feed import Feed
+from stockpot.training.hyperparameters import HyperParameters
+from stockpot.training.trainer import Trainer
+
+_RESUME = "trainer.pt"
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What a run leaves; states hold the trained part of the model, in original units.
+
+    ``best``: the step with the best mean accuracy over the validation domains (the first of equals).
+    ``average``: uniform mean of the iterates. ``swad``: None unless asked for. ``history``: one entry
+    per evaluation with ``step``, ``validation``, ``by_domain``, ``validation_loss`` and ``loss``.
+    """
+
+    best: State
+    last: State
+    average: State
+    swad: State | None
+    snapshots: dict[int, State]
+    best_step: int
+    steps: int
+    seconds: float
+    history: list[dict[str, Any]]
+
+
+def finetune(
+    model: Model,
+    feed: Feed,
+    task: Task,
+    split: Split,
+    settings: HyperParameters,
+    *,
+    seed: int,
+    snapshots: Sequence[int] = (),
+    swad: bool = False,
+    scratch: Path | None = None,
+    device: str | None = None,
+) -> FineTuned:
+    """Fine-tune ``model`` from the weights it has.
+
+    ``snapshots``: steps after which the weights are kept. ``scratch``: a folder in which the run is
+    saved at every evaluation, so that the same call goes on after a kill; emptied at the end.
+    Raises ``StockpotError`` when training diverges.
+    """
+    trainer = Trainer(
+        model,
+        feed,
+        task.labels,
+        split.train,
+        split.validation,
+        settings,
+        seed=seed,
+        kind=task.kind,
+        swad=swad,
+        snapshots=snapshots,
+        device=device,
+    )
+    saved = scratch / _RESUME if scratch is not None else None
+    if saved is not None and saved.exists():
+        trainer.load(saved)
+    with progress("Fine-tuning", settings.steps) as advance:
+        advance(trainer.step)
+        while trainer.step < settings.steps:
+            before = trainer.step
+            trainer.advance(settings.evaluate_every - before % settings.evaluate_every)
+            advance(trainer.step - before)
+            if saved is not None and trainer.step < settings.steps:
+                trainer.save(saved)
+    result = FineTuned(
+        best=trainer.progress.best,
+        last=trainer.state(),
+        average=trainer.average(),
+        swad=trainer.swad(),
+        snapshots=trainer.progress.snapshots,
+        best_step=trainer.progress.best_step,
+        steps=trainer.step,
+        seconds=trainer.progress.seconds,
+        history=trainer.progress.history,
+    )
+    if saved is not None:
+        saved.unlink(missing_ok=True)
+        if saved.parent.exists() and not any(saved.parent.iterdir()):
+            saved.parent.rmdir()
+    return result

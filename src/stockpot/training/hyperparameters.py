@@ -1,0 +1,93 @@
+"""What one fine-tuning is told, and how random draws of it are made reproducible."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from stockpot.errors import InputError
+from stockpot.tasks import named_generator
+
+
+@dataclass(frozen=True)
+class HyperParameters:
+    """Settings of one fine-tuning; the defaults are DomainBed's for ResNet-50, with fewer steps.
+
+    ``batch_size`` is per training domain and step. ``head_only_steps``: during the first of the
+    ``steps`` only the head trains, then the optimizer is made anew over everything
+    (ModelRatatouille, ``lp_steps``). ``average_from``: part of the run, in [0, 1], after which the
+    moving average takes in every iterate. ``dropout`` acts between featurizer and head.
+    """
+
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.0
+    dropout: float = 0.0
+    batch_size: int = 32
+    steps: int = 300
+    head_only_steps: int = 0
+    evaluate_every: int = 50
+    average_from: float = 0.2
+    optimizer: Literal["adam", "adamw"] = "adam"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "learning_rate": (0 < self.learning_rate < 10, "between 0 and 10"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "dropout": (0 <= self.dropout < 1, "in [0, 1)"),
+            "batch_size": (self.batch_size >= 1, "1 or more"),
+            "steps": (self.steps >= 1, "1 or more"),
+            "head_only_steps": (0 <= self.head_only_steps <= self.steps, "between 0 and steps"),
+            "evaluate_every": (self.evaluate_every >= 1, "1 or more"),
+            "average_from": (0 <= self.average_from <= 1, "in [0, 1]"),
+            "optimizer": (self.optimizer in ("adam", "adamw"), "adam or adamw"),
+            "precision": (self.precision in ("no", "bf16", "fp16"), "no, bf16 or fp16"),
+        }
+        for name, (good, expected) in ranges.items():
+            if not good:
+                raise InputError(f"{name}: got {getattr(self, name)}, expected {expected}")
+
+    def replace(self, **changes: Any) -> HyperParameters:
+        """The same with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def draw_hyperparameters(
+    space: Mapping[str, Sequence[Any] | Mapping[str, float]],
+    *,
+    name: str,
+    seed: int,
+    index: int,
+    defaults: HyperParameters | None = None,
+) -> HyperParameters:
+    """Draw number ``index`` of a search; index 0 is ``defaults`` itself, as in DomainBed.
+
+    ``space`` gives for each field a list of choices, or ``{"low", "high"}`` for a uniform draw, with
+    ``"log": True`` uniform in the logarithm. A field's value depends on (``seed``, ``name``,
+    ``index``, field) alone: adding a field to the space leaves the draws of the others as they are.
+    Raises ``InputError`` for an unknown field or a value out of range.
+    """
+    defaults = defaults or HyperParameters()
+    known = {field.name for field in fields(HyperParameters)}
+    drawn: dict[str, Any] = {}
+    for field, choices in space.items():
+        if field not in known:
+            raise InputError(
+                f"unknown hyper-parameter '{field}'; known: {', '.join(sorted(known))}"
+            )
+        generator = named_generator(seed, "hyperparameters", name, index, field)
+        if isinstance(choices, Mapping):
+            drawn[field] = _draw_number(choices, generator)
+        else:
+            drawn[field] = choices[int(generator.integers(len(choices)))]
+    return defaults if index == 0 else defaults.replace(**drawn)
+
+
+def _draw_number(limits: Mapping[str, float], generator: Any) -> float:
+    low, high = float(limits["low"]), float(limits["high"])
+    where = float(generator.random())
+    if limits.get("log"):
+        return float(low * (high / low) ** where)
+    return low + (high - low) * where

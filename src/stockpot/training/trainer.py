@@ -1,0 +1,315 @@
+"""One fine-tuning as a state that goes forward step by step and can be put on disk at any step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stockpot.backbones.backbone import State
+from stockpot.backbones.model import Model
+from stockpot.errors import InputError, StockpotError
+from stockpot.evaluation.metrics import Kind, accuracy
+from stockpot.files import atomic_file
+from stockpot.tasks import named_generator
+from stockpot.training.averaging import LossValley, RunningMean
+from stockpot.training.device import make_accelerator
+from stockpot.training.feed import Feed
+from stockpot.training.hyperparameters import HyperParameters
+from stockpot.training.predict import predict
+from stockpot.training.sampler import BalancedSampler
+
+
+@dataclass
+class Progress:
+    """What a run has gathered so far."""
+
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: State = field(default_factory=dict)
+    best_step: int = 0
+    best_score: float = float("-inf")
+    snapshots: dict[int, State] = field(default_factory=dict)
+
+
+class Trainer:
+    """Fine-tune ``model`` on rows of a feed.
+
+    Every step takes ``batch_size`` rows of every training domain. Everything random in a step
+    depends on ``seed`` and the step's number alone, so that a run that was saved and loaded goes on
+    with the bytes it would have had. Regression targets are standardised on the training rows; the
+    weights that go in and come out speak the original units.
+
+    ``labels`` has the label of every row of the feed; ``train`` and ``validation`` are rows by domain.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        feed: Feed,
+        labels: np.ndarray,
+        train: Mapping[str, np.ndarray],
+        validation: Mapping[str, np.ndarray],
+        hp: HyperParameters,
+        *,
+        seed: int,
+        kind: Kind,
+        swad: bool = False,
+        snapshots: Sequence[int] = (),
+        device: str | None = None,
+    ) -> None:
+        self.model, self.feed, self.hp, self.seed, self.kind = model, feed, hp, seed, kind
+        self.labels = np.asarray(labels)
+        self.validation = validation
+        self.sampler = BalancedSampler(train, hp.batch_size, seed)
+        self.accelerator = make_accelerator(hp.precision, device)
+        self.device = self.accelerator.device
+        self.snapshot_steps = frozenset(snapshots)
+        self.progress = Progress()
+        self.center, self.spread = 0.0, 1.0
+        rows = np.concatenate(list(train.values()))
+        if kind == "regression":
+            self.center = float(self.labels[rows].mean(dtype=np.float64))
+            self.spread = max(float(self.labels[rows].std(dtype=np.float64)), 1e-12)
+        else:
+            self._check_labels(rows)
+        model.to(self.device)
+        model.dropout.p = hp.dropout
+        feed.to(self.device)
+        self._standardise_head()
+        self._targets = self._make_targets()
+        self.moving = RunningMean()
+        self._segment = RunningMean()  # iterates since the last evaluation
+        self.valley = LossValley() if swad else None
+        self._head_only = hp.head_only_steps > 0
+        self.optimizer = self._make_optimizer()
+        self._losses: list[float] = []
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.progress.step
+
+    def advance(self, steps: int) -> None:
+        """Take up to ``steps`` steps, stopping at the last one of the run.
+
+        Evaluates after every ``evaluate_every`` steps and after the last.
+        Raises ``StockpotError`` naming step and learning rate when the loss is not finite.
+        """
+        begun = time.perf_counter()
+        with self._own_randomness():
+            for _ in range(min(steps, self.hp.steps - self.step)):
+                self._take_step()
+                if self.step % self.hp.evaluate_every == 0 or self.step == self.hp.steps:
+                    self._note_evaluation()
+        self.progress.seconds += time.perf_counter() - begun
+
+    def evaluate(self) -> dict[str, Any]:
+        """Accuracy (or R2) by validation domain, its mean over domains, and the mean loss."""
+        scores, losses = {}, []
+        for name, rows in self.validation.items():
+            with self.accelerator.autocast():
+                outputs = predict(self.model, self.feed, rows, device=self.device.type)
+            target = self._targets[torch.from_numpy(rows).to(self.device)]
+            losses.append(float(self._loss(torch.from_numpy(outputs).to(self.device), target)))
+            original = outputs * self.spread + self.center if self.spread != 1.0 else outputs
+            if not np.isfinite(outputs).all():
+                raise self._diverged("validation output")
+            scores[name] = accuracy(original, self.labels[rows], self.kind)
+        mean = float(np.mean(list(scores.values()))) if scores else float("nan")
+        return {
+            "by_domain": scores,
+            "validation": mean,
+            "loss": float(np.mean(losses)) if losses else 0.0,
+        }
+
+    def state(self) -> State:
+        """The trained part of the model now, in original units (copies on the CPU)."""
+        state = self.model.state()
+        if self.kind == "regression":
+            state["head.weight"] = state["head.weight"] * self.spread
+            state["head.bias"] = state["head.bias"] * self.spread + self.center
+        return state
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Replace the weights, given in original units; everything else goes on as it was."""
+        self.model.load_state(state)
+        self._standardise_head()
+
+    def reset_optimizer(self) -> None:
+        """Forget the optimizer's moments."""
+        self.optimizer = self._make_optimizer()
+
+    def average(self) -> State:
+        """Uniform mean of the iterates since ``average_from``; the last one where there are none."""
+        total = RunningMean()
+        total.merge(self.moving)
+        total.merge(self._segment)
+        return self._in_original_units(total.mean()) if total.count else self.state()
+
+    def swad(self) -> State | None:
+        """The average over the loss valley; None when it was not asked for."""
+        if self.valley is None:
+            return None
+        state = self.valley.mean()
+        return self._in_original_units(state) if state else self.state()
+
+    def save(self, path: Path) -> None:
+        """Put the whole run on disk, whole or not at all."""
+        done = self.progress
+        value = {
+            "model": self.model.state(),
+            "optimizer": self.optimizer.state_dict(),
+            "head_only": self._head_only,
+            "moving": self.moving.dump(),
+            "segment": self._segment.dump(),
+            "valley": self.valley.dump() if self.valley else None,
+            "losses": self._losses,
+            "progress": {
+                "step": done.step,
+                "seconds": done.seconds,
+                "history": done.history,
+                "best": done.best,
+                "best_step": done.best_step,
+                "best_score": done.best_score,
+                "snapshots": done.snapshots,
+            },
+        }
+        if self.accelerator.scaler is not None:
+            value["scaler"] = self.accelerator.scaler.state_dict()
+        with atomic_file(path) as temporary:
+            torch.save(value, temporary)
+
+    def load(self, path: Path) -> None:
+        """Go on where ``save`` was called, with the same model, rows and hyper-parameters."""
+        value = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state(value["model"])
+        self._head_only = value["head_only"]
+        self.optimizer = self._make_optimizer()
+        self.optimizer.load_state_dict(value["optimizer"])
+        self.moving = RunningMean.load(value["moving"], self.device)
+        self._segment = RunningMean.load(value["segment"], self.device)
+        if self.valley is not None:
+            self.valley.restore(value["valley"], self.device)
+        self._losses = value["losses"]
+        self.progress = Progress(**value["progress"])
+        self.progress.best = {n: t.cpu() for n, t in self.progress.best.items()}
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(value["scaler"])
+
+    def _take_step(self) -> None:
+        step = self.step
+        if self._head_only and step >= self.hp.head_only_steps:
+            self._head_only = False
+            self.optimizer = self._make_optimizer()
+        torch.manual_seed(int(named_generator(self.seed, "step", step).integers(2**62)))
+        self.model.train()
+        rows = self.sampler.rows(step)
+        generator = named_generator(self.seed, "augmentation", step)
+        batch = self.feed.batch(rows, augment=generator)
+        target = self._targets[torch.from_numpy(rows).to(self.device)]
+        self.optimizer.zero_grad()
+        with self.accelerator.autocast():
+            with torch.set_grad_enabled(not self._head_only):
+                features = self.model.features(batch)
+            outputs = self.model.head(self.model.dropout(features))
+        loss = self._loss(outputs.float(), target)
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            raise self._diverged("loss")
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        self._losses.append(value)
+        self.progress.step = step + 1
+        if step + 1 > max(self.hp.average_from * self.hp.steps, self.hp.head_only_steps):
+            self._segment.add(self._live())
+        if step + 1 in self.snapshot_steps:
+            self.progress.snapshots[step + 1] = self.state()
+
+    def _note_evaluation(self) -> None:
+        found = self.evaluate()
+        done = self.progress
+        done.history.append(
+            {
+                "step": done.step,
+                "validation": found["validation"],
+                "by_domain": found["by_domain"],
+                "validation_loss": found["loss"],
+                "loss": float(np.mean(self._losses)),
+            }
+        )
+        self._losses = []
+        if found["validation"] > done.best_score or not done.best:
+            done.best, done.best_step = self.state(), done.step
+            done.best_score = found["validation"]
+        if self._segment.count:
+            self.moving.merge(self._segment)
+            if self.valley is not None:
+                self.valley.add(self._segment, found["loss"])
+            self._segment = RunningMean()
+
+    def _live(self) -> dict[str, Tensor]:
+        """The trained tensors themselves, named as in ``state``."""
+        network = self.model.backbone.network.state_dict(keep_vars=True)
+        live = {f"featurizer.{n}": network[n] for n in self.model.backbone.trainable_names()}
+        return live | {f"head.{n}": t for n, t in self.model.head.named_parameters()}
+
+    def _loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        if self.kind == "regression":
+            return nn.functional.mse_loss(outputs.squeeze(1), target)
+        return nn.functional.cross_entropy(outputs, target)
+
+    def _make_optimizer(self) -> Any:
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        made = kinds[self.hp.optimizer](
+            self.model.trained_parameters(head_only=self._head_only),
+            lr=self.hp.learning_rate,
+            weight_decay=self.hp.weight_decay,
+            fused=True,
+        )
+        return self.accelerator.prepare_optimizer(made)
+
+    def _make_targets(self) -> Tensor:
+        if self.kind == "classification":
+            return torch.from_numpy(self.labels.astype(np.int64)).to(self.device)
+        values = (self.labels.astype(np.float64) - self.center) / self.spread
+        return torch.from_numpy(values.astype(np.float32)).to(self.device)
+
+    def _check_labels(self, rows: np.ndarray) -> None:
+        used, outputs = self.labels[rows], self.model.head.out_features
+        if used.min() < 0 or used.max() >= outputs:
+            worst = int(used.min()) if used.min() < 0 else int(used.max())
+            raise InputError(f"label {worst} is out of range for a head with {outputs} outputs")
+
+    @torch.no_grad()
+    def _standardise_head(self) -> None:
+        if self.kind == "regression":
+            self.model.head.weight.div_(self.spread)
+            self.model.head.bias.sub_(self.center).div_(self.spread)
+
+    def _in_original_units(self, state: State) -> State:
+        if self.kind == "regression":
+            state["head.weight"] = state["head.weight"] * self.spread
+            state["head.bias"] = state["head.bias"] * self.spread + self.center
+        return state
+
+    def _diverged(self, what: str) -> StockpotError:
+        return StockpotError(
+            f"the {what} is not finite at step {self.step + 1} with learning rate "
+            f"{self.hp.learning_rate:g}",
+            hint="lower the learning rate",
+        )
+
+    @contextmanager
+    def _own_randomness(self) -> Any:
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            yield
