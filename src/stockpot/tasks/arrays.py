@@ -137,7 +137,8 @@ def _read(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise TaskError(f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as handle:
+            stored = np.load(handle, allow_pickle=False)
             if not isinstance(stored, np.lib.npyio.NpzFile):
                 raise TaskError(f"{path}: one array, expected an .npz file with several")
             return {name: stored[name] for name in stored.files}

@@ -52,7 +52,7 @@ def load_rotated_mnist(folder: Path, *, name: str | None = None, seed: int = 0) 
     require_pillow()
     domains = [str(angle) for angle in ANGLES]
     classes = [str(digit) for digit in range(10)]
-    return _deal(folder, name or "RotatedMNIST", domains, classes, turn, seed)
+    return _deal(folder, "RotatedMNIST", name, domains, classes, turn, seed)
 
 
 def load_colored_mnist(folder: Path, *, name: str | None = None, seed: int = 0) -> Task:
@@ -74,7 +74,7 @@ def load_colored_mnist(folder: Path, *, name: str | None = None, seed: int = 0) 
         channels[np.arange(len(images)), colours.astype(np.int64)] = images
         return channels, labels.astype(np.int64)
 
-    return _deal(folder, name or "ColoredMNIST", list(COLOUR_RATES), ["0", "1"], colour, seed)
+    return _deal(folder, "ColoredMNIST", name, list(COLOUR_RATES), ["0", "1"], colour, seed)
 
 
 def read_mnist(folder: Path) -> tuple[Array, Array]:
@@ -95,20 +95,26 @@ def read_mnist(folder: Path) -> tuple[Array, Array]:
 
 
 def _deal(
-    folder: Path, name: str, domains: list[str], classes: list[str], make: Deal, seed: int
+    folder: Path,
+    variant: str,
+    name: str | None,
+    domains: list[str],
+    classes: list[str],
+    make: Deal,
+    seed: int,
 ) -> Task:
     images, digits = read_mnist(folder)
-    order = named_generator(seed, name.lower(), "partition").permutation(len(images))
+    order = named_generator(seed, variant, "partition").permutation(len(images))
     parts: list[tuple[Array, Array]] = []
     for i, domain in enumerate(domains):
         rows = order[i :: len(domains)]
-        generator = named_generator(seed, name.lower(), domain)
+        generator = named_generator(seed, variant, domain)
         parts.append(make(images[rows], digits[rows], i, generator))
     inputs = np.concatenate([part for part, _ in parts]).astype(np.float32) / np.float32(255)
     labels = np.concatenate([part for _, part in parts])
     ids = np.concatenate([np.full(len(part), i) for i, (part, _) in enumerate(parts)])
     return build_task(
-        name=name,
+        name=name or variant,
         kind="classification",
         modality="array",
         domains=domains,
