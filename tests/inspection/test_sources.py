@@ -45,4 +45,4 @@ def test_base_and_model_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for place in ("old", "new"):
         write_checkpoint(tmp_path / place / "net.safetensors", fresh(0))
     found = compare([tmp_path / "new/net.safetensors"], base=tmp_path / "old/net.safetensors")
-    assert [model.name for model in found.models] == ["net.safetensors (2)", "net.safetensors"]
+    assert [model.name for model in found.models] == ["net.safetensors (base)", "net.safetensors"]

@@ -32,7 +32,11 @@ _ENOUGH_DISK = 5 * 10**9
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the check-up: ``state`` is "ok", "missing" (an option) or "problem"."""
+    """One line of the check-up.
+
+    ``state``: "ok"; "missing", an option that is not installed; "warning", what stockpot works
+    around but other programs may not; "problem".
+    """
 
     name: str
     state: str
@@ -110,7 +114,10 @@ def _extra(name: str, packages: tuple[str, ...], purpose: str) -> Finding:
 
 
 def _torchvision(torch: str, vision: str) -> Finding:
-    """torchvision is compiled against one build of torch; beside another it fails on import."""
+    """torchvision is compiled against one build of torch; beside another it fails on import.
+
+    A warning only: backbones go on without torchvision's compiled operators.
+    """
     words = f"torch {torch}, torchvision {vision}"
     works, error = _try("import torch, torchvision")
     if works:
@@ -121,7 +128,7 @@ def _torchvision(torch: str, vision: str) -> Finding:
         why = f"builds differ ('{_build(torch) or 'default'}' and '{_build(vision) or 'default'}')"
     return Finding(
         "torchvision",
-        "problem",
+        "warning",
         f"{words} do not work together: {why}",
         "pip uninstall torchvision, or install both from the same index",
     )

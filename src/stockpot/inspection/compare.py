@@ -19,7 +19,7 @@ from stockpot.checkpoints import Checkpoint
 from stockpot.errors import InputError
 from stockpot.inspection import verdict as judge
 from stockpot.inspection.align import Alignment, align
-from stockpot.inspection.layers import Measured, build_layer, total_deltas
+from stockpot.inspection.layers import Measured, build_layer, matrices, total_deltas
 from stockpot.inspection.measure import Identity, block_size, measure, rows_of
 from stockpot.inspection.result import Bad, Inspection, Layer, Model, Pair, Verdict
 from stockpot.inspection.sources import (
@@ -65,7 +65,9 @@ def compare(
     named = name_sources(models)
     base_name = None
     if base is not None:
-        base_name = unused(short_name(base) or "base", named)
+        base_name = short_name(base) or "base"
+        if base_name in named:
+            base_name = unused(f"{base_name} (base)", named)
         named = {base_name: base, **named}
     with ExitStack() as stack:
         opened = open_all(stack, named)
@@ -326,7 +328,7 @@ def _model(
     distance: float | None = None
     untrained: tuple[str, ...] | None = None
     if has_base:
-        sound = [each.sums for each in measured if each.floating and not each.sums.nonfinite]
+        sound = matrices(measured)
         norm = sum(float(sums.gram[0, 0]) for sums in sound)
         change = sum(float(sums.deltas[place, place]) for sums in sound)
         distance = float(np.sqrt(change / norm)) if norm else None

@@ -57,14 +57,23 @@ def build_layer(measured: Measured, has_base: bool) -> Layer:
 
 
 def total_deltas(measured: Sequence[Measured]) -> Deltas:
-    """The changes from the base (the first model) over all sound tensors, as one vector."""
-    sound = [each.sums for each in measured if each.floating and not each.sums.nonfinite]
+    """The changes from the base (the first model) over all matrices, as one vector."""
+    sound = matrices(measured)
     if not sound:
         return Deltas((), None, None)
     deltas = np.sum([sums.deltas for sums in sound], axis=0)
     return _delta_numbers(
         deltas, sum(sums.opposite for sums in sound), sum(sums.both for sums in sound)
     )
+
+
+def matrices(measured: Sequence[Measured]) -> list[Sums]:
+    """Sums of what stands for the whole model: sound matrices, or all sound tensors without any.
+
+    Statistics of BatchNorm are no weights and may be a thousand times as large.
+    """
+    sound = [each for each in measured if each.floating and not each.sums.nonfinite]
+    return [each.sums for each in sound if each.counted] or [each.sums for each in sound]
 
 
 def stock_ratio(models: int, cosine: float) -> float:

@@ -38,7 +38,7 @@ class Model:
 
     ``renamed`` says which prefix differs, ``missing`` are tensors that the reference has and this
     model lacks, ``extra`` its own, ``reshaped`` those of another shape: (reference's, this one's).
-    With a base: ``distance`` is the norm of the change over the norm of the base, over all tensors,
+    With a base: ``distance`` is the norm of the change over the norm of the base, over matrices,
     and ``untrained`` names the tensors that equal the base's. Without: None.
     """
 
@@ -113,7 +113,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Deltas:
-    """The changes from the base over all tensors taken as one vector; fields as in ``Layer``."""
+    """The changes from the base, all matrices taken as one vector; fields as in ``Layer``."""
 
     cosine: tuple[float | None, ...]
     sign_conflict: float | None

@@ -21,7 +21,8 @@ def name_sources(sources: Mapping[str, Source] | Sequence[Source]) -> dict[str, 
     """Give every model a short name of its own.
 
     A path is called after its file or folder, or after the folder above where the name is one that
-    is everywhere ("model.safetensors"); a state in memory after its place. A mapping brings its own names.
+    is everywhere ("model.safetensors"); a state in memory after its place. A mapping brings its own
+    names.
     """
     if isinstance(sources, str | Path):
         raise InputError("expected several models", hint="give a list, or a mapping of names")
