@@ -1,0 +1,104 @@
+"""Linear mode connectivity: accuracy along the straight line between two sets of weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stockpot.report import svg
+from stockpot.report.numbers import percent, score
+
+KINDS = {"same init": "k-same", "different init": "k-different", "base to average": "k-base"}
+SPLITS = {"ood": "held-out domain", "id": "validation of the training domains"}
+_WIDTH, _HEIGHT = 300.0, 190.0
+
+
+def panels(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """For each split its name in words and one small figure per held-out domain."""
+    domains: dict[str, list[dict[str, Any]]] = {}
+    for cell in results["cells"]:
+        if cell.get("connectivity"):
+            domains.setdefault(cell["held_out"], []).extend(cell["connectivity"])
+    metric = results["task"]["metric"]
+    rows = []
+    for split, words in SPLITS.items():
+        figures = [
+            _panel(f"curve-{split}-{index}", name, known, split, metric)
+            for index, (name, curves) in enumerate(domains.items())
+            if (known := [curve for curve in curves if curve.get(split)])
+        ]
+        if figures:
+            rows.append((words, figures))
+    return rows
+
+
+def kinds(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Largest barrier per kind of pair: for the legend and the text."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell in results["cells"]:
+        for curve in cell.get("connectivity", []):
+            row = found.setdefault(
+                curve["kind"],
+                {"kind": curve["kind"], "css": KINDS[curve["kind"]], "pairs": 0, "id": 0, "ood": 0},
+            )
+            row["pairs"] += 1
+            for split in ("id", "ood"):
+                row[split] = max(row[split], curve.get(f"barrier_{split}") or 0.0)
+    return [found[kind] for kind in KINDS if kind in found]
+
+
+def _panel(ident: str, name: str, curves: list[dict[str, Any]], split: str, metric: str) -> str:
+    values = [value for curve in curves for value in curve[split]]
+    low, high = svg.padded(min(values), max(values), 0.04)
+    left, top, bottom = 38.0, 30.0, _HEIGHT - 24.0
+    across, up = svg.Scale(0, 1, left, _WIDTH - 8), svg.Scale(low, high, bottom, top)
+    parts = [svg.text(0, 14, svg.shortened(name, 13.5, 150), class_="panel-title")]
+    times = 1 if metric == "r2" else 100
+    for tick in up.ticks(4):
+        parts.append(svg.line(left, up(tick), _WIDTH - 8, up(tick), class_="grid"))
+        parts.append(
+            svg.text(left - 6, up(tick) + 4, f"{tick * times:g}", class_="tick", text_anchor="end")
+        )
+    for where, words, anchor in ((0, "one model", "start"), (1, "the other", "end")):
+        parts.append(svg.text(across(where), _HEIGHT - 8, words, class_="tick", text_anchor=anchor))
+    parts.append(svg.text(across(0.5), _HEIGHT - 8, "halfway", class_="tick", text_anchor="middle"))
+    for curve in sorted(curves, key=lambda each: -list(KINDS).index(each["kind"])):
+        points = [(across(x), up(y)) for x, y in zip(curve["lambdas"], curve[split], strict=True)]
+        words = svg.tooltip(f"{curve['a']} to {curve['b']}, {curve['kind']}")
+        parts.append(svg.group(words, svg.polyline(points), class_=f"curve {KINDS[curve['kind']]}"))
+    worst = max(curves, key=lambda curve: curve.get(f"barrier_{split}") or 0.0)
+    height = worst.get(f"barrier_{split}") or 0.0
+    unit = "" if metric == "r2" else " points"
+    parts.append(
+        svg.text(
+            _WIDTH - 8,
+            14,
+            f"barrier {score(height, metric)}{unit}",
+            class_="note",
+            text_anchor="end",
+        )
+    )
+    if height > 0.02:
+        parts.append(_mark(worst, split, across, up))
+    return svg.figure(
+        ident,
+        _WIDTH,
+        _HEIGHT,
+        f"Connectivity, {name} held out, {SPLITS[split]}",
+        f"{len(curves)} lines between two models; accuracies from {score(min(values), metric)} to "
+        f"{score(max(values), metric)}{percent(metric)}; largest barrier "
+        f"{score(height, metric)}{unit} ({worst['kind']}).",
+        *parts,
+    )
+
+
+def _mark(curve: dict[str, Any], split: str, across: svg.Scale, up: svg.Scale) -> str:
+    """The barrier as a line from the straight connection of the ends down to the curve."""
+    values = curve[split]
+    straight = [values[0] + (values[-1] - values[0]) * x for x in curve["lambdas"]]
+    index = max(range(len(values)), key=lambda i: straight[i] - values[i])
+    x = across(curve["lambdas"][index])
+    return svg.group(
+        svg.line(across(0), up(values[0]), across(1), up(values[-1]), class_="chord"),
+        svg.line(x, up(straight[index]), x, up(values[index]), class_="barrier"),
+        svg.marker("triangle", x, up(straight[index]) + 5, 3.4, class_="barrier-end"),
+    )

@@ -1,0 +1,65 @@
+"""The comparison as a Markdown table, for documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stockpot.report.numbers import count, duration, score, spread, typographic
+from stockpot.report.whiskers import GROUPS, grouped
+
+
+def markdown_table(results: dict[str, Any], *, domains: bool = True) -> str:
+    """One row a method: the mean with its 95 % interval, the difference in words, domains, cost.
+
+    Bold marks the highest value of a column among methods; an oracle is marked and never bold.
+    """
+    table, metric = results["table"], results["task"]["metric"]
+    names = list(table[0]["domains"]) if domains and len(table[0]["domains"]) > 1 else []
+    baseline = next((row["difference"]["against"] for row in table if row.get("difference")), None)
+    label = next((row["label"] for row in table if row["protocol"] == baseline), baseline)
+    against = f"Against {_plain(label)}" if label else "Difference"
+    head = ["Method", "Mean (95 % interval)", against, *names, "Steps", "Time", "Cost to run"]
+    aligned = ["---", "---", "---", *["---:"] * (len(names) + 3)]
+    methods = [row for row in table if row["group"] != "oracle"]
+    best = {name: max(row["domains"][name]["mean"] for row in methods) for name in names}
+    top = max(row["mean"] for row in methods)
+    lines = [_row([_plain(each) for each in head]), _row(aligned)]
+    for group, rows in grouped(table):
+        for row in rows[::-1]:
+            oracle = group == "oracle"
+            mean = _bold(score(row["mean"], metric), row["mean"] == top and not oracle)
+            words = row["difference"]["words"] if row.get("difference") else ""
+            lines.append(
+                _row(
+                    [
+                        _plain(row["label"]) + (f" ({GROUPS[group][0].lower()})" if oracle else ""),
+                        f"{mean} ({spread(row['low'], row['high'], metric)})",
+                        typographic(words)
+                        if words
+                        else "(baseline)" * (row["protocol"] == baseline),
+                        *(
+                            _bold(
+                                score(row["domains"][name]["mean"], metric),
+                                row["domains"][name]["mean"] == best[name] and not oracle,
+                            )
+                            for name in names
+                        ),
+                        count(row["steps"]),
+                        duration(row["seconds"]),
+                        f"{row['forward_cost']:g}x",
+                    ]
+                )
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _plain(words: str) -> str:
+    return words.replace("|", "\\|").replace("\n", " ")
+
+
+def _bold(words: str, wanted: bool) -> str:
+    return f"**{words}**" if wanted else words

@@ -1,0 +1,68 @@
+"""Numbers as a reader wants them: points, counts, durations, typographic minus and ranges."""
+
+from __future__ import annotations
+
+from stockpot.evaluation.wording import points
+
+EN_DASH, MINUS = "–", "−"
+
+
+def typographic(words: str) -> str:
+    """Hyphens before digits become minus signs."""
+    return "".join(
+        MINUS
+        if c == "-" and words[i + 1 : i + 2].isdigit() and words[i - 1 : i] in ("", " ", "(")
+        else c
+        for i, c in enumerate(words)
+    )
+
+
+def score(value: float | None, metric: str) -> str:
+    """An accuracy in percent without the sign (``84.3``), an R2 (``0.843``); a dash for none."""
+    return EN_DASH if value is None else typographic(points(value, metric=metric))
+
+
+def spread(low: float, high: float, metric: str) -> str:
+    """An interval, ``83.1–85.5``; ``to`` where a minus sign would make the dash hard to read."""
+    joint = " to " if low < 0 else EN_DASH
+    return f"{score(low, metric)}{joint}{score(high, metric)}"
+
+
+def signed(value: float, metric: str) -> str:
+    return typographic(points(value, metric=metric, sign=True))
+
+
+def percent(metric: str) -> str:
+    """What stands after a score: a percent sign for accuracies."""
+    return "" if metric == "r2" else " %"
+
+
+def count(value: float) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{round(value):,}".replace(",", "\u202f")
+
+
+def duration(seconds: float | None) -> str:
+    """``0.4 s``, ``38 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds is None:
+        return EN_DASH
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def scientific(value: float) -> str:
+    """``0.1``, ``32``, ``3e-5``: a hyper-parameter in its shortest form."""
+    short = f"{value:g}"
+    return short.replace("e-0", "e-").replace("e+0", "e")
+
+
+def millions(value: float) -> str:
+    """A number of parameters: ``22.7 M``."""
+    for size, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {name}"
+    return f"{value:.0f}"

@@ -1,0 +1,208 @@
+"""``report.html``: one self-contained page that shows and explains a finished comparison."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from stockpot.files import write_text
+from stockpot.report import curves, numbers, scatter, svg, tree, whiskers
+from stockpot.report.headline import headline
+from stockpot.report.reasons import reasons
+
+_DATA_LIMIT = 60_000
+_ROWS = 120
+
+
+def write_report(results: dict[str, Any], path: Path | str) -> Path:
+    """Write the page for ``results`` (the content of ``results.json``, schema 1) to ``path``.
+
+    The page makes no request, reads without scripts, in light, dark and print, and on a phone.
+    Raises ``OutputError`` when it cannot be written.
+    """
+    path = Path(path)
+    write_text(path, render(results))
+    return path
+
+
+def render(results: dict[str, Any]) -> str:
+    """The page as text; the same for the same results."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("stockpot.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        score=numbers.score,
+        signed=numbers.signed,
+        spread=numbers.spread,
+        count=numbers.count,
+        duration=numbers.duration,
+        millions=numbers.millions,
+        scientific=numbers.scientific,
+        typographic=numbers.typographic,
+    )
+    return environment.get_template("report.html.j2").render(
+        results=results,
+        metric=results["task"]["metric"],
+        unit=numbers.percent(results["task"]["metric"]),
+        headline=headline(results),
+        final=_final(results),
+        groups=[(whiskers.GROUPS[name][0], name, rows) for name, rows in _sections(results)],
+        best=_best(results),
+        domains=list(results["table"][0]["domains"]),
+        figures={name: _safe(value, Markup) for name, value in _figures(results).items()},
+        kinds=curves.kinds(results),
+        pools=scatter.pools(results),
+        inits=scatter.inits(results),
+        reasons=reasons(results),
+        runs=_runs(results),
+        hyperparameters=_hyperparameters(results),
+        pool_markers=[
+            Markup(_legend(scatter.solid(i))) for i in range(len(scatter.pools(results)))
+        ],
+        init_markers=[
+            Markup(_legend(scatter.shape(i))) for i in range(len(scatter.inits(results)))
+        ],
+        baseline_label=baseline_label(results["table"]),
+        ensemble_cost=_ensemble_cost(results),
+        covers=next((row["covers"] for row in results["table"] if row.get("covers")), None),
+        trials=len({cell["trial"] for cell in results["cells"]}),
+        data=Markup(embedded(results)),
+    )
+
+
+def baseline_label(table: list[dict[str, Any]]) -> str | None:
+    """What the table's differences are against."""
+    name = next((row["difference"]["against"] for row in table if row.get("difference")), None)
+    return next((row["label"] for row in table if row["protocol"] == name), name)
+
+
+def embedded(results: dict[str, Any], limit: int = _DATA_LIMIT) -> str:
+    """The results as JSON that may stand inside a script element, at most ``limit`` characters.
+
+    What is too long is left out, bulky parts first; ``left_out`` names it.
+    """
+    kept = copy.deepcopy(results)
+    kept["left_out"] = []
+    for part in ("history", "evidence", "findings", "connectivity", "runs", "cells"):
+        written = json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+        if len(written) <= limit:
+            break
+        _drop(kept, part)
+        kept["left_out"].append(part)
+    written = json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+    return written.replace("<", "\\u003c").replace("&", "\\u0026")
+
+
+def _drop(value: Any, part: str) -> None:
+    """Remove a key wherever it is."""
+    if isinstance(value, dict):
+        value.pop(part, None)
+    for each in value.values() if isinstance(value, dict) else value:
+        if isinstance(each, dict | list):
+            _drop(each, part)
+
+
+def _safe(value: Any, markup: type[str]) -> Any:
+    """Figures are SVG already: mark them as such, in whatever structure they come."""
+    if isinstance(value, str):
+        return markup(value)
+    if isinstance(value, list):
+        return [_safe(each, markup) for each in value]
+    if isinstance(value, tuple):
+        return tuple(_safe(each, markup) for each in value)
+    return value
+
+
+def _figures(results: dict[str, Any]) -> dict[str, Any]:
+    domains = list(results["table"][0]["domains"])
+    lineage = results.get("lineage") or {}
+    measured = any(cell.get("diversity") for cell in results["cells"])
+    return {
+        "whiskers": whiskers.wide(results),
+        "whiskers_narrow": whiskers.narrow(results),
+        "whiskers_domains": [whiskers.narrow(results, domain) for domain in domains]
+        if len(domains) > 1
+        else [],
+        "curves": curves.panels(results),
+        "diversity": scatter.diversity(results, "diversity-wide", 760, 340) if measured else "",
+        "diversity_narrow": scatter.diversity(results, "diversity-narrow", 360, 320)
+        if measured
+        else "",
+        "runs": scatter.runs(results),
+        "tree": tree.family_tree(lineage, "tree-wide", 1060),
+        "tree_narrow": tree.family_tree(lineage, "tree-narrow", 360),
+    }
+
+
+def _sections(results: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    return [(name, rows[::-1]) for name, rows in whiskers.grouped(results["table"])]
+
+
+def _final(results: dict[str, Any]) -> dict[str, Any] | None:
+    wanted = results["final"]["protocol"]
+    return next((row for row in results["table"] if row["protocol"] == wanted), None)
+
+
+def _best(results: dict[str, Any]) -> dict[str, float]:
+    """Highest value of each column among methods (not oracles), to be set in bold."""
+    rows = [row for row in results["table"] if row["group"] != "oracle"]
+    best = {"": max(row["mean"] for row in rows)}
+    for domain in rows[0]["domains"]:
+        best[domain] = max(row["domains"][domain]["mean"] for row in rows)
+    return best
+
+
+def _runs(results: dict[str, Any]) -> dict[str, Any]:
+    """Every run, or a summary per cell, pool and init when there are too many for a page."""
+    rows = [
+        {**run, "held_out": cell["held_out"], "trial": cell["trial"]}
+        for cell in results["cells"]
+        for run in cell.get("runs", [])
+    ]
+    if len(rows) <= _ROWS:
+        return {"total": len(rows), "rows": rows, "groups": []}
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for run in rows:
+        groups.setdefault((run["held_out"], run["pool"], run["init"]), []).append(run)
+    summary = []
+    for (held_out, pool, init), members in groups.items():
+        entry: dict[str, Any] = {"held_out": held_out, "pool": pool, "init": init}
+        for key in ("id_accuracy", "accuracy"):
+            values = [member[key] for member in members]
+            entry[key] = {
+                "mean": sum(values) / len(values),
+                "low": min(values),
+                "high": max(values),
+            }
+        entry["runs"] = len(members)
+        entry["seconds"] = sum(member["seconds"] for member in members)
+        summary.append(entry)
+    return {"total": len(rows), "rows": [], "groups": summary}
+
+
+def _hyperparameters(results: dict[str, Any]) -> list[str]:
+    """Those that differ between runs: the others are in the recipe."""
+    values: dict[str, set[str]] = {}
+    for cell in results["cells"]:
+        for run in cell.get("runs", []):
+            for name, value in run.get("hyperparameters", {}).items():
+                values.setdefault(name, set()).add(repr(value))
+    return [name for name, seen in values.items() if len(seen) > 1]
+
+
+def _legend(shape: str) -> str:
+    return svg.marker(shape, 14, 6, 4.6)
+
+
+def _ensemble_cost(results: dict[str, Any]) -> float | None:
+    costs = [row["forward_cost"] for row in results["table"] if row["forward_cost"] > 1]
+    return max(costs) if costs else None

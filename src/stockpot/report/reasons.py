@@ -1,0 +1,64 @@
+"""Diagnoses gathered per protocol: how often an average helped, and the reasons where not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stockpot.report.numbers import typographic
+
+SIGNS = {"helped": "▲", "no difference": "●", "hurt": "▼"}
+
+
+def reasons(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """One entry per protocol: ``label``, ``counts``, ``cells`` by domain, ``reasons``, ``all``."""
+    labels = {row["protocol"]: row["label"] for row in results["table"]}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for cell in results["cells"]:
+        for each in cell.get("diagnosis", []):
+            where = {"domain": cell["held_out"], "trial": cell["trial"]}
+            found.setdefault(each["protocol"], []).append(
+                {
+                    **each,
+                    **where,
+                    "words": typographic(each["words"]),
+                    "sign": SIGNS[each["verdict"]],
+                }
+            )
+    return [
+        {
+            "protocol": protocol,
+            "label": labels.get(protocol, protocol),
+            "counts": _counts(entries),
+            "cells": _by_domain(entries),
+            "reasons": _distinct(entries),
+            "all": entries,
+        }
+        for protocol, entries in found.items()
+    ]
+
+
+def _counts(entries: list[dict[str, Any]]) -> str:
+    total = len(entries)
+    parts = [
+        f"{verdict} in {number} of {total}"
+        for verdict in SIGNS
+        if (number := sum(each["verdict"] == verdict for each in entries))
+    ]
+    return ", ".join(parts)
+
+
+def _by_domain(entries: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for each in entries:
+        cells.setdefault(each["domain"], []).append(each)
+    return cells
+
+
+def _distinct(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One example of each verdict and reason, the gravest first."""
+    order = list(SIGNS)[::-1]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for each in entries:
+        groups.setdefault((each["verdict"], each["code"]), []).append(each)
+    keys = sorted(groups, key=lambda key: (order.index(key[0]), -len(groups[key])))
+    return [{**groups[key][0], "times": len(groups[key])} for key in keys]

@@ -1,0 +1,194 @@
+"""Two scatter plots: diversity against gain, and validation against held-out accuracy of runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stockpot.evaluation.evidence import DEFAULTS
+from stockpot.report import svg
+from stockpot.report.numbers import percent, score, signed
+
+SHAPES = ("circle", "diamond", "square", "triangle", "ring")
+Box = tuple[float, float, float, float]
+
+
+def shape(index: int) -> str:
+    return SHAPES[index % len(SHAPES)]
+
+
+def solid(index: int) -> str:
+    """As :func:`shape`, without the ring, which stands for averaged weights."""
+    return SHAPES[index % 4]
+
+
+def pools(results: dict[str, Any]) -> list[str]:
+    found = (row["pool"] for cell in results["cells"] for row in cell.get("diversity", []))
+    return list(dict.fromkeys(found))
+
+
+def inits(results: dict[str, Any]) -> list[str]:
+    found = (run["init"] for cell in results["cells"] for run in cell.get("runs", []))
+    return sorted(dict.fromkeys(found), key=lambda name: name != "base")
+
+
+def diversity(results: dict[str, Any], ident: str, width: float, height: float) -> str:
+    """Ratio-error across; gain over the mean member up: ensemble filled, average hollow."""
+    metric, names = results["task"]["metric"], pools(results)
+    rows = [
+        {**row, "cell": f"{cell['held_out']}, trial {cell['trial']}", "where": cell["held_out"]}
+        for cell in results["cells"]
+        for row in cell.get("diversity", [])
+    ]
+    for row in rows:
+        row["gained"] = row["average"] - row["mean_member"]
+    low_x, high_x = svg.padded(
+        min(row["ratio_error"] for row in rows), max(row["ratio_error"] for row in rows), 0.1, 0.1
+    )
+    gains = [value for row in rows for value in (row["ensemble_gain"], row["gained"])]
+    low_y, high_y = svg.padded(min(0.0, *gains), max(DEFAULTS.ensemble_gain, *gains), 0.02)
+    left, top, bottom = 46.0, 12.0, height - 40.0
+    across = svg.Scale(max(0.0, low_x), high_x, left, width - 10)
+    up = svg.Scale(low_y, high_y, bottom, top)
+    parts = _axes(across, up, metric, gain=True)
+    parts.append(
+        svg.text(
+            (left + width) / 2,
+            height - 6,
+            "ratio-error: how differently members err",
+            class_="axis",
+            text_anchor="middle",
+        )
+    )
+    zero, rule = up(0), up(DEFAULTS.ensemble_gain)
+    parts.append(svg.line(left, zero, width - 10, zero, class_="zero"))
+    parts.append(svg.line(left, rule, width - 10, rule, class_="rule"))
+    parts.append(
+        svg.text(
+            width - 12, rule - 5, "3 points: worth averaging", class_="note", text_anchor="end"
+        )
+    )
+    taken: list[Box] = [(width - 165, rule - 18, width, rule)]
+    points, labels = [], []
+    for row in rows:
+        index = names.index(row["pool"])
+        x, y, y2 = across(row["ratio_error"]), up(row["ensemble_gain"]), up(row["gained"])
+        words = svg.tooltip(
+            f"{row['pool']} runs, {row['cell']}: ratio-error {row['ratio_error']:.2f}, ensemble "
+            f"{signed(row['ensemble_gain'], metric)}, average {signed(row['gained'], metric)}"
+        )
+        points.append(
+            svg.group(
+                words,
+                svg.line(x, y, x, y2, class_="stem"),
+                svg.marker("ring", x, y2, 3.6),
+                svg.marker(solid(index), x, y, 4.6),
+                class_=f"c{index}",
+            )
+        )
+        taken += [(x - 6, y - 6, x + 6, y + 6), (x - 6, y2 - 6, x + 6, y2 + 6)]
+    for row in rows if len(rows) <= 12 else _extremes(rows):
+        x, y = across(row["ratio_error"]), up(row["gained"])
+        label = _free_label(row["where"], x, y, width, taken)
+        labels.append(label)
+    return svg.figure(
+        ident,
+        width,
+        height,
+        "Diversity against gain",
+        "Each pool of runs: ratio-error against the gain over its mean member. "
+        + "; ".join(
+            f"{r['pool']} {r['cell']}: {r['ratio_error']:.2f}, ensemble "
+            f"{signed(r['ensemble_gain'], metric)}, average {signed(r['gained'], metric)}"
+            for r in rows[:16]
+        )
+        + ".",
+        *parts,
+        *points,
+        *labels,
+    )
+
+
+def runs(results: dict[str, Any]) -> list[str]:
+    """One small figure per held-out domain: validation across, held-out accuracy up."""
+    metric, names = results["task"]["metric"], inits(results)
+    domains: dict[str, list[dict[str, Any]]] = {}
+    for cell in results["cells"]:
+        domains.setdefault(cell["held_out"], []).extend(cell.get("runs", []))
+    return [
+        _runs(f"runs-{index}", domain, found, names, metric)
+        for index, (domain, found) in enumerate(domains.items())
+        if found
+    ]
+
+
+def _runs(
+    ident: str, domain: str, found: list[dict[str, Any]], names: list[str], metric: str
+) -> str:
+    width, height, left = 300.0, 220.0, 38.0
+    x_values = [run["id_accuracy"] for run in found]
+    y_values = [run["accuracy"] for run in found]
+    across = svg.Scale(*svg.padded(min(x_values), max(x_values), 0.02), left, width - 8)
+    up = svg.Scale(*svg.padded(min(y_values), max(y_values), 0.02), height - 38, 28)
+    parts = [svg.text(0, 14, svg.shortened(domain, 13.5, width), class_="panel-title")]
+    parts += _axes(across, up, metric)
+    parts.append(
+        svg.text((left + width) / 2, height - 6, "validation", class_="axis", text_anchor="middle")
+    )
+    for run in found:
+        index = names.index(run["init"])
+        words = svg.tooltip(
+            f"{run['label']}: validation {score(run['id_accuracy'], metric)}, "
+            f"held out {score(run['accuracy'], metric)}"
+        )
+        x, y = across(run["id_accuracy"]), up(run["accuracy"])
+        parts.append(svg.group(words, svg.marker(shape(index), x, y, 3.4), class_=f"dot c{index}"))
+    return svg.figure(
+        ident,
+        width,
+        height,
+        f"Runs, {domain} held out",
+        f"{len(found)} runs: validation accuracy {score(min(x_values), metric)} to "
+        f"{score(max(x_values), metric)}{percent(metric)}, held-out accuracy "
+        f"{score(min(y_values), metric)} to {score(max(y_values), metric)}{percent(metric)}.",
+        *parts,
+    )
+
+
+def _axes(across: svg.Scale, up: svg.Scale, metric: str, *, gain: bool = False) -> list[str]:
+    times = 1 if metric == "r2" else 100
+    parts = []
+    for tick in up.ticks(5):
+        words = signed(tick, metric).removesuffix(".0") if gain else f"{tick * times:g}"
+        parts.append(svg.line(across.start, up(tick), across.end, up(tick), class_="grid"))
+        parts.append(
+            svg.text(across.start - 6, up(tick) + 4, words, class_="tick", text_anchor="end")
+        )
+    for tick in across.ticks(5):
+        words = f"{tick:g}" if gain else f"{tick * times:g}"
+        parts.append(
+            svg.text(across(tick), up.start + 16, words, class_="tick", text_anchor="middle")
+        )
+    return parts
+
+
+def _extremes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The few points a reader will ask about: the lowest and highest gains."""
+    ordered = sorted(rows, key=lambda row: row["gained"])
+    lost = [row for row in ordered[:3] if row["gained"] < 0]
+    return [*lost, ordered[-1]]
+
+
+def _free_label(words: str, x: float, y: float, width: float, taken: list[Box]) -> str:
+    """A label beside its point where nothing else is; left out when there is no room."""
+    wide = svg.text_width(words, 11.5)
+    for anchor, dx, dy in (("start", 9, 4), ("end", -9, 4), ("start", 9, 16), ("end", -9, -9)):
+        start = x + dx if anchor == "start" else x + dx - wide
+        box = (start, y + dy - 10, start + wide, y + dy + 3)
+        if start > 0 and box[2] < width and not any(_overlap(box, other) for other in taken):
+            taken.append(box)
+            return svg.text(x + dx, y + dy, words, class_="note", text_anchor=anchor)
+    return ""
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -1,0 +1,222 @@
+"""Family tree of the final weights: a layered graph from the base to the final model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from stockpot.report import svg
+
+_ROW, _HEIGHT, _MOST = 40.0, 28.0, 14
+COLUMNS = {
+    "base": "base",
+    "wild": "from the wild",
+    "auxiliary": "auxiliary",
+    "probe": "linear probe",
+    "run": "run",
+    "merge": "merge",
+    "final": "final",
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A box of the tree; ``stands_for`` > 1 where alike nodes were drawn as one."""
+
+    id: str
+    label: str
+    kind: str
+    stands_for: int = 1
+
+
+@dataclass(frozen=True)
+class Edge:
+    start: str
+    end: str
+    role: str
+    weight: float | None
+
+
+def family_tree(lineage: dict[str, Any], ident: str, width: float) -> str:
+    """Draw ``lineage`` (nodes and edges of results.json); empty text when there is none."""
+    nodes, edges = _read(lineage)
+    if not nodes:
+        return ""
+    depth = depths(nodes, edges)
+    nodes, edges = gather(nodes, edges, depth)
+    columns = _ordered(nodes, edges, depth)
+    tallest = max(len(column) for column in columns)
+    height = tallest * _ROW + 14
+    step = width / len(columns)
+    box = min(step * 0.68, 190.0)
+    place = {}
+    for index, column in enumerate(columns):
+        left = index * (width - box) / max(len(columns) - 1, 1)
+        first = (height - len(column) * _ROW) / 2 + _ROW / 2
+        for row, node in enumerate(column):
+            place[node.id] = (left, first + row * _ROW)
+    source = _families(nodes, edges, depth)
+    heaviest = max((edge.weight or 0.0 for edge in edges), default=0.0) or 1.0
+    parts = [_edge(edge, place, box, source[edge.start], heaviest) for edge in edges]
+    parts += [_node(node, place[node.id], box, source[node.id]) for node in nodes]
+    described = "; ".join(
+        f"{name[edge.start]} to {name[edge.end]} ({edge.role})"
+        for name in [{node.id: node.label for node in nodes}]
+        for edge in edges[:40]
+    )
+    return svg.figure(
+        ident, width, height, "Family tree of the final weights", described + ".", *parts
+    )
+
+
+def depths(nodes: list[Node], edges: list[Edge]) -> dict[str, int]:
+    """Longest way from a node without parents; nodes of a cycle (not a lineage) stay at 0."""
+    depth = {node.id: 0 for node in nodes}
+    for _ in nodes:
+        moved = False
+        for edge in edges:
+            deeper = depth[edge.start] + 1
+            if depth[edge.end] < deeper <= len(nodes):
+                depth[edge.end], moved = deeper, True
+        if not moved:
+            break
+    return depth
+
+
+def gather(
+    nodes: list[Node], edges: list[Edge], depth: dict[str, int]
+) -> tuple[list[Node], list[Edge]]:
+    """Where a column is too long, join its nodes that have the same parents and children."""
+    crowded = {
+        level for level in depth.values() if sum(depth[node.id] == level for node in nodes) > _MOST
+    }
+    if not crowded:
+        return nodes, edges
+    key: dict[str, Any] = {}
+    for node in nodes:
+        near = (
+            frozenset((edge.start, edge.role) for edge in edges if edge.end == node.id),
+            frozenset((edge.end, edge.role) for edge in edges if edge.start == node.id),
+        )
+        key[node.id] = (node.kind, near) if depth[node.id] in crowded else node.id
+    groups: dict[Any, list[Node]] = {}
+    for node in nodes:
+        groups.setdefault(key[node.id], []).append(node)
+    kept, stands_in = [], {}
+    for members in groups.values():
+        first = members[0]
+        for member in members:
+            stands_in[member.id] = first.id
+        words = first.label if len(members) == 1 else f"{len(members)} {first.kind}s"
+        kept.append(Node(first.id, words, first.kind, len(members)))
+    joined: dict[tuple[str, str, str], float | None] = {}
+    for edge in edges:
+        name = (stands_in[edge.start], stands_in[edge.end], edge.role)
+        known = joined.get(name)
+        weights = [weight for weight in (known, edge.weight) if weight is not None]
+        joined[name] = sum(weights) if weights else None
+    return kept, [Edge(*name, weight) for name, weight in joined.items()]
+
+
+def _read(lineage: dict[str, Any]) -> tuple[list[Node], list[Edge]]:
+    nodes = [Node(n["id"], n["label"], n["kind"]) for n in lineage.get("nodes", [])]
+    known = {node.id for node in nodes}
+    edges = [
+        Edge(e["from"], e["to"], e["role"], e.get("weight"))
+        for e in lineage.get("edges", [])
+        if e["from"] in known and e["to"] in known
+    ]
+    return nodes, edges
+
+
+def _ordered(nodes: list[Node], edges: list[Edge], depth: dict[str, int]) -> list[list[Node]]:
+    """Columns from left to right; in a column, nodes at the mean height of their parents."""
+    columns: list[list[Node]] = []
+    height: dict[str, float] = {}
+    for level in sorted({depth[node.id] for node in nodes}):
+        column = [node for node in nodes if depth[node.id] == level]
+        wanted = {}
+        for index, node in enumerate(column):
+            above = [
+                height[edge.start]
+                for edge in edges
+                if edge.end == node.id and edge.start in height and edge.role != "head"
+            ]
+            wanted[node.id] = sum(above) / len(above) if above else index / len(column)
+        column.sort(key=lambda node: (wanted[node.id], list(COLUMNS).index(node.kind)))
+        for index, node in enumerate(column):
+            height[node.id] = (index + 0.5) / len(column)
+        columns.append(column)
+    return columns
+
+
+def _families(nodes: list[Node], edges: list[Edge], depth: dict[str, int]) -> dict[str, int | None]:
+    """Colour of each node: that of the init it descends from; none for the base and joins."""
+    order = [node.id for node in nodes if node.kind in ("wild", "auxiliary")]
+    family: dict[str, int | None] = {}
+    for node in sorted(nodes, key=lambda each: depth[each.id]):
+        parents = {
+            family.get(edge.start) for edge in edges if edge.end == node.id and edge.role != "head"
+        }
+        if node.id in order:
+            family[node.id] = order.index(node.id) + 1
+        elif node.kind == "base":
+            family[node.id] = 0
+        elif node.kind in ("final", "merge", "probe") or len(parents) != 1:
+            family[node.id] = None
+        else:
+            family[node.id] = parents.pop()
+    return family
+
+
+def _css(family: int | None) -> str:
+    return "c-none" if family is None else f"c{family % 7}"
+
+
+def _node(node: Node, at: tuple[float, float], box: float, family: int | None) -> str:
+    x, y = at
+    size = 12.5 if box > 100 else 10.5
+    words = svg.shortened(node.label, size, box - 14)
+    return svg.group(
+        svg.tooltip(f"{node.label} ({COLUMNS.get(node.kind, node.kind)})"),
+        *(
+            [
+                svg.element(
+                    "rect",
+                    x=x + 4,
+                    y=y - _HEIGHT / 2 + 4,
+                    width=box,
+                    height=_HEIGHT,
+                    rx=7,
+                    class_="behind",
+                )
+            ]
+            if node.stands_for > 1
+            else []
+        ),
+        svg.element("rect", x=x, y=y - _HEIGHT / 2, width=box, height=_HEIGHT, rx=7),
+        svg.text(x + box / 2, y + 4.2, words, text_anchor="middle", font_size=size),
+        class_=f"node n-{node.kind} {_css(family)}",
+    )
+
+
+def _edge(
+    edge: Edge,
+    place: dict[str, tuple[float, float]],
+    box: float,
+    family: int | None,
+    heaviest: float,
+) -> str:
+    (x1, y1), (x2, y2) = place[edge.start], place[edge.end]
+    x1 += box
+    bend = (x2 - x1) / 2
+    width = 1.6 if edge.weight is None else 1.2 + 4.0 * edge.weight / heaviest
+    path = f"M{x1:.0f} {y1:.0f}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
+    share = "" if edge.weight is None else f", weight {edge.weight:.3g}"
+    return svg.element(
+        "path",
+        svg.tooltip(f"{edge.role}{share}"),
+        d=path,
+        stroke_width=width,
+        class_=f"edge e-{'head' if edge.role == 'head' else 'weights'} {_css(family)}",
+    )
