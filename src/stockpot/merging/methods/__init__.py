@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 BUILTIN: dict[str, str] = {
+    "adamerging": "adamerging",
     "breadcrumbs": "breadcrumbs",
     "cocktail": "cocktail",
     "consensus": "consensus",

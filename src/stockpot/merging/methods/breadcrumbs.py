@@ -1,8 +1,8 @@
 """Model Breadcrumbs: leave out the largest entries (outliers) and the small ones.
 
 ``scope="row"`` ranks within each row (output channel) as the authors' code does, ``"tensor"``
-within the tensor as mergekit does. The largest ``gamma`` go first, then the next ``density`` are kept.
-Entries equal to the smallest or the largest one kept are kept too.
+within the tensor as mergekit does. The largest ``gamma`` go first, then the next ``density`` are
+kept. Entries equal to the smallest or the largest one kept are kept too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """DOGE: a common change to all task vectors that lowers their conflict, outside what they share.
 
 ``delta`` is found by Adam on ``sum_j sum_rows (v_j . (sum_i l_i (v_i + delta) - v_j))^2`` with
-gradients projected off the shared subspace: the leading left singular vectors of those of all tasks.
-``l_i = eta / |tau_i|`` for each tensor. The loss is a quadratic of known gradient: no automatic
-differentiation, no torch, any architecture. Vectors and scalars get no ``delta``.
+gradients projected off the shared subspace: the leading left singular vectors of those of all
+tasks. ``l_i = eta / |tau_i|`` for each tensor. The loss is a quadratic of known gradient: no
+automatic differentiation, no torch, any architecture. Vectors and scalars get no ``delta``.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from stockpot.merging.method import Array, Block, Pass, Real, Statistics, Total, merge_method
 from stockpot.merging.methods._deltas import SCALE, elected_signs, kept
 from stockpot.merging.selection import threshold_passes
@@ -41,17 +39,18 @@ def _selected(block: Block) -> list[Array]:
 
 
 def _squares(block: Block, **_: Any) -> dict[str, Total]:
-    deltas = _selected(block)
-    sums = [block.total(delta * delta).chunks for delta in deltas]
-    return {"squares": Total(np.stack(sums, axis=-1))}
+    return {
+        f"squares_{model}": block.total(delta * delta)
+        for model, delta in enumerate(_selected(block))
+    }
 
 
 def _shares(statistics: Statistics, tensor: Any, **_: Any) -> Statistics:
-    squares = np.asarray(statistics.pop("squares"))
-    total = float(squares.sum())
-    statistics["shares"] = (
-        (squares / total).tolist() if total > 0 else [1.0 / len(squares)] * len(squares)
-    )
+    squares: list[float] = []
+    while (name := f"squares_{len(squares)}") in statistics:
+        squares.append(statistics.pop(name))
+    total = sum(squares)
+    statistics["shares"] = [each / total if total > 0 else 1.0 / len(squares) for each in squares]
     return statistics
 
 
