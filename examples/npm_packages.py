@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 
 def pack(name: str, version: str, integrity: str, folder: Path) -> Path:
@@ -41,6 +42,6 @@ def member(archive: Path, name: str) -> bytes:
         return source.read()
 
 
-def json_member(archive: Path, name: str) -> object:
+def json_member(archive: Path, name: str) -> Any:
     """One JSON file of the archive."""
     return json.loads(member(archive, name))
