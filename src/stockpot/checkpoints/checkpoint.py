@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from stockpot.checkpoints.dtypes import Array, decode, widen
+from stockpot.checkpoints.dtypes import Array, decode, first_nonfinite, widen
 from stockpot.checkpoints.header import TensorInfo
 from stockpot.errors import CheckpointError
 
@@ -61,6 +61,11 @@ class Checkpoint(ABC):
     def decode(self, name: str, start: int, stop: int, out: Array) -> Array:
         """Elements ``start ... stop`` of the flattened tensor as floats, into ``out``, exactly."""
         return decode(self.raw(name)[start:stop], self.info(name).dtype, out)
+
+    def first_nonfinite(self, name: str, start: int, stop: int) -> int | None:
+        """Position in the flattened tensor of the first NaN or infinity in a piece, or None."""
+        place = first_nonfinite(self.raw(name)[start:stop], self.info(name).dtype)
+        return None if place is None else start + place
 
     def read(self, name: str) -> Array:
         """The tensor in its shape: float32 for bfloat16 and 8-bit floats, else its own type."""

@@ -49,6 +49,11 @@ class CheckpointWriter:
                 descriptor, stored.view(np.uint8).reshape(-1).data, offset + start * stored.itemsize
             )
 
+    def sync(self) -> None:
+        """Flush what has been written to the disk."""
+        for descriptor in self._descriptors:
+            os.fsync(descriptor)
+
     def close(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())

@@ -6,7 +6,8 @@ The rules are in ``method.py``; authors of methods import everything from there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -21,48 +22,69 @@ Statistics = dict[str, Any]
 
 
 # --------------------------------------------------------------------------- additive statistics
-@dataclass
 class Total:
-    """Float64 sums, one for each chunk: shape (chunks, ...). Added exactly."""
+    """Float64 sums, one for each chunk: shape (chunks, ...). Added exactly, so in any order."""
 
-    chunks: np.ndarray
+    def __init__(self, chunks: np.ndarray) -> None:
+        self._parts = [chunks]
 
-    def join(self, other: Total) -> Total:
-        return Total(np.concatenate([self.chunks, other.chunks]))
+    def join(self, other: Total) -> None:
+        self._parts += other._parts
 
     def value(self) -> np.ndarray | float:
-        flat = self.chunks.reshape(len(self.chunks), -1)
-        sums = np.array([math.fsum(column) for column in flat.T.tolist()])
-        return sums.reshape(self.chunks.shape[1:]) if self.chunks.ndim > 1 else float(sums[0])
+        chunks = np.concatenate(self._parts)
+        if chunks.ndim == 1:
+            return math.fsum(chunks.tolist())
+        columns = chunks.reshape(len(chunks), -1).T.tolist()
+        return np.array([math.fsum(column) for column in columns]).reshape(chunks.shape[1:])
 
 
-@dataclass
 class Count:
     """Integers that are added."""
 
-    counts: np.ndarray
+    def __init__(self, counts: np.ndarray) -> None:
+        self._counts = counts
 
-    def join(self, other: Count) -> Count:
-        return Count(self.counts + other.counts)
+    def join(self, other: Count) -> None:
+        self._counts += other._counts
 
     def value(self) -> np.ndarray:
-        return self.counts
+        return self._counts
 
 
-@dataclass
 class Largest:
     """Numbers of which the elementwise largest is kept."""
 
-    values: np.ndarray
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values
 
-    def join(self, other: Largest) -> Largest:
-        return Largest(np.maximum(self.values, other.values))
+    def join(self, other: Largest) -> None:
+        self._values = np.maximum(self._values, other._values)
 
     def value(self) -> np.ndarray:
-        return self.values
+        return self._values
 
 
 Statistic = Total | Count | Largest
+
+
+class Sums:
+    """Named statistics of many blocks, joined as they come, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._statistics: dict[str, Any] = {}
+
+    def add(self, statistics: Mapping[str, Statistic]) -> None:
+        with self._lock:
+            for name, statistic in statistics.items():
+                if name in self._statistics:
+                    self._statistics[name].join(statistic)
+                else:
+                    self._statistics[name] = statistic
+
+    def values(self) -> Statistics:
+        return {name: statistic.value() for name, statistic in self._statistics.items()}
 
 
 # --------------------------------------------------------------------------------------- blocks

@@ -1,0 +1,66 @@
+"""Where blocks are calculated: numpy arrays by default, torch tensors of a device when asked
+for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import array_api_compat.numpy as numpy_namespace
+import numpy as np
+
+from stockpot.checkpoints import Checkpoint
+from stockpot.checkpoints.dtypes import STORAGE, encode
+from stockpot.merging.block import Array
+
+BLOCK = 1 << 19
+"""Elements of a block on the CPU: with three or four models it stays in the cache."""
+
+
+class NumpyBackend:
+    """Scratch memory of one worker. Arrays of a block are reused by the next one."""
+
+    xp: Any = numpy_namespace
+    block = BLOCK
+
+    def __init__(self) -> None:
+        self._scratch: dict[tuple[int, Any], np.ndarray] = {}
+
+    def load(
+        self,
+        sources: Sequence[Checkpoint],
+        name: str,
+        start: int,
+        stop: int,
+        dtype: np.dtype[Any],
+    ) -> list[Array]:
+        """Elements ``start ... stop`` of the tensor in each source, flat, in ``dtype``."""
+        return [
+            source.decode(name, start, stop, self._buffer(slot, stop - start, dtype))
+            for slot, source in enumerate(sources)
+        ]
+
+    def upload(self, array: np.ndarray) -> Array:
+        """A numpy array as an array of this backend."""
+        return array
+
+    def store(self, values: Array, code: str) -> np.ndarray:
+        """Values rounded once to ``code``, as flat storage; valid until the next call."""
+        flat = np.ascontiguousarray(values).reshape(-1)
+        return encode(flat, code, self._buffer(-1, flat.size, STORAGE[code]))
+
+    def _buffer(self, slot: int, size: int, dtype: np.dtype[Any]) -> np.ndarray:
+        buffer = self._scratch.get((slot, dtype))
+        if buffer is None or buffer.size < size:
+            buffer = self._scratch[slot, dtype] = np.empty(size, dtype)
+        return buffer[:size]
+
+
+def backend_for(device: str) -> Callable[[], NumpyBackend]:
+    """Maker of backends for "cpu" (numpy) or a torch device ("cuda", "cuda:1", "torch-cpu")."""
+    if device == "cpu":
+        return NumpyBackend
+    from stockpot.merging.torch_backend import torch_backend
+
+    return torch_backend(device)

@@ -1,0 +1,259 @@
+"""The block engine: passes and combine over blocks of many tensors, on threads.
+
+Work is linear in the number of tensors, memory is a few blocks for each worker, and nothing of
+how the work was cut or shared shows in the result (see ``method.py`` for how sums are taken).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from stockpot.checkpoints import Checkpoint, TensorInfo
+from stockpot.checkpoints.dtypes import working_dtype
+from stockpot.errors import NonFiniteError
+from stockpot.merging.backends import NumpyBackend
+from stockpot.merging.block import CHUNK, Array, Block, Statistics, Sums, TensorShape
+from stockpot.merging.method import Method, Pass
+from stockpot.merging.pool import Flow, Piece, Pool, available_cores
+
+Advance = Callable[[float], None]
+Pieces = list[Piece[NumpyBackend]]
+
+
+class Sink(Protocol):
+    """Where results go: storage values at an element of a tensor, from any thread."""
+
+    def write(self, name: str, start: int, stored: np.ndarray) -> None: ...
+
+
+@dataclass
+class Work:
+    """One tensor to merge: from what and how.
+
+    ``statistics`` is filled by passes over this tensor, ``shared`` by passes over the whole model.
+    """
+
+    info: TensorInfo
+    models: Sequence[Checkpoint]
+    base: Checkpoint | None
+    method: Method
+    parameters: dict[str, Any]
+    extras: dict[str, Sequence[Checkpoint]] = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=dict)
+    shared: Statistics = field(default_factory=dict)
+    passes_done: int = 0
+
+    def __post_init__(self) -> None:
+        self.sources = [*self.models] if self.base is None else [*self.models, self.base]
+        self.dtype = working_dtype([source.info(self.info.name).dtype for source in self.sources])
+        self.shape = TensorShape(self.info.name, self.info.shape)
+        self.passes = self.method.passes_for(self.parameters)
+        self.seed = self.parameters.get("seed", 0) if self.method.random else 0
+        self.arguments = {
+            name: value
+            for name, value in self.parameters.items()
+            if not (self.method.random and name == "seed")
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What the method wants in the report."""
+        found = self.shared | self.statistics
+        return {name: found[name] for name in self.method.report if name in found}
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One tensor that is taken over as it is."""
+
+    info: TensorInfo
+    source: Checkpoint
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to work. Nothing of it changes a bit of the result, ``backend`` of another device
+    aside.
+    """
+
+    threads: int | None = None
+    block_elements: int | None = None
+    allow_nonfinite: bool = False
+    backend: Callable[[], NumpyBackend] = NumpyBackend
+
+
+class Engine:
+    """Merges tensors into a sink."""
+
+    def __init__(self, sink: Sink, options: Options, advance: Advance | None = None) -> None:
+        self._sink = sink
+        self._options = options
+        self._advance = advance or (lambda amount: None)
+        self._pool: Pool[NumpyBackend] = Pool(options.threads or available_cores(), options.backend)
+        self._block = max(options.block_elements or self._pool.contexts[0].block, 1)
+
+    def run(self, works: Sequence[Work | Copy]) -> None:
+        """Merge everything. Raises ``NonFiniteError`` for NaN or infinity, unless allowed."""
+        merges = [work for work in works if isinstance(work, Work) and work.info.size]
+        for group in _groups(merges):
+            self._model_passes(group)
+        self._pool.run(
+            self._merge(work) if isinstance(work, Work) else self._copy(work)
+            for work in works
+            if work.info.size
+        )
+
+    def _model_passes(self, group: list[Work]) -> None:
+        """Run the passes of a group up to the last one that sums over the whole model."""
+        passes, arguments = group[0].passes, group[0].arguments
+        last = max(i for i, step in enumerate(passes) if step.scope == "model")
+        shared: Statistics = {}
+        for step in passes[: last + 1]:
+            if step.scope == "tensor":
+                self._pool.run(self._tensor_pass(work, step) for work in group)
+            else:
+                sums = Sums()
+                self._pool.run(self._reduce(work, step, sums) for work in group)
+                shared = dict(step.finish(shared | sums.values(), None, **arguments))
+            for work in group:
+                work.shared = shared
+                work.passes_done += 1
+
+    def _merge(self, work: Work) -> Flow[NumpyBackend]:
+        for step in work.passes[work.passes_done :]:
+            yield from self._tensor_pass(work, step)
+            work.passes_done += 1
+        yield self._combine(work)
+
+    def _tensor_pass(self, work: Work, step: Pass) -> Flow[NumpyBackend]:
+        sums = Sums()
+        yield from self._reduce(work, step, sums)
+        values = work.statistics | sums.values()
+        work.statistics = dict(step.finish(values, work.shape, **work.arguments))
+
+    def _reduce(self, work: Work, step: Pass, sums: Sums) -> Iterator[Pieces]:
+        size = -(-self._block // CHUNK) * CHUNK
+        check = work.passes_done == 0
+
+        def piece(start: int, stop: int) -> Piece[NumpyBackend]:
+            def reduce(backend: NumpyBackend) -> None:
+                block = self._load(work, backend, start, stop, (stop - start,), check=check)
+                sums.add(step.reduce(block, **work.arguments))
+
+            return reduce
+
+        yield [piece(start, stop) for start, stop in _spans(work.info.size, size)]
+
+    def _combine(self, work: Work) -> Pieces:
+        granularity = work.method.granularity_for(work.parameters)
+        size, shape = work.info.size, work.info.shape
+        columns = 1
+        if granularity == "block":
+            step = self._block
+        elif granularity == "row":
+            columns = work.shape.rows[1]
+            step = max(self._block // columns, 1) * columns
+        else:
+            step = size
+        check = not work.passes
+
+        def piece(start: int, stop: int) -> Piece[NumpyBackend]:
+            if granularity == "block":
+                view: tuple[int, ...] = (stop - start,)
+            elif granularity == "row":
+                view = ((stop - start) // columns, columns)
+            else:
+                view = shape
+
+            def combine(backend: NumpyBackend) -> None:
+                block = self._load(work, backend, start, stop, view, check=check)
+                values = work.method.combine(block, **work.arguments)
+                self._sink.write(work.info.name, start, backend.store(values, work.info.dtype))
+                self._advance(stop - start)
+
+            return combine
+
+        return [piece(start, stop) for start, stop in _spans(size, step)]
+
+    def _copy(self, work: Copy) -> Flow[NumpyBackend]:
+        def piece(start: int, stop: int) -> Piece[NumpyBackend]:
+            def copy(backend: NumpyBackend) -> None:
+                self._sink.write(work.info.name, start, work.source.raw(work.info.name)[start:stop])
+                self._advance(stop - start)
+
+            return copy
+
+        yield [piece(start, stop) for start, stop in _spans(work.info.size, self._block)]
+
+    def _load(
+        self,
+        work: Work,
+        backend: NumpyBackend,
+        start: int,
+        stop: int,
+        view: tuple[int, ...],
+        *,
+        check: bool,
+    ) -> Block:
+        name = work.info.name
+        if check and not self._options.allow_nonfinite:
+            for source in work.sources:
+                check_finite(source, name, start, stop)
+        arrays = [
+            array.reshape(view)
+            for array in backend.load(work.sources, name, start, stop, work.dtype)
+        ]
+        base = arrays.pop() if work.base is not None else None
+
+        def extra(kind: str, model: int) -> Array | None:
+            files = work.extras.get(kind, ())
+            if model >= len(files) or name not in files[model]:
+                return None
+            source = files[model]
+            info = source.info(name)
+            if info.shape != work.info.shape:
+                whole = np.empty(info.size, work.dtype)
+                return backend.upload(source.decode(name, 0, info.size, whole).reshape(info.shape))
+            piece = np.empty(stop - start, work.dtype)
+            return backend.upload(source.decode(name, start, stop, piece).reshape(view))
+
+        return Block(
+            work.shape,
+            arrays,
+            base,
+            xp=backend.xp,
+            start=start,
+            statistics=work.shared | work.statistics,
+            seed=work.seed,
+            extra=extra,
+        )
+
+
+def check_finite(source: Checkpoint, name: str, start: int, stop: int) -> None:
+    """Raise ``NonFiniteError`` with the position of the first NaN or infinity in a piece."""
+    place = source.first_nonfinite(name, start, stop)
+    if place is None:
+        return
+    shape = source.info(name).shape
+    position = tuple(int(i) for i in np.unravel_index(place, shape)) if shape else ()
+    raise NonFiniteError(
+        f"{source.label}: tensor '{name}' holds NaN or infinity at {list(position)}",
+        hint="repair the model, or allow it with --allow-nonfinite",
+    )
+
+
+def _groups(works: Sequence[Work]) -> list[list[Work]]:
+    """Works with model-wide statistics, by method and parameters."""
+    groups: dict[str, list[Work]] = {}
+    for work in works:
+        if any(step.scope == "model" for step in work.passes):
+            groups.setdefault(f"{work.method.name} {work.parameters}", []).append(work)
+    return list(groups.values())
+
+
+def _spans(size: int, step: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, size, step):
+        yield start, min(start + step, size)

@@ -1,0 +1,190 @@
+"""One merge, opened and planned, ready to run into any sink."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from stockpot.checkpoints import Checkpoint, MemoryCheckpoint, open_checkpoint
+from stockpot.checkpoints.checkpoint import join_digests
+from stockpot.errors import InputError
+from stockpot.merging.alignment import Heads
+from stockpot.merging.engine import Engine, Options, Sink
+from stockpot.merging.plan import Plan, make_plan
+from stockpot.merging.pool import Pool, available_cores
+from stockpot.merging.report import MergeReport, ParentReport
+from stockpot.merging.settings import Rule, Settings
+from stockpot.provenance import versions
+
+Source: TypeAlias = str | Path | Mapping[str, Any] | Checkpoint
+
+DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to merge and by which rules: a recipe without its sources' contents.
+
+    Fields are the arguments of ``stockpot.merging.merge``.
+    """
+
+    models: Sequence[Source]
+    method: str = "linear"
+    base: Source | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    rules: Sequence[Rule] = ()
+    heads: Heads = "auto"
+    dtype: str | None = None
+
+
+class MergeJob:
+    """Sources opened, settings checked, plan made. A context manager: closes what it opened."""
+
+    def __init__(self, spec: Spec) -> None:
+        if not spec.models:
+            raise InputError("nothing to merge", hint="give at least one model")
+        self.spec = spec
+        self._stack = ExitStack()
+        with ExitStack() as guard:
+            guard.push(self._stack)
+            self.models = [self._open(s, f"model {i + 1}") for i, s in enumerate(spec.models)]
+            self.base = None if spec.base is None else self._open(spec.base, "base")
+            self.plan = self._make_plan()
+            self._stack = guard.pop_all()
+
+    def _open(self, source: Source, label: str) -> Checkpoint:
+        if isinstance(source, Checkpoint):
+            return source
+        if isinstance(source, Mapping):
+            return MemoryCheckpoint(source, label=label)
+        return self._stack.enter_context(open_checkpoint(source))
+
+    def _make_plan(self) -> Plan:
+        spec, values = self.spec, dict(self.spec.parameters)
+        kinds = {
+            kind for method in Settings.used(spec.method, spec.rules) for kind in method.extras
+        }
+        extras = {}
+        for kind in sorted(kinds & values.keys()):
+            files = values.pop(kind)
+            extras[kind] = [self._open(file, f"{kind} {i + 1}") for i, file in enumerate(files)]
+        names = self.models[0].names
+        count = len(self.models)
+        settings = Settings(spec.method, values, models=count, rules=spec.rules, names=names)
+        return make_plan(
+            self.models,
+            self.base,
+            settings,
+            heads=spec.heads,
+            dtype=dtype_code(spec.dtype),
+            extras=extras,
+        )
+
+    @property
+    def elements(self) -> int:
+        return sum(work.info.size for work in self.plan.works)
+
+    def run(
+        self, sink: Sink, options: Options, advance: Callable[[float], None] | None = None
+    ) -> None:
+        """Merge every tensor into ``sink``."""
+        Engine(sink, options, advance).run(self.plan.works)
+
+    def digests(self, threads: int | None = None) -> list[str]:
+        """Content hashes of the models and, last, the base."""
+        return digests([*self.models, *([self.base] if self.base is not None else [])], threads)
+
+    def report(self, digests: Sequence[str] | None, seconds: float) -> MergeReport:
+        """What was done; to be called after ``run``."""
+        roles = ["model"] * len(self.models) + (["base"] if self.base is not None else [])
+        sources = [*self.models, *([self.base] if self.base is not None else [])]
+        known: Sequence[str | None] = digests or [None] * len(sources)
+        return MergeReport(
+            method=self.spec.method,
+            recipe=self.recipe(),
+            parents=tuple(
+                ParentReport(source.label, role, digest)
+                for source, role, digest in zip(sources, roles, known, strict=True)
+            ),
+            tensors=tuple(self.plan.reports()),
+            dropped=tuple(self.plan.dropped),
+            warnings=tuple(self.plan.warnings),
+            versions=versions(),
+            seconds=seconds,
+        )
+
+    def recipe(self) -> dict[str, Any]:
+        """The recipe as plain JSON values, sources by their labels."""
+        spec = self.spec
+        value: dict[str, Any] = {
+            "method": spec.method,
+            "models": [model.label for model in self.models],
+        }
+        if self.base is not None:
+            value["base"] = self.base.label
+        if spec.parameters:
+            value["parameters"] = {name: _plain(item) for name, item in spec.parameters.items()}
+        if spec.rules:
+            value["rules"] = [rule.to_json() for rule in spec.rules]
+        if spec.heads != "auto":
+            value["heads"] = spec.heads
+        if spec.dtype:
+            value["dtype"] = spec.dtype
+        return value
+
+    def __enter__(self) -> MergeJob:
+        self.started = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+
+def dtype_code(dtype: str | None) -> str | None:
+    """Safetensors code of "bfloat16", "torch.float32", "BF16", ... Raises ``InputError``."""
+    if dtype is None:
+        return None
+    short = dtype.removeprefix("torch.")
+    code = DTYPES.get(short, short.upper())
+    if code not in DTYPES.values():
+        raise InputError(f"dtype: got {dtype!r}", hint=f"expected one of {', '.join(DTYPES)}")
+    return code
+
+
+def digests(sources: Sequence[Checkpoint], threads: int | None = None) -> list[str]:
+    """``Checkpoint.digest()`` of each source, tensors shared among threads."""
+    found: list[dict[str, bytes]] = [{} for _ in sources]
+
+    def piece(source: Checkpoint, name: str, table: dict[str, bytes]) -> Callable[[Any], None]:
+        def hash_tensor(context: Any) -> None:
+            table[name] = source.tensor_digest(name)
+
+        return hash_tensor
+
+    pieces = [
+        piece(source, name, table)
+        for source, table in zip(sources, found, strict=True)
+        for name in sorted(source.names, key=lambda n: -source.info(n).nbytes)
+    ]
+    pool: Pool[Any] = Pool(threads or available_cores(), lambda: None)
+    pool.run(iter([iter([pieces])]))
+    return [
+        join_digests(source.tensors, table) for source, table in zip(sources, found, strict=True)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as JSON: sources by name, everything else as it is."""
+    if isinstance(value, Checkpoint):
+        return value.label
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping) and any(hasattr(item, "shape") for item in value.values()):
+        return "state in memory"
+    return value

@@ -1,0 +1,174 @@
+"""Write a merge to disk: one safetensors file, or a folder that loads as its parents did."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stockpot.checkpoints.open import weights_folder
+from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
+from stockpot.errors import OutputError
+from stockpot.files import atomic_folder, write_json
+from stockpot.merging.engine import Options
+from stockpot.merging.job import MergeJob, dtype_code
+from stockpot.merging.report import MergeReport
+from stockpot.provenance import Parent, Record, write_card, write_record
+
+REPORT_NAME = "merge_report.json"
+
+_METADATA = {"format": "pt"}
+_KEPT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+_NOT_KEPT = (REPORT_NAME, "stockpot.json", "adapter_config.json", "trainer_state.json")
+
+
+def write_output(
+    job: MergeJob,
+    output: Path,
+    options: Options,
+    advance: Callable[[float], None],
+    *,
+    max_shard_size: int,
+    hash_parents: bool,
+    overwrite: bool,
+) -> MergeReport:
+    """Run ``job`` into ``output``; returns the report, which lies beside the weights as JSON.
+
+    Nothing stands under the final name before it is whole. Raises ``OutputError``.
+    """
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists already", hint="choose another name, or --overwrite")
+    tensors = job.plan.tensors
+    started = time.perf_counter()
+
+    def fill(writer: CheckpointWriter) -> MergeReport:
+        job.run(writer, options, advance)
+        digests = None
+        # Hashing needs the processor, flushing needs the disk: together they take the longer one.
+        with _flushing(writer):
+            if hash_parents:
+                digests = job.digests(options.threads)
+        return job.report(digests, time.perf_counter() - started)
+
+    if output.suffix == ".safetensors":
+        with file_writer(output, tensors, _METADATA) as writer:
+            report = fill(writer)
+        write_json(output.with_suffix(".merge.json"), report.to_json())
+        return report
+    with atomic_folder(output, replace=overwrite) as folder:
+        with folder_writer(folder, tensors, _METADATA, max_shard_size) as writer:
+            report = fill(writer)
+        _copy_companions(job, folder)
+        write_json(folder / REPORT_NAME, report.to_json())
+        record = make_record(report, output.name)
+        write_record(folder, record)
+        write_card(folder, record, library_name=_library(folder))
+    return report
+
+
+def make_record(report: MergeReport, name: str) -> Record:
+    """Provenance of a merge."""
+    return Record(
+        kind="merge",
+        name=name,
+        parents=tuple(
+            Parent(name=_short(parent.label), digest=parent.digest or "", role=parent.role)
+            for parent in report.parents
+        ),
+        recipe=_without_places(report.recipe),
+        versions=report.versions,
+    )
+
+
+@contextmanager
+def _flushing(writer: CheckpointWriter) -> Any:
+    errors: list[OSError] = []
+
+    def flush() -> None:
+        try:
+            writer.sync()
+        except OSError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=flush, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _copy_companions(job: MergeJob, folder: Path) -> None:
+    """Config, tokenizer and the like of the first model that has them."""
+    for source in (*job.models, *([job.base] if job.base is not None else [])):
+        home = weights_folder(source.path) if source.path is not None else None
+        if home is None or not (home / "config.json").is_file():
+            continue
+        for file in sorted(home.rglob("*")):
+            inside = file.relative_to(home)
+            # Sentence-transformers keep the config of a module one folder down.
+            if len(inside.parts) > 2 or any(part.startswith(".") for part in inside.parts):
+                continue
+            if file.is_file() and _is_companion(file):
+                (folder / inside).parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, folder / inside)
+        _note_dtype(folder / "config.json", job.spec.dtype)
+        return
+
+
+def _is_companion(file: Path) -> bool:
+    return (
+        file.suffix in _KEPT_SUFFIXES
+        and file.name not in _NOT_KEPT
+        and not file.name.endswith(".index.json")
+        and file.stat().st_size < 100_000_000
+    )
+
+
+def _note_dtype(config: Path, dtype: str | None) -> None:
+    """Keep a config's word about the type of the weights true."""
+    if dtype is None:
+        return
+    content = json.loads(config.read_text(encoding="utf-8"))
+    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    for key in ("torch_dtype", "dtype"):
+        if key in content:
+            content[key] = names[dtype_code(dtype) or "F32"]
+            write_json(config, content)
+
+
+def _library(folder: Path) -> str | None:
+    config = folder / "config.json"
+    if not config.is_file():
+        return None
+    content = json.loads(config.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        return None
+    if "architecture" in content and "pretrained_cfg" in content:
+        return "timm"
+    return "transformers" if "model_type" in content else None
+
+
+def _short(label: str) -> str:
+    """A hub id as it is, a path by its last part: cards and records tell nothing of this
+    machine.
+    """
+    path = Path(label)
+    return f"./{path.resolve().name}" if path.exists() else label
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, str):
+        return _short(value) if "/" in value else value
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_places(item) for key, item in value.items()}
+    return value

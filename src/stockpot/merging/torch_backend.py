@@ -1,0 +1,90 @@
+"""Blocks on a torch device: stored bits are uploaded, widened, combined and rounded there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from stockpot.checkpoints import Checkpoint
+from stockpot.errors import InputError, MissingDependencyError
+from stockpot.merging.backends import NumpyBackend
+from stockpot.merging.block import Array
+
+_BITS = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+
+
+class TorchBackend(NumpyBackend):
+    """One worker's blocks as tensors of a device."""
+
+    block = 1 << 24
+    """A device wants large pieces: 16 million elements, 64 MB as float32."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        import array_api_compat.torch as torch_namespace
+        import torch
+
+        self.xp = torch_namespace
+        self._torch = torch
+        self._device = torch.device(device)
+
+    def load(
+        self,
+        sources: Sequence[Checkpoint],
+        name: str,
+        start: int,
+        stop: int,
+        dtype: np.dtype[Any],
+    ) -> list[Array]:
+        wanted = getattr(self._torch, dtype.name)
+        arrays = []
+        for slot, source in enumerate(sources):
+            if type(source).decode is Checkpoint.decode:
+                code = source.info(name).dtype
+                stored = self.upload(source.raw(name)[start:stop])
+                if code in _BITS:
+                    stored = stored.view(getattr(self._torch, _BITS[code]))
+                values = stored.to(wanted)
+                # A block is the method's to overwrite; a view of a mapped file is not.
+                arrays.append(values.clone() if values is stored else values)
+            else:
+                buffer = self._buffer(slot, stop - start, dtype)
+                arrays.append(self.upload(source.decode(name, start, stop, buffer)))
+        return arrays
+
+    def upload(self, array: np.ndarray) -> Array:
+        plain = array.view(np.int16) if array.dtype == np.uint16 else array
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return self._torch.from_numpy(np.ascontiguousarray(plain)).to(self._device)
+
+    def store(self, values: Array, code: str) -> np.ndarray:
+        if isinstance(values, np.ndarray):
+            return super().store(values, code)
+        if code == "BF16" and values.dtype == self._torch.float64:
+            # torch would round twice, by way of float32.
+            return super().store(values.cpu().numpy(), code)
+        rounded = values.to(getattr(self._torch, _DTYPES[code])).reshape(-1)
+        if code == "BF16":
+            return np.asarray(rounded.view(self._torch.int16).cpu().numpy()).view(np.uint16)
+        return np.asarray(rounded.cpu().numpy())
+
+
+def torch_backend(device: str) -> Callable[[], NumpyBackend]:
+    """Maker of backends for a torch device. Raises ``InputError`` where there is none such."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise MissingDependencyError("torch", extra="torch", purpose=f"device '{device}'") from None
+    name = device.removeprefix("torch-")
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"device '{device}' cannot be used: {reason}", hint="try cpu") from None
+    return partial(TorchBackend, name)
