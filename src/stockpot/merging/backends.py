@@ -41,6 +41,24 @@ class NumpyBackend:
             for slot, source in enumerate(sources)
         ]
 
+    def gather(
+        self,
+        sources: Sequence[Checkpoint],
+        name: str,
+        runs: Sequence[tuple[int, int]],
+        dtype: np.dtype[Any],
+    ) -> list[Array]:
+        """The elements of several runs of the tensor in each source, side by side, in ``dtype``."""
+        found = []
+        for source in sources:
+            out = np.empty(sum(stop - start for start, stop in runs), dtype)
+            place = 0
+            for start, stop in runs:
+                source.decode(name, start, stop, out[place : place + stop - start])
+                place += stop - start
+            found.append(self.upload(out))
+        return found
+
     def upload(self, array: np.ndarray) -> Array:
         """A numpy array as an array of this backend."""
         return array

@@ -46,6 +46,7 @@ class Work:
     statistics: Statistics = field(default_factory=dict)
     shared: Statistics = field(default_factory=dict)
     passes_done: int = 0
+    checked: bool = False
 
     def __post_init__(self) -> None:
         self.sources = [*self.models] if self.base is None else [*self.models, self.base]
@@ -114,7 +115,7 @@ class Engine:
         for step in passes[: last + 1]:
             if step.scope == "tensor":
                 self._pool.run(self._tensor_pass(work, step) for work in group)
-            else:
+            elif step.needed(shared):
                 sums = Sums()
                 self._pool.run(self._reduce(work, step, sums) for work in group)
                 shared = dict(step.finish(shared | sums.values(), None, **arguments))
@@ -129,6 +130,8 @@ class Engine:
         yield self._combine(work)
 
     def _tensor_pass(self, work: Work, step: Pass) -> Flow[NumpyBackend]:
+        if not step.needed(work.shared | work.statistics):
+            return
         sums = Sums()
         yield from self._reduce(work, step, sums)
         values = work.statistics | sums.values()
@@ -136,11 +139,21 @@ class Engine:
 
     def _reduce(self, work: Work, step: Pass, sums: Sums) -> Iterator[Pieces]:
         size = -(-self._block // CHUNK) * CHUNK
-        check = work.passes_done == 0
+        if step.sample is not None and work.info.size > step.sample:
+            runs = list(_runs(work.info.size, step.sample))
+
+            def sample(backend: NumpyBackend) -> None:
+                sums.add(step.reduce(load_runs(work, backend, runs), **work.arguments))
+
+            yield [sample]
+            return
+        check, options = not work.checked, self._options
+        work.checked = True
 
         def piece(start: int, stop: int) -> Piece[NumpyBackend]:
             def reduce(backend: NumpyBackend) -> None:
-                block = self._load(work, backend, start, stop, (stop - start,), check=check)
+                shape = (stop - start,)
+                block = load_block(work, backend, start, stop, shape, options, check=check)
                 sums.add(step.reduce(block, **work.arguments))
 
             return reduce
@@ -158,7 +171,7 @@ class Engine:
             step = max(self._block // columns, 1) * columns
         else:
             step = size
-        check = not work.passes
+        check, options = not work.checked, self._options
 
         def piece(start: int, stop: int) -> Piece[NumpyBackend]:
             if granularity == "block":
@@ -169,7 +182,7 @@ class Engine:
                 view = shape
 
             def combine(backend: NumpyBackend) -> None:
-                block = self._load(work, backend, start, stop, view, check=check)
+                block = load_block(work, backend, start, stop, view, options, check=check)
                 values = work.method.combine(block, **work.arguments)
                 self._sink.write(work.info.name, start, backend.store(values, work.info.dtype))
                 self._advance(stop - start)
@@ -188,48 +201,56 @@ class Engine:
 
         yield [piece(start, stop) for start, stop in _spans(work.info.size, self._block)]
 
-    def _load(
-        self,
-        work: Work,
-        backend: NumpyBackend,
-        start: int,
-        stop: int,
-        view: tuple[int, ...],
-        *,
-        check: bool,
-    ) -> Block:
-        name = work.info.name
-        if check and not self._options.allow_nonfinite:
-            for source in work.sources:
-                check_finite(source, name, start, stop)
-        arrays = [
-            array.reshape(view)
-            for array in backend.load(work.sources, name, start, stop, work.dtype)
-        ]
-        base = arrays.pop() if work.base is not None else None
 
-        def extra(kind: str, model: int) -> Array | None:
-            files = work.extras.get(kind, ())
-            if model >= len(files) or name not in files[model]:
-                return None
-            source = files[model]
-            info = source.info(name)
-            if info.shape != work.info.shape:
-                whole = np.empty(info.size, work.dtype)
-                return backend.upload(source.decode(name, 0, info.size, whole).reshape(info.shape))
-            piece = np.empty(stop - start, work.dtype)
-            return backend.upload(source.decode(name, start, stop, piece).reshape(view))
+def load_block(
+    work: Work,
+    backend: NumpyBackend,
+    start: int,
+    stop: int,
+    view: tuple[int, ...],
+    options: Options,
+    *,
+    check: bool,
+) -> Block:
+    """Elements ``start ... stop`` of a tensor's models and base, in the shape ``view``."""
+    name = work.info.name
+    if check and not options.allow_nonfinite:
+        for source in work.sources:
+            check_finite(source, name, start, stop)
+    loaded = backend.load(work.sources, name, start, stop, work.dtype)
+    arrays = [array.reshape(view) for array in loaded]
+    base = arrays.pop() if work.base is not None else None
 
-        return Block(
-            work.shape,
-            arrays,
-            base,
-            xp=backend.xp,
-            start=start,
-            statistics=work.shared | work.statistics,
-            seed=work.seed,
-            extra=extra,
-        )
+    def extra(kind: str, model: int) -> Array | None:
+        files = work.extras.get(kind, ())
+        if model >= len(files) or name not in files[model]:
+            return None
+        source = files[model]
+        info = source.info(name)
+        if info.shape != work.info.shape:
+            whole = source.decode(name, 0, info.size, np.empty(info.size, work.dtype))
+            return backend.upload(whole.reshape(info.shape))
+        piece = source.decode(name, start, stop, np.empty(stop - start, work.dtype))
+        return backend.upload(piece.reshape(view))
+
+    return Block(
+        work.shape,
+        arrays,
+        base,
+        xp=backend.xp,
+        start=start,
+        statistics=work.shared | work.statistics,
+        seed=work.seed,
+        extra=extra,
+    )
+
+
+def load_runs(work: Work, backend: NumpyBackend, runs: Sequence[tuple[int, int]]) -> Block:
+    """A flat block of a few runs of the tensor, side by side."""
+    arrays = backend.gather(work.sources, work.info.name, runs, work.dtype)
+    base = arrays.pop() if work.base is not None else None
+    found = work.shared | work.statistics
+    return Block(work.shape, arrays, base, xp=backend.xp, statistics=found, seed=work.seed)
 
 
 def check_finite(source: Checkpoint, name: str, start: int, stop: int) -> None:
@@ -252,6 +273,14 @@ def _groups(works: Sequence[Work]) -> list[list[Work]]:
         if any(step.scope == "model" for step in work.passes):
             groups.setdefault(f"{work.method.name} {work.parameters}", []).append(work)
     return list(groups.values())
+
+
+def _runs(size: int, sample: int, count: int = 32) -> Iterator[tuple[int, int]]:
+    """``count`` equal runs of together ``sample`` elements, spread evenly over ``size``."""
+    length = sample // count
+    for number in range(count):
+        start = number * (size - length) // (count - 1)
+        yield start, start + length
 
 
 def _spans(size: int, step: int) -> Iterator[tuple[int, int]]:

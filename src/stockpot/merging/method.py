@@ -143,6 +143,10 @@ def _unchanged(statistics: Statistics, tensor: TensorShape | None, **parameters:
     return statistics
 
 
+def _always(statistics: Statistics) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Pass:
     """One reading of the data before combine; see the module's text.
@@ -151,11 +155,16 @@ class Pass:
     finish: ``(statistics, tensor, **parameters) -> {name: value}``; gets all statistics so far,
         sums of this pass included, and returns those to keep.
     scope: sums over one tensor, or over all tensors of the model.
+    sample: with a number, ``reduce`` gets of each larger tensor a single block of that many
+        elements, taken in runs from all over it; for estimates only.
+    needed: whether to read at all, from the statistics so far; if not, ``finish`` is not called.
     """
 
     reduce: Callable[..., Mapping[str, Statistic]]
     finish: Callable[..., Statistics] = _unchanged
     scope: Literal["tensor", "model"] = "tensor"
+    sample: int | None = None
+    needed: Callable[[Statistics], bool] = _always
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,66 @@
-"""Exact quantiles of magnitudes in a stream: which elements are the largest, without sorting them.
+"""Exact quantiles of magnitudes in a stream: which entries are the largest, without sorting them.
 
-A float32 magnitude, read as an integer, keeps its order. So the k-th largest of any number of
-elements is found by two counting passes: over the upper 16 of its 31 bits, then over the lower 15
-within the one bin that holds it. Counts are integers, hence independent of block size and order.
+1. A sample of the tensor brackets each wanted magnitude.
+2. One reading counts the entries above the bracket and keeps those inside, a few percent. The
+   wanted one is among them and found exactly, or is known not to be.
+3. Only where the sample misled: a histogram of all magnitudes gives a bracket that cannot fail,
+   and step 2 is done once more.
 
-Magnitudes are compared in float32. All elements equal to the threshold are on its upper side.
+The result is exact, so neither the sample nor how the stream is cut shows in it. All entries equal
+to the threshold are on its upper side.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from stockpot.merging.method import Array, Block, Count, Pass, Statistics
 
-_LOW_BITS = 15
-_LOW = 1 << _LOW_BITS
-_HIGH = 1 << 16
+SAMPLE = 65_536
+"""Entries of a tensor in the sample; tensors up to this size are read whole."""
+_RUN = 2048
+_DEVIATIONS = 5.0
+_BINS = 1 << 16
+_LOWER_BITS = 47
 
 Vectors = Callable[..., Sequence[Array]]
 Ranks = Callable[..., Sequence[int]]
+Limits = tuple[float, float]
+
+
+class Gathered:
+    """Things of many blocks in one list, in any order."""
+
+    def __init__(self, thing: Any) -> None:
+        self._things = [thing]
+
+    def join(self, other: Gathered) -> None:
+        self._things += other._things
+
+    def value(self) -> list[Any]:
+        return self._things
+
+
+class Part(NamedTuple):
+    """Sampled magnitudes of one tensor of ``size`` entries: one array a vector."""
+
+    size: int
+    vectors: list[np.ndarray]
+
+
+class Inside(NamedTuple):
+    """Of the magnitudes in one block: how many there are, how many lie above the limits, and those
+    within: ``values`` and how often each occurs.
+    """
+
+    size: int
+    above: int
+    values: np.ndarray
+    repeats: np.ndarray
 
 
 def threshold_passes(
@@ -31,100 +69,183 @@ def threshold_passes(
     *,
     name: str = "threshold",
     scope: Literal["tensor", "model"] = "tensor",
-) -> tuple[Pass, Pass]:
+) -> tuple[Pass, ...]:
     """Passes after which ``block.statistics[name]`` holds magnitudes of given rank.
 
     Args:
-        vectors: ``(block, **parameters) -> [flat arrays]``, for instance the deltas.
-        ranks: ``(size, **parameters) -> [ranks]`` for vectors of ``size`` elements (of the tensor
+        vectors: ``(block, **parameters) -> [flat arrays]``, for instance the deltas. An entry may
+            depend on the same entry of the parents, and on statistics, only.
+        ranks: ``(size, **parameters) -> [ranks]`` for vectors of ``size`` entries (of the tensor
             or, with ``scope="model"``, of all tensors together). Rank r asks for the r-th largest
             magnitude; rank 0 gives infinity, a rank of ``size`` or more gives 0.
 
     The statistic has shape (vectors, ranks), float64. To keep the r largest: ``abs(x) >=
     threshold``.
     """
-    high, found, low = f"{name}_high", f"{name}_bins", f"{name}_low"
+    raw, limits = f"{name}.raw", f"{name}.limits"
 
-    def reduce_high(block: Block, **parameters: Any) -> dict[str, Count]:
-        counts = [
-            count(magnitude_bits(block.xp, vector) >> _LOW_BITS, _HIGH, block.xp)
-            for vector in vectors(block, **parameters)
-        ]
-        return {high: Count(np.stack(counts))}
+    def magnitudes(block: Block, parameters: dict[str, Any]) -> list[Array]:
+        return [block.xp.abs(vector) for vector in vectors(block, **parameters)]
 
-    def finish_high(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
-        counts = statistics.pop(high)
-        wanted = ranks(int(counts[0].sum()), **parameters)
-        statistics[found] = [[locate(row, rank) for rank in wanted] for row in counts]
-        return statistics
+    def sample(block: Block, **parameters: Any) -> dict[str, Any]:
+        found = [_host(x) for x in magnitudes(block, parameters)]
+        # Blocks reuse their memory, and abs of what is not negative may be the thing itself.
+        return {raw: Gathered(Part(block.tensor.size, [x.copy() for x in found]))}
 
-    def reduce_low(block: Block, **parameters: Any) -> dict[str, Count]:
-        rows = []
-        for vector, places in zip(
-            vectors(block, **parameters), block.statistics[found], strict=True
-        ):
-            bits = magnitude_bits(block.xp, vector)
-            upper = bits >> _LOW_BITS
-            rows.append(
-                np.stack(
-                    [
-                        count(bits[upper == place[0]] & (_LOW - 1), _LOW, block.xp)
-                        if place is not None
-                        else np.zeros(_LOW, dtype=np.int64)
-                        for place in places
-                    ]
-                )
+    def bracket(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
+        parts: list[Part] = statistics.pop(raw)
+        wanted = ranks(sum(part.size for part in parts), **parameters)
+        columns = range(len(parts[0].vectors))
+        if all(part.vectors[0].size == part.size for part in parts):
+            whole = [np.concatenate([part.vectors[column] for part in parts]) for column in columns]
+            statistics[name] = np.array(
+                [[_ranked(vector, rank) for rank in wanted] for vector in whole]
             )
-        return {low: Count(np.stack(rows))}
-
-    def finish_low(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
-        counts, places = statistics.pop(low), statistics.pop(found)
-        size_known = [
-            [_magnitude(place, row) for place, row in zip(of_vector, rows, strict=True)]
-            for of_vector, rows in zip(places, counts, strict=True)
-        ]
-        statistics[name] = np.array(size_known, dtype=np.float64)
+        else:
+            statistics[limits] = [estimate(parts, column, wanted) for column in columns]
         return statistics
 
-    return Pass(reduce_high, finish_high, scope), Pass(reduce_low, finish_low, scope)
+    def collect(block: Block, **parameters: Any) -> dict[str, Any]:
+        pairs = zip(magnitudes(block, parameters), block.statistics[limits], strict=True)
+        return {raw: Gathered([[inside(block.xp, x, each) for each in row] for x, row in pairs])}
+
+    def select(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
+        blocks: list[list[list[Inside]]] = statistics.pop(raw)
+        wanted = ranks(sum(block[0][0].size for block in blocks), **parameters)
+        found = [
+            [
+                pick([block[v][r] for block in blocks], within, rank)
+                for r, (within, rank) in enumerate(zip(row, wanted, strict=True))
+            ]
+            for v, row in enumerate(statistics.pop(limits))
+        ]
+        if all(value is not None for row in found for value in row):
+            statistics[name] = np.array(found, dtype=np.float64)
+        return statistics
+
+    def count(block: Block, **parameters: Any) -> dict[str, Count]:
+        rows = [np.bincount(_upper_bits(x), minlength=_BINS) for x in magnitudes(block, parameters)]
+        return {raw: Count(np.stack(rows))}
+
+    def locate(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
+        counts = statistics.pop(raw)
+        wanted = ranks(int(counts[0].sum()), **parameters)
+        statistics[limits] = [[_bin_of(row, rank) for rank in wanted] for row in counts]
+        return statistics
+
+    def missing(statistics: Statistics) -> bool:
+        return name not in statistics
+
+    return (
+        Pass(sample, bracket, scope, sample=SAMPLE),
+        Pass(collect, select, scope, needed=missing),
+        Pass(count, locate, scope, needed=missing),
+        Pass(collect, select, scope, needed=missing),
+    )
 
 
-def magnitude_bits(xp: Any, x: Array) -> Array:
-    """The magnitudes of ``x`` as float32, read as integers that have their order (same shape)."""
-    if isinstance(x, np.ndarray):
-        return np.ascontiguousarray(x, dtype=np.float32).view(np.uint32) & np.uint32(0x7FFFFFFF)
-    return xp.astype(x, xp.float32).view(xp.int32) & 0x7FFFFFFF
+def estimate(parts: Sequence[Part], column: int, ranks: Sequence[int]) -> list[Limits]:
+    """Limits between which the magnitudes of these ranks very likely lie.
 
-
-def count(values: Array, bins: int, xp: Any) -> np.ndarray:
-    """How often each of ``0 ... bins - 1`` occurs, int64, on the host."""
-    if isinstance(values, np.ndarray):
-        return np.bincount(values, minlength=bins)
-    return np.asarray(xp.bincount(values, minlength=bins).cpu())
-
-
-def locate(counts: np.ndarray, rank: int) -> tuple[int, int] | None:
-    """Bin that holds the ``rank``-th element from the top, and its rank within the bin; None for
-    rank 0.
-
-    A rank beyond the last element is taken as "everything": (-1, 0).
+    Their width follows from how much runs of neighbouring entries differ.
     """
-    if rank <= 0:
+    size = sum(part.size for part in parts)
+    values = np.concatenate([part.vectors[column] for part in parts])
+    weights = np.concatenate(
+        [
+            np.full(part.vectors[column].size, part.size / part.vectors[column].size)
+            for part in parts
+        ]
+    )
+    order = np.argsort(values)[::-1]
+    values, places = values[order], np.cumsum(weights[order])
+
+    def at(place: float) -> float:
+        return float(values[min(int(np.searchsorted(places, place)), len(values) - 1)])
+
+    limits = []
+    for rank in ranks:
+        if rank <= 0 or rank >= size:
+            limits.append((math.inf, math.inf) if rank <= 0 else (0.0, 0.0))
+            continue
+        error = _DEVIATIONS * _deviation(parts, column, at(rank)) + 4 * float(weights.max())
+        low, high = rank + error, rank - error
+        limits.append((at(low) if low < size else 0.0, at(high) if high > 0 else math.inf))
+    return limits
+
+
+def _deviation(parts: Sequence[Part], column: int, value: float) -> float:
+    """Standard deviation of the estimated number of entries above ``value``."""
+    variance = 0.0
+    for part in parts:
+        vector = part.vectors[column]
+        runs = vector.size // _RUN
+        if vector.size < part.size and runs > 1:
+            shares = np.mean(vector[: runs * _RUN].reshape(runs, _RUN) >= value, axis=1)
+            variance += part.size**2 * float(np.var(shares, ddof=1)) / runs
+    return math.sqrt(variance)
+
+
+def inside(xp: Any, x: Array, limits: Limits) -> Inside:
+    """What of the magnitudes ``x`` lies above, and what within, ``limits`` (both ends included)."""
+    low, high = limits
+    size = int(x.shape[0])
+    above = _true(xp, x > high)
+    if low == high:
+        value, number = np.array([low]), _true(xp, x >= low) - above
+        return Inside(size, above, value, np.array([number]))
+    within = x >= low
+    if math.isfinite(high):
+        within &= x <= high
+    values = _host(x[within])
+    if values.size > size // 8:
+        return Inside(size, above, *np.unique(values, return_counts=True))
+    return Inside(size, above, values, np.ones(values.size, dtype=np.int64))
+
+
+def pick(blocks: Sequence[Inside], limits: Limits, rank: int) -> float | None:
+    """The ``rank``-th largest magnitude; None where it lies outside the limits."""
+    if rank <= 0 or rank >= sum(block.size for block in blocks):
+        return math.inf if rank <= 0 else 0.0
+    place = rank - sum(block.above for block in blocks)
+    repeats = np.concatenate([block.repeats for block in blocks])
+    if place <= 0 or place > int(repeats.sum()):
         return None
-    if rank >= int(counts.sum()):
-        return -1, 0
+    if limits[0] == limits[1]:
+        return limits[0]
+    values = np.concatenate([block.values for block in blocks])
+    if int(repeats.max()) == 1:
+        return _ranked(values, place)
+    order = np.argsort(values)[::-1]
+    return float(values[order][np.searchsorted(np.cumsum(repeats[order]), place)])
+
+
+def _ranked(values: np.ndarray, rank: int) -> float:
+    if rank <= 0 or rank > values.size:
+        return math.inf if rank <= 0 else 0.0
+    return float(np.partition(values, values.size - rank)[values.size - rank])
+
+
+def _upper_bits(x: Array) -> np.ndarray:
+    """Exponent and first five bits of each magnitude as one integer, which keeps their order."""
+    return _host(x).astype(np.float64).view(np.int64) >> _LOWER_BITS
+
+
+def _bin_of(counts: np.ndarray, rank: int) -> Limits:
+    """Smallest and largest magnitude of the bin that holds the ``rank``-th largest."""
     from_top = np.cumsum(counts[::-1])
-    place = int(np.searchsorted(from_top, rank))
-    above = int(from_top[place - 1]) if place else 0
-    return len(counts) - 1 - place, rank - above
+    if rank <= 0 or rank >= int(from_top[-1]):
+        return (math.inf, math.inf) if rank <= 0 else (0.0, 0.0)
+    place = len(counts) - 1 - int(np.searchsorted(from_top, rank))
+    ends = np.array([place << _LOWER_BITS, ((place + 1) << _LOWER_BITS) - 1], dtype=np.int64)
+    low, high = ends.view(np.float64).tolist()
+    return low, high
 
 
-def _magnitude(place: tuple[int, int] | None, low_counts: np.ndarray) -> float:
-    if place is None:
-        return math.inf
-    high, rank = place
-    if high < 0:
-        return 0.0
-    from_top = np.cumsum(low_counts[::-1])
-    low = len(low_counts) - 1 - int(np.searchsorted(from_top, rank))
-    return float(np.array([(high << _LOW_BITS) | low], dtype=np.uint32).view(np.float32)[0])
+def _true(xp: Any, mask: Array) -> int:
+    """How many are true."""
+    return int(np.count_nonzero(mask) if isinstance(mask, np.ndarray) else xp.count_nonzero(mask))
+
+
+def _host(x: Array) -> np.ndarray:
+    return x if isinstance(x, np.ndarray) else np.asarray(x.cpu())

@@ -137,8 +137,7 @@ def input_grams(
 
 
 def save_statistics(path: Path, statistics: Mapping[str, np.ndarray], kind: str) -> None:
-    """Write statistics as one safetensors file that ``merge`` reads; ``kind``: "fisher" or "gram".
-    """
+    """Write statistics as one safetensors file that ``merge`` reads; kind: "fisher" or "gram"."""
     write_checkpoint(path, statistics, {"statistics": kind})
 
 

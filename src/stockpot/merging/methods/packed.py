@@ -93,7 +93,7 @@ def tall(models: Models, *, cut: list[float]) -> dict[str, Array]:
 
 def pack_bits(mask: Array) -> np.ndarray:
     """A boolean array as bits, uint8 (ceil(size / 8),), the first element in the lowest bit."""
-    host = mask if isinstance(mask, np.ndarray) else np.asarray(mask.cpu())
+    host = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask)
     return np.packbits(host.reshape(-1), bitorder="little")
 
 
