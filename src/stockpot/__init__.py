@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stockpot.inspection import compare
     from stockpot.merging import merge
     from stockpot.recycling import recycle
+    from stockpot.report import write_report
 
 __version__ = "0.1.0"
 
@@ -26,9 +27,10 @@ _HOMES = {
     "merge": "stockpot.merging",
     "open_checkpoint": "stockpot.checkpoints",
     "recycle": "stockpot.recycling",
+    "write_report": "stockpot.report",
 }
 
-__all__ = ["__version__", "compare", "merge", "open_checkpoint", "recycle"]
+__all__ = ["__version__", "compare", "merge", "open_checkpoint", "recycle", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

@@ -39,9 +39,8 @@ def demo_command(
         out.data({"assets": found}, "\n".join(f"{k}\t{v}" for k, v in found.items()))
         return
     from stockpot.recycling import recycle
-    from stockpot.report import terminal_table
+    from stockpot.cli.recycle import show
 
     recipe = write_recipe(folders, output / "recipe.yaml")
     done = recycle(recipe, output, jobs=jobs, quiet=quiet or as_json)
-    out.data(done.results, terminal_table(done.results))
-    out.say(f"model:  {done.model}\nreport: {done.report}\nrecipe: {recipe}")
+    show(out, done)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from stockpot.cli.output import Output
+
+if TYPE_CHECKING:
+    from stockpot.recycling import Recycled
 
 
 def recycle_command(
@@ -18,6 +23,10 @@ def recycle_command(
         int | None, typer.Option("--jobs", "-j", min=1, help="Local processes [default: cores].")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Replaces the recipe's seed.")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change the recipe, such as training.steps=100; repeatable."),
+    ] = None,
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="Leave out unreadable images and list them.")
     ] = False,
@@ -31,12 +40,11 @@ def recycle_command(
 
     Run again after an interruption: finished jobs are not repeated.
     """
-    from stockpot.cli.output import Output
     from stockpot.recycling import plan_recipe, recycle
 
     out = Output(json=as_json, quiet=quiet)
     if dry_run:
-        labels = plan_recipe(recipe, output, skip_corrupt=skip_corrupt)
+        labels = plan_recipe(recipe, seed=seed, skip_corrupt=skip_corrupt, changes=change or ())
         out.data({"jobs": labels}, "\n".join(labels))
         return
     done = recycle(
@@ -46,9 +54,17 @@ def recycle_command(
         jobs=jobs,
         seed=seed,
         skip_corrupt=skip_corrupt,
+        changes=change or (),
         quiet=quiet or as_json,
     )
-    from stockpot.report import terminal_table
+    show(out, done)
 
+
+def show(out: Output, done: Recycled) -> None:
+    """Write the report beside the model and say what came out."""
+    from stockpot.report import terminal_table, write_report
+
+    report = done.folder / "report.html"
+    write_report(done.results, report)
     out.data(done.results, terminal_table(done.results))
-    out.say(f"model:  {done.model}\nreport: {done.report}")
+    out.say(f"model:  {done.model}\nreport: {report}")

@@ -153,7 +153,7 @@ def finetune(
     if init["kind"] == "base":
         settings = settings.replace(head_only_steps=0)
     else:
-        model.load_state(_start(init, inputs))
+        model.load_state(_start(init, inputs), partial=True)
     done = run_finetuning(
         model,
         rows.feed,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from stockpot.execution import Job
 from stockpot.recycling.protocols import PROTOCOLS, Pool, Protocol
 from stockpot.recycling.recipe import Auxiliary, Recipe
+from stockpot.training.hyperparameters import HyperParameters, draw_hyperparameters
 
 BASE = "base"
 _JOBS = "stockpot.recycling.jobs"
@@ -63,6 +64,10 @@ class Facts:
     root: str
     cache: str
     skip_corrupt: bool = False
+
+    def at(self, cache: str) -> Facts:
+        """The same facts with another place for decoded data."""
+        return replace(self, cache=cache)
 
 
 @dataclass
@@ -258,24 +263,25 @@ class _Builder:
     def hyperparameters(self, cell: Cell | None, index: int) -> dict[str, Any]:
         """Draw ``index`` of a cell. Draw 0 takes the first value of every list, as DomainBed does."""
         training = self.recipe.training
-        drawn: dict[str, Any] = {
-            "steps": training.steps,
-            "batch_size": training.batch_size,
-            "head_only_steps": min(training.head_only_steps, training.steps),
-            "evaluate_every": training.evaluate_every,
-            "average_from": training.average_from,
-            "optimizer": training.optimizer,
-            "precision": training.precision,
+        spaces = {
+            name: values if isinstance(values := getattr(training, name), list) else [values]
+            for name in ("learning_rate", "weight_decay", "dropout")
         }
-        for name in ("learning_rate", "weight_decay", "dropout"):
-            values = getattr(training, name)
-            choices = values if isinstance(values, list) else [values]
-            where = 0
-            if index > 0 and cell is not None:
-                seed = hash_seed(name, self.recipe.seed, cell.held_out, cell.trial, index)
-                where = seed % len(choices)
-            drawn[name] = choices[where]
-        return drawn
+        defaults = HyperParameters(
+            steps=training.steps,
+            batch_size=training.batch_size,
+            head_only_steps=min(training.head_only_steps, training.steps),
+            evaluate_every=training.evaluate_every,
+            average_from=training.average_from,
+            optimizer=training.optimizer,
+            precision=training.precision,
+            **{name: values[0] for name, values in spaces.items()},
+        )
+        name = "auxiliary" if cell is None else f"{cell.held_out}/{cell.trial}"
+        seed = self.recipe.seed
+        return asdict(
+            draw_hyperparameters(spaces, name=name, seed=seed, index=index, defaults=defaults)
+        )
 
     def _snapshots(self) -> list[int]:
         if not any(PROTOCOLS[name].pool == "trajectory" for name in self.recipe.protocol_names):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stockpot.backbones.spec import BackboneSpec
@@ -184,13 +185,30 @@ class Recipe(_Strict):
         ]
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe file.
 
+    ``changes``: ``"training.steps=100"`` and the like, put over what the file says; values are YAML.
     Raises ``RecipeError`` with all problems at once, each with its line.
     """
     value, lines = load_with_lines(path)
+    for change in changes:
+        _put(value, change)
     return parse_recipe(value, source=str(path), lines=lines)
+
+
+def _put(value: Any, change: str) -> None:
+    name, equals, text = change.partition("=")
+    *path, last = name.split(".")
+    try:
+        if not equals or not last:
+            raise ValueError("expected name=value")
+        new = yaml.safe_load(text)
+        for part in path:
+            value = value.setdefault(part, {})
+        value[last] = new
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise RecipeError([f"cannot put '{change}' over the recipe: {error}"]) from error
 
 
 def parse_recipe(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +11,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-import stockpot
 from stockpot.evaluation.diagnosis import diagnose
 from stockpot.evaluation.diversity import mean_diversity
 from stockpot.evaluation.evidence import Evidence, Member, PairBarrier
 from stockpot.evaluation.intervals import paired_bootstrap
 from stockpot.evaluation.metrics import correct, ensemble
 from stockpot.execution import Job
+from stockpot.provenance import versions
+from stockpot.recycling.examine import Examined
 from stockpot.recycling.family import family
 from stockpot.recycling.jobs import read_metrics
 from stockpot.recycling.plan import Cell, Plan, Run
@@ -53,9 +52,10 @@ class _CellData:
 
 
 def collect(
-    recipe: Recipe, task: Task, plan: Plan, folders: Folders, backbone: Mapping[str, Any]
+    recipe: Recipe, examined: Examined, plan: Plan, folders: Folders
 ) -> dict[str, Any]:
     """All results as one JSON value (schema 1), which the report draws."""
+    task, body = examined.task, examined.backbone
     cells = [_read(cell, task, folders) for cell in plan.cells]
     return {
         "schema": 1,
@@ -69,26 +69,22 @@ def collect(
             "examples": {name: int(count) for name, count in task.counts().items()},
             "skipped": list(task.skipped),
         },
-        "backbone": dict(backbone),
+        "backbone": {
+            "kind": recipe.backbone.kind,
+            "name": Path(recipe.backbone.name).name,
+            "parameters": sum(each.numel() for each in body.network.parameters()),
+            "trained_parameters": sum(
+                each.numel() for each in body.network.parameters() if each.requires_grad
+            ),
+        },
         "cells": [_cell(recipe, data) for data in cells],
         "table": _table(recipe, cells),
         "lineage": family(recipe, plan, folders),
         "final": _final(recipe, plan),
         "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
-        "versions": versions(),
+        "versions": versions("torch", "transformers", "timm", "accelerate"),
         "seconds": round(sum(_seconds(folders[job]) for job in set(folders)), 1),
     }
-
-
-def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    found = {"stockpot": stockpot.__version__, "python": platform.python_version()}
-    for name in ("torch", "numpy", "transformers", "timm", "accelerate"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _read(cell: Cell, task: Task, folders: Folders) -> _CellData:

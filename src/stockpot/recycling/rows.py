@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from stockpot.backbones import Backbone, Model, load_backbone
 from stockpot.backbones.spec import BackboneSpec
@@ -19,8 +18,6 @@ from stockpot.evaluation import correct
 from stockpot.tasks import Split, Task, load_task, named_generator, rotation_task, split_task, take
 from stockpot.tasks.specs import parse_task_spec
 from stockpot.training import Feed, build_feed, predict
-
-State = dict[str, Tensor]
 
 Outputs = dict[str, np.ndarray]
 """Predictions by ``"validation/<domain>"`` and ``"test/<domain>"``: float32 (N, outputs)."""
@@ -48,9 +45,8 @@ def _task(data: str, root: str, cache: str) -> Task:
 
 
 @lru_cache(maxsize=2)
-def _backbone(spec: str, root: str) -> tuple[Backbone, State]:
-    body = load_backbone(BackboneSpec.model_validate_json(spec), root=Path(root))
-    return body, body.trainable_state()
+def _backbone(spec: str, root: str) -> Backbone:
+    return load_backbone(BackboneSpec.model_validate_json(spec), root=Path(root))
 
 
 def limit_task(task: Task, limit: int, seed: int) -> Task:
@@ -150,8 +146,8 @@ def open_task(data: Mapping[str, Any], root: str, cache: str) -> Task:
 
 def open_backbone(backbone: Mapping[str, Any], root: str) -> Backbone:
     """The backbone that a job's argument names, with the base's weights in it."""
-    body, base = _backbone(json.dumps(backbone["spec"], sort_keys=True), root)
-    body.load(base)
+    body = _backbone(json.dumps(backbone["spec"], sort_keys=True), root)
+    body.reset()
     return body
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from stockpot.errors import BackboneError, InputError, OutputError, TaskError
+from stockpot.errors import OutputError
 from stockpot.execution import Backend, in_order, make_backend, run_jobs
-from stockpot.files import atomic_folder, digest, output_error, write_json, write_text
+from stockpot.files import atomic_folder, output_error, write_json
 from stockpot.progress import progress
-from stockpot.recycling.plan import Facts, Plan, make_plan
-from stockpot.recycling.recipe import Auxiliary, Recipe, load_recipe, parse_recipe
-from stockpot.tasks import Task
+from stockpot.recycling.plan import make_plan
+from stockpot.recycling.recipe import Recipe, load_recipe, parse_recipe
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Recycled:
     """What a run left behind.
 
     Attributes:
-        folder: holds ``model/``, ``report.html`` and ``results.json``; ``work/`` is what a rerun reuses.
+        folder: holds ``model/`` and ``results.json``; ``work/`` is what a rerun reuses.
         results: the content of ``results.json``.
     """
 
@@ -37,11 +35,6 @@ class Recycled:
         """Folder of the final model."""
         return self.folder / "model"
 
-    @property
-    def report(self) -> Path:
-        """The page that shows it all."""
-        return self.folder / "report.html"
-
 
 def recycle(
     recipe: str | Path | Mapping[str, Any] | Recipe,
@@ -52,165 +45,99 @@ def recycle(
     seed: int | None = None,
     skip_corrupt: bool = False,
     root: str | Path | None = None,
+    changes: Sequence[str] = (),
     quiet: bool = False,
 ) -> Recycled:
-    """Fine-tune from every init in parallel, average, compare the protocols, and keep the best use.
+    """Fine-tune from every init in parallel, average, compare the protocols, keep the model.
 
     Args:
         recipe: a YAML file, or its content as plain data.
-        output: folder for the results; run again with the same recipe it goes on where it stopped.
+        output: folder for the results; the same call goes on after an interruption.
         backend: ``"serial"``, ``"local"`` or a ready ``Backend``; the bytes do not depend on it.
-        jobs: processes of the local backend (default: one per core and recipe thread).
+        jobs: processes of the local backend (default: one per core and thread of a job).
         seed: replaces the recipe's.
-        skip_corrupt: leave out unreadable images instead of refusing; they are listed in the report.
+        skip_corrupt: leave out unreadable images instead of refusing; the results list them.
         root: where relative paths start (default: the recipe's folder, or here).
+        changes: ``"training.steps=100"`` and the like, put over what the file says.
         quiet: no progress bar.
 
     Raises:
         InputError: the recipe, data or weights are wrong; found before anything runs.
+        OutputError: the output cannot be written.
         JobError: a job failed on the way; the next call goes on from there.
     """
+    checked, root = _read(recipe, root, seed, changes)
     output = Path(output)
-    if isinstance(recipe, str | Path):
-        root = Path(recipe).parent if root is None else Path(root)
-        checked = load_recipe(Path(recipe))
-    else:
-        root = Path.cwd() if root is None else Path(root)
-        checked = recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)
-    if seed is not None:
-        checked = checked.model_copy(update={"seed": seed})
-    root = root.resolve()
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file", hint="give a folder for the output")
-
     cache = (output / "work" / "cache").resolve()
-    task, facts = examine(checked, root, cache, skip_corrupt=skip_corrupt)
-    plan = make_plan(checked, facts)
-    from stockpot.recycling.results import collect, save_final
+    from stockpot.recycling.examine import examine
+    from stockpot.recycling.final import save_final
+    from stockpot.recycling.results import collect
 
+    with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
+        # Decoded images are kept, but nothing is written to the output until everything is right.
+        keep = cache if cache.exists() else Path(scratch)
+        examined = examine(checked, root, keep, skip_corrupt=skip_corrupt)
+        if keep != cache:
+            _move(Path(scratch), cache)
+    plan = make_plan(checked, examined.facts.at(str(cache)))
     wanted = plan.jobs()
-    order = list(in_order(wanted))
-    made = backend if not isinstance(backend, str) else _backend(backend, jobs, checked)
-    with progress("recycling", sum(job.weight for job in order), quiet=quiet) as advance:
+    if isinstance(backend, str):
+        cores = len(os.sched_getaffinity(0))
+        backend = make_backend(backend, jobs or max(1, cores // checked.threads))
+    total = sum(job.weight for job in in_order(wanted))
+    with progress("recycling", total, quiet=quiet) as advance:
         folders = run_jobs(
             wanted,
             output / "work",
-            made,
-            on_finished=lambda job, reused: advance(job.weight, job.label[:40]),
+            backend,
+            on_finished=lambda job, reused: advance(job.weight, f"{job.label:.44}"),
         )
-    results = collect(checked, task, plan, folders)
+    results = collect(checked, examined, plan, folders)
     with atomic_folder(output / "model", replace=True) as folder:
-        save_final(folder, checked, task, plan, folders, results, root)
+        save_final(folder, checked, examined, plan, folders, results)
     write_json(output / "results.json", results)
-    from stockpot.report import write_report
-
-    write_report(results, output / "report.html")
     return Recycled(output, results)
 
 
-def examine(
-    recipe: Recipe, root: Path, cache: Path, *, skip_corrupt: bool = False
-) -> tuple[Task, Facts]:
-    """Look at the data, the backbone and all weights before anything runs.
-
-    Returns the task and the facts that name the inputs' content. Raises ``InputError``.
-    """
-    from stockpot.backbones import load_backbone
-    from stockpot.tasks import load_task
-
-    scratch = cache if cache.exists() else None
-    task = load_task(
-        recipe.task, root=root, skip_corrupt=skip_corrupt, cache=scratch, seed=recipe.seed
-    )
-    _check_domains(recipe, task)
-    body = load_backbone(recipe.backbone, root=root)
-    if body.modality != task.modality:
-        raise BackboneError(
-            f"backbone '{recipe.backbone.name}' takes {body.modality} inputs, "
-            f"task '{task.name}' has {task.modality} inputs"
-        )
-    contents: dict[str, str] = {}
-    for auxiliary in recipe.auxiliaries:
-        contents[auxiliary.name] = _examine_auxiliary(
-            auxiliary, recipe, task, body, root, scratch, skip_corrupt
-        )
-    facts = Facts(
-        domains=task.domains,
-        task=task.fingerprint,
-        backbone=body.fingerprint,
-        auxiliaries=contents,
-        root=str(root),
-        cache=str(cache),
-        skip_corrupt=skip_corrupt,
-    )
-    return task, facts
+def _move(scratch: Path, cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        for file in scratch.iterdir():
+            shutil.move(file, cache / file.name)
+    except OSError as error:
+        raise output_error(cache, error) from error
 
 
-def _check_domains(recipe: Recipe, task: Task) -> None:
-    if len(task.domains) < 2 and recipe.held_out:
-        raise TaskError(
-            f"task '{task.name}' has one domain ('{task.domains[0]}'): holding one out needs two",
-            hint="name a domain column or use one folder per domain, or set 'held_out: []'",
-        )
-    if recipe.held_out != "all":
-        for domain in recipe.held_out:
-            if domain not in task.domains:
-                raise TaskError(
-                    f"held_out: unknown domain '{domain}' in task '{task.name}'; "
-                    f"it has {', '.join(task.domains)}"
-                )
+def plan_recipe(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    seed: int | None = None,
+    skip_corrupt: bool = False,
+    root: str | Path | None = None,
+    changes: Sequence[str] = (),
+) -> list[str]:
+    """Check everything as :func:`recycle` does and name the jobs it would run; writes nothing."""
+    checked, root = _read(recipe, root, seed, changes)
+    from stockpot.recycling.examine import examine
+
+    facts = examine(checked, root, None, skip_corrupt=skip_corrupt).facts
+    return [job.label for job in in_order(make_plan(checked, facts).jobs())]
 
 
-def _examine_auxiliary(
-    auxiliary: Auxiliary,
-    recipe: Recipe,
-    task: Task,
-    body: Any,
-    root: Path,
-    cache: Path | None,
-    skip_corrupt: bool,
-) -> str:
-    """Check one auxiliary and return what names its content."""
-    from stockpot.tasks import load_task
-
-    if auxiliary.weights is not None:
-        from stockpot.checkpoints.torch_io import load_state
-        from stockpot.inspection import check_lineage
-
-        path = root / auxiliary.weights
-        state = load_state(path)
-        body.reset()
-        base = body.state()
-        body.load(state)
-        names = sorted(body.state())
-        candidate = body.state()
-        check_lineage(base, {name: candidate[name] for name in names}, name=str(path))
-        body.reset()
-        from stockpot.checkpoints import open_checkpoint
-
-        with open_checkpoint(path) as checkpoint:
-            return checkpoint.digest()
-    if auxiliary.rotation:
-        if task.modality != "image":
-            raise InputError(
-                f"auxiliary '{auxiliary.name}': rotation needs images, "
-                f"task '{task.name}' has {task.modality} inputs"
-            )
-        return task.fingerprint
-    assert auxiliary.task is not None
-    other = load_task(
-        auxiliary.task, root=root, skip_corrupt=skip_corrupt, cache=cache, seed=recipe.seed
-    )
-    if other.modality != task.modality:
-        raise InputError(
-            f"auxiliary '{auxiliary.name}' has {other.modality} inputs, "
-            f"task '{task.name}' has {task.modality} inputs"
-        )
-    return other.fingerprint
-
-
-def _backend(name: str, jobs: int | None, recipe: Recipe) -> Backend:
-    import os
-
-    workers = max(1, len(os.sched_getaffinity(0)) // recipe.threads) if jobs is None else jobs
-    return make_backend(name, workers)
+def _read(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    root: str | Path | None,
+    seed: int | None,
+    changes: Sequence[str],
+) -> tuple[Recipe, Path]:
+    if isinstance(recipe, str | Path):
+        folder = Path(recipe).parent
+        checked = load_recipe(Path(recipe), changes)
+    else:
+        folder = Path.cwd()
+        checked = recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)
+    if seed is not None:
+        checked = checked.model_copy(update={"seed": seed})
+    return checked, Path(root if root is not None else folder).resolve()
