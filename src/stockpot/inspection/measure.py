@@ -112,7 +112,7 @@ def _flat(rows: Matrix) -> Matrix:
 
 
 def _gram(x: Matrix) -> Matrix:
-    """x x^T, pair by pair: for a few long rows faster than BLAS's product of a matrix and itself."""
+    """x x^T, pair by pair: for a few long rows faster than one product of matrices."""
     gram = np.empty((len(x), len(x)))
     for i, j in combinations_with_replacement(range(len(x)), 2):
         gram[i, j] = gram[j, i] = np.dot(x[i], x[j])
