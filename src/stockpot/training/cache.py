@@ -21,6 +21,7 @@ from stockpot.files import digest, output_error, write_json
 from stockpot.progress import progress
 from stockpot.tasks import Task, named_generator
 from stockpot.training.augmentation import augment
+from stockpot.training.device import best_device
 
 FORMAT = 1
 CHUNK = 64  # rows per forward pass; fixed, so that a cache that was interrupted gets the same bytes
@@ -122,7 +123,7 @@ class _Writer:
         assert backbone.trunk is not None
         self.task, self.backbone, self.folder = task, backbone, folder
         self.views, self.seed, self.key = views, seed, key
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = best_device()
         self.trunk = backbone.trunk.to(self.device).eval()
         self.encoded = backbone.preparation.encode(task.inputs)
         self.ragged = backbone.modality == "text"

@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stockpot.training.memory import keep_memory
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
 def best_device(device: str | None = None) -> torch.device:
     """The GPU when there is one, unless ``device`` says "cpu"."""
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if device != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    keep_memory()
+    return torch.device("cpu")
 
 
 def make_accelerator(precision: str, device: str | None = None) -> Accelerator:
