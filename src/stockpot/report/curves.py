@@ -8,12 +8,15 @@ from stockpot.report import svg
 from stockpot.report.numbers import percent, score
 
 KINDS = {"same init": "k-same", "different init": "k-different", "base to average": "k-base"}
-SPLITS = {"ood": "held-out domain", "id": "validation of the training domains"}
-_WIDTH, _HEIGHT = 300.0, 190.0
+SPLITS = {"ood": "held-out domain", "id": "training domains’ validation"}
+_WIDTH, _HEIGHT = 262.0, 184.0
 
 
 def panels(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """For each split its name in words and one small figure per held-out domain."""
+    """Rows of small figures: a heading and one figure per held-out domain for each split.
+
+    With a single domain the two splits stand side by side in one row without a heading.
+    """
     domains: dict[str, list[dict[str, Any]]] = {}
     for cell in results["cells"]:
         if cell.get("connectivity"):
@@ -22,12 +25,16 @@ def panels(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
     rows = []
     for split, words in SPLITS.items():
         figures = [
-            _panel(f"curve-{split}-{index}", name, known, split, metric)
+            _panel(
+                f"curve-{split}-{index}", name if len(domains) > 1 else words, known, split, metric
+            )
             for index, (name, curves) in enumerate(domains.items())
             if (known := [curve for curve in curves if curve.get(split)])
         ]
         if figures:
-            rows.append((words, figures))
+            rows.append((f"On the {words}", figures))
+    if len(domains) == 1:
+        return [("", [figure for _, figures in rows for figure in figures])]
     return rows
 
 
@@ -83,7 +90,7 @@ def _panel(ident: str, name: str, curves: list[dict[str, Any]], split: str, metr
         ident,
         _WIDTH,
         _HEIGHT,
-        f"Connectivity, {name} held out, {SPLITS[split]}",
+        f"Connectivity, {name}, {SPLITS[split]}",
         f"{len(curves)} lines between two models; accuracies from {score(min(values), metric)} to "
         f"{score(max(values), metric)}{percent(metric)}; largest barrier "
         f"{score(height, metric)}{unit} ({worst['kind']}).",

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stockpot.evaluation.wording import unit
-from stockpot.report.numbers import percent, score, signed, spread, typographic
+from stockpot.report.numbers import (
+    NO_BREAK,
+    in_sentence,
+    percent,
+    score,
+    signed,
+    spread,
+    typographic,
+)
 
 Verdict = Literal["helped", "no difference", "hurt", "alone"]
 
@@ -32,17 +40,18 @@ def headline(results: dict[str, Any]) -> Headline:
     if difference is None:
         return _without_difference(final, table, reached, metric)
     against = rows.get(difference["against"])
-    name = against["label"] if against else difference["against"]
-    size = f"{score(abs(difference['mean']), metric)} {unit(metric)}"
+    name = in_sentence(against["label"]) if against else difference["against"]
+    own = in_sentence(final["label"])
+    size = f"{score(abs(difference['mean']), metric)}{NO_BREAK}{unit(metric)}"
     if difference["low"] > 0:
         verdict: Verdict = "helped"
-        words = f"{final['label']} is {size} better than {name} on domains it has never seen."
+        words = f"{own} is {size} better than {name} on domains it has never seen."
     elif difference["high"] < 0:
         verdict = "hurt"
-        words = f"{final['label']} is {size} worse than {name} on domains it has never seen."
+        words = f"{own} is {size} worse than {name} on domains it has never seen."
     else:
         verdict = "no difference"
-        words = f"No difference that this test could see between {final['label']} and {name}."
+        words = f"No difference that this test could see between {own} and {name}."
     details = [_how_sure(final, against, results, metric), *_exceptions(final, metric)]
     return Headline(verdict, words, tuple(details))
 
@@ -51,15 +60,16 @@ def _without_difference(
     final: dict[str, Any], table: list[dict[str, Any]], reached: str, metric: str
 ) -> Headline:
     """The final model is the baseline itself, or there is nothing to compare with."""
+    own = in_sentence(final["label"])
     averages = [row for row in table if row["group"] == "average" and row.get("difference")]
     if not averages:
-        words = f"{final['label']} reaches {reached} on domains it has never seen."
+        words = f"{own} reaches {reached} on domains it has never seen."
         return Headline("alone", words, ())
     best = max(averages, key=lambda row: row["mean"])
-    words = f"{final['label']} stays: on validation no average was better."
+    words = f"{own} stays: on validation no average was better."
     detail = (
-        f"It reaches {reached} on domains it has never seen. The best average, {best['label']}, "
-        f"reaches {score(best['mean'], metric)}{percent(metric)}: "
+        f"It reaches {reached} on domains it has never seen. The best average, "
+        f"{in_sentence(best['label'])}, reaches {score(best['mean'], metric)}{percent(metric)}: "
         f"{typographic(best['difference']['words'])}."
     )
     return Headline("no difference", words, (detail,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stockpot.evaluation.wording import points
 
-EN_DASH, MINUS = "–", "−"
+EN_DASH, MINUS, NO_BREAK = "–", "−", "\u00a0"
 
 
 def typographic(words: str) -> str:
@@ -34,7 +34,7 @@ def signed(value: float, metric: str) -> str:
 
 def percent(metric: str) -> str:
     """What stands after a score: a percent sign for accuracies."""
-    return "" if metric == "r2" else " %"
+    return "" if metric == "r2" else f"{NO_BREAK}%"
 
 
 def count(value: float) -> str:
@@ -46,12 +46,12 @@ def duration(seconds: float | None) -> str:
     """``0.4 s``, ``38 s``, ``12 min``, ``3 h 05 min``."""
     if seconds is None:
         return EN_DASH
-    if seconds < 10:
-        return f"{seconds:.1f} s"
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.{1 if seconds < 10 else 0}f}{NO_BREAK}s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+    if minutes < 120:
+        return f"{minutes}{NO_BREAK}min"
+    return f"{minutes // 60}{NO_BREAK}h{NO_BREAK}{minutes % 60:02d}{NO_BREAK}min"
 
 
 def scientific(value: float) -> str:
@@ -66,3 +66,9 @@ def millions(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {name}"
     return f"{value:.0f}"
+
+
+def in_sentence(label: str) -> str:
+    """A method's label inside a sentence: ``ERM, best run`` becomes ``ERM (best run)``."""
+    name, comma, rest = label.partition(", ")
+    return f"{name} ({rest})" if comma and "(" not in label else label.replace(", ", " ")

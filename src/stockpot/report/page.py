@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ from stockpot.report import curves, numbers, scatter, svg, tree, whiskers
 from stockpot.report.headline import headline
 from stockpot.report.reasons import reasons
 
-_DATA_LIMIT = 60_000
+_LIMIT, _LEAST_DATA = 280_000, 40_000
+_DATA_HERE = "data-of-the-page-go-here"
 _ROWS = 120
+_BULKY = ("history", "evidence", "findings", "domain_differences", "connectivity", "runs", "cells")
 
 
 def write_report(results: dict[str, Any], path: Path | str) -> Path:
@@ -28,7 +29,7 @@ def write_report(results: dict[str, Any], path: Path | str) -> Path:
 
 
 def render(results: dict[str, Any]) -> str:
-    """The page as text; the same for the same results."""
+    """The page as text, about 280 KB at most; the same for the same results."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -48,8 +49,9 @@ def render(results: dict[str, Any]) -> str:
         millions=numbers.millions,
         scientific=numbers.scientific,
         typographic=numbers.typographic,
+        in_sentence=numbers.in_sentence,
     )
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         results=results,
         metric=results["task"]["metric"],
         unit=numbers.percent(results["task"]["metric"]),
@@ -63,6 +65,7 @@ def render(results: dict[str, Any]) -> str:
         pools=scatter.pools(results),
         inits=scatter.inits(results),
         reasons=reasons(results),
+        diagnoses=sum(len(cell.get("diagnosis", [])) for cell in results["cells"]),
         runs=_runs(results),
         hyperparameters=_hyperparameters(results),
         pool_markers=[
@@ -71,44 +74,46 @@ def render(results: dict[str, Any]) -> str:
         init_markers=[
             Markup(_legend(scatter.shape(i))) for i in range(len(scatter.inits(results)))
         ],
-        baseline_label=baseline_label(results["table"]),
+        baseline_label=(whiskers.baseline(results["table"]) or {}).get("label"),
         ensemble_cost=_ensemble_cost(results),
         covers=next((row["covers"] for row in results["table"] if row.get("covers")), None),
         trials=len({cell["trial"] for cell in results["cells"]}),
-        data=Markup(embedded(results)),
+        data=_DATA_HERE,
     )
+    room = max(_LIMIT - len(page.encode()), _LEAST_DATA)
+    return page.replace(_DATA_HERE, embedded(results, room), 1)
 
 
-def baseline_label(table: list[dict[str, Any]]) -> str | None:
-    """What the table's differences are against."""
-    name = next((row["difference"]["against"] for row in table if row.get("difference")), None)
-    return next((row["label"] for row in table if row["protocol"] == name), name)
+def embedded(results: dict[str, Any], limit: int) -> str:
+    """The results as JSON that may stand inside a script element, numbers to six digits.
 
-
-def embedded(results: dict[str, Any], limit: int = _DATA_LIMIT) -> str:
-    """The results as JSON that may stand inside a script element, at most ``limit`` characters.
-
-    What is too long is left out, bulky parts first; ``left_out`` names it.
+    Where that is longer than ``limit`` characters, bulky parts are left out and ``left_out`` names
+    them.
     """
-    kept = copy.deepcopy(results)
-    kept["left_out"] = []
-    for part in ("history", "evidence", "findings", "connectivity", "runs", "cells"):
+    kept = {**_rounded(results), "left_out": []}
+    for part in (*_BULKY, None):
         written = json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
-        if len(written) <= limit:
+        written = written.replace("<", "\\u003c").replace("&", "\\u0026")
+        if len(written.encode()) <= limit or part is None:
             break
-        _drop(kept, part)
+        kept = _without(kept, part)
         kept["left_out"].append(part)
-    written = json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
-    return written.replace("<", "\\u003c").replace("&", "\\u0026")
+    return written
 
 
-def _drop(value: Any, part: str) -> None:
-    """Remove a key wherever it is."""
+def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
-        value.pop(part, None)
-    for each in value.values() if isinstance(value, dict) else value:
-        if isinstance(each, dict | list):
-            _drop(each, part)
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _without(value: Any, part: str) -> Any:
+    """The same without a key, wherever it is."""
+    if isinstance(value, dict):
+        return {key: _without(each, part) for key, each in value.items() if key != part}
+    return [_without(each, part) for each in value] if isinstance(value, list) else value
 
 
 def _safe(value: Any, markup: type[str]) -> Any:
@@ -123,22 +128,20 @@ def _safe(value: Any, markup: type[str]) -> Any:
 
 
 def _figures(results: dict[str, Any]) -> dict[str, Any]:
-    domains = list(results["table"][0]["domains"])
+    narrow, more = whiskers.narrow(results)
     lineage = results.get("lineage") or {}
     measured = any(cell.get("diversity") for cell in results["cells"])
     return {
         "whiskers": whiskers.wide(results),
-        "whiskers_narrow": whiskers.narrow(results),
-        "whiskers_domains": [whiskers.narrow(results, domain) for domain in domains]
-        if len(domains) > 1
-        else [],
+        "whiskers_narrow": narrow,
+        "whiskers_more": more,
         "curves": curves.panels(results),
         "diversity": scatter.diversity(results, "diversity-wide", 760, 340) if measured else "",
         "diversity_narrow": scatter.diversity(results, "diversity-narrow", 360, 320)
         if measured
         else "",
         "runs": scatter.runs(results),
-        "tree": tree.family_tree(lineage, "tree-wide", 1060),
+        "tree": tree.family_tree(lineage, "tree-wide", 1108),
         "tree_narrow": tree.family_tree(lineage, "tree-narrow", 360),
     }
 

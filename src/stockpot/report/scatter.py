@@ -9,6 +9,7 @@ from stockpot.report import svg
 from stockpot.report.numbers import percent, score, signed
 
 SHAPES = ("circle", "diamond", "square", "triangle", "ring")
+_MOST_HINTS = 60
 Box = tuple[float, float, float, float]
 
 
@@ -46,7 +47,7 @@ def diversity(results: dict[str, Any], ident: str, width: float, height: float) 
     )
     gains = [value for row in rows for value in (row["ensemble_gain"], row["gained"])]
     low_y, high_y = svg.padded(min(0.0, *gains), max(DEFAULTS.ensemble_gain, *gains), 0.02)
-    left, top, bottom = 46.0, 12.0, height - 40.0
+    left, top, bottom = 46.0, 26.0, height - 40.0
     across = svg.Scale(max(0.0, low_x), high_x, left, width - 10)
     up = svg.Scale(low_y, high_y, bottom, top)
     parts = _axes(across, up, metric, gain=True)
@@ -59,15 +60,11 @@ def diversity(results: dict[str, Any], ident: str, width: float, height: float) 
             text_anchor="middle",
         )
     )
+    parts.append(svg.text(0, 12, "gain over the mean member, in points", class_="axis"))
     zero, rule = up(0), up(DEFAULTS.ensemble_gain)
     parts.append(svg.line(left, zero, width - 10, zero, class_="zero"))
     parts.append(svg.line(left, rule, width - 10, rule, class_="rule"))
-    parts.append(
-        svg.text(
-            width - 12, rule - 5, "3 points: worth averaging", class_="note", text_anchor="end"
-        )
-    )
-    taken: list[Box] = [(width - 165, rule - 18, width, rule)]
+    taken: list[Box] = []
     points, labels = [], []
     for row in rows:
         index = names.index(row["pool"])
@@ -86,6 +83,7 @@ def diversity(results: dict[str, Any], ident: str, width: float, height: float) 
             )
         )
         taken += [(x - 6, y - 6, x + 6, y + 6), (x - 6, y2 - 6, x + 6, y2 + 6)]
+    parts.append(_rule_label(left, width - 10, rule, taken))
     for row in rows if len(rows) <= 12 else _extremes(rows):
         x, y = across(row["ratio_error"]), up(row["gained"])
         label = _free_label(row["where"], x, y, width, taken)
@@ -124,7 +122,7 @@ def runs(results: dict[str, Any]) -> list[str]:
 def _runs(
     ident: str, domain: str, found: list[dict[str, Any]], names: list[str], metric: str
 ) -> str:
-    width, height, left = 300.0, 220.0, 38.0
+    width, height, left = 262.0, 206.0, 34.0
     x_values = [run["id_accuracy"] for run in found]
     y_values = [run["accuracy"] for run in found]
     across = svg.Scale(*svg.padded(min(x_values), max(x_values), 0.02), left, width - 8)
@@ -136,9 +134,13 @@ def _runs(
     )
     for run in found:
         index = names.index(run["init"])
-        words = svg.tooltip(
-            f"{run['label']}: validation {score(run['id_accuracy'], metric)}, "
-            f"held out {score(run['accuracy'], metric)}"
+        words = (
+            ""
+            if len(found) > _MOST_HINTS
+            else svg.tooltip(
+                f"{run['label']}: validation {score(run['id_accuracy'], metric)}, "
+                f"held out {score(run['accuracy'], metric)}"
+            )
         )
         x, y = across(run["id_accuracy"]), up(run["accuracy"])
         parts.append(svg.group(words, svg.marker(shape(index), x, y, 3.4), class_=f"dot c{index}"))
@@ -176,6 +178,19 @@ def _extremes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ordered = sorted(rows, key=lambda row: row["gained"])
     lost = [row for row in ordered[:3] if row["gained"] < 0]
     return [*lost, ordered[-1]]
+
+
+def _rule_label(left: float, right: float, y: float, taken: list[Box]) -> str:
+    """Names the go / no-go line at the first place along it where no point is in the way."""
+    boxes = []
+    for words in ("worth averaging: 3 points or more", "worth averaging", "3 points"):
+        wide = svg.text_width(words, 11.5)
+        starts = [right - wide, left + 6, *range(int(left) + 20, int(right - wide), 10)]
+        boxes += [(words, (x, y - 15, x + wide, y - 2)) for x in starts]
+    free = (each for each in boxes if not any(_overlap(each[1], other) for other in taken))
+    words, box = next(free, boxes[-1])
+    taken.append(box)
+    return svg.text(box[0], box[3] - 3, words, class_="note")
 
 
 def _free_label(words: str, x: float, y: float, width: float, taken: list[Box]) -> str:

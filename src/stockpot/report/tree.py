@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from stockpot.report import svg
@@ -47,17 +48,22 @@ def family_tree(lineage: dict[str, Any], ident: str, width: float) -> str:
     columns = _ordered(nodes, edges, depth)
     tallest = max(len(column) for column in columns)
     height = tallest * _ROW + 14
-    step = width / len(columns)
-    box = min(step * 0.68, 190.0)
+    box = min(width / len(columns) * 0.68, 190.0)
     place = {}
     for index, column in enumerate(columns):
         left = index * (width - box) / max(len(columns) - 1, 1)
         first = (height - len(column) * _ROW) / 2 + _ROW / 2
-        for row, node in enumerate(column):
-            place[node.id] = (left, first + row * _ROW)
+        for row, name in enumerate(column):
+            place[name] = (left, first + row * _ROW)
     source = _families(nodes, edges, depth)
     heaviest = max((edge.weight or 0.0 for edge in edges), default=0.0) or 1.0
-    parts = [_edge(edge, place, box, source[edge.start], heaviest) for edge in edges]
+    parts = []
+    for edge in edges:
+        lanes = [
+            _lane(edge.start, level) for level in range(depth[edge.start] + 1, depth[edge.end])
+        ]
+        way = [place[name] for name in (edge.start, *lanes, edge.end)]
+        parts.append(_edge(edge, way, box, source[edge.start], heaviest))
     parts += [_node(node, place[node.id], box, source[node.id]) for node in nodes]
     described = "; ".join(
         f"{name[edge.start]} to {name[edge.end]} ({edge.role})"
@@ -129,23 +135,35 @@ def _read(lineage: dict[str, Any]) -> tuple[list[Node], list[Edge]]:
     return nodes, edges
 
 
-def _ordered(nodes: list[Node], edges: list[Edge], depth: dict[str, int]) -> list[list[Node]]:
-    """Columns from left to right; in a column, nodes at the mean height of their parents."""
-    columns: list[list[Node]] = []
+def _lane(start: str, level: int) -> str:
+    """Where the edges of a node pass a column in which they do not end: a row of their own."""
+    return f"lane of {start} at {level}"
+
+
+def _ordered(nodes: list[Node], edges: list[Edge], depth: dict[str, int]) -> list[list[str]]:
+    """Columns from left to right; in a column, names at the mean height of their parents."""
+    kinds = {node.id: list(COLUMNS).index(node.kind) for node in nodes}
+    parents: dict[str, set[str]] = {node.id: set() for node in nodes}
+    level = {node.id: depth[node.id] for node in nodes}
+    for edge in edges:
+        before = edge.start
+        for between in range(depth[edge.start] + 1, depth[edge.end]):
+            lane = _lane(edge.start, between)
+            parents.setdefault(lane, set()).add(before)
+            level[lane], kinds[lane], before = between, len(COLUMNS), lane
+        if edge.role != "head":
+            parents[edge.end].add(before)
     height: dict[str, float] = {}
-    for level in sorted({depth[node.id] for node in nodes}):
-        column = [node for node in nodes if depth[node.id] == level]
+    columns = []
+    for each in sorted(set(level.values())):
+        column = [name for name in level if level[name] == each]
         wanted = {}
-        for index, node in enumerate(column):
-            above = [
-                height[edge.start]
-                for edge in edges
-                if edge.end == node.id and edge.start in height and edge.role != "head"
-            ]
-            wanted[node.id] = sum(above) / len(above) if above else index / len(column)
-        column.sort(key=lambda node: (wanted[node.id], list(COLUMNS).index(node.kind)))
-        for index, node in enumerate(column):
-            height[node.id] = (index + 0.5) / len(column)
+        for index, name in enumerate(column):
+            above = [height[parent] for parent in parents[name] if parent in height]
+            wanted[name] = sum(above) / len(above) if above else index / len(column)
+        column.sort(key=lambda name: (wanted[name], kinds[name]))
+        for index, name in enumerate(column):
+            height[name] = (index + 0.5) / len(column)
         columns.append(column)
     return columns
 
@@ -201,22 +219,19 @@ def _node(node: Node, at: tuple[float, float], box: float, family: int | None) -
 
 
 def _edge(
-    edge: Edge,
-    place: dict[str, tuple[float, float]],
-    box: float,
-    family: int | None,
-    heaviest: float,
+    edge: Edge, way: list[tuple[float, float]], box: float, family: int | None, heaviest: float
 ) -> str:
-    (x1, y1), (x2, y2) = place[edge.start], place[edge.end]
-    x1 += box
-    bend = (x2 - x1) / 2
-    width = 1.6 if edge.weight is None else 1.2 + 4.0 * edge.weight / heaviest
-    path = f"M{x1:.0f} {y1:.0f}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
+    """A curve from box to box, straight where it passes a column on its way."""
+    path = ""
+    for (x1, y1), (x2, y2) in pairwise(way):
+        path += f"{'L' if path else 'M'}{x1 + box:.0f} {y1:.0f}"
+        middle = (x1 + box + x2) / 2
+        path += f"C{middle:.0f} {y1:.0f} {middle:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
     share = "" if edge.weight is None else f", weight {edge.weight:.3g}"
     return svg.element(
         "path",
         svg.tooltip(f"{edge.role}{share}"),
         d=path,
-        stroke_width=width,
+        stroke_width=1.6 if edge.weight is None else 1.2 + 4.0 * edge.weight / heaviest,
         class_=f"edge e-{'head' if edge.role == 'head' else 'weights'} {_css(family)}",
     )

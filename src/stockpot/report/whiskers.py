@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from stockpot.report import svg
-from stockpot.report.numbers import percent, score, spread
+from stockpot.report.numbers import MINUS, score, signed, spread
 
 GROUPS = {
     "reference": ("Reference", "square"),
@@ -14,7 +14,9 @@ GROUPS = {
     "average": ("Averages of weights", "diamond"),
     "oracle": ("Oracle, not a method", "ring"),
 }
+DIFFERENCE = "difference to the baseline"
 _ROW, _GAP, _HEAD = 23.0, 25.0, 46.0
+_MOST_DOMAINS = 8
 
 
 def grouped(table: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -26,14 +28,18 @@ def grouped(table: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]
     ]
 
 
-def wide(results: dict[str, Any], width: float = 1060) -> str:
-    """All panels side by side: the mean over held-out domains, then every domain."""
+def wide(results: dict[str, Any], width: float = 1108) -> str:
+    """Panels side by side: the mean, its difference to the baseline, then every held-out domain."""
     table, metric = results["table"], results["task"]["metric"]
     domains = list(table[0]["domains"])
-    panels: list[str | None] = [None, *(domains if len(domains) > 1 else [])]
+    panels: list[tuple[str | None, float]] = [(None, 1.3)]
+    if baseline(table):
+        panels.append((DIFFERENCE, 1.5))
+    if 1 < len(domains) <= _MOST_DOMAINS:
+        panels += [(domain, 1.0) for domain in domains]
     labels = min(max(svg.text_width(row["label"], 13) for row in table) + 14, 250)
-    numbers = 52.0
-    share = (width - labels - numbers) / (len(panels) + 0.6)
+    numbers = 46.0
+    share = (width - labels - numbers) / sum(weight for _, weight in panels)
     rows, height = _rows(table)
     parts = [
         svg.element("rect", x=0, y=y - _ROW / 2, width=width, height=_ROW, class_="band")
@@ -42,53 +48,52 @@ def wide(results: dict[str, Any], width: float = 1060) -> str:
     ]
     parts += _names(table, labels)
     left = labels
-    for panel in panels:
-        room = share * (1.6 if panel is None else 1.0)
-        parts.append(_panel(table, panel, rows, left + 10, left + room - 10, height, metric))
+    for panel, weight in panels:
+        room = share * weight
+        parts.append(_panel(results, panel, rows, left + 10, left + room - 10, height))
         left += room
         if panel is None:
-            parts += [
-                svg.text(
-                    left + numbers - 8,
-                    y + 4,
-                    score(row["mean"], metric),
-                    class_="value",
-                    text_anchor="end",
-                )
-                for y, row in rows
-            ]
+            for y, row in rows:
+                words, end = score(row["mean"], metric), left + numbers - 10
+                parts.append(svg.text(end, y + 4, words, class_="value", text_anchor="end"))
             left += numbers
-    return svg.figure(
-        "whiskers-wide",
-        width,
-        height + 20,
-        _title(metric),
-        _description(results),
-        *parts,
-        css="wide",
-    )
+    named = ("whiskers-wide", width, height + 20, _title(metric), _description(results))
+    return svg.figure(*named, *parts, css="wide")
 
 
-def narrow(results: dict[str, Any], panel: str | None = None, width: float = 360) -> str:
-    """One panel for a phone: the label above its whisker."""
+def narrow(results: dict[str, Any], width: float = 360) -> tuple[str, list[str]]:
+    """For a phone: one panel with labels above whiskers, and further panels of the same kind.
+
+    The first is the difference to the baseline where there is one; the mean and the domains follow.
+    """
+    table = results["table"]
+    panels: list[str | None] = [None]
+    if baseline(table):
+        panels.insert(0, DIFFERENCE)
+    if len(table[0]["domains"]) > 1:
+        panels += list(table[0]["domains"])
+    drawn = [_narrow(results, panel, f"whiskers-{i}", width) for i, panel in enumerate(panels)]
+    return drawn[0], drawn[1:]
+
+
+def _narrow(results: dict[str, Any], panel: str | None, ident: str, width: float) -> str:
     table, metric = results["table"], results["task"]["metric"]
-    rows, y, parts = [], 30.0, []
-    for _, members in grouped(table):
+    rows, labels, y = [], [], 32.0
+    for group, members in grouped(table):
         y += 10
         for row in members:
-            value = _cell(row, panel)["mean"]
-            css = f"label g-{row['group']}"
-            parts.append(svg.text(0, y, svg.shortened(row["label"], 13, width - 50), class_=css))
-            parts.append(
-                svg.text(width, y, score(value, metric), class_="value", text_anchor="end")
-            )
+            cell = _cell(row, panel)
+            write = signed if panel == DIFFERENCE else score
+            value = write(cell["mean"], metric) if cell else ""
+            name = svg.shortened(row["label"], 13, width - 50)
+            labels.append(svg.text(0, y, name, class_=f"label halo g-{group}"))
+            labels.append(svg.text(width, y, value, class_="value halo", text_anchor="end"))
             rows.append((y + 12, row))
             y += 36
-    parts.insert(0, _panel(table, panel, rows, 8, width - 8, y - 4, metric))
-    ident = f"whiskers-narrow-{'mean' if panel is None else _slug(panel)}"
-    return svg.figure(
-        ident, width, y + 16, _title(metric), _description(results), *parts, css="narrow"
-    )
+    drawn = _panel(results, panel, rows, 8, width - 8, y - 4, hints=False)
+    title = f"{_title(metric)}: {_heading(table, panel)}"
+    named = (ident, width, y + 16, title, "The numbers are in the table below.")
+    return svg.figure(*named, drawn, *labels, css="narrow")
 
 
 def _rows(table: list[dict[str, Any]]) -> tuple[list[tuple[float, dict[str, Any]]], float]:
@@ -121,52 +126,68 @@ def _names(table: list[dict[str, Any]], room: float) -> list[str]:
 
 
 def _panel(
-    table: list[dict[str, Any]],
+    results: dict[str, Any],
     panel: str | None,
     rows: list[tuple[float, dict[str, Any]]],
     left: float,
     right: float,
     bottom: float,
-    metric: str,
+    *,
+    hints: bool = True,
 ) -> str:
-    low, high = _range([_cell(row, panel) for row in table], metric)
+    table, metric = results["table"], results["task"]["metric"]
+    low, high = _range([cell for row in table if (cell := _cell(row, panel))])
     scale = svg.Scale(low, high, left, right)
     top = rows[0][0] - _ROW
-    title = "Mean of held-out domains" if panel is None else panel
-    if panel is None and len(table[0]["domains"]) == 1:
-        title = f"Held out: {next(iter(table[0]['domains']))}"
-    parts = [
-        svg.text(left, 14, svg.shortened(title, 13.5, right - left + 16), class_="panel-title")
-    ]
-    digits = 100 if metric != "r2" else 1
-    for tick in scale.ticks(max(2, int((right - left) / 55))):
-        x = scale(tick)
+    title = svg.shortened(_heading(table, panel), 13.5, right - left + 14)
+    parts = [svg.text(left, 14, title, class_="panel-title")]
+    times = 1 if metric == "r2" else 100
+    apart = 45 if metric == "r2" else 26
+    for tick in scale.ticks(min(6, max(2, int((right - left) / apart)))):
+        x, words = scale(tick), f"{tick * times:g}"
+        if panel == DIFFERENCE and tick > 0:
+            words = f"+{words}"
         parts.append(svg.line(x, top, x, bottom, class_="grid"))
         parts.append(
-            svg.text(x, bottom + 14, f"{tick * digits:g}", class_="tick", text_anchor="middle")
+            svg.text(x, bottom + 14, words.replace("-", MINUS), class_="tick", text_anchor="middle")
         )
-    baseline = _baseline(table)
-    if baseline is not None:
-        x = scale(_cell(baseline, panel)["mean"])
+    reference = baseline(table)
+    if reference is not None:
+        x = scale(0.0 if panel == DIFFERENCE else (_cell(reference, panel) or {})["mean"])
         parts.append(svg.line(x, top, x, bottom, class_="baseline"))
     for y, row in rows:
-        parts.append(_whisker(row, _cell(row, panel), y, scale, metric, title))
+        cell = _cell(row, panel)
+        if cell is not None:
+            parts.append(_whisker(row, cell, y, scale, metric, title if hints else ""))
+        elif row is reference:
+            x = scale(0.0)
+            shown = svg.text(x + 8, y + 4, "the baseline", class_="tick")
+            parts.append(shown)
     return svg.group(*parts)
+
+
+def _heading(table: list[dict[str, Any]], panel: str | None) -> str:
+    reference = baseline(table)
+    if panel == DIFFERENCE and reference is not None:
+        return f"Against {reference['label']}"
+    if panel is not None:
+        return panel
+    domains = list(table[0]["domains"])
+    return "Mean" if len(domains) > 1 else f"Held out: {domains[0]}"
 
 
 def _whisker(
     row: dict[str, Any], cell: dict[str, float], y: float, scale: svg.Scale, metric: str, where: str
 ) -> str:
     shape = GROUPS[row["group"]][1]
-    words = svg.tooltip(
-        f"{row['label']}, {where}: {score(cell['mean'], metric)}{percent(metric)} "
-        f"({spread(cell['low'], cell['high'], metric)})"
-    )
+    shown = (signed if "against" in cell else score)(cell["mean"], metric)
+    interval = spread(cell["low"], cell["high"], metric)
+    words = svg.tooltip(f"{row['label']}, {where}: {shown} ({interval})") if where else ""
     if cell["mean"] < scale.low:
         return svg.group(
             words,
             svg.marker("left", scale.start + 4, y, 4),
-            svg.text(scale.start + 13, y + 4, score(cell["mean"], metric), class_="tick"),
+            svg.text(scale.start + 13, y + 4, shown, class_="tick halo"),
             class_=f"g-{row['group']}",
         )
     start, end = scale(max(cell["low"], scale.low)), scale(min(cell["high"], scale.high))
@@ -178,7 +199,7 @@ def _whisker(
     )
 
 
-def _range(cells: list[dict[str, float]], metric: str) -> tuple[float, float]:
+def _range(cells: list[dict[str, float]]) -> tuple[float, float]:
     """Limits of the axis; a row far below the rest is drawn at the edge instead of squeezing it."""
     means = [cell["mean"] for cell in cells]
     middle = median(means)
@@ -189,13 +210,18 @@ def _range(cells: list[dict[str, float]], metric: str) -> tuple[float, float]:
     return svg.padded(low, high, 0.02)
 
 
-def _baseline(table: list[dict[str, Any]]) -> dict[str, Any] | None:
+def baseline(table: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row that the others' differences are against."""
     names = {row["difference"]["against"] for row in table if row.get("difference")}
     return next((row for row in table if row["protocol"] in names), None)
 
 
-def _cell(row: dict[str, Any], panel: str | None) -> dict[str, float]:
-    cell: dict[str, float] = row if panel is None else row["domains"][panel]
+def _cell(row: dict[str, Any], panel: str | None) -> dict[str, float] | None:
+    if panel is None:
+        return row
+    cell: dict[str, float] | None = (
+        row["difference"] if panel == DIFFERENCE else row["domains"][panel]
+    )
     return cell
 
 
