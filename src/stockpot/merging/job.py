@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from stockpot.checkpoints import Checkpoint, MemoryCheckpoint, open_checkpoint
+from stockpot.checkpoints import Checkpoint, MemoryCheckpoint, TensorInfo, open_checkpoint
 from stockpot.checkpoints.checkpoint import join_digests
 from stockpot.errors import InputError
 from stockpot.merging.alignment import Heads
@@ -88,11 +88,16 @@ class MergeJob:
     def elements(self) -> int:
         return sum(work.info.size for work in self.plan.works)
 
+    def prepare(self, options: Options) -> dict[str, TensorInfo]:
+        """Do what must come before the first byte of output; returns what the output will hold."""
+        self._tasks = self.plan.prepare(options)
+        return self.plan.tensors
+
     def run(
         self, sink: Sink, options: Options, advance: Callable[[float], None] | None = None
     ) -> None:
-        """Merge every tensor into ``sink``."""
-        Engine(sink, options, advance).run(self.plan.works)
+        """Merge every tensor into ``sink``, after ``prepare``."""
+        Engine(sink, options, advance).run(self._tasks)
 
     def digests(self, threads: int | None = None) -> list[str]:
         """Content hashes of the models and, last, the base."""

@@ -99,7 +99,7 @@ def merge(
                 hash_parents=hash_parents is not False,
                 overwrite=overwrite,
             )
-        sink = MemorySink(job.plan.tensors)
+        sink = MemorySink(job.prepare(options))
         job.run(sink, options, advance)
         digests = job.digests(threads) if hash_parents else None
         report = job.report(digests, time.perf_counter() - started)

@@ -43,8 +43,8 @@ def write_output(
     """
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists already", hint="choose another name, or --overwrite")
-    tensors = job.plan.tensors
     started = time.perf_counter()
+    tensors = job.prepare(options)
 
     def fill(writer: CheckpointWriter) -> MergeReport:
         job.run(writer, options, advance)

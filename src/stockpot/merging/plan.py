@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.errors import MethodError
 from stockpot.merging.alignment import Aligned, Heads, align
-from stockpot.merging.engine import Copy, Work
+from stockpot.merging.engine import Copy, Options, Work
 from stockpot.merging.method import get_method
 from stockpot.merging.report import TensorReport
 from stockpot.merging.settings import Settings
+from stockpot.merging.whole import combine_whole
 
 
 @dataclass
@@ -22,6 +23,26 @@ class Plan:
     aligned: list[Aligned]
     dropped: list[str]
     warnings: list[str]
+
+    def prepare(self, options: Options) -> list[Work | Copy]:
+        """What is left for the engine, once methods that need the whole model at once have run."""
+        whole = [
+            work
+            for work in self.works
+            if isinstance(work, Work) and work.method.granularity_for(work.parameters) == "model"
+        ]
+        if not whole:
+            return self.works
+        sink = combine_whole(whole, options)
+        made = sink.checkpoint("result")
+        known = {work.info.name for work in whole}
+        tasks = [Copy(work.info, made) if work.info.name in known else work for work in self.works]
+        for name, info in sink.tensors.items():
+            if name not in known:
+                self.aligned.append(Aligned(info, "copy", (), "made by the method"))
+                self.works.append(Copy(info, made))
+                tasks.append(self.works[-1])
+        return tasks
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stockpot.checkpoints import TensorInfo
+from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.dtypes import STORAGE, widen
 from stockpot.checkpoints.memory import torch_tensor
 
@@ -16,10 +16,15 @@ class MemorySink:
     """A state that is filled piece by piece."""
 
     def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
-        self.tensors = dict(tensors)
-        self.stored = {
-            name: np.empty(info.size, STORAGE[info.dtype]) for name, info in tensors.items()
-        }
+        self.tensors: dict[str, TensorInfo] = {}
+        self.stored: dict[str, np.ndarray] = {}
+        for info in tensors.values():
+            self.add(info)
+
+    def add(self, info: TensorInfo) -> None:
+        """Make room for one more tensor."""
+        self.tensors[info.name] = info
+        self.stored[info.name] = np.empty(info.size, STORAGE[info.dtype])
 
     def write(self, name: str, start: int, stored: np.ndarray) -> None:
         flat = stored.reshape(-1)
@@ -34,3 +39,17 @@ class MemorySink:
             stored = self.stored[name].reshape(info.shape)
             state[name] = torch_tensor(stored, info.dtype) if torch else widen(stored, info.dtype)
         return state
+
+    def checkpoint(self, label: str) -> Checkpoint:
+        """What has been written, as a checkpoint."""
+        return _StoredCheckpoint(self, label)
+
+
+class _StoredCheckpoint(Checkpoint):
+    def __init__(self, sink: MemorySink, label: str) -> None:
+        super().__init__(sink.tensors, label=label)
+        self._stored = sink.stored
+
+    def raw(self, name: str) -> np.ndarray:
+        self.info(name)
+        return self._stored[name]
