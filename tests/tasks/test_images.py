@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stockpot.errors import TaskError
+from stockpot.errors import OutputError, TaskError
 from stockpot.tasks import ImageFolderSpec, load_task
 from stockpot.tasks.images import decode_image
 from tests.tasks.builders import image_folder, picture
@@ -104,6 +105,35 @@ def test_fingerprint_follows_content_and_not_the_place(tmp_path: Path) -> None:
     assert load(one).fingerprint != load(one, resize="crop").fingerprint
     picture(999).save(two / "art" / "cat" / "0.png")
     assert load(one).fingerprint != load(two).fingerprint
+
+
+def test_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding seven at a time gives the same file, with and without a corrupt image."""
+    from stockpot.tasks import images
+
+    root = image_folder(tmp_path / "set")
+    (root / "photo" / "cat" / "2.png").write_bytes(b"no image")
+    whole = load(root, skip_corrupt=True, cache=tmp_path / "one")
+    monkeypatch.setattr(images, "BLOCK", 7)
+    parts = load(root, skip_corrupt=True, cache=tmp_path / "two")
+    memory = load(root, skip_corrupt=True)
+    for task in (parts, memory):
+        np.testing.assert_array_equal(task.inputs, whole.inputs)
+        assert task.skipped == whole.skipped
+    (one,), (two,) = (tmp_path / "one").glob("*/*.npy"), (tmp_path / "two").glob("*/*.npy")
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stockpot.tasks import images
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(images, "_write_pixels", full)
+    with pytest.raises(OutputError, match=r"cannot write .*: no space left on the device"):
+        load(image_folder(tmp_path / "set"), cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_two_writers_of_one_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

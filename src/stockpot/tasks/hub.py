@@ -10,7 +10,7 @@ import numpy as np
 from stockpot.errors import MissingDependencyError, TaskError
 from stockpot.files import digest
 from stockpot.tasks.arrays import array_fingerprint, check_labels, check_numbers
-from stockpot.tasks.images import decode_all, refuse_corrupt
+from stockpot.tasks.images import decode_all, refuse_corrupt, require_pillow
 from stockpot.tasks.specs import DatasetsSpec
 from stockpot.tasks.task import Array, Modality, Task, build_task, check_domains, quoted
 from stockpot.tasks.text import class_order
@@ -111,6 +111,7 @@ def _inputs(
     import datasets
 
     if isinstance(data.features[spec.input], datasets.Image):
+        require_pillow()
         column = data.cast_column(spec.input, datasets.Image(decode=False))[spec.input]
         blobs = [cell["bytes"] or Path(cell["path"]).read_bytes() for cell in column]
         names = [f"{where}, row {row}" for row in range(len(blobs))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import PIL.Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+BLOCK = 2048
+"""Images decoded at a time."""
 
 Resize = Literal["stretch", "crop"]
 
@@ -60,7 +63,8 @@ def load_image_folder(
             "skip_corrupt": skip_corrupt,
         }
     )
-    pixels, bad = _cached_pixels(files, folder, spec, skip_corrupt, cache, key)
+    place = None if cache is None else cache / f"images-{key[:20]}"
+    pixels, bad = _pixels(files, folder, spec, skip_corrupt, place)
     kept = [file for i, file in enumerate(files) if i not in bad]
     domains = list(dict.fromkeys(file.domain for file in files))
     classes = sorted({file.label for file in files})
@@ -125,26 +129,25 @@ def require_pillow() -> None:
 
 
 def decode_all(
-    blobs: Sequence[Path] | Sequence[bytes], names: Sequence[str], size: int, resize: Resize
+    blobs: Sequence[Path] | Sequence[bytes],
+    names: Sequence[str],
+    size: int,
+    resize: Resize,
+    advance: Callable[[], None] = lambda: None,
 ) -> tuple[Array, dict[int, str]]:
     """All images as one uint8 array (N, size, size, 3), and the reason for each that failed."""
-    require_pillow()
     pixels = np.zeros((len(blobs), size, size, 3), dtype=np.uint8)
     bad: dict[int, str] = {}
 
     def decode(index: int) -> None:
         blob = blobs[index]
         try:
-            pixels[index] = decode_image(
-                blob.read_bytes() if isinstance(blob, Path) else blob, size, resize
-            )
+            data = blob.read_bytes() if isinstance(blob, Path) else blob
+            pixels[index] = decode_image(data, size, resize)
         except (ValueError, OSError) as error:
             bad[index] = f"{names[index]}: {error}"
 
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,  # Pillow decodes outside the interpreter lock
-        progress("decode images", len(blobs)) as advance,
-    ):
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter lock
         for _ in pool.map(decode, range(len(blobs))):
             advance()
     return pixels, bad
@@ -162,33 +165,68 @@ def refuse_corrupt(bad: dict[int, str]) -> None:
         )
 
 
-def _cached_pixels(
+def _pixels(
+    files: list[_File], folder: Path, spec: ImageFolderSpec, skip_corrupt: bool, place: Path | None
+) -> tuple[Array, frozenset[int]]:
+    """Pixels of the images that can be decoded, and the positions of the others."""
+    if place is None:
+        blocks: list[Array] = []
+        bad = _decode_blocks(files, spec, skip_corrupt, blocks.append)
+        return np.concatenate(blocks), frozenset(bad)
+    if not place.is_dir():
+        try:
+            with atomic_folder(place) as temporary:
+                _write_pixels(temporary, files, folder, spec, skip_corrupt)
+        except OutputError:
+            # Another process may have written the same folder meanwhile.
+            if not (place / "images.json").is_file():
+                raise
+    return _read_pixels(place)
+
+
+def _decode_blocks(
     files: list[_File],
-    folder: Path,
     spec: ImageFolderSpec,
     skip_corrupt: bool,
-    cache: Path | None,
-    key: str,
-) -> tuple[Array, frozenset[int]]:
-    place = None if cache is None else cache / f"images-{key[:20]}"
-    if place is not None and place.is_dir():
-        return _read_pixels(place)
-    names = [str(file.path) for file in files]
-    pixels, bad = decode_all([file.path for file in files], names, spec.size, spec.resize)
+    sink: Callable[[Array], object],
+) -> dict[int, str]:
+    """Hand the decoded images to ``sink``, some thousand at a time; why the others fail."""
+    require_pillow()
+    bad: dict[int, str] = {}
+    with progress("decode images", len(files)) as advance:
+        for start in range(0, len(files), BLOCK):
+            part = [file.path for file in files[start : start + BLOCK]]
+            pixels, failed = decode_all(part, list(map(str, part)), spec.size, spec.resize, advance)
+            bad |= {start + i: reason for i, reason in failed.items()}
+            sink(pixels[[i for i in range(len(part)) if i not in failed]] if failed else pixels)
     if not skip_corrupt:
         refuse_corrupt(bad)
-    pixels = pixels[[i for i in range(len(files)) if i not in bad]] if bad else pixels
-    if place is None:
-        return pixels, frozenset(bad)
-    try:
-        with atomic_folder(place) as temporary:
-            np.save(temporary / "images.npy", pixels)
-            write_json(temporary / "images.json", {"source": str(folder), "skipped": sorted(bad)})
-    except OutputError:
-        # Another process may have written the same folder meanwhile.
-        if not (place / "images.json").is_file():
-            raise
-    return _read_pixels(place)
+    return bad
+
+
+def _write_pixels(
+    place: Path, files: list[_File], folder: Path, spec: ImageFolderSpec, skip_corrupt: bool
+) -> None:
+    """``images.npy`` block by block: a set larger than the memory can be decoded.
+
+    Plain writes, since writing to a memory map on a full disk kills the process.
+    """
+
+    def header(count: int) -> bytes:
+        buffer = BytesIO()
+        shape = (count, spec.size, spec.size, 3)
+        np.lib.format.write_array_header_1_0(
+            buffer, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+        return buffer.getvalue()
+
+    with (place / "images.npy").open("wb") as handle:
+        handle.write(header(len(files)))
+        bad = _decode_blocks(files, spec, skip_corrupt, lambda block: handle.write(block.data))
+        # numpy pads headers to a multiple of 64 bytes, so that this one fits over the first.
+        handle.seek(0)
+        handle.write(header(len(files) - len(bad)))
+    write_json(place / "images.json", {"source": str(folder), "skipped": sorted(bad)})
 
 
 def _read_pixels(place: Path) -> tuple[Array, frozenset[int]]:
