@@ -1,7 +1,8 @@
 """From a base and somebody else's fine-tuning of it to one model that holds up on a new source.
 
 Run it with ``python examples/quickstart.py`` (about three minutes on two cores; the first time it
-downloads 170 MB of weights and texts). Everything here is the public API; read it from top to bottom.
+downloads 170 MB of weights and texts). Everything here is the public API; read it from top to
+bottom.
 """
 
 from pathlib import Path

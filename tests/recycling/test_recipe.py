@@ -79,7 +79,11 @@ def test_all_problems_at_once_with_their_lines(tmp_path: Path) -> None:
         ("title: Good", "title: [", "not valid YAML"),
         ("title: Good", "runs: 2", "'runs' stands twice (first on 1)"),
         ("  path: data.csv\n", "", "recipe.yaml:2: task.path: is required"),
-        ("  kind: text\n", "  kind: pictures\n", "recipe.yaml:3: task.kind: unknown kind 'pictures'"),
+        (
+            "  kind: text\n",
+            "  kind: pictures\n",
+            "recipe.yaml:3: task.kind: unknown kind 'pictures'",
+        ),
         ("    weights: other/model", "    rotation: false", "give exactly one of"),
         ("  learning_rate: [1.0e-4, 1.0e-5]", "  learning_rate: []", "empty"),
         ("  learning_rate: [1.0e-4, 1.0e-5]", "  learning_rate: [-1]", "greater than 0"),

@@ -31,7 +31,9 @@ def write_arrays(path: Path, *, seed: int = 0, per_domain: int = 60, classes: in
     centres = rng.normal(size=(classes, DIMENSIONS)) * 1.5
     inputs, labels, domains = [], [], []
     for index, domain in enumerate(DOMAINS):
-        turn, _ = np.linalg.qr(np.eye(DIMENSIONS) + 0.3 * index * rng.normal(size=(DIMENSIONS,) * 2))
+        turn, _ = np.linalg.qr(
+            np.eye(DIMENSIONS) + 0.3 * index * rng.normal(size=(DIMENSIONS,) * 2)
+        )
         own = np.arange(per_domain) % classes
         noise = rng.normal(size=(per_domain, DIMENSIONS))
         inputs.append(((centres[own] + noise) @ turn).astype(np.float32))

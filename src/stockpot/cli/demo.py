@@ -38,8 +38,8 @@ def demo_command(
         found = {name: str(folder) for name, folder in folders.items()}
         out.data({"assets": found}, "\n".join(f"{k}\t{v}" for k, v in found.items()))
         return
-    from stockpot.recycling import recycle
     from stockpot.cli.recycle import show
+    from stockpot.recycling import recycle
 
     recipe = write_recipe(folders, output / "recipe.yaml")
     done = recycle(recipe, output, jobs=jobs, quiet=quiet or as_json)

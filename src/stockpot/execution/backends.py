@@ -40,8 +40,8 @@ class Serial:
 class Local:
     """Worker processes that live as long as the backend, so that libraries are imported once.
 
-    A worker that dies (out of memory, a crash) fails its job alone and is replaced. Workers end with the
-    parent, even when that is killed. GPUs are dealt to workers in turn.
+    A worker that dies (out of memory, a crash) fails its job alone and is replaced. Workers end
+    with the parent, even when that is killed. GPUs are dealt to workers in turn.
     """
 
     def __init__(self, workers: int) -> None:

@@ -14,15 +14,16 @@ from stockpot.files import digest
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One call of ``function(folder, inputs, **arguments, **places)`` that fills ``folder`` with files.
+    """One call of ``function(folder, inputs, **arguments, **places)`` that fills ``folder``.
 
     Attributes:
         function: ``"package.module:function"``. It gets the folder to write to, the folders of its
-            ``inputs`` by name, and ``arguments``. The folder may hold what an interrupted attempt left
-            there: a long job can go on from it.
+            ``inputs`` by name, and ``arguments``. The folder may hold what an interrupted attempt
+            left there: a long job can go on from it.
         arguments: JSON values; with ``function`` and the keys of ``inputs`` they name the job.
         inputs: jobs whose folders this one reads.
-        places: more arguments, which say where things are and not what they are; not part of the name.
+        places: more arguments, which say where things are and not what they are; not part of the
+            name.
         label: what people see; not part of the name.
         threads: of the processor; part of the name, because sums depend on their order.
         weight: relative length, for the progress bar; not part of the name.

@@ -24,8 +24,9 @@ def run_jobs(
 ) -> dict[Job, Path]:
     """Bring ``jobs`` and all they need into ``workplace/jobs/<key>`` and return their folders.
 
-    A job works in ``workplace/partial/<key>``, which gets its final name only when the job is finished
-    and flushed to disk. After a crash, a kill or an interrupt the same call goes on where it stopped.
+    A job works in ``workplace/partial/<key>``, which gets its final name only when the job is
+    finished and flushed to disk. After a crash, a kill or an interrupt the same call goes on where
+    it stopped.
 
     Args:
         on_finished: called with each job, and whether it had been finished before.

@@ -34,9 +34,7 @@ def examine(
     """
 
     def load(spec: TaskSpec) -> Task:
-        return load_task(
-            spec, root=root, skip_corrupt=skip_corrupt, cache=cache, seed=recipe.seed
-        )
+        return load_task(spec, root=root, skip_corrupt=skip_corrupt, cache=cache, seed=recipe.seed)
 
     task = load(recipe.task)
     _check_domains(recipe, task)

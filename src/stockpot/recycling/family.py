@@ -24,7 +24,9 @@ def family(recipe: Recipe, plan: Plan, folders: Mapping[Job, Path]) -> dict[str,
         BASE: {"id": BASE, "label": Path(recipe.backbone.name).name, "kind": "base"},
         "probe": {"id": "probe", "label": "linear probe (head)", "kind": "probe"},
     }
-    edges = [{"from": BASE, "to": "probe", "role": "features", "weight": None}]
+    edges: list[dict[str, Any]] = [
+        {"from": BASE, "to": "probe", "role": "features", "weight": None}
+    ]
     auxiliaries = {each.name: each for each in recipe.auxiliaries}
     for run in cell.runs.get(protocol.pool, []):
         if run.name not in members:

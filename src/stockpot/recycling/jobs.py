@@ -1,8 +1,8 @@
 """What the jobs do. Each function fills one folder from the folders of its inputs.
 
 The order of the data: ``features`` -> ``probe`` -> ``wild`` / ``auxiliary`` -> ``finetune`` /
-``periodic`` -> ``combine`` -> ``connectivity``. Weights are safetensors files of the trained part of
-the model (``featurizer.*`` and ``head.*``), predictions are ``outputs*.npz``, numbers are
+``periodic`` -> ``combine`` -> ``connectivity``. Weights are safetensors files of the trained part
+of the model (``featurizer.*`` and ``head.*``), predictions are ``outputs*.npz``, numbers are
 ``metrics.json``.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,7 +24,6 @@ from stockpot.recycling.combine import combine_runs
 from stockpot.recycling.rows import (
     Rows,
     open_backbone,
-    open_feed,
     open_task,
     write_outputs,
 )
@@ -33,9 +32,11 @@ from stockpot.training import (
     HyperParameters,
     build_feed,
     extract_features,
-    finetune as run_finetuning,
     linear_probe,
     periodic_stock,
+)
+from stockpot.training import (
+    finetune as run_finetuning,
 )
 
 Values = Mapping[str, Any]
@@ -200,7 +201,7 @@ def periodic(
     hyperparameters: list[Values],
     seeds: list[int],
     every: int,
-    optimizer_state: str,
+    optimizer_state: Literal["keep", "reset"],
     root: str,
     cache: str,
 ) -> None:
@@ -337,7 +338,7 @@ def _featurizer(state: Values) -> dict[str, Any]:
 
 
 def _way_from(base: Values, state: Values) -> dict[str, float]:
-    """How far a run went: median cosine of its matrices to the base's, and its relative distance."""
+    """How far a run went: median cosine of its matrices to the base's, relative distance."""
     cosines, moved, norm = [], 0.0, 0.0
     for name, value in _featurizer(state).items():
         there, here = value.double().flatten(), base[name].double().flatten()

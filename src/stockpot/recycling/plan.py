@@ -90,9 +90,7 @@ def make_plan(recipe: Recipe, facts: Facts) -> Plan:
     """Expand a recipe into jobs. Equal parts of different protocols become the same job."""
     builder = _Builder(recipe, facts)
     held_out = list(facts.domains) if recipe.held_out == "all" else list(recipe.held_out)
-    cells = [
-        builder.cell(domain, trial) for domain in held_out for trial in range(recipe.trials)
-    ]
+    cells = [builder.cell(domain, trial) for domain in held_out for trial in range(recipe.trials)]
     for protocol in map(PROTOCOLS.__getitem__, recipe.protocol_names):
         for cell in cells:
             same = [other for other in cells if other.held_out == cell.held_out]
@@ -196,7 +194,9 @@ class _Builder:
                         len(starts), hash_seed("fusing", recipe.seed, cell.name, index)
                     ),
                 }
-                extra = {f"init{i}": job for i, (_, jobs) in enumerate(starts) for job in jobs.values()}
+                extra = {
+                    f"init{i}": job for i, (_, jobs) in enumerate(starts) for job in jobs.values()
+                }
                 init = "mixture"
             elif init != BASE:
                 arguments["init"] = (
@@ -222,7 +222,7 @@ class _Builder:
         return starts
 
     def auxiliary(self, auxiliary: Auxiliary, cell: Cell) -> Job:
-        """The job that brings an auxiliary's weights; shared by all cells unless made from the target."""
+        """The job that brings an auxiliary's weights; one for all cells, but for rotation."""
         content = self.facts.auxiliaries[auxiliary.name]
         if auxiliary.weights is not None:
             arguments: dict[str, Any] = {
@@ -261,7 +261,7 @@ class _Builder:
         return job
 
     def hyperparameters(self, cell: Cell | None, index: int) -> dict[str, Any]:
-        """Draw ``index`` of a cell. Draw 0 takes the first value of every list, as DomainBed does."""
+        """Draw ``index`` of a cell. Draw 0 takes the first value of every list."""
         training = self.recipe.training
         spaces = {
             name: values if isinstance(values := getattr(training, name), list) else [values]
@@ -335,7 +335,7 @@ class _Builder:
         cell.models[protocol.name] = self._job("combine", arguments, inputs, label, weight)
 
     def add_connectivity(self, cell: Cell) -> None:
-        """Loss along straight lines: two plain runs, a plain run and one of each init, base to average."""
+        """Paths: two plain runs, a plain run and one of each other init, base to average."""
         inputs = {"features": self.features(self.target, "the target"), "probe": cell.probe}
         pairs: list[dict[str, str]] = []
         plain = cell.runs.get("plain", [])
@@ -387,7 +387,10 @@ class _Builder:
 
 
 def fusing_coefficients(count: int, seed: int, *, strength: float = 4.0) -> list[float]:
-    """Random convex coefficients exp(r U) / sum exp(r U), U uniform on (0, 1), r = 4 (ModelRatatouille)."""
+    """Random convex coefficients exp(r U) / sum exp(r U), U uniform on (0, 1), r = 4.
+
+    Source: the fusing baseline of the released code of Model Ratatouille (2212.10445).
+    """
     import numpy as np
 
     raw = np.exp(strength * np.random.default_rng(seed).uniform(size=count))

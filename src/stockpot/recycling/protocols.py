@@ -8,9 +8,9 @@ from typing import Literal
 Pool = Literal["probe", "plain", "auxiliary", "fusing", "trajectory", "periodic"]
 """Runs that a protocol draws on, by where they start from.
 
-``probe``: no fine-tuning; ``plain``: all from the base; ``auxiliary``: base and auxiliary weights in turn;
-``fusing``: from a random average of base and auxiliaries, redrawn per run; ``trajectory``: base and
-intermediate weights of plain run 0 in turn; ``periodic``: Model Stock during training.
+``probe``: no fine-tuning; ``plain``: all from the base; ``auxiliary``: base and auxiliary weights
+in turn; ``fusing``: from a random average of base and auxiliaries, redrawn per run; ``trajectory``:
+base and intermediate weights of plain run 0 in turn; ``periodic``: Model Stock during training.
 """
 
 
@@ -19,14 +19,14 @@ class Protocol:
     """One row of the comparison.
 
     Attributes:
-        take: which weights of each run: those of the step with the best validation accuracy, the moving
-            average, the SWAD average, or the last.
-        select: which runs: all, the best by validation on the training domains, ``greedy`` (in order of
-            validation accuracy, kept when the average does not get worse), the first two, or the best by
-            the held-out domain itself (an oracle, not a method).
-        combine: what is done with the selected: one run's weights, the mean of the weights, the mean of
-            the predictions, Model Stock towards the base, interpolation with the base, or a mean with
-            coefficients learnt on validation data.
+        take: which weights of each run: those of the step with the best validation accuracy, the
+            moving average, the SWAD average, or the last.
+        select: which runs: all, the best by validation on the training domains, ``greedy`` (in
+            order of validation accuracy, kept when the average does not get worse), the first two,
+            or the best by the held-out domain itself (an oracle, not a method).
+        combine: what is done with the selected: one run's weights, the mean of the weights, the
+            mean of the predictions, Model Stock towards the base, interpolation with the base, or
+            a mean with coefficients learnt on validation data.
         over_trials: runs of all trials together (the dagger rows of the papers).
         source: paper.
     """
@@ -77,7 +77,14 @@ _ROWS = [
         source="2110.10832",
     ),
     Protocol(
-        "swad", "SWAD", "single", "plain", take="swad", select="best", combine="one", source="2102.08604"
+        "swad",
+        "SWAD",
+        "single",
+        "plain",
+        take="swad",
+        select="best",
+        combine="one",
+        source="2102.08604",
     ),
     Protocol(
         "wise_ft",
@@ -142,7 +149,13 @@ _ROWS = [
         combine="one",
     ),
     Protocol(
-        "fusing", "Fusing, best run", "single", "fusing", select="best", combine="one", source="2204.03044"
+        "fusing",
+        "Fusing, best run",
+        "single",
+        "fusing",
+        select="best",
+        combine="one",
+        source="2204.03044",
     ),
     Protocol(
         "ratatouille_ensemble",

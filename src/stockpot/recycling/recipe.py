@@ -188,7 +188,8 @@ class Recipe(_Strict):
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe file.
 
-    ``changes``: ``"training.steps=100"`` and the like, put over what the file says; values are YAML.
+    ``changes``: ``"training.steps=100"`` and the like, put over what the file says; values are
+    YAML.
     Raises ``RecipeError`` with all problems at once, each with its line.
     """
     value, lines = load_with_lines(path)
@@ -238,9 +239,9 @@ def _in_file(location: Location, value: Any) -> Location:
         try:
             value = value[part]
         except (KeyError, IndexError, TypeError):
-            if index + 1 == len(location) and isinstance(part, str):
-                if isinstance(value, Mapping):
-                    parts.append(part)
+            last = index + 1 == len(location)
+            if last and isinstance(part, str) and isinstance(value, Mapping):
+                parts.append(part)
             continue
         parts.append(part)
     return tuple(parts)
@@ -273,4 +274,4 @@ def _field_names(*models: type[BaseModel]) -> list[str]:
 
 _ALL_KEYS = _field_names(
     Recipe, Training, Auxiliary, AuxiliaryTraining, Periodic, Final, Connectivity, BackboneSpec
-) + ["path", "kind", "text", "label", "domain", "target", "size"]
+)

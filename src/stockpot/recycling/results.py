@@ -51,9 +51,7 @@ class _CellData:
         return correct(outputs, self.labels, self.kind)  # type: ignore[arg-type]
 
 
-def collect(
-    recipe: Recipe, examined: Examined, plan: Plan, folders: Folders
-) -> dict[str, Any]:
+def collect(recipe: Recipe, examined: Examined, plan: Plan, folders: Folders) -> dict[str, Any]:
     """All results as one JSON value (schema 1), which the report draws."""
     task, body = examined.task, examined.backbone
     cells = [_read(cell, task, folders) for cell in plan.cells]
@@ -290,7 +288,9 @@ def _table(recipe: Recipe, cells: Sequence[_CellData]) -> list[dict[str, Any]]:
                 model = _model(protocol, job, data)
                 cost = (model["steps"], model["seconds"], model["forward_cost"])
             costs.setdefault(name, []).append(cost)
-    against = next((name for name in ("soup_uniform", "erm", "linear_probe") if name in scores), None)
+    against = next(
+        (name for name in ("soup_uniform", "erm", "linear_probe") if name in scores), None
+    )
     metric = "accuracy" if cells[0].kind == "classification" else "r2"
     estimates = paired_bootstrap(
         scores, against, resamples=recipe.resamples, seed=recipe.seed, metric=metric

@@ -1,4 +1,4 @@
-"""What every job of one comparison sees: the task, its split, the backbone, the features on disk."""
+"""What every job of one comparison sees: task, split, backbone, features on disk."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ Location = tuple[str | int, ...]
 
 
 def load_with_lines(path: Path) -> tuple[Any, dict[Location, int]]:
-    """Parse ``path`` (safe YAML) and return its value and the line (from 1) of every location in it.
+    """Parse ``path`` (safe YAML); return its value and the line (from 1) of every location.
 
     Raises ``RecipeError`` for a missing file, bad YAML, or a key that stands twice.
     """
@@ -61,7 +61,9 @@ def _walk(
             inner = (*location, key.value)
             line = key.start_mark.line + 1
             if inner in lines:
-                problems.append(f"{path}:{line}: '{key.value}' stands twice (first on {lines[inner]})")
+                problems.append(
+                    f"{path}:{line}: '{key.value}' stands twice (first on {lines[inner]})"
+                )
             lines[inner] = line
             _walk(child, inner, lines, problems, path)
     elif isinstance(node, yaml.SequenceNode):
