@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from stockpot.backbones.backbone import Backbone, load_backbone
     from stockpot.backbones.batchnorm import reestimate_batchnorm
     from stockpot.backbones.cut import Activations
+    from stockpot.backbones.folder import load_model, save_folder
     from stockpot.backbones.model import Model
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "BackboneSpec",
     "Model",
     "load_backbone",
+    "load_model",
     "reestimate_batchnorm",
+    "save_folder",
 ]
 
 _HOMES = {
@@ -26,7 +29,9 @@ _HOMES = {
     "Backbone": "backbone",
     "Model": "model",
     "load_backbone": "backbone",
+    "load_model": "folder",
     "reestimate_batchnorm": "batchnorm",
+    "save_folder": "folder",
 }
 
 

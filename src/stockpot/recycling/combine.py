@@ -174,8 +174,8 @@ def _learned(pool: _Pool, members: list[str]) -> Made:
     """Mean of base and runs with coefficients that lower the validation loss.
 
     A learned soup (2203.05482, appendix I) without gradients, so that few validation rows cannot be
-    overfitted: from equal weights on the runs, the mixture is moved by 30 % and then by 15 % towards
-    each candidate in turn, and stays there when the loss falls.
+    overfitted: from equal weights on the runs, the mixture is moved by 30 % and then by 15 %
+    towards each candidate in turn, and stays there when the loss falls.
     """
     candidates = {"base": pool.base(), **{name: pool.state(name) for name in members}}
     names = list(candidates)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stockpot.backbones.folder import save_folder
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.execution import Job
-from stockpot.files import digest
 from stockpot.provenance import Parent, Record
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.jobs import read_metrics
@@ -25,8 +25,6 @@ def save_final(
     results: Mapping[str, Any],
 ) -> None:
     """Write weights, head, the base's configuration, model card and provenance into ``folder``."""
-    from stockpot.backbones.folder import save_folder
-
     job = plan.final_cell.models[recipe.final_protocol]
     state = load_state(folders[job] / "model.safetensors")
     metrics = read_metrics(folders[job])
@@ -53,7 +51,6 @@ def save_final(
         data=facts.task,
         metrics=found,
         versions=results["versions"],
-        digest=digest([facts.backbone, job.key]),
     )
     save_folder(
         folder,

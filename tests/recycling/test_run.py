@@ -1,0 +1,283 @@
+"""The whole verb on a task that trains in a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from stockpot.backbones import load_model
+from stockpot.checkpoints import open_checkpoint
+from stockpot.checkpoints.torch_io import load_state
+from stockpot.errors import InputError, OutputError
+from stockpot.provenance import read_record
+from stockpot.recycling import Recycled, plan_recipe, recycle
+from stockpot.recycling.protocols import PROTOCOLS
+from tests.recycling.tiny import recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recycle")
+
+
+@pytest.fixture(scope="module")
+def done(folder: Path) -> Recycled:
+    value = recipe(folder, trials=2)
+    return recycle(value, folder / "out", root=folder, backend="serial", quiet=True)
+
+
+def started(output: Path) -> list[str]:
+    lines = (output / "work" / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["key"] for line in lines]
+
+
+def test_every_protocol_has_a_row_with_an_interval(done: Recycled) -> None:
+    rows = {row["protocol"]: row for row in done.results["table"]}
+    assert list(rows) == list(PROTOCOLS)
+    for row in rows.values():
+        assert row["low"] <= row["mean"] <= row["high"]
+        assert set(row["domains"]) == {"south"}
+    assert rows["soup_uniform"]["difference"] is None
+    assert rows["erm"]["difference"]["against"] == "soup_uniform"
+    assert rows["oracle"]["group"] == "oracle"
+    json.dumps(done.results, allow_nan=False)
+
+
+def test_cost_counts_every_run_and_auxiliary_that_was_needed(done: Recycled) -> None:
+    steps = {row["protocol"]: row["steps"] for row in done.results["table"]}
+    assert steps["linear_probe"] == 0
+    assert steps["single"] == 12
+    assert steps["erm"] == steps["soup_uniform"] == 3 * 12
+    assert steps["stock_2"] == 2 * 12
+    assert steps["ratatouille_uniform"] == (3 + 1) * 12  # three runs and one auxiliary
+    assert steps["stock_periodic"] == 2 * 12
+    assert steps["soup_pooled"] == 2 * 3 * 12
+
+
+def test_the_uniform_soup_is_the_mean_of_its_members(done: Recycled) -> None:
+    jobs = done.folder / "work" / "jobs"
+    by_label = {json.loads((f / "done.json").read_text())["label"]: f for f in jobs.iterdir()}
+    soup = load_state(by_label["Soup (DiWA), uniform · south · trial 0"] / "model.safetensors")
+    runs = [
+        load_state(by_label[f"fine-tune base-{i} from base · south · trial 0"] / "best.safetensors")
+        for i in range(3)
+    ]
+    for name, tensor in soup.items():
+        mean = sum(run[name].double() for run in runs) / 3
+        assert torch.equal(tensor, mean.float()) or torch.allclose(
+            tensor.double(), mean, rtol=2e-7, atol=1e-9
+        )
+
+
+def test_an_auxiliary_gives_its_featurizer_and_not_its_head(done: Recycled) -> None:
+    jobs = done.folder / "work" / "jobs"
+    by_label = {json.loads((f / "done.json").read_text())["label"]: f for f in jobs.iterdir()}
+    auxiliary = load_state(by_label["train auxiliary other"] / "featurizer.safetensors")
+    assert all(name.startswith("featurizer.") for name in auxiliary)
+
+
+def test_an_average_gets_a_reason_in_words(done: Recycled) -> None:
+    found = {each["protocol"]: each for each in done.results["cells"][0]["diagnosis"]}
+    assert {"soup_uniform", "ratatouille_uniform", "stock_all"} <= set(found)
+    for each in found.values():
+        assert each["verdict"] in ("helped", "no difference", "hurt")
+        assert each["words"].endswith(".")
+
+
+def test_the_final_folder_loads_and_predicts_like_the_results_say(done: Recycled) -> None:
+    model, classes = load_model(done.model, root=ROOT)
+    assert classes == ("0", "1", "2")
+    data = np.load(done.folder.parent / "target.npz")
+    rows = data["domains"] == "south"
+    with torch.no_grad():
+        logits = model(model.backbone.prepare(data["inputs"][rows]))
+    accuracy = float((logits.argmax(1).numpy() == data["labels"][rows]).mean())
+    cell = done.results["cells"][0]
+    expected = next(m for m in cell["models"] if m["protocol"] == "ratatouille_uniform")
+    assert accuracy == pytest.approx(expected["accuracy"])
+
+
+def test_the_final_folder_says_where_it_came_from(done: Recycled) -> None:
+    record = read_record(done.model)
+    assert [p.role for p in record.parents] == ["base", "auxiliary", "run", "run", "run"]
+    with open_checkpoint(done.model / "model.safetensors") as checkpoint:
+        assert record.digest == checkpoint.digest()
+    assert "tiny" in (done.model / "README.md").read_text().lower()
+
+
+def test_a_second_call_repeats_nothing(done: Recycled, folder: Path) -> None:
+    before = started(done.folder)
+    assert len(before) == len(set(before))
+    recycle(recipe(folder, trials=2), done.folder, root=folder, backend="serial", quiet=True)
+    assert started(done.folder) == before
+
+
+def final_bytes(output: Path) -> bytes:
+    files = sorted((output / "model").glob("*"))
+    return b"".join(file.name.encode() + file.read_bytes() for file in files)
+
+
+SMALL: dict[str, Any] = {
+    "protocols": ["linear_probe", "erm", "swad", "soup_greedy", "stock_periodic", "fusing"],
+    "final": {"protocol": "soup_greedy"},
+    "runs": 2,
+}
+
+
+def test_processes_give_the_bytes_of_serial(tmp_path: Path) -> None:
+    value = recipe(tmp_path, **SMALL)
+    recycle(value, tmp_path / "a", root=tmp_path, backend="serial", quiet=True)
+    recycle(value, tmp_path / "b", root=tmp_path, backend="local", jobs=2, quiet=True)
+    assert final_bytes(tmp_path / "a") == final_bytes(tmp_path / "b")
+    assert results(tmp_path / "a") == results(tmp_path / "b")
+
+
+def results(output: Path) -> Any:
+    """All results but the times."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items() if k != "seconds"}
+        return [plain(v) for v in value] if isinstance(value, list) else value
+
+    return plain(json.loads((output / "results.json").read_text()))
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_gives_the_bytes_of_an_undisturbed_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(tmp_path, **SMALL)))
+    command = [sys.executable, "-m", "stockpot", "recycle", str(tmp_path / "recipe.yaml"), "-q"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(output: Path) -> subprocess.Popen[bytes]:
+        arguments = [*command, "-o", str(output), "--backend", "serial"]
+        return subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
+
+    assert start(tmp_path / "whole").wait() == 0
+    total = len(started(tmp_path / "whole"))
+
+    # Kill at the start of every job in turn: each stage is interrupted once.
+    output = tmp_path / "killed"
+    kills = 0
+    for wanted in range(1, total + 1):
+        process = start(output)
+        log = output / "work" / "log.jsonl"
+        while process.poll() is None:
+            if log.exists() and len(set(started(output))) >= wanted:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.002)
+        process.wait()
+    assert start(output).wait() == 0
+    assert kills >= total // 2
+    assert final_bytes(tmp_path / "whole") == final_bytes(output)
+    assert results(tmp_path / "whole") == results(output)
+    # A job is started again only where it was killed; finished ones are not.
+    keys = started(output)
+    assert len(keys) <= total + kills
+
+
+def refused(tmp_path: Path, **changes: Any) -> str:
+    output = tmp_path / "out"
+    with pytest.raises(InputError) as caught:
+        recycle(recipe(tmp_path, **changes), output, root=tmp_path, backend="serial", quiet=True)
+    assert not output.exists()
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_an_unknown_domain_is_named(tmp_path: Path) -> None:
+    assert "unknown domain 'west'" in refused(tmp_path, held_out=["west"])
+
+
+def test_a_task_with_one_domain_is_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "one.npz",
+        inputs=rng.normal(size=(8, 6)).astype(np.float32),
+        labels=np.arange(8) % 2,
+        domains=np.array(["only"] * 8),
+    )
+    message = refused(tmp_path, task={"kind": "arrays", "path": "one.npz"}, held_out="all")
+    assert "one domain" in message
+
+
+def wild(tmp_path: Path, change: Any) -> str:
+    """Save the base's weights after ``change`` as weights from the wild; what is said of them."""
+    from stockpot.checkpoints.torch_io import save_state
+    from tests.recycling.tiny import net
+
+    state = {name: tensor.clone() for name, tensor in net().state_dict().items()}
+    save_state(tmp_path / "wild.safetensors", change(state))
+    return refused(tmp_path, auxiliaries=[{"name": "wild", "weights": "wild.safetensors"}])
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    def widen(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {**state, "0.weight": torch.zeros(17, 6)}
+
+    message = wild(tmp_path, widen)
+    assert "wild.safetensors" in message
+    assert "0.weight" in message
+
+
+def test_weights_with_an_unrelated_ancestor_are_refused(tmp_path: Path) -> None:
+    def strange(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        return {name: torch.randn(t.shape, generator=generator) for name, t in state.items()}
+
+    assert "wild" in (message := wild(tmp_path, strange))
+    assert "ancestor" in message or "descend" in message
+
+
+def test_weights_with_nan_are_refused(tmp_path: Path) -> None:
+    def spoil(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        state["2.weight"][1, 2] = float("nan")
+        return state
+
+    message = wild(tmp_path, spoil)
+    assert "2.weight" in message
+    assert "NaN" in message
+
+
+def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
+    import pickle
+
+    class Bad:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.system, (f"touch {tmp_path}/executed",))
+
+    (tmp_path / "wild.pt").write_bytes(pickle.dumps({"0.weight": Bad()}))
+    message = refused(tmp_path, auxiliaries=[{"name": "wild", "weights": "wild.pt"}])
+    assert "wild.pt" in message
+    assert not (tmp_path / "executed").exists()
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="is a file"):
+        recycle(recipe(tmp_path), tmp_path / "file", root=tmp_path, quiet=True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_dry_run_names_the_jobs_and_writes_nothing(tmp_path: Path) -> None:
+    labels = plan_recipe(recipe(tmp_path), root=tmp_path)
+    assert "train auxiliary other" in labels
+    assert labels[0] == "features of the target"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.npz", "target.npz"]
