@@ -263,7 +263,7 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return (os.system, (f"touch {tmp_path}/executed",))
 
-    (tmp_path / "wild.pt").write_bytes(pickle.dumps({"0.weight": Bad()}))
+    (tmp_path / "wild.pt").write_bytes(pickle.dumps({"0.weight": Bad()}, protocol=2))
     message = refused(tmp_path, auxiliaries=[{"name": "wild", "weights": "wild.pt"}])
     assert "wild.pt" in message
     assert not (tmp_path / "executed").exists()

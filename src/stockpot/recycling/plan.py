@@ -236,7 +236,7 @@ class _Builder:
             limit = own.pop("limit_per_domain", self.recipe.training.limit_per_domain)
             if auxiliary.rotation:
                 exclude = [] if cell.held_out is None else [cell.held_out]
-                data = {**self.target, "rotation": {"exclude": exclude}}
+                data = {**self.target, "limit": limit, "rotation": {"exclude": exclude}}
             else:
                 assert auxiliary.task is not None
                 data = {
