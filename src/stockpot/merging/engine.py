@@ -107,6 +107,10 @@ class Engine:
             if work.info.size
         )
 
+    def reduce_only(self, work: Work) -> None:
+        """Run the passes of one tensor, so that its statistics are there."""
+        self._pool.run(iter([self._passes(work)]))
+
     def _model_passes(self, group: list[Work]) -> None:
         """Run the passes of a group up to the last one that sums over the whole model."""
         passes, arguments = group[0].passes, group[0].arguments
@@ -124,10 +128,13 @@ class Engine:
                 work.passes_done += 1
 
     def _merge(self, work: Work) -> Flow[NumpyBackend]:
+        yield from self._passes(work)
+        yield self._combine(work)
+
+    def _passes(self, work: Work) -> Flow[NumpyBackend]:
         for step in work.passes[work.passes_done :]:
             yield from self._tensor_pass(work, step)
             work.passes_done += 1
-        yield self._combine(work)
 
     def _tensor_pass(self, work: Work, step: Pass) -> Flow[NumpyBackend]:
         if not step.needed(work.shared | work.statistics):

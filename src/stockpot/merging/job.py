@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,9 +17,10 @@ from stockpot.merging.plan import Plan, make_plan
 from stockpot.merging.pool import Pool, available_cores
 from stockpot.merging.report import MergeReport, ParentReport
 from stockpot.merging.settings import Rule, Settings
+from stockpot.merging.vocabulary import match_vocabularies
 from stockpot.provenance import versions
 
-Source: TypeAlias = str | Path | Mapping[str, Any] | Checkpoint
+Source: TypeAlias = "str | Path | Mapping[str, Any] | Checkpoint | Spec"
 
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -44,21 +44,29 @@ class Spec:
 class MergeJob:
     """Sources opened, settings checked, plan made. A context manager: closes what it opened."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, options: Options | None = None) -> None:
+        self._options = options or Options()
         if not spec.models:
             raise InputError("nothing to merge", hint="give at least one model")
         self.spec = spec
         self._stack = ExitStack()
-        with ExitStack() as guard:
-            guard.push(self._stack)
+        try:
             self.models = [self._open(s, f"model {i + 1}") for i, s in enumerate(spec.models)]
             self.base = None if spec.base is None else self._open(spec.base, "base")
             self.plan = self._make_plan()
-            self._stack = guard.pop_all()
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self, source: Source, label: str) -> Checkpoint:
         if isinstance(source, Checkpoint):
             return source
+        if isinstance(source, Spec):
+            from stockpot.merging.chained import open_merged
+
+            return self._stack.enter_context(
+                open_merged(MergeJob(source, self._options), self._options)
+            )
         if isinstance(source, Mapping):
             return MemoryCheckpoint(source, label=label)
         return self._stack.enter_context(open_checkpoint(source))
@@ -75,33 +83,36 @@ class MergeJob:
         names = self.models[0].names
         count = len(self.models)
         settings = Settings(spec.method, values, models=count, rules=spec.rules, names=names)
-        return make_plan(
-            self.models,
-            self.base,
+        base = [self.base] if self.base is not None else []
+        matched, words = match_vocabularies([*self.models, *base])
+        plan = make_plan(
+            matched[:count],
+            matched[count] if base else None,
             settings,
             heads=spec.heads,
             dtype=dtype_code(spec.dtype),
             extras=extras,
         )
+        plan.warnings += words
+        return plan
 
     @property
     def elements(self) -> int:
         return sum(work.info.size for work in self.plan.works)
 
-    def prepare(self, options: Options) -> dict[str, TensorInfo]:
+    def prepare(self) -> dict[str, TensorInfo]:
         """Do what must come before the first byte of output; returns what the output will hold."""
-        self._tasks = self.plan.prepare(options)
+        self.tasks = self.plan.prepare(self._options)
         return self.plan.tensors
 
-    def run(
-        self, sink: Sink, options: Options, advance: Callable[[float], None] | None = None
-    ) -> None:
+    def run(self, sink: Sink, advance: Callable[[float], None] | None = None) -> None:
         """Merge every tensor into ``sink``, after ``prepare``."""
-        Engine(sink, options, advance).run(self._tasks)
+        Engine(sink, self._options, advance).run(self.tasks)
 
-    def digests(self, threads: int | None = None) -> list[str]:
+    def digests(self) -> list[str]:
         """Content hashes of the models and, last, the base."""
-        return digests([*self.models, *([self.base] if self.base is not None else [])], threads)
+        sources = [*self.models, *([self.base] if self.base is not None else [])]
+        return digests(sources, self._options.threads)
 
     def report(self, digests: Sequence[str] | None, seconds: float) -> MergeReport:
         """What was done; to be called after ``run``."""
@@ -127,10 +138,13 @@ class MergeJob:
         spec = self.spec
         value: dict[str, Any] = {
             "method": spec.method,
-            "models": [model.label for model in self.models],
+            "models": [
+                _described(source, model)
+                for source, model in zip(spec.models, self.models, strict=True)
+            ],
         }
-        if self.base is not None:
-            value["base"] = self.base.label
+        if self.base is not None and spec.base is not None:
+            value["base"] = _described(spec.base, self.base)
         if spec.parameters:
             value["parameters"] = {name: _plain(item) for name, item in spec.parameters.items()}
         if spec.rules:
@@ -141,12 +155,14 @@ class MergeJob:
             value["dtype"] = spec.dtype
         return value
 
+    def close(self) -> None:
+        self._stack.close()
+
     def __enter__(self) -> MergeJob:
-        self.started = time.perf_counter()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        self.close()
 
 
 def dtype_code(dtype: str | None) -> str | None:
@@ -180,6 +196,12 @@ def digests(sources: Sequence[Checkpoint], threads: int | None = None) -> list[s
     return [
         join_digests(source.tensors, table) for source, table in zip(sources, found, strict=True)
     ]
+
+
+def _described(source: Source, opened: Checkpoint) -> Any:
+    """A source in a recipe: its label, or the recipe of an inner merge."""
+    recipe = getattr(opened, "recipe", None)
+    return {"merge": recipe} if isinstance(source, Spec) and recipe is not None else opened.label
 
 
 def _plain(value: Any) -> Any:

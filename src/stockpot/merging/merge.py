@@ -88,24 +88,28 @@ def merge(
     spec = Spec(models, method, base, parameters, rules, heads, dtype)
     options = Options(threads, block_elements, allow_nonfinite, backend_for(device))
     started = time.perf_counter()
-    with MergeJob(spec) as job, progress("merge", job.elements, quiet=quiet) as advance:
+    with MergeJob(spec, options) as job, progress("merge", job.elements, quiet=quiet) as advance:
         if output is not None:
             return write_output(
                 job,
                 Path(output),
-                options,
                 advance,
                 max_shard_size=max_shard_size,
                 hash_parents=hash_parents is not False,
                 overwrite=overwrite,
             )
-        sink = MemorySink(job.prepare(options))
-        job.run(sink, options, advance)
-        digests = job.digests(threads) if hash_parents else None
+        sink = MemorySink(job.prepare())
+        job.run(sink, advance)
+        digests = job.digests() if hash_parents else None
         report = job.report(digests, time.perf_counter() - started)
         return Merged(sink.state(torch=_any_torch(models)), report)
 
 
 def _any_torch(models: Sequence[Source]) -> bool:
-    states = [model for model in models if isinstance(model, Mapping)]
-    return any(is_torch(value) for state in states for value in state.values())
+    for model in models:
+        if isinstance(model, Spec):
+            if _any_torch(model.models):
+                return True
+        elif isinstance(model, Mapping) and any(is_torch(value) for value in model.values()):
+            return True
+    return False

@@ -15,7 +15,6 @@ from stockpot.checkpoints.open import weights_folder
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
 from stockpot.errors import OutputError
 from stockpot.files import atomic_folder, write_json
-from stockpot.merging.engine import Options
 from stockpot.merging.job import MergeJob, dtype_code
 from stockpot.merging.report import MergeReport
 from stockpot.provenance import Parent, Record, write_card, write_record
@@ -30,7 +29,6 @@ _NOT_KEPT = (REPORT_NAME, "stockpot.json", "adapter_config.json", "trainer_state
 def write_output(
     job: MergeJob,
     output: Path,
-    options: Options,
     advance: Callable[[float], None],
     *,
     max_shard_size: int,
@@ -44,15 +42,15 @@ def write_output(
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists already", hint="choose another name, or --overwrite")
     started = time.perf_counter()
-    tensors = job.prepare(options)
+    tensors = job.prepare()
 
     def fill(writer: CheckpointWriter) -> MergeReport:
-        job.run(writer, options, advance)
+        job.run(writer, advance)
         digests = None
         # Hashing needs the processor, flushing needs the disk: together they take the longer one.
         with _flushing(writer):
             if hash_parents:
-                digests = job.digests(options.threads)
+                digests = job.digests()
         return job.report(digests, time.perf_counter() - started)
 
     if output.suffix == ".safetensors":

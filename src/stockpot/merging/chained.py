@@ -1,0 +1,114 @@
+"""A merge as a source of another one, computed as it is read where its methods allow that.
+
+Values are not rounded in between: an inner result is passed on in the float type it was calculated
+in. Methods that need rows, whole tensors or sums over the model are run first, into memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from stockpot.checkpoints import Checkpoint, TensorInfo
+from stockpot.checkpoints.dtypes import STORAGE, Array, encode
+from stockpot.merging.backends import NumpyBackend
+from stockpot.merging.engine import Copy, Engine, Options, Work, load_block
+from stockpot.merging.job import MergeJob
+from stockpot.merging.sinks import MemorySink
+
+_WIDE = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64"}
+
+
+class MergedCheckpoint(Checkpoint):
+    """The result of a planned merge, before it is written anywhere."""
+
+    def __init__(self, job: MergeJob, options: Options, *, label: str) -> None:
+        self._job = job
+        self._options = options
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        super().__init__(job.prepare(), label=label)
+        self.recipe = job.recipe()
+        self._works = {task.info.name: task for task in job.tasks}
+        self._ready: set[str] = set()
+        self._held = self._run_first()
+
+    def _run_first(self) -> Checkpoint | None:
+        """Results that cannot be streamed, held in memory."""
+        held = [task for task in self._works.values() if not _streams(task)]
+        if not held:
+            return None
+        wide = [_widened(task) for task in held]
+        sink = MemorySink({work.info.name: work.info for work in wide})
+        Engine(sink, self._options).run(wide)
+        return sink.checkpoint(self.label)
+
+    def decode(self, name: str, start: int, stop: int, out: Array) -> Array:
+        if self._held is not None and name in self._held:
+            return self._held.decode(name, start, stop, out)
+        work = self._works[name]
+        if isinstance(work, Copy):
+            return work.source.decode(name, start, stop, out)
+        self._prepare(work)
+        backend = self._backend()
+        block = load_block(work, backend, start, stop, (stop - start,), self._options, check=True)
+        np.copyto(out, work.method.combine(block, **work.arguments), casting="unsafe")
+        return out
+
+    def raw(self, name: str) -> Array:
+        work, info = self._works[name], self.info(name)
+        if isinstance(work, Copy):
+            return work.source.raw(name)
+        values = np.empty(info.size, work.dtype)
+        self.decode(name, 0, info.size, values)
+        return encode(values, info.dtype, np.empty(info.size, STORAGE[info.dtype]))
+
+    def first_nonfinite(self, name: str, start: int, stop: int) -> int | None:
+        # The parents are checked when they are read; asking for values here would merge twice.
+        return None
+
+    def close(self) -> None:
+        self._job.close()
+
+    def _prepare(self, work: Work) -> None:
+        """Run the passes of a tensor once."""
+        if not work.passes:
+            return
+        with self._lock:
+            if work.info.name not in self._ready:
+                Engine(_Nowhere(), replace(self._options, threads=1)).reduce_only(work)
+                self._ready.add(work.info.name)
+
+    def _backend(self) -> NumpyBackend:
+        if not hasattr(self._local, "backend"):
+            self._local.backend = NumpyBackend()
+        backend: NumpyBackend = self._local.backend
+        return backend
+
+
+class _Nowhere:
+    def write(self, name: str, start: int, stored: np.ndarray) -> None:
+        raise AssertionError("a pass writes nothing")
+
+
+def _streams(task: Work | Copy) -> bool:
+    if isinstance(task, Copy):
+        return True
+    whole = any(step.scope == "model" for step in task.passes)
+    return not whole and task.method.granularity_for(task.parameters) == "block"
+
+
+def _widened(task: Work | Copy) -> Any:
+    """The same work with a result in the float type it is calculated in."""
+    if isinstance(task, Copy):
+        return task
+    info = TensorInfo(task.info.name, task.info.shape, _WIDE[task.dtype])
+    return replace(task, info=info)
+
+
+def open_merged(job: MergeJob, options: Options) -> MergedCheckpoint:
+    """A planned merge as a checkpoint."""
+    return MergedCheckpoint(job, options, label=f"{job.spec.method} of {len(job.models)} models")
