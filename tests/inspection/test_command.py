@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import typer
-from tests.inspection.models import fresh, tuned
 from typer.testing import CliRunner
 
 from stockpot.checkpoints import write_checkpoint
 from stockpot.cli.inspect import as_text, inspect_command, table
 from stockpot.errors import CheckpointError
 from stockpot.inspection import compare
+from tests.inspection.models import fresh, tuned
 
 app = typer.Typer()
 app.command()(inspect_command)

@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from tests.inspection.models import fresh, tuned
 
 from stockpot.errors import OutputError
 from stockpot.inspection import compare
 from stockpot.report.inspection import page, shown_layers, write_page
+from tests.inspection.models import fresh, tuned
 
 BASE = fresh(0)
 MODELS = {"first <one>": tuned(BASE, 1), "second": tuned(BASE, 2)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, permutations
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,10 @@ class Sums:
     """What one pass over a tensor leaves behind; M models, the first is the reference.
 
     ``gram`` (M, M) holds the dot products of the tensors, ``shifted`` (M, M) those of each tensor
-    with the others moved down by one row (their chance level), ``deltas`` (M, M) those of the
-    differences from the reference. ``opposite`` of ``both`` pairs of entries that both differ from
-    the reference do so with opposite signs. ``nonfinite`` maps a model's place to how many values
-    are NaN or infinite and the flat position of the first.
+    with the others moved down by one row (their chance level; zero on the diagonal), ``deltas``
+    (M, M) those of the differences from the reference. ``opposite`` of ``both`` pairs of entries
+    that both differ from the reference do so with opposite signs. ``nonfinite`` maps a model's
+    place to how many values are NaN or infinite and the flat position of the first.
     """
 
     gram: Matrix
@@ -92,18 +92,18 @@ def measure(
             sums.deltas += _gram(delta)
             _count_signs(sums, delta[1:])
             rows = x.reshape(len(x), -1, max(1, row))
-            sums.shifted += _flat(rows[:, 1:]) @ _flat(rows[:, :-1]).T
+            sums.shifted += _cross(_flat(rows[:, 1:]), _flat(rows[:, :-1]))
             if sums.elements == 0:
                 first = rows[:, 0].copy()
             else:
-                sums.shifted += rows[:, 0] @ last.T
+                sums.shifted += _cross(rows[:, 0], last)
             last = rows[:, -1].copy()
         sums.elements += x.shape[1]
     if sums is None:
         raise ValueError("a tensor without elements has nothing to measure")
     with np.errstate(invalid="ignore", over="ignore"):
         # The last row meets the first, so that both sides of the ratio have the same norm.
-        sums.shifted += first @ last.T
+        sums.shifted += _cross(first, last)
     return sums
 
 
@@ -112,11 +112,24 @@ def _flat(rows: Matrix) -> Matrix:
 
 
 def _gram(x: Matrix) -> Matrix:
-    """x x^T, pair by pair: for a few long rows faster than one product of matrices."""
+    """x x^T."""
     gram = np.empty((len(x), len(x)))
     for i, j in combinations_with_replacement(range(len(x)), 2):
-        gram[i, j] = gram[j, i] = np.dot(x[i], x[j])
+        gram[i, j] = gram[j, i] = _dot(x[i], x[j])
     return gram
+
+
+def _cross(x: Matrix, y: Matrix) -> Matrix:
+    """x y^T without its diagonal, which stays zero."""
+    cross = np.zeros((len(x), len(x)))
+    for i, j in permutations(range(len(x)), 2):
+        cross[i, j] = _dot(x[i], y[j])
+    return cross
+
+
+def _dot(a: Matrix, b: Matrix) -> float:
+    """Dot product without BLAS: its threads would fight with ours, and decide the last bit."""
+    return float(np.einsum("i,i->", a, b))
 
 
 def _count_signs(sums: Sums, delta: Matrix) -> None:
@@ -126,8 +139,8 @@ def _count_signs(sums: Sums, delta: Matrix) -> None:
     up = np.add.reduce((delta > 0).view(np.int8), axis=0, dtype=np.int16).astype(np.float64)
     down = np.add.reduce((delta < 0).view(np.int8), axis=0, dtype=np.int16).astype(np.float64)
     changed = up + down
-    sums.opposite += float(up @ down)
-    sums.both += float(changed @ (changed - 1.0)) / 2.0
+    sums.opposite += _dot(up, down)
+    sums.both += _dot(changed, changed - 1.0) / 2.0
 
 
 def _note_nonfinite(sums: Sums, x: Matrix) -> None:
