@@ -17,10 +17,11 @@ from stockpot.merging.plan import Plan, make_plan
 from stockpot.merging.pool import Pool, available_cores
 from stockpot.merging.report import MergeReport, ParentReport
 from stockpot.merging.settings import Rule, Settings
+from stockpot.merging.slices import Slice, SlicedCheckpoint
 from stockpot.merging.vocabulary import match_vocabularies
 from stockpot.provenance import versions
 
-Source: TypeAlias = "str | Path | Mapping[str, Any] | Checkpoint | Spec"
+Source: TypeAlias = "str | Path | Mapping[str, Any] | Checkpoint | Spec | LayerStack"
 
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -39,6 +40,13 @@ class Spec:
     rules: Sequence[Rule] = ()
     heads: Heads = "auto"
     dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class LayerStack:
+    """A model made of layers of others: (source, first layer, last layer + 1), bottom to top."""
+
+    slices: tuple[tuple[Source, int, int], ...]
 
 
 class MergeJob:
@@ -66,6 +74,10 @@ class MergeJob:
 
             return self._stack.enter_context(
                 open_merged(MergeJob(source, self._options), self._options)
+            )
+        if isinstance(source, LayerStack):
+            return SlicedCheckpoint(
+                [Slice(self._open(s, label), first, last) for s, first, last in source.slices]
             )
         if isinstance(source, Mapping):
             return MemoryCheckpoint(source, label=label)

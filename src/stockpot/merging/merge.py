@@ -14,7 +14,7 @@ from stockpot.merging.alignment import Heads
 from stockpot.merging.backends import backend_for
 from stockpot.merging.engine import Options
 from stockpot.merging.job import MergeJob, Source, Spec
-from stockpot.merging.output import write_output
+from stockpot.merging.output import check_output, write_output
 from stockpot.merging.report import MergeReport
 from stockpot.merging.settings import Rule
 from stockpot.merging.sinks import MemorySink
@@ -87,7 +87,32 @@ def merge(
     """
     spec = Spec(models, method, base, parameters, rules, heads, dtype)
     options = Options(threads, block_elements, allow_nonfinite, backend_for(device))
+    return run_merge(
+        spec,
+        output,
+        options=options,
+        max_shard_size=max_shard_size,
+        hash_parents=hash_parents,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+
+
+def run_merge(
+    spec: Spec,
+    output: str | Path | None = None,
+    *,
+    options: Options | None = None,
+    max_shard_size: int = DEFAULT_SHARD,
+    hash_parents: bool | None = None,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> Merged | MergeReport:
+    """``merge`` for what a recipe file says (``load_recipe``)."""
     started = time.perf_counter()
+    if output is not None:
+        # Before anything is opened: a merge of an hour must not end in a refusal.
+        check_output(Path(output), overwrite=overwrite)
     with MergeJob(spec, options) as job, progress("merge", job.elements, quiet=quiet) as advance:
         if output is not None:
             return write_output(
@@ -102,7 +127,7 @@ def merge(
         job.run(sink, advance)
         digests = job.digests() if hash_parents else None
         report = job.report(digests, time.perf_counter() - started)
-        return Merged(sink.state(torch=_any_torch(models)), report)
+        return Merged(sink.state(torch=_any_torch(spec.models)), report)
 
 
 def _any_torch(models: Sequence[Source]) -> bool:

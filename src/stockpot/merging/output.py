@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -11,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stockpot.checkpoints import Checkpoint
 from stockpot.checkpoints.open import weights_folder
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
 from stockpot.errors import OutputError
 from stockpot.files import atomic_folder, write_json
-from stockpot.merging.job import MergeJob, dtype_code
+from stockpot.merging.job import DTYPES, MergeJob, dtype_code
 from stockpot.merging.report import MergeReport
+from stockpot.merging.slices import SlicedCheckpoint
 from stockpot.provenance import Parent, Record, write_card, write_record
 
 REPORT_NAME = "merge_report.json"
@@ -24,6 +27,17 @@ REPORT_NAME = "merge_report.json"
 _METADATA = {"format": "pt"}
 _KEPT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 _NOT_KEPT = (REPORT_NAME, "stockpot.json", "adapter_config.json", "trainer_state.json")
+
+
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Raise ``OutputError`` for an output that stands already, or is no place to write."""
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists already", hint="choose another name, or --overwrite")
+    if output.suffix != ".safetensors" and output.is_file():
+        raise OutputError(f"{output} is a file", hint="name a folder, or a file *.safetensors")
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"cannot write {output}: permission denied in {parent}")
 
 
 def write_output(
@@ -39,8 +53,6 @@ def write_output(
 
     Nothing stands under the final name before it is whole. Raises ``OutputError``.
     """
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} exists already", hint="choose another name, or --overwrite")
     started = time.perf_counter()
     tensors = job.prepare()
 
@@ -117,7 +129,7 @@ def _copy_companions(job: MergeJob, folder: Path) -> None:
             if file.is_file() and _is_companion(file):
                 (folder / inside).parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, folder / inside)
-        _note_dtype(folder / "config.json", job.spec.dtype)
+        _correct_config(folder / "config.json", source, job.spec.dtype)
         return
 
 
@@ -130,16 +142,20 @@ def _is_companion(file: Path) -> bool:
     )
 
 
-def _note_dtype(config: Path, dtype: str | None) -> None:
-    """Keep a config's word about the type of the weights true."""
-    if dtype is None:
-        return
+def _correct_config(config: Path, source: Checkpoint, dtype: str | None) -> None:
+    """Keep a config's word about type and number of layers true."""
     content = json.loads(config.read_text(encoding="utf-8"))
-    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    for key in ("torch_dtype", "dtype"):
-        if key in content:
-            content[key] = names[dtype_code(dtype) or "F32"]
-            write_json(config, content)
+    if not isinstance(content, dict):
+        return
+    right: dict[str, Any] = {}
+    if dtype is not None:
+        name = {code: name for name, code in DTYPES.items()}[dtype_code(dtype) or "F32"]
+        right |= dict.fromkeys(("torch_dtype", "dtype"), name)
+    if isinstance(source, SlicedCheckpoint):
+        right |= dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), source.layers)
+    changed = {key: value for key, value in right.items() if content.get(key, value) != value}
+    if changed:
+        write_json(config, {**content, **changed})
 
 
 def _library(folder: Path) -> str | None:

@@ -79,8 +79,8 @@ def threshold_passes(
             or, with ``scope="model"``, of all tensors together). Rank r asks for the r-th largest
             magnitude; rank 0 gives infinity, a rank of ``size`` or more gives 0.
 
-    The statistic has shape (vectors, ranks), float64. To keep the r largest: ``abs(x) >=
-    threshold``.
+    The statistic is a list of floats for each vector, one a rank. To keep the r largest: ``abs(x)
+    >= threshold``.
     """
     raw, limits = f"{name}.raw", f"{name}.limits"
 
@@ -98,9 +98,7 @@ def threshold_passes(
         columns = range(len(parts[0].vectors))
         if all(part.vectors[0].size == part.size for part in parts):
             whole = [np.concatenate([part.vectors[column] for part in parts]) for column in columns]
-            statistics[name] = np.array(
-                [[_ranked(vector, rank) for rank in wanted] for vector in whole]
-            )
+            statistics[name] = [[_ranked(vector, rank) for rank in wanted] for vector in whole]
         else:
             statistics[limits] = [estimate(parts, column, wanted) for column in columns]
         return statistics
@@ -120,7 +118,7 @@ def threshold_passes(
             for v, row in enumerate(statistics.pop(limits))
         ]
         if all(value is not None for row in found for value in row):
-            statistics[name] = np.array(found, dtype=np.float64)
+            statistics[name] = found
         return statistics
 
     def count(block: Block, **parameters: Any) -> dict[str, Count]:
@@ -151,14 +149,14 @@ def estimate(parts: Sequence[Part], column: int, ranks: Sequence[int]) -> list[L
     """
     size = sum(part.size for part in parts)
     values = np.concatenate([part.vectors[column] for part in parts])
-    weights = np.concatenate(
-        [
-            np.full(part.vectors[column].size, part.size / part.vectors[column].size)
-            for part in parts
-        ]
-    )
-    order = np.argsort(values)[::-1]
-    values, places = values[order], np.cumsum(weights[order])
+    if len(parts) == 1:
+        weight = size / values.size
+        values, places = np.sort(values)[::-1], weight * np.arange(1, values.size + 1)
+    else:
+        shares = [part.size / part.vectors[column].size for part in parts]
+        order = np.argsort(values)[::-1]
+        weights = np.repeat(shares, [part.vectors[column].size for part in parts])
+        values, places, weight = values[order], np.cumsum(weights[order]), max(shares)
 
     def at(place: float) -> float:
         return float(values[min(int(np.searchsorted(places, place)), len(values) - 1)])
@@ -168,7 +166,7 @@ def estimate(parts: Sequence[Part], column: int, ranks: Sequence[int]) -> list[L
         if rank <= 0 or rank >= size:
             limits.append((math.inf, math.inf) if rank <= 0 else (0.0, 0.0))
             continue
-        error = _DEVIATIONS * _deviation(parts, column, at(rank)) + 4 * float(weights.max())
+        error = _DEVIATIONS * _deviation(parts, column, at(rank)) + 4 * weight
         low, high = rank + error, rank - error
         limits.append((at(low) if low < size else 0.0, at(high) if high > 0 else math.inf))
     return limits
@@ -197,7 +195,7 @@ def inside(xp: Any, x: Array, limits: Limits) -> Inside:
     within = x >= low
     if math.isfinite(high):
         within &= x <= high
-    values = _host(x[within])
+    values = _chosen(x, within)
     if values.size > size // 8:
         return Inside(size, above, *np.unique(values, return_counts=True))
     return Inside(size, above, values, np.ones(values.size, dtype=np.int64))
@@ -223,7 +221,14 @@ def pick(blocks: Sequence[Inside], limits: Limits, rank: int) -> float | None:
 def _ranked(values: np.ndarray, rank: int) -> float:
     if rank <= 0 or rank > values.size:
         return math.inf if rank <= 0 else 0.0
-    return float(np.partition(values, values.size - rank)[values.size - rank])
+    # Partitioning is many times slower than sorting where values repeat, as they do in 16 bits.
+    return float(np.sort(values)[values.size - rank])
+
+
+def _chosen(x: Array, mask: Array) -> np.ndarray:
+    if isinstance(x, np.ndarray):
+        return x[np.flatnonzero(mask)]
+    return _host(x[mask])
 
 
 def _upper_bits(x: Array) -> np.ndarray:

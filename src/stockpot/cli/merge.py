@@ -1,0 +1,279 @@
+"""``stockpot merge``: the weights of several models into one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from stockpot.cli.output import Output
+    from stockpot.merging import MergeReport
+    from stockpot.merging.job import Spec
+
+
+def merge_command(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A recipe (YAML, ours or mergekit's), or models: folders, files, hub ids.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder, or one file NAME.safetensors."),
+    ] = None,
+    method: Annotated[str, typer.Option("--method", "-m", help="Merge method.")] = "linear",
+    base: Annotated[
+        str | None, typer.Option("--base", "-b", help="The model that all were fine-tuned from.")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="Parameter, such as density=0.3 or weights=[1,2]."),
+    ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(help="Tensors that do not fit: auto, mean, first or drop."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Type of the result [default: the models']")
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="LoRA adapters only: merge factors, into an adapter of this rank."
+        ),
+    ] = None,
+    recalibrate: Annotated[
+        str | None,
+        typer.Option(help="package.module:function that gives (model, batches) for BatchNorm."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu (no torch), or a torch device.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads [default: cores].")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest file of a folder.")] = "5GB",
+    hashes: Annotated[
+        bool, typer.Option("--hash/--no-hash", help="Record the parents' content hashes.")
+    ] = True,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Merge NaN and infinity too.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Merge models that have no ancestor in common.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an output that exists.")
+    ] = False,
+    list_methods: Annotated[
+        bool, typer.Option("--list-methods", help="Show methods and parameters, do nothing.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, show the plan, write nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words.")] = False,
+) -> None:
+    """Combine models of one architecture and one ancestor, exactly and at the speed of the disk.
+
+    stockpot merge recipe.yaml -o merged
+
+    stockpot merge --method stock --base BASE A B -o merged
+    """
+    from stockpot.cli.output import Output
+    from stockpot.errors import InputError
+
+    out = Output(json=as_json, quiet=quiet)
+    if list_methods:
+        _show_methods(out)
+        return
+    if not sources:
+        raise InputError("nothing to merge", hint="give a recipe, or models and --method")
+    parameters = _parameters(change or [])
+    if rank is not None:
+        _merge_adapters(out, sources, output, rank, parameters)
+        return
+    spec = _spec(sources, method, base, parameters, heads, dtype)
+    if not force:
+        _refuse_strangers(spec)
+    if dry_run:
+        _show_plan(out, spec)
+        return
+    if output is None:
+        raise InputError("no output was given", hint="add -o FOLDER or -o FILE.safetensors")
+
+    from stockpot.merging.backends import backend_for
+    from stockpot.merging.engine import Options
+    from stockpot.merging.merge import run_merge
+    from stockpot.merging.report import MergeReport
+
+    report = run_merge(
+        spec,
+        output,
+        options=Options(threads, None, allow_nonfinite, backend_for(device)),
+        max_shard_size=_bytes(max_shard_size),
+        hash_parents=hashes,
+        overwrite=overwrite,
+        quiet=quiet or as_json,
+    )
+    assert isinstance(report, MergeReport)
+    if recalibrate is not None:
+        from stockpot.merging.recalibrate import recalibrate_output
+
+        layers = recalibrate_output(output, recalibrate)
+        out.say(f"re-estimated the statistics of {layers} BatchNorm layers")
+    for warning in report.warnings:
+        out.say(f"note: {warning}")
+    out.data({"output": str(output), **report.to_json()}, _words(report, output))
+
+
+def _spec(
+    sources: list[str],
+    method: str,
+    base: str | None,
+    parameters: dict[str, Any],
+    heads: str | None,
+    dtype: str | None,
+) -> Spec:
+    from dataclasses import replace
+
+    from stockpot.errors import InputError
+    from stockpot.merging.job import Spec
+    from stockpot.merging.recipe import load_recipe
+
+    recipes = [source for source in sources if source.endswith((".yaml", ".yml"))]
+    if recipes and len(sources) > 1:
+        raise InputError("give one recipe, or models, not both")
+    if recipes:
+        spec = load_recipe(recipes[0])
+        if base is not None:
+            spec = replace(spec, base=base)
+        spec = replace(spec, parameters={**spec.parameters, **parameters})
+    else:
+        spec = Spec(sources, method, base, parameters)
+    if heads is not None:
+        spec = replace(spec, heads=heads)  # type: ignore[arg-type]
+    return spec if dtype is None else replace(spec, dtype=dtype)
+
+
+def _refuse_strangers(spec: Spec) -> None:
+    """Raise ``LineageError`` where the models share no ancestor: their average would be noise."""
+    from stockpot.errors import LineageError
+    from stockpot.inspection import compare
+
+    models = [str(model) for model in spec.models if isinstance(model, str | Path)]
+    base = str(spec.base) if isinstance(spec.base, str | Path) else None
+    if len(models) + (base is not None) < 2:
+        return
+    found = compare(models, base, quick=True)
+    if found.verdict == "unrelated":
+        raise LineageError(
+            f"these models have no ancestor in common: {found.reason}",
+            hint="stockpot inspect tells more; --force merges them all the same",
+        )
+
+
+def _show_plan(out: Output, spec: Spec) -> None:
+    from stockpot.merging.job import MergeJob
+
+    with MergeJob(spec) as job:
+        tensors = [report.to_json() for report in job.plan.reports()]
+        value = {
+            "recipe": job.recipe(),
+            "tensors": tensors,
+            "dropped": job.plan.dropped,
+            "warnings": job.plan.warnings,
+        }
+        count: dict[str, int] = {}
+        for tensor in tensors:
+            word = tensor["method"] if tensor["action"] == "merge" else tensor["action"]
+            count[word] = count.get(word, 0) + 1
+        lines = [f"{number} tensors: {word}" for word, number in count.items()]
+        lines += [f"note: {warning}" for warning in job.plan.warnings]
+        out.data(value, "\n".join(lines))
+
+
+def _show_methods(out: Output) -> None:
+    from stockpot.merging import available_methods, get_method
+
+    methods = [get_method(name) for name in available_methods()]
+    value = [
+        {
+            "name": method.name,
+            "title": method.title,
+            "formula": method.formula,
+            "source": method.source,
+            "base": method.base,
+            "parameters": [
+                {"name": p.name, "default": p.default, "range": p.range, "help": p.help}
+                for p in method.parameters
+            ],
+        }
+        for method in methods
+    ]
+    lines = []
+    for method in methods:
+        lines.append(f"{method.name}: {method.title}. {method.source}")
+        lines.append(f"    {method.formula}")
+        for p in method.parameters:
+            default = "no default" if p.default is None else f"default {p.default}"
+            lines.append(f"    {p.name} ({p.range}; {default}): {p.help}")
+    out.data({"methods": value}, "\n".join(lines))
+
+
+def _merge_adapters(
+    out: Output, sources: list[str], output: Path | None, rank: int, parameters: dict[str, Any]
+) -> None:
+    from stockpot.errors import InputError
+    from stockpot.merging.lora import merge_adapters
+
+    if output is None:
+        raise InputError("no output was given", hint="add -o FOLDER")
+    unknown = sorted(set(parameters) - {"weights"})
+    if unknown:
+        raise InputError(f"merging adapters takes weights only, not {unknown[0]}")
+    weights = parameters.get("weights")
+    errors = merge_adapters(sources, output, rank=rank, weights=weights)
+    worst = max(errors.values(), default=0.0)
+    out.data(
+        {"output": str(output), "rank": rank, "errors": errors},
+        f"{output}: {len(errors)} updates at rank {rank}, largest relative error {worst:.3g}",
+    )
+
+
+def _words(report: MergeReport, output: Path) -> str:
+    merged = [tensor for tensor in report.tensors if tensor.action == "merge"]
+    text = f"{output}: {len(merged)} tensors by {report.method} in {report.seconds:.2f} s"
+    ratios = [float(value) for value in report.fact("ratio").values()]
+    if ratios:
+        low, middle, high = min(ratios), sorted(ratios)[len(ratios) // 2], max(ratios)
+        text += f"\nratio t: {low:.3f} to {high:.3f}, median {middle:.3f}"
+    return text
+
+
+def _parameters(pairs: list[str]) -> dict[str, Any]:
+    import yaml
+
+    from stockpot.errors import InputError
+
+    values = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {pair}: expected name=value")
+        try:
+            values[name.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"--set {pair}: the value cannot be read") from None
+    return values
+
+
+def _bytes(text: str) -> int:
+    from stockpot.errors import InputError
+
+    units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
+    if not found or found[2] not in {*units, "B"} or not float(found[1]):
+        raise InputError(f"--max-shard-size {text}: expected for instance 5GB")
+    return max(int(float(found[1]) * units.get(found[2], 1)), 1)
