@@ -148,9 +148,28 @@ def test_go_no_go_rule_on_published_numbers():
 
 
 def test_no_difference_words():
-    words = diagnose(replace(HURT, average=0.611, ensemble=0.60)).words
-    assert words.startswith("The average is level with its members' mean (+0.1 points).")
+    level = replace(HURT, average=0.611, ensemble=0.60)
+    words = diagnose(level).words
+    assert words.startswith("The average cannot be told from its members' mean (+0.1 points).")
     assert "gains nothing" in words
+    words = diagnose(replace(level, low=-0.01, high=0.012)).words
+    assert "(+0.1 points, -1.0 to +1.2)" in words
+
+
+def test_where_nothing_was_lost_a_barrier_is_not_the_reason():
+    """Level with its members although one pair has a barrier: there was nothing to gain."""
+    level = replace(HURT, average=0.61, ensemble=0.615, barriers=with_barriers(r0r1=0.1))
+    result = diagnose(level)
+    assert result.code == "bias, not variance"
+    assert [finding.code for finding in result.findings] == ["connectivity broken"]
+    assert diagnose(replace(level, ensemble=0.66)).code == "connectivity broken"
+
+
+def test_a_barrier_on_few_examples_may_be_noise():
+    few = PairBarrier("a", "b", "different init", ood=0.05, examples_ood=60)
+    assert not is_broken(few)
+    assert is_broken(replace(few, examples_ood=2000))
+    assert is_broken(replace(few, ood=0.2))
 
 
 def test_regression_speaks_of_r2():

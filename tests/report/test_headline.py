@@ -16,7 +16,8 @@ def test_a_gain(results):
     said = final(results, "soup_uniform")
     assert said.verdict == "helped"
     assert said.words.replace("\u00a0", " ") == (
-        "Soup (DiWA) uniform is 1.7 points better than ERM (best run) on domains it has never seen."
+        "Soup (DiWA, uniform) is 1.7 points better than ERM (best run) "
+        "on domains it has never seen."
     )
     assert "between +1.2 and +2.2 points" in said.details[0]
     assert "4 held-out domains and 2 trials" in said.details[0]
@@ -44,4 +45,12 @@ def test_the_baseline_itself_is_final(results):
     said = final(results, "erm")
     assert said.verdict == "no difference"
     assert said.words == "ERM (best run) stays: on validation no average was better."
-    assert "The best average, Soup (DiWA) uniform, reaches" in said.details[0]
+    assert "The best average, Soup (DiWA, uniform), reaches" in said.details[0]
+
+
+def test_nothing_held_out(results):
+    results.update(table=[], cells=[])
+    said = headline(results)
+    assert said.verdict == "alone"
+    assert said.words == "Model Ratatouille (uniform), trained on all domains."
+    assert "compared" in said.details[0]

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from stockpot.report import write_report
+from stockpot.report import markdown_table, terminal_table, write_report
 from stockpot.report.page import embedded, render
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -167,6 +167,22 @@ def test_the_least_that_may_come(results):
     page = Page(render(results))
     assert {"h-curves", "h-diversity", "h-tree", "h-runs", "h-why"}.isdisjoint(page.ids)
     assert "ERM (best run) reaches" in " ".join(page.words)
+
+
+def test_nothing_held_out(results):
+    results.update(table=[], cells=[])
+    page = Page(render(results))
+    assert {"h-table", "h-accuracy", "h-runs"}.isdisjoint(page.ids)
+    assert "h-tree" in page.ids
+    assert terminal_table(results).count("\n") == 1
+    assert "nothing was compared" in markdown_table(results)
+
+
+def test_no_ratio_error_no_scatter(results):
+    for cell in results["cells"]:
+        for row in cell["diversity"]:
+            row["ratio_error"] = None
+    assert "h-diversity" not in Page(render(results)).ids
 
 
 def test_one_domain_shows_both_splits_side_by_side(results):

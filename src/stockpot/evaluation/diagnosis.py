@@ -3,8 +3,9 @@
 Averaging ``M`` members changes the error by four parts (Rame et al. 2022, arXiv:2205.09739): bias
 stays, variance falls, covariance between members (lack of diversity) stays, and locality (members
 too far apart for weights to stand in for predictions) is added. Each rule below looks for one way
-in which one of the parts goes wrong. Rules run from causes that make an average meaningless to
-causes that leave nothing to gain; the first that fires names the reason, the rest are findings.
+in which one of the parts goes wrong. Where an average hurt, rules run from causes that make it
+meaningless to causes that leave nothing to gain; where it made no difference, having nothing to
+gain comes first. The first rule that fires names the reason, the rest are findings.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ def diagnose(evidence: Evidence, thresholds: Thresholds = DEFAULTS) -> Diagnosis
     below half a point counts as none. An average that helped still reports what it suffers from.
     """
     verdict = _verdict(evidence, thresholds)
-    rules = _FAULTS if verdict == "helped" else (*_FAULTS, *_LIMITS)
+    rules = {
+        "helped": _FAULTS,
+        "no difference": (_nothing_to_gain, *_FAULTS, _locality),
+        "hurt": (*_FAULTS, _nothing_to_gain, _locality),
+    }[verdict]
     found = tuple(f for rule in rules if (f := rule(evidence, thresholds)) is not None)
     if verdict == "helped":
         main = _helped(evidence)
@@ -53,8 +58,13 @@ def worth_averaging(ensemble: float, mean_member: float, thresholds: Thresholds 
 
 def is_broken(pair: PairBarrier, thresholds: Thresholds = DEFAULTS) -> bool:
     """Whether two models are not linearly mode connected, on either split."""
-    return (pair.id is not None and pair.id > thresholds.barrier_id) or (
-        pair.ood is not None and pair.ood > thresholds.barrier_ood
+
+    def beyond(height: float | None, least: float, examples: int | None) -> bool:
+        noise = 2 * (thresholds.disagreement / examples) ** 0.5 if examples else 0.0
+        return height is not None and height > max(least, noise)
+
+    return beyond(pair.id, thresholds.barrier_id, pair.examples_id) or beyond(
+        pair.ood, thresholds.barrier_ood, pair.examples_ood
     )
 
 
@@ -241,7 +251,7 @@ def _locality(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
     )
 
 
-# Faults are worth knowing even where the average helped; the limits explain why nothing came of it.
+# Faults are worth knowing even where the average helped.
 _FAULTS: tuple[Rule, ...] = (
     _unrelated,
     _heads,
@@ -250,7 +260,6 @@ _FAULTS: tuple[Rule, ...] = (
     _auxiliary,
     _weak_member,
 )
-_LIMITS: tuple[Rule, ...] = (_nothing_to_gain, _locality)
 
 
 def _helped(evidence: Evidence) -> Finding:
@@ -275,15 +284,14 @@ def _unexplained(evidence: Evidence, verdict: Verdict) -> Finding:
 
 
 def _opening(evidence: Evidence, verdict: Verdict) -> str:
-    gap = _amount(abs(evidence.gap), evidence)
     if verdict == "no difference":
-        return f"The average is level with its members' mean ({_signed(evidence)})."
+        gap = f"{points(evidence.gap, metric=evidence.metric, sign=True)} {unit(evidence.metric)}"
+        if evidence.low is not None and evidence.high is not None:
+            low = points(evidence.low, metric=evidence.metric, sign=True)
+            gap += f", {low} to {points(evidence.high, metric=evidence.metric, sign=True)}"
+        return f"The average cannot be told from its members' mean ({gap})."
     side = "above" if verdict == "helped" else "below"
-    return f"The average is {gap} {side} its members' mean."
-
-
-def _signed(evidence: Evidence) -> str:
-    return f"{points(evidence.gap, metric=evidence.metric, sign=True)} {unit(evidence.metric)}"
+    return f"The average is {_amount(abs(evidence.gap), evidence)} {side} its members' mean."
 
 
 def _amount(value: float, evidence: Evidence) -> str:

@@ -34,13 +34,19 @@ class Member:
 
 @dataclass(frozen=True)
 class PairBarrier:
-    """Barrier (see ``connectivity.barrier``) between two members, on one or both splits."""
+    """Barrier (see ``connectivity.barrier``) between two members, on one or both splits.
+
+    ``examples_id``, ``examples_ood``: how many examples each was measured on, where known; few
+    examples make barriers out of noise.
+    """
 
     first: str
     second: str
     kind: PairKind
     id: float | None = None
     ood: float | None = None
+    examples_id: int | None = None
+    examples_ood: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,8 @@ class Thresholds:
 
     ``ensemble_gain``: weight averaging removes variance, and a prediction ensemble shows how much
     there is; below 3 points there is little to remove. ``barrier_id``, ``barrier_ood``: two points
-    on validation, three on the (usually smaller, harder) held-out domain. ``cosine``: unrelated
+    on validation, three on the (usually smaller, harder) held-out domain, and at least two standard
+    errors of two models that disagree on ``disagreement`` of the examples. ``cosine``: unrelated
     weights of one architecture have median layer cosines below 0.01, far relatives about 0.4.
     ``ratio_error``: below it two members err on nearly the same examples.
     ``distance``: times the siblings' median distance from the base.
@@ -113,6 +120,7 @@ class Thresholds:
     ensemble_gain: float = 0.03
     barrier_id: float = 0.02
     barrier_ood: float = 0.03
+    disagreement: float = 0.1
     cosine: float = 0.1
     ratio_error: float = 0.15
     distance: float = 2.5

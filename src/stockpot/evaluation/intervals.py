@@ -253,7 +253,8 @@ def _part(
 
 def _interval(parts: Iterable[tuple[float, Array]], quantiles: tuple[float, float]) -> Interval:
     means, lines = zip(*parts, strict=True)
-    low, high = np.quantile(np.mean(lines, axis=0), quantiles)
+    # What sums to 0 exactly must not come out as 1e-17: whether an interval holds 0 decides words.
+    low, high = np.round(np.quantile(np.mean(lines, axis=0), quantiles), 12)
     return Interval(float(np.mean(means)), float(low), float(high))
 
 

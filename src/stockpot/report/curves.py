@@ -22,11 +22,16 @@ def panels(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
         if cell.get("connectivity"):
             domains.setdefault(cell["held_out"], []).extend(cell["connectivity"])
     metric = results["task"]["metric"]
+    split_names = {"ood": next(iter(domains), ""), "id": "validation"}
     rows = []
     for split, words in SPLITS.items():
         figures = [
             _panel(
-                f"curve-{split}-{index}", name if len(domains) > 1 else words, known, split, metric
+                f"curve-{split}-{index}",
+                name if len(domains) > 1 else split_names[split],
+                known,
+                split,
+                metric,
             )
             for index, (name, curves) in enumerate(domains.items())
             if (known := [curve for curve in curves if curve.get(split)])
@@ -58,7 +63,15 @@ def _panel(ident: str, name: str, curves: list[dict[str, Any]], split: str, metr
     low, high = svg.padded(min(values), max(values), 0.04)
     left, top, bottom = 38.0, 30.0, _HEIGHT - 24.0
     across, up = svg.Scale(0, 1, left, _WIDTH - 8), svg.Scale(low, high, bottom, top)
-    parts = [svg.text(0, 14, svg.shortened(name, 13.5, 150), class_="panel-title")]
+    worst = max(curves, key=lambda curve: curve.get(f"barrier_{split}") or 0.0)
+    height = worst.get(f"barrier_{split}") or 0.0
+    unit = "" if metric == "r2" else " points"
+    note = f"barrier {score(height, metric)}{unit}"
+    room = _WIDTH - 18 - svg.text_width(note, 11.5)
+    parts = [
+        svg.text(0, 14, svg.shortened(name, 13.5, room), class_="panel-title"),
+        svg.text(_WIDTH - 8, 14, note, class_="note", text_anchor="end"),
+    ]
     times = 1 if metric == "r2" else 100
     for tick in up.ticks(4):
         parts.append(svg.line(left, up(tick), _WIDTH - 8, up(tick), class_="grid"))
@@ -72,18 +85,6 @@ def _panel(ident: str, name: str, curves: list[dict[str, Any]], split: str, metr
         points = [(across(x), up(y)) for x, y in zip(curve["lambdas"], curve[split], strict=True)]
         words = svg.tooltip(f"{curve['a']} to {curve['b']}, {curve['kind']}")
         parts.append(svg.group(words, svg.polyline(points), class_=f"curve {KINDS[curve['kind']]}"))
-    worst = max(curves, key=lambda curve: curve.get(f"barrier_{split}") or 0.0)
-    height = worst.get(f"barrier_{split}") or 0.0
-    unit = "" if metric == "r2" else " points"
-    parts.append(
-        svg.text(
-            _WIDTH - 8,
-            14,
-            f"barrier {score(height, metric)}{unit}",
-            class_="note",
-            text_anchor="end",
-        )
-    )
     if height > 0.02:
         parts.append(_mark(worst, split, across, up))
     return svg.figure(

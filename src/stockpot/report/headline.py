@@ -31,6 +31,9 @@ class Headline:
 def headline(results: dict[str, Any]) -> Headline:
     """Compare the final model with the baseline that the table's differences name."""
     table, metric = results["table"], results["task"]["metric"]
+    if not table:
+        words = f"{in_sentence(results['final']['label'])}, trained on all domains."
+        return Headline("alone", words, ("No domain was held out, so nothing was compared.",))
     rows = {row["protocol"]: row for row in table}
     final = rows.get(results["final"]["protocol"]) or max(
         (row for row in table if row["group"] != "oracle"), key=lambda row: row["mean"]
@@ -81,12 +84,14 @@ def _how_sure(
     difference = final["difference"]
     trials = len({cell["trial"] for cell in results["cells"]})
     domains = len(final["domains"])
-    where = f"{domains} held-out domain{'s' * (domains != 1)}"
+    where = f"the mean of {domains} held-out domains"
+    if domains == 1:
+        where = f"on the held-out domain {next(iter(final['domains']))}"
     times = f" and {trials} trials" if trials > 1 else ", one trial"
     other = f" against {score(against['mean'], metric)}{percent(metric)}" if against else ""
     covers = final.get("covers")
     return (
-        f"{score(final['mean'], metric)}{percent(metric)}{other}, the mean of {where}{times}. "
+        f"{score(final['mean'], metric)}{percent(metric)}{other}, {where}{times}. "
         f"With 95 % confidence the difference lies between {signed(difference['low'], metric)} and "
         f"{signed(difference['high'], metric)} {unit(metric)}"
         + (f", for {covers}." if covers else ".")

@@ -14,6 +14,8 @@ def markdown_table(results: dict[str, Any], *, domains: bool = True) -> str:
     Bold marks the highest value of a column among methods; an oracle is marked and never bold.
     """
     table, metric = results["table"], results["task"]["metric"]
+    if not table:
+        return "No domain was held out, so nothing was compared.\n"
     names = list(table[0]["domains"]) if domains and len(table[0]["domains"]) > 1 else []
     baseline = next((row["difference"]["against"] for row in table if row.get("difference")), None)
     label = next((row["label"] for row in table if row["protocol"] == baseline), baseline)

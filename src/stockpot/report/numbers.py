@@ -71,4 +71,6 @@ def millions(value: float) -> str:
 def in_sentence(label: str) -> str:
     """A method's label inside a sentence: ``ERM, best run`` becomes ``ERM (best run)``."""
     name, comma, rest = label.partition(", ")
-    return f"{name} ({rest})" if comma and "(" not in label else label.replace(", ", " ")
+    if not comma:
+        return label
+    return f"{name[:-1]}, {rest})" if name.endswith(")") else f"{name} ({rest})"

@@ -59,7 +59,7 @@ def render(results: dict[str, Any]) -> str:
         final=_final(results),
         groups=[(whiskers.GROUPS[name][0], name, rows) for name, rows in _sections(results)],
         best=_best(results),
-        domains=list(results["table"][0]["domains"]),
+        domains=list(results["table"][0]["domains"]) if results["table"] else [],
         figures={name: _safe(value, Markup) for name, value in _figures(results).items()},
         kinds=curves.kinds(results),
         pools=scatter.pools(results),
@@ -128,18 +128,15 @@ def _safe(value: Any, markup: type[str]) -> Any:
 
 
 def _figures(results: dict[str, Any]) -> dict[str, Any]:
-    narrow, more = whiskers.narrow(results)
     lineage = results.get("lineage") or {}
-    measured = any(cell.get("diversity") for cell in results["cells"])
+    narrow, more = whiskers.narrow(results) if results["table"] else ("", [])
     return {
-        "whiskers": whiskers.wide(results),
+        "whiskers": whiskers.wide(results) if results["table"] else "",
         "whiskers_narrow": narrow,
         "whiskers_more": more,
         "curves": curves.panels(results),
-        "diversity": scatter.diversity(results, "diversity-wide", 760, 340) if measured else "",
-        "diversity_narrow": scatter.diversity(results, "diversity-narrow", 360, 320)
-        if measured
-        else "",
+        "diversity": scatter.diversity(results, "diversity-wide", 760, 340),
+        "diversity_narrow": scatter.diversity(results, "diversity-narrow", 360, 320),
         "runs": scatter.runs(results),
         "tree": tree.family_tree(lineage, "tree-wide", 1108),
         "tree_narrow": tree.family_tree(lineage, "tree-narrow", 360),
@@ -157,10 +154,11 @@ def _final(results: dict[str, Any]) -> dict[str, Any] | None:
 
 def _best(results: dict[str, Any]) -> dict[str, float]:
     """Highest value of each column among methods (not oracles), to be set in bold."""
-    rows = [row for row in results["table"] if row["group"] != "oracle"]
-    best = {"": max(row["mean"] for row in rows)}
-    for domain in rows[0]["domains"]:
-        best[domain] = max(row["domains"][domain]["mean"] for row in rows)
+    best: dict[str, float] = {}
+    for row in results["table"]:
+        if row["group"] != "oracle":
+            for column, value in (("", row), *row["domains"].items()):
+                best[column] = max(value["mean"], best.get(column, value["mean"]))
     return best
 
 

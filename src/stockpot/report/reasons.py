@@ -39,6 +39,8 @@ def reasons(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _counts(entries: list[dict[str, Any]]) -> str:
     total = len(entries)
+    if total == 1:
+        return str(entries[0]["verdict"])
     parts = [
         f"{verdict} in {number} of {total}"
         for verdict in SIGNS

@@ -33,13 +33,19 @@ def inits(results: dict[str, Any]) -> list[str]:
 
 
 def diversity(results: dict[str, Any], ident: str, width: float, height: float) -> str:
-    """Ratio-error across; gain over the mean member up: ensemble filled, average hollow."""
+    """Ratio-error across; gain over the mean member up: ensemble filled, average hollow.
+
+    Empty where no ratio-error was measured, as for regression.
+    """
     metric, names = results["task"]["metric"], pools(results)
     rows = [
         {**row, "cell": f"{cell['held_out']}, trial {cell['trial']}", "where": cell["held_out"]}
         for cell in results["cells"]
         for row in cell.get("diversity", [])
+        if row["ratio_error"] is not None
     ]
+    if not rows:
+        return ""
     for row in rows:
         row["gained"] = row["average"] - row["mean_member"]
     low_x, high_x = svg.padded(

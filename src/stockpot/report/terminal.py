@@ -25,6 +25,8 @@ def terminal_table(results: dict[str, Any]) -> str:
     lines = textwrap.wrap(said.words, _WIDTH)
     for detail in said.details:
         lines += textwrap.wrap(detail, _WIDTH)
+    if not table:
+        return "\n".join(lines)
     lines.append("")
     name, gap = _NAME[metric], _GAP[metric]
     lines.append(
