@@ -219,6 +219,12 @@ def test_the_direction_of_changes_in_words(weights: tuple[float, float], words: 
     assert any(words in note for note in found.notes)
 
 
+def test_pairs_that_agree_differently_are_named() -> None:
+    found = compare({"a": A, "twin": tuned(A, 8, far=0.01), "c": C}, base=BASE)
+    (note,) = [note for note in found.notes if "some pairs only" in note]
+    assert "(a and twin)" in note
+
+
 def test_what_was_never_trained() -> None:
     frozen = A | {name: BASE[name] for name in ("stem.weight", "stem.norm.bias")}
     found = compare({"a": frozen, "b": B}, base=BASE)

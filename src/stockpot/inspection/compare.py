@@ -129,16 +129,16 @@ def _compare(
         )
     )
     deltas = total_deltas(measured) if base_name is not None and len(labels) > 1 else None
-    delta_labels = labels[1:] if base_name is not None else []
+    delta_pairs = tuple(combinations(labels[1:], 2)) if base_name is not None else ()
     nonfinite = tuple(item for group in bad for item in group)
     return Inspection(
         verdict=outcome,
         reason=judge.explain(outcome, pairs, parts),
-        notes=notes(described, pairs, deltas, layers, nonfinite, base_name),
+        notes=notes(described, pairs, deltas, delta_pairs, layers, nonfinite, base_name),
         base=base_name,
         models=described,
         pairs=pairs,
-        delta_pairs=tuple(combinations(delta_labels, 2)),
+        delta_pairs=delta_pairs,
         deltas=deltas,
         layers=layers,
         nonfinite=nonfinite,

@@ -10,12 +10,15 @@ from stockpot.inspection.verdict import fixed
 _SHOWN = 3
 # Norms of one layer this far apart make a plain average follow the larger model.
 _NORM_RATIO = 2.0
+# Pairs of models whose deltas agree this differently (in cosine) are told one by one.
+_MIXED = 0.4
 
 
 def notes(
     models: Sequence[Model],
     pairs: Sequence[Pair],
     deltas: Deltas | None,
+    delta_pairs: Sequence[tuple[str, str]],
     layers: Sequence[Layer],
     nonfinite: Sequence[Bad],
     base: str | None,
@@ -41,7 +44,7 @@ def notes(
             if model.untrained and len(model.untrained) < len(layers)
         ]
     if deltas is not None:
-        found += _deltas(deltas)
+        found += _deltas(deltas, delta_pairs)
     found += _uneven(models, layers)
     return tuple(found)
 
@@ -93,12 +96,18 @@ def _untrained(model: Model, base: str, layers: Sequence[Layer]) -> str:
     return f"{model.name} left {len(names)} of {len(layers)} tensors as in {base}: {some(names)}"
 
 
-def _deltas(deltas: Deltas) -> list[str]:
-    known = [cosine for cosine in deltas.cosine if cosine is not None]
+def _deltas(deltas: Deltas, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    known = [(c, pair) for c, pair in zip(deltas.cosine, pairs, strict=True) if c is not None]
     if not known or deltas.ratio is None:
         return []
-    mean = sum(known) / len(known)
-    if mean > 0.9:
+    mean = sum(cosine for cosine, _ in known) / len(known)
+    (low, apart), (high, alike) = min(known), max(known)
+    if high - low > _MIXED:
+        words = (
+            f"changes that agree in some pairs only, from {fixed(low)} ({' and '.join(apart)}) "
+            f"to {fixed(high)} ({' and '.join(alike)})"
+        )
+    elif mean > 0.9:
         words = "almost the same change: averaging brings little"
     elif mean > 0.1:
         words = "changes that agree in part"
@@ -110,7 +119,7 @@ def _deltas(deltas: Deltas) -> list[str]:
         "" if deltas.sign_conflict is None else f", {deltas.sign_conflict:.0%} of signs in conflict"
     )
     return [
-        f"{words} (cosine of the deltas {fixed(mean)}, {degrees(mean):.0f} degrees{conflict}; "
+        f"{words} (mean cosine of the deltas {fixed(mean)}, {degrees(mean):.0f} degrees{conflict}; "
         f"Model Stock would keep t = {deltas.ratio:.2f} of the average)"
     ]
 

@@ -81,7 +81,7 @@ def page(found: Inspection) -> str:
 _TONES = {
     "identical": "good",
     "same ancestor": "good",
-    "probably related": "warn",
+    "probably related": "caution",
     "unrelated": "bad",
     "different architecture": "bad",
 }
@@ -218,7 +218,7 @@ def angle_chart(found: Inspection, rows: Sequence[Layer]) -> dict[str, Any] | No
     """Angles between the deltas by depth, one line a pair; None without a base and two models."""
     if not found.delta_pairs or not rows:
         return None
-    width, height, left, top = 960.0, 240.0, 46.0, 12.0
+    width, height, left, top = 1040.0, 240.0, 46.0, 12.0
     counted = [layer for layer in rows if layer.counted] or list(rows)
     step = width / max(1, len(counted) - 1)
     lines = []
@@ -233,7 +233,7 @@ def angle_chart(found: Inspection, rows: Sequence[Layer]) -> dict[str, Any] | No
             for place, angle in enumerate(angles)
             if angle is not None
         )
-        lines.append(Line(f"{first} ~ {second}", index % 6, _pieces(angles, dots), dots))
+        lines.append(Line(f"{first} ~ {second}", index % 6 + 1, _pieces(angles, dots), dots))
     ticks = [
         {"y": top + height * angle / 180.0, "label": f"{angle}°"} for angle in range(0, 181, 45)
     ]
