@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,10 +47,35 @@ def add_consensus(
         merged = sum_arrays(deltas)
     else:
         merged = agreeing(block.xp, deltas, weights, mean=consensus == "agreeing_mean", tie=tie)
-    if scale != 1.0:
-        merged *= scale
+    scale_by(merged, scale)
     merged += block.base
     return merged
+
+
+def scale_by(x: Array, factor: float) -> None:
+    """``x *= factor`` in place, float32 arrays as if the factor were not rounded to float32.
+
+    Task vectors of 16-bit models are whole multiples of a grid, so that a sum times 0.3 is often
+    exactly half way between two results. A factor rounded to 24 bits would round all those the same
+    wrong way. Three parts of 12 bits make exact products with numbers of up to 12 bits.
+    """
+    if factor == 1.0:
+        return
+    parts = _parts(factor) if x.dtype.itemsize == 4 else [factor]
+    products = [x * part for part in parts[1:]]
+    x *= parts[0]
+    for product in products:
+        x += product
+
+
+def _parts(factor: float) -> list[float]:
+    """``factor`` as a sum of at most three numbers of 12 bits, the last one rounded."""
+    parts: list[float] = []
+    while factor and len(parts) < 3:
+        mantissa, exponent = math.frexp(factor)
+        parts.append(math.ldexp(math.trunc(mantissa * 4096), exponent - 12))
+        factor -= parts[-1]
+    return parts or [0.0]
 
 
 def elected_signs(xp: Any, deltas: Sequence[Array], tie: int) -> Array:

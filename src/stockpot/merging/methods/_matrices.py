@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stockpot.merging.method import Array, Block
+from stockpot.merging.methods._deltas import scale_by
 
 
 def wide(xp: Any, x: Array) -> Array:
@@ -35,7 +36,8 @@ def mean_delta(block: Block, scale: float) -> Array:
     total, *others = block.deltas
     for delta in others:
         total += delta
-    total *= scale / block.count
+    total /= block.count
+    scale_by(total, scale)
     total += block.base
     return total
 

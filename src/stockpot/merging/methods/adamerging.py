@@ -31,7 +31,7 @@ def adamerging(block: Block, *, scale: float) -> Array:
     deltas = block.deltas
     for model, delta in enumerate(deltas):
         learnt = block.extra("coefficients", model)
-        delta *= scale if learnt is None else float(learnt)
+        delta *= scale if learnt is None else float(block.xp.reshape(learnt, (-1,))[0])
     total = sum_arrays(deltas)
     total += block.base
     return total

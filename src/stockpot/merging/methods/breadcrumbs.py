@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from stockpot.merging.method import Array, Block, Choice, PerModel, Real, merge_method
 from stockpot.merging.methods._deltas import (
     CONSENSUS,
@@ -41,10 +39,7 @@ def _vectors(block: Block, **_: Any) -> list[Array]:
 def row_bounds(xp: Any, magnitudes: Array, ranks: tuple[int, int]) -> tuple[Array, Array]:
     """The ``ranks``-th largest of each row of ``magnitudes`` (rows, n), each of shape (rows, 1)."""
     columns = [int(magnitudes.shape[1]) - rank for rank in ranks]
-    if isinstance(magnitudes, np.ndarray):
-        ordered = np.partition(magnitudes, sorted(set(columns)), axis=1)
-    else:
-        ordered = xp.sort(magnitudes, axis=1)
+    ordered = xp.sort(magnitudes, axis=1)
     first, second = (ordered[:, column : column + 1] for column in columns)
     return first, second
 

@@ -33,6 +33,6 @@ def cocktail_weights(losses: Sequence[float], temperature: float) -> list[float]
 )
 def cocktail(block: Block, *, losses: list[float], temperature: float, alpha: float) -> Array:
     weights = cocktail_weights(losses, temperature)
-    if block.base is None:
+    if block.base is None or alpha == 0:
         return average(block.models, weights)
     return average([block.base, *block.models], [alpha, *((1 - alpha) * each for each in weights)])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from stockpot.merging.method import Array, Block, Integer, PerModel, Real, merge_method, sum_arrays
-from stockpot.merging.methods._deltas import SCALE
+from stockpot.merging.methods._deltas import SCALE, scale_by
 
 CUT = PerModel(
     Real("cut", 0.4, 0.0, closed="left"),
@@ -48,6 +48,6 @@ def consensus(block: Block, *, cut: list[float], minimum: int, scale: float) -> 
         for delta, each in zip(deltas, cut, strict=True)
     )
     total *= votes >= minimum
-    total *= scale
+    scale_by(total, scale)
     total += block.base
     return total

@@ -35,14 +35,18 @@ def shares(weights: list[float]) -> list[float]:
 def average(models: list[Array], weights: list[float]) -> Array:
     """``sum_i w_i x_i`` as ``x_0 sum_i w_i + sum_i w_i (x_i - x_0)``; overwrites ``models``.
 
-    Written so, equal models give exactly themselves, and close ones lose no digits.
+    Written so, equal models give exactly themselves, and close ones lose no digits. A plain mean
+    divides the sum: means of 16-bit numbers are often half way between two of them, which a
+    product with 1/3 would miss.
     """
     first, *others = models
     total = sum(weights)
+    plain = len(set(weights)) == 1 and abs(total - 1.0) < 1e-12
     sum_of_differences: Array = None
     for model, weight in zip(others, weights[1:], strict=True):
         model -= first
-        model *= weight
+        if not plain:
+            model *= weight
         if sum_of_differences is None:
             sum_of_differences = model
         else:
@@ -50,5 +54,7 @@ def average(models: list[Array], weights: list[float]) -> Array:
     if abs(total - 1.0) > 1e-12:
         first *= total
     if sum_of_differences is not None:
+        if plain:
+            sum_of_differences /= len(models)
         first += sum_of_differences
     return first

@@ -22,8 +22,8 @@ from stockpot.merging.method import (
     Real,
     Statistics,
     merge_method,
-    sum_arrays,
 )
+from stockpot.merging.methods._deltas import add_consensus, scale_by
 
 ALPHA = Real("alpha", 0.3, help="factor of the first layer and of tensors outside the layers")
 BETA = Real("beta", 0.7, help="what the last layer's factor has more")
@@ -65,13 +65,13 @@ def factor(block: Block, alpha: float, beta: float) -> float:
     parameters=(ALPHA, BETA, PerModel(Real("weights", 1.0), help="weight of each task vector")),
 )
 def lines(block: Block, *, alpha: float, beta: float, weights: list[float]) -> Array:
-    deltas = block.deltas
-    scale = factor(block, alpha, beta)
-    for delta, weight in zip(deltas, weights, strict=True):
-        delta *= scale * weight
-    total = sum_arrays(deltas)
-    total += block.base
-    return total
+    return add_consensus(
+        block,
+        block.deltas,
+        weights=weights,
+        scale=factor(block, alpha, beta),
+        consensus="sum",
+    )
 
 
 def scaled_by_depth(method: Method) -> Method:
@@ -93,7 +93,7 @@ def scaled_by_depth(method: Method) -> Method:
         base = block.xp.asarray(block.base, copy=True)
         merged = method.combine(block, **without(parameters))
         merged -= base
-        merged *= factor(block, parameters["alpha"], parameters["beta"])
+        scale_by(merged, factor(block, parameters["alpha"], parameters["beta"]))
         merged += base
         return merged
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stockpot.merging.method import Array, Block, Real, merge_method
+from stockpot.merging.methods._deltas import scale_by
 
 
 @merge_method(
@@ -20,6 +21,6 @@ def magmax(block: Block, *, scale: float) -> Array:
         here, there = xp.abs(delta), xp.abs(best)
         # Of opposite entries of equal size the positive one: the order of the models is no matter.
         best = xp.where((here > there) | ((here == there) & (delta > best)), delta, best)
-    best *= scale
+    scale_by(best, scale)
     best += block.base
     return best

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from stockpot.merging.method import Array, Block, Choice, Pass, Real, merge_method
-from stockpot.merging.methods._deltas import SCALE, kept
+from stockpot.merging.methods._deltas import SCALE, kept, scale_by
 from stockpot.merging.selection import threshold_passes
 
 
@@ -102,6 +102,6 @@ def pcb(block: Block, *, density: float, clip: float, scale: float, scope: str) 
         divisor = balance if divisor is None else divisor + balance
     divisor += divisor == 0
     total /= divisor
-    total *= scale
+    scale_by(total, scale)
     total += block.base
     return total

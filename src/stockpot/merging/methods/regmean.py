@@ -44,6 +44,7 @@ def regmean(block: Block, *, weights: list[float], shrink: float, ridge: float) 
         )
     columns = block.tensor.rows[1]
     first, *others = (wide(xp, xp.reshape(model, block.tensor.rows)) for model in block.models)
+    weights = shares(weights)
     total = xp.zeros((columns, columns), dtype=xp.float64, device=_device(first))
     moved = xp.zeros_like(first)
     identity = xp.eye(columns, dtype=xp.float64, device=_device(first))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stockpot.merging.method import Array, Block, Pass, Real, Statistics, Total, merge_method
-from stockpot.merging.methods._deltas import SCALE, elected_signs, kept
+from stockpot.merging.methods._deltas import SCALE, elected_signs, kept, scale_by
 from stockpot.merging.selection import threshold_passes
 
 
@@ -96,6 +96,6 @@ def sce(block: Block, *, density: float, scale: float) -> Array:
     divisor += divisor == 0
     total /= divisor
     total *= signs
-    total *= scale
+    scale_by(total, scale)
     total += block.base
     return total

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stockpot.merging.method import Array, Block, PerModel, Real, merge_method, sum_arrays
+from stockpot.merging.method import Array, Block, PerModel, Real, merge_method
+from stockpot.merging.methods._deltas import add_consensus
 
 
 @merge_method(
@@ -21,10 +22,4 @@ from stockpot.merging.method import Array, Block, PerModel, Real, merge_method, 
     ),
 )
 def task_arithmetic(block: Block, *, scale: float, weights: list[float]) -> Array:
-    deltas = block.deltas
-    for delta, weight in zip(deltas, weights, strict=True):
-        if scale * weight != 1.0:
-            delta *= scale * weight
-    total = sum_arrays(deltas)
-    total += block.base
-    return total
+    return add_consensus(block, block.deltas, weights=weights, scale=scale, consensus="sum")

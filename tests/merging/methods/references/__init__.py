@@ -8,4 +8,9 @@ from __future__ import annotations
 
 from . import matrices, sparse, sphere, weighted
 
-REFERENCES = {**weighted.REFERENCES, **sparse.REFERENCES, **sphere.REFERENCES, **matrices.REFERENCES}
+REFERENCES = {
+    **weighted.REFERENCES,
+    **sparse.REFERENCES,
+    **sphere.REFERENCES,
+    **matrices.REFERENCES,
+}

@@ -97,8 +97,13 @@ def doge(theta_0, thetas, *, eta, density, subspace, steps, rate):
     delta = np.zeros_like(taus[0])
     if theta_0.ndim >= 2 and any(tau.any() for tau in taus):
         rank = min(delta.shape)
-        lead = [np.linalg.svd(tau, full_matrices=False)[0][:, : max(1, rank // len(taus))] for tau in taus]
-        basis = np.linalg.svd(np.hstack(lead), full_matrices=False)[0][:, : max(1, rank // subspace)]
+        lead = [
+            np.linalg.svd(tau, full_matrices=False)[0][:, : max(1, rank // len(taus))]
+            for tau in taus
+        ]
+        basis = np.linalg.svd(np.hstack(lead), full_matrices=False)[0][
+            :, : max(1, rank // subspace)
+        ]
 
         def gradient(x):
             merged = sum(rate_i * (tau + x) for rate_i, tau in zip(rates, taus, strict=True))

@@ -1,4 +1,4 @@
-"""Methods that choose entries: TIES, DARE, DELLA, Breadcrumbs, MagMax, Consensus, SCE, PCB, EMR, TALL."""
+"""Methods that choose entries, from TIES to EMR."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def agree(taus, weights, consensus, tie=1.0):
     if consensus == "sum":
         return taus.sum(axis=0)
     sign = np.sign(taus.sum(axis=0))
-    sign[sign == 0] = tie
+    sign = np.where(sign == 0, tie, sign)
     chosen = np.sign(taus) == sign
     total = np.where(chosen, taus, 0).sum(axis=0)
     if consensus == "agreeing_sum":
@@ -67,14 +67,14 @@ def della(
         taus = []
         for number, (model, p) in enumerate(zip(models, density, strict=True)):
             chance = uniform(seed, name, number, 0, theta_0.size).reshape(theta_0.shape)
-            tau = model[name] - theta_0
+            tau = np.asarray(model[name] - theta_0)
             rows = tau.reshape(len(tau), -1) if tau.ndim >= 2 else tau.reshape(1, -1)
             keep = np.empty_like(rows)
             for row, values in enumerate(rows):
                 order = sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))
                 for rank, place in enumerate(order):
                     keep[row, place] = p + epsilon * (0.5 - rank / len(values))
-            keep = np.clip(keep, 0, 1).reshape(tau.shape)
+            keep = np.asarray(np.clip(keep, 0, 1)).reshape(tau.shape)
             factor = np.divide(1, keep, out=np.zeros_like(keep), where=keep > 0)
             # Chances are compared in the precision of the blocks, so that both drop the same.
             taus.append(tau * (chance < keep.astype(np.float32)) * factor)
@@ -121,15 +121,15 @@ def consensus(theta_0, thetas, *, cut, minimum, scale):
 def sce(theta_0, thetas, *, density, scale):
     taus = np.array([theta - theta_0 for theta in thetas])
     variance = taus.var(axis=0)
-    selected = variance >= nth_largest(variance.ravel(), count_of(density, variance.size))
+    smallest = nth_largest(variance.ravel(), count_of(density, variance.size))
+    selected = variance >= smallest * (1 - 1e-9)  # equal ones differ by rounding
     taus = np.where(selected, taus, 0)
     squares = (taus**2).reshape(len(taus), -1).sum(axis=1)
     shares = squares / squares.sum() if squares.sum() > 0 else np.full(len(taus), 1 / len(taus))
-    shares = shares.reshape(-1, *[1] * theta_0.ndim) * (np.sign(taus) == np.sign(taus.sum(axis=0)))
+    sign = np.where(taus.sum(axis=0) >= 0, 1, -1)
+    shares = shares.reshape(-1, *[1] * theta_0.ndim) * (np.sign(taus) == sign)
     total, divisor = (shares * taus).sum(axis=0), shares.sum(axis=0)
-    return theta_0 + scale * np.divide(
-        total, divisor, out=np.zeros_like(total), where=(divisor > 0) & (total != 0)
-    )
+    return theta_0 + scale * np.divide(total, divisor, out=np.zeros_like(total), where=divisor > 0)
 
 
 def pcb(base: State, models: list[State], *, density, clip, scale, scope) -> State:
@@ -153,7 +153,9 @@ def balanced(theta_0, thetas, density, clip, scale):
         outliers = min(int(clip * size), (size - 1) // 2)
         low, high = ordered[outliers], ordered[size - 1 - outliers]
         clipped = np.clip(np.abs(tau), low, high)
-        intra = np.exp(k * ((clipped - low) / (high - low) if high > low else 0 * clipped + low - low) ** 2)
+        intra = np.exp(
+            k * ((clipped - low) / (high - low) if high > low else 0 * clipped + low - low) ** 2
+        )
         balance = np.maximum(intra * np.tanh(tau * sum(taus)), 0)
         threshold, largest = nth_largest(balance, count_of(density, size)), balance.max()
         if largest > threshold:

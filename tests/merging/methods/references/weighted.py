@@ -66,7 +66,8 @@ def lines(base: State, models: list[State], *, alpha, beta, weights) -> State:
     for name, theta_0 in base.items():
         depth = layers[name][0] / last if layers[name] else 0.0
         tau = sum(w * (model[name] - theta_0) for w, model in zip(weights, models, strict=True))
-        merged[name] = theta_0 + (alpha + beta * depth) * tau
+        # Without the rounding error of 0.3 + 0.7 / 2, which would decide results half way between.
+        merged[name] = theta_0 + np.round(alpha + beta * depth, 12) * tau
     return merged
 
 
@@ -96,7 +97,16 @@ def regmean(base, models, *, weights, shrink, ridge, gram):
     return merged
 
 
+def adamerging(base, models, *, scale, coefficients):
+    return {
+        name: base[name]
+        + sum(c[name] * (m[name] - base[name]) for c, m in zip(coefficients, models, strict=True))
+        for name in base
+    }
+
+
 REFERENCES = {
+    "adamerging": adamerging,
     "linear": per_tensor(linear),
     "task_arithmetic": per_tensor(task_arithmetic),
     "stock": stock,
