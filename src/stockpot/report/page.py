@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def render(results: dict[str, Any]) -> str:
         ],
         baseline_label=(whiskers.baseline(results["table"]) or {}).get("label"),
         ensemble_cost=_ensemble_cost(results),
-        covers=next((row["covers"] for row in results["table"] if row.get("covers")), None),
+        covers=_covers(results["table"]),
         trials=len({cell["trial"] for cell in results["cells"]}),
         data=_DATA_HERE,
     )
@@ -202,6 +203,12 @@ def _hyperparameters(results: dict[str, Any]) -> list[str]:
 
 def _legend(shape: str) -> str:
     return svg.marker(shape, 14, 6, 4.6)
+
+
+def _covers(table: list[dict[str, Any]]) -> str | None:
+    """What most rows' intervals cover; rows pooled over trials differ from the others."""
+    said = Counter(row["covers"] for row in table if row.get("covers"))
+    return said.most_common(1)[0][0] if said else None
 
 
 def _ensemble_cost(results: dict[str, Any]) -> float | None:
