@@ -104,6 +104,21 @@ def test_an_export_in_half_precision_is_the_same_weights() -> None:
     assert "export was never trained: it equals base up to rounding to F16" in found.notes
 
 
+def test_weights_rounded_to_8_bits_are_told() -> None:
+    wide = {"fc.weight": np.random.default_rng(0).normal(size=(32, 512)).astype(np.float32)}
+    scale = np.abs(wide["fc.weight"]).max(axis=1, keepdims=True) / 127
+    rounded = {"fc.weight": (np.round(wide["fc.weight"] / scale) * scale).astype(np.float32)}
+    found = compare({"wide": wide, "rounded": rounded})
+    assert [model.coarse for model in found.models] == [(), ("fc.weight",)]
+    assert found.verdict == "same ancestor"
+    assert any("rounded was rounded to 8 bits" in note for note in found.notes)
+    halves = {
+        code: {name: values.astype(np.float16) for name, values in wide.items()}
+        for code in ("one", "other")
+    }
+    assert not any(model.coarse for model in compare(halves).models)
+
+
 def test_a_difference_in_a_counter_is_a_difference() -> None:
     one, other = A | {"steps": np.array(3)}, A | {"steps": np.array(4)}
     assert compare([one, {**one}]).verdict == "identical"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def inspect_command(
     models: Annotated[
         list[str],
-        typer.Argument(help="Folders, files or hub ids of models.", show_default=False),
+        typer.Argument(metavar="MODEL", help="Folders, files or hub ids.", show_default=False),
     ],
     base: Annotated[
         str | None, typer.Option(help="The model they are said to come from: shows the deltas.")

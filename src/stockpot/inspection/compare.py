@@ -348,4 +348,5 @@ def _model(
         reshaped=alignment.reshaped,
         distance=distance,
         untrained=untrained,
+        coarse=tuple(each.name for each in measured if each.counted and place in each.sums.coarse),
     )

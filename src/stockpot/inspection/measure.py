@@ -15,6 +15,8 @@ Matrix = NDArray[np.float64]
 # Elements of one block of one model. Big enough that numpy's cost per call does not matter, small
 # enough that a dozen models in float64 stay within tens of megabytes.
 BLOCK = 1 << 16
+# Where a grid of values is looked for: so many rows, so much of each; shorter rows say nothing.
+_GRID_ROWS, _GRID_VALUES, _GRID_LEAST = 8, 4096, 256
 
 
 @dataclass
@@ -25,7 +27,8 @@ class Sums:
     with the others moved down by one row (their chance level; zero on the diagonal), ``deltas``
     (M, M) those of the differences from the reference. ``opposite`` of ``both`` pairs of entries
     that both differ from the reference do so with opposite signs. ``nonfinite`` maps a model's
-    place to how many values are NaN or infinite and the flat position of the first.
+    place to how many values are NaN or infinite and the flat position of the first. ``coarse``
+    holds the places of models whose values here lie on a grid of at most 8 bits.
     """
 
     gram: Matrix
@@ -35,6 +38,7 @@ class Sums:
     opposite: float = 0.0
     both: float = 0.0
     nonfinite: dict[int, tuple[int, int]] = field(default_factory=dict)
+    coarse: set[int] = field(default_factory=set)
 
     @classmethod
     def zeros(cls, models: int) -> Sums:
@@ -95,6 +99,7 @@ def measure(
             sums.shifted += _cross(_flat(rows[:, 1:]), _flat(rows[:, :-1]))
             if sums.elements == 0:
                 first = rows[:, 0].copy()
+                sums.coarse = {place for place, values in enumerate(rows) if _is_coarse(values)}
             else:
                 sums.shifted += _cross(rows[:, 0], last)
             last = rows[:, -1].copy()
@@ -141,6 +146,14 @@ def _count_signs(sums: Sums, delta: Matrix) -> None:
     changed = up + down
     sums.opposite += _dot(up, down)
     sums.both += _dot(changed, changed - 1.0) / 2.0
+
+
+def _is_coarse(rows: Matrix) -> bool:
+    """Whether each of the first rows repeats at most 256 values, as after rounding to 8 bits."""
+    some = rows[:_GRID_ROWS, :_GRID_VALUES]
+    if some.shape[1] < _GRID_LEAST:
+        return False
+    return all(np.unique(row).size <= min(256, some.shape[1] // 2) for row in some)
 
 
 def _note_nonfinite(sums: Sums, x: Matrix) -> None:

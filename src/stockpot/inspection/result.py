@@ -39,7 +39,8 @@ class Model:
     ``renamed`` says which prefix differs, ``missing`` are tensors that the reference has and this
     model lacks, ``extra`` its own, ``reshaped`` those of another shape: (reference's, this one's).
     With a base: ``distance`` is the norm of the change over the norm of the base, over matrices,
-    and ``untrained`` names the tensors that equal the base's. Without: None.
+    and ``untrained`` names the tensors that equal the base's. Without: None. ``coarse`` matrices
+    hold values on a grid of 8 bits or fewer (quantised, or pruned).
     """
 
     name: str
@@ -52,6 +53,7 @@ class Model:
     reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     distance: float | None
     untrained: tuple[str, ...] | None
+    coarse: tuple[str, ...]
 
 
 @dataclass(frozen=True)

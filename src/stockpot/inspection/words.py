@@ -36,6 +36,7 @@ def notes(
         for pair in pairs
         if pair.verdict == "identical" and (len(pairs) > 1 or base is not None)
     ]
+    found += [_coarse(model) for model in models if model.coarse]
     found += [_foreign(pair) for pair in pairs if pair.foreign and pair.verdict == "same ancestor"]
     if base is not None:
         found += [
@@ -88,6 +89,13 @@ def _foreign(pair: Pair) -> str:
     return (
         f"{pair.first} and {pair.second} share an ancestor, but not in {some(pair.foreign)}: "
         "trained from new values"
+    )
+
+
+def _coarse(model: Model) -> str:
+    return (
+        f"{model.name} was rounded to 8 bits or fewer, or pruned, in {some(model.coarse)}: "
+        "part of its change is rounding"
     )
 
 
