@@ -20,7 +20,7 @@ from stockpot.checkpoints.checkpoint import Checkpoint
 from stockpot.checkpoints.dtypes import STORAGE, Array, encode, working_dtype
 from stockpot.checkpoints.header import TensorInfo
 from stockpot.checkpoints.memory import MemoryCheckpoint
-from stockpot.errors import CheckpointError
+from stockpot.errors import CheckpointError, NonFiniteError
 
 # Rows of a product are always computed in the same groups, so that a value does not depend on which
 # piece of the tensor was asked for (matrix libraries sum in an order that depends on the shape).
@@ -71,6 +71,8 @@ def read_adapter(folder: Path) -> Adapter:
     replaced: dict[str, Array] = {}
     with _open_adapter_weights(folder) as weights:
         for name in weights.names:
+            if weights.first_nonfinite(name, 0, weights.info(name).size) is not None:
+                raise NonFiniteError(f"{folder}: '{name}' holds NaN or infinity")
             short = name.removeprefix("base_model.model.")
             match = re.fullmatch(
                 r"(.+)\.lora_(embedding_)?([AB])(?:\.default)?(?:\.weight)?", short

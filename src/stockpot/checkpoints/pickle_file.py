@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,10 +60,13 @@ def read_pickle(path: Path) -> dict[str, Any]:
         raise MissingDependencyError("torch", extra="torch", purpose=f"reading {path}") from None
     try:
         mapped = zipfile.is_zipfile(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            # What torch warns of here (odd protocols, TorchScript) ends in an error or in weights.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise _refused(path, error) from None
-    except (OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} is no PyTorch checkpoint: {error}") from None
     return unwrap(content, path)
 

@@ -253,6 +253,8 @@ def _words(report: MergeReport, output: Path) -> str:
 
 
 def _parameters(pairs: list[str]) -> dict[str, Any]:
+    if not pairs:
+        return {}
     import yaml
 
     from stockpot.errors import InputError
