@@ -289,7 +289,7 @@ def connectivity(
     def evaluate(state: Any) -> dict[str, float]:
         model.load_state(state)
         found = small.metrics(small.outputs(model))
-        return {"id": found["id_accuracy"], "ood": found.get("accuracy", float("nan"))}
+        return {"id": found["id_accuracy"], "ood": found["accuracy"]}
 
     def weights(name: str) -> Any:
         if name == "base":
@@ -309,6 +309,8 @@ def connectivity(
                 "ood": found.values["ood"],
                 "barrier_id": found.barrier["id"],
                 "barrier_ood": found.barrier["ood"],
+                "examples_id": sum(map(len, small.split.validation.values())),
+                "examples_ood": sum(map(len, small.split.test.values())),
             }
         )
     write_json(out / "connectivity.json", curves)

@@ -176,7 +176,10 @@ class _Builder:
             yield self._periodic(cell, common, inputs)
             return
         starts = self._starts(pool, cell)
-        for index in range(recipe.runs):
+        count = recipe.runs
+        if pool in ("fusing", "trajectory"):
+            count = recipe.side_runs or recipe.runs
+        for index in range(count):
             drawn = self.hyperparameters(cell, index)
             init, extra = starts[index % len(starts)]
             arguments: dict[str, Any] = {

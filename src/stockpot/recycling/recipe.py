@@ -120,7 +120,10 @@ class Recipe(_Strict):
     held_out: list[str] | Literal["all"] = "all"
     trials: int = Field(1, ge=1, description="independent splits; results are averaged over them")
     seed: int = Field(0, ge=0)
-    runs: int = Field(4, ge=2, description="fine-tunings per pool")
+    runs: int = Field(4, ge=2, description="fine-tunings from the base, and from all inits in turn")
+    side_runs: int | None = Field(
+        None, ge=1, description="fine-tunings for fusing and trajectory inits [default: runs]"
+    )
     training: Training = Training()
     auxiliaries: list[Auxiliary] = []
     trajectory: list[Fraction] = Field(

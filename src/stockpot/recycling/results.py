@@ -217,7 +217,15 @@ def _diagnosis(
         high=compared.high,
         ratio_error=ratio,
         barriers=tuple(
-            PairBarrier(pair["a"], pair["b"], pair["kind"], pair["barrier_id"], pair["barrier_ood"])
+            PairBarrier(
+                pair["a"],
+                pair["b"],
+                pair["kind"],
+                pair["barrier_id"],
+                pair["barrier_ood"],
+                pair["examples_id"],
+                pair["examples_ood"],
+            )
             for pair in connectivity
             if {pair["a"], pair["b"]} <= {*runs, "base"}
             or (pair["kind"] == "base to average" and pair["b"] == protocol.name)

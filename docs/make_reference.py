@@ -1,0 +1,149 @@
+"""Write docs/recipes.md from the recipe's own declaration: ``python docs/make_reference.py``.
+
+A test compares the file with what this writes, so the page cannot go stale.
+"""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from stockpot.backbones.spec import BackboneSpec
+from stockpot.recycling.protocols import PROTOCOLS
+from stockpot.recycling.recipe import (
+    Auxiliary,
+    AuxiliaryTraining,
+    Connectivity,
+    Final,
+    Periodic,
+    Recipe,
+    Training,
+)
+from stockpot.tasks import specs
+
+PAGE = Path(__file__).parent / "recipes.md"
+
+OPENING = """\
+# Recipes for `stockpot recycle`
+
+<!-- Written by docs/make_reference.py; change the declarations, not this page. -->
+
+A recipe is one YAML file: a task with domains, a backbone, weights to start from, and how to train.
+Relative paths start at the recipe's folder. The whole file is checked before anything runs, and all
+problems are named with their lines. `--set training.steps=100` changes a value from the command line,
+`--dry-run` lists the jobs.
+
+```yaml
+task: {kind: images, path: photos, size: 128}       # photos/<domain>/<class>/<file>
+backbone: {kind: timm, name: resnet50.a1_in1k, weights: resnet50.safetensors}
+auxiliaries:
+  - {name: wild, weights: somebody-elses.safetensors}
+held_out: [sketches]
+```
+"""
+
+SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
+    ("The recipe", "", Recipe),
+    ("`backbone`", "", BackboneSpec),
+    ("`training`", "", Training),
+    ("`auxiliaries`", "A list; each is one of three kinds.", Auxiliary),
+    ("`auxiliaries: - training`", "", AuxiliaryTraining),
+    ("`periodic`", "", Periodic),
+    ("`connectivity`", "", Connectivity),
+    ("`final`", "", Final),
+]
+TASKS = [
+    specs.ImageFolderSpec,
+    specs.TextSpec,
+    specs.ArraySpec,
+    specs.DatasetsSpec,
+    specs.RotatedMnistSpec,
+    specs.ColoredMnistSpec,
+    specs.RotationSpec,
+    specs.FunctionSpec,
+]
+
+
+def page() -> str:
+    """The page as Markdown."""
+    parts = [OPENING]
+    for title, words, model in SECTIONS:
+        parts.append(f"## {title}\n")
+        parts.append(words or _paragraph(model) + "\n")
+        parts.append(_table(model))
+    parts.append("## `task`\n")
+    for model in TASKS:
+        kind = get_args(model.model_fields["kind"].annotation)[0]
+        parts.append(f"### `kind: {kind}`\n\n{_paragraph(model)}\n")
+        parts.append(_table(model, leave=("kind",)))
+    parts.append("## `protocols`\n")
+    parts.append(_protocols())
+    return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def _paragraph(model: type[BaseModel]) -> str:
+    return " ".join((model.__doc__ or "").split())
+
+
+def _table(model: type[BaseModel], leave: tuple[str, ...] = ()) -> str:
+    rows = ["| key | value | default | |", "|---|---|---|---|"]
+    for name, info in model.model_fields.items():
+        if name in leave:
+            continue
+        default = _default(info)
+        words = (info.description or "").replace("|", "\\|").replace("\n", " ")
+        rows.append(f"| `{name}` | {_type(info.annotation)} | {default} | {words} |")
+    return "\n".join(rows) + "\n"
+
+
+def _default(info: Any) -> str:
+    if info.is_required():
+        return "required"
+    value = info.get_default(call_default_factory=True)
+    if value is None or value is PydanticUndefined:
+        return ""
+    if isinstance(value, BaseModel):
+        return "see below"
+    if isinstance(value, list):
+        value = [round(each, 6) if isinstance(each, float) else each for each in value]
+    return f"`{value}`"
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return " / ".join(f"`{each}`" for each in arguments)
+    if origin in (UnionType, typing.Union):
+        return " or ".join(dict.fromkeys(_type(e) for e in arguments if e is not NoneType))
+    if origin in (list, tuple):
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "see `task`" if annotation.__name__.endswith("Spec") else "see below"
+    return {"str": "text", "int": "integer", "float": "number", "bool": "true / false"}.get(
+        getattr(annotation, "__name__", ""), str(annotation)
+    )
+
+
+def _protocols() -> str:
+    rows = ["| name | row | runs | weights of a run | chosen | combined | paper |", "|" + "---|" * 7]
+    for row in PROTOCOLS.values():
+        paper = f"[{row.source}](https://arxiv.org/abs/{row.source})" if row.source else ""
+        pool = row.pool + (" of all trials" if row.over_trials else "")
+        rows.append(
+            f"| `{row.name}` | {row.label} | {pool} | {row.take} | {row.select} | {row.combine} "
+            f"| {paper} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
