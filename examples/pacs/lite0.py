@@ -10,12 +10,11 @@ Use it in a recipe as a ``function`` backbone, with the weights of the Python pa
       image_size: 128
       freeze_below: _blocks.11
 
-Architecture: Tan and Le 2019 (EfficientNet) without squeeze-and-excitation and with ReLU6, as in the
-Lite variants of 2020. The input is (pixel - 127) / 128.
+Architecture: Tan and Le 2019 (EfficientNet) without squeeze-and-excitation and with ReLU6, as in
+the Lite variants of 2020. The input is (pixel - 127) / 128.
 """
 
 from __future__ import annotations
-
 
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ STAGES = (
 
 
 class SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow does, for even input sizes: one pixel less on top and left."""
+    """A convolution padded as TensorFlow does: for even inputs, one pixel less on top and left."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)

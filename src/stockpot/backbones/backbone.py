@@ -18,7 +18,7 @@ from stockpot.backbones.names import adopt, check_shape
 from stockpot.backbones.preparation import Preparation, TextPreparation, Transform
 from stockpot.backbones.sources import Readout, Run, Source, build_source
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.backbones.weights import read_weights
+from stockpot.checkpoints.torch_io import load_state
 from stockpot.errors import BackboneError
 from stockpot.files import digest
 
@@ -44,8 +44,8 @@ class Featurizer(nn.Module):
 class Backbone:
     """A feature extractor whose tensors keep the names they have in the base.
 
-    ``module`` is the whole; with ``freeze_below``, ``trunk`` is what runs before the cut (frozen, in
-    evaluation mode) and ``upper`` the trained rest, with ``upper(trunk(batch)) == module(batch)``.
+    ``module`` is the whole. With ``freeze_below``, ``trunk`` is what runs before the cut (frozen,
+    in evaluation mode) and ``upper`` the trained rest: ``upper(trunk(batch)) == module(batch)``.
     """
 
     def __init__(
@@ -136,7 +136,8 @@ class Backbone:
         """Weights from the wild under this backbone's names, reduced to what is trained.
 
         A wrapper's prefix ('bert.', 'module.', ...) and old heads go. Every trained tensor must be
-        there. With ``freeze_below`` only tensors above the cut are taken: the trunk stays the base's.
+        there. With ``freeze_below`` only tensors above the cut are taken: the trunk stays the
+        base's. BatchNorm's running statistics stay the base's as well.
         """
         parameters = [name for name in self.trainable_names() if name in self.trainable]
         found = adopt(state, self.network.state_dict(), required=parameters, source=source)
@@ -164,7 +165,7 @@ class Backbone:
         return digest({"spec": spec, "weights": found.hexdigest()})
 
     def train(self, mode: bool = True) -> None:
-        """Training mode for what is trained; the trunk, and frozen BatchNorm, stay as in evaluation."""
+        """Training mode for what is trained; trunk and frozen BatchNorm stay in evaluation mode."""
         self.network.train(mode)
         for part in (self.module, self.upper):
             if part is not None:
@@ -201,7 +202,9 @@ def load_backbone(spec: BackboneSpec, *, root: Path | None = None, example: Any 
     source = build_source(spec, root)
     if spec.weights is not None:
         path = root / Path(spec.weights).expanduser()
-        given = read_weights(path)
+        if not path.exists():
+            raise BackboneError(f"there is no weights file {path}")
+        given = load_state(path)
         own = source.network.state_dict()
         required = [name for name, _ in source.network.named_parameters()]
         if getattr(source.network, "pooler", None) is not None:
@@ -257,6 +260,6 @@ def _check_cut(cut: Cut, batch: Any, features: Tensor, name: str) -> None:
     worst = float((again - features).abs().max()) / scale
     if not worst < 1e-4:
         raise BackboneError(
-            f"freeze_below '{name}': the two halves differ from the whole by {worst:.1e} (relative)",
+            f"freeze_below '{name}': the halves differ from the whole by {worst:.1e} (relative)",
             hint="name a module whose only input is the result of what runs before it",
         )

@@ -20,17 +20,18 @@ def batchnorm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def freeze_statistics(module: nn.Module) -> None:
-    """Put BatchNorm layers into evaluation mode; their scale and shift still train (as DomainBed)."""
+    """BatchNorm layers into evaluation mode; their scale and shift still train, as in DomainBed."""
     for layer in batchnorm_layers(module).values():
         layer.eval()
 
 
 @torch.no_grad()
 def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
-    """Replace running statistics by those of ``batches``, all weighted alike; returns their number.
+    """Replace running statistics by those of ``batches``, weighted alike; returns their number.
 
-    Averaged weights have other activations than the statistics of any one member, and that alone can
-    ruin an average (Izmailov et al. 2018, section 3.2). Only BatchNorm layers leave evaluation mode.
+    Averaged weights have other activations than the statistics of any one member, and that alone
+    can ruin an average (Izmailov et al. 2018, section 3.2). Dropout stays off meanwhile. Layers
+    below a cut keep the base's statistics.
     """
     layers = [
         layer

@@ -43,13 +43,14 @@ def ensure_torchvision() -> bool:
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
     if not _alive:
-        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call,unused-ignore]
+        make: Any = torch.library.Library
+        library = make("torchvision", "DEF")
         for operator in _OPERATORS:
             library.define(operator)
         _alive.append(library)
         logging.getLogger("stockpot").warning(
-            "the installed torchvision was built for another torch than %s; stockpot goes on without "
-            "its compiled operators. To fix: install torch and torchvision together, in one command",
+            "the installed torchvision was built for another torch than %s; stockpot goes on "
+            "without its compiled operators (to fix: install both together, in one command)",
             torch.__version__,
         )
     importlib.import_module("torchvision")

@@ -18,8 +18,8 @@ from stockpot.errors import BackboneError
 class Activations:
     """What crosses the cut.
 
-    ``values`` is float (N, ...); for token sequences (N, L, D) with ``mask`` (N, L), 1 for tokens and
-    0 for the padding that follows them; without a mask all rows have the same shape.
+    ``values`` is float (N, ...); for token sequences (N, L, D) with ``mask`` (N, L), 1 for tokens
+    and 0 for the padding that follows them; without a mask all rows have the same shape.
     """
 
     values: Tensor
@@ -28,7 +28,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class Cut:
-    """``upper(trunk(batch))`` equals the whole; ``trainable`` are the names of what only upper uses."""
+    """``upper(trunk(batch))`` equals the whole; ``trainable`` names what only ``upper`` uses."""
 
     trunk: nn.Module
     upper: nn.Module
@@ -118,9 +118,11 @@ def cut_stack(
     feature vector, ``example`` is a prepared batch. The upper part is the network itself with its
     layer list shortened and its embeddings passed through.
     """
-    truncated = _replaced(network, stack, nn.ModuleList(list(network.get_submodule(stack))[index:]))
+    layers = network.get_submodule(stack)
+    assert isinstance(layers, nn.ModuleList)
+    truncated = _replaced(network, stack, nn.ModuleList(list(layers)[index:]))
     embeddings = copy.copy(network.get_submodule("embeddings"))
-    embeddings.forward = _Passthrough()  # type: ignore[method-assign,assignment]
+    embeddings.forward = _Passthrough()
     truncated = _replaced(truncated, "embeddings", embeddings)
     if getattr(network, "pooler", None) is not None:
         truncated = _replaced(truncated, "pooler", None)
@@ -146,7 +148,7 @@ def _replaced(network: nn.Module, name: str, replacement: nn.Module | None) -> n
 def _called_from(
     network: nn.Module, layer: str, run: Callable[[nn.Module, Any], Any], example: Any
 ) -> frozenset[str]:
-    """Names of the parameters of modules that are called for the first time at ``layer`` or later."""
+    """Names of the parameters of modules that are first called at ``layer`` or later."""
     order: list[str] = []
     handles = [
         module.register_forward_pre_hook(lambda module, args, name=name: order.append(name))
@@ -197,8 +199,8 @@ def cut_graph(
 ) -> Cut:
     """Cut any traceable network (torch.fx) before the first operation inside module ``name``.
 
-    Exactly one tensor must cross. Raises ``BackboneError`` naming modules where that holds, and where
-    the network cannot be traced.
+    Exactly one tensor must cross. Raises ``BackboneError``, naming modules where that holds, or
+    where the network cannot be traced.
     """
     if name not in dict(network.named_modules()):
         raise BackboneError(

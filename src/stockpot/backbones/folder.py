@@ -38,12 +38,12 @@ def save_folder(
     record: Record,
     classes: Sequence[str] = (),
 ) -> Record:
-    """Write ``state`` (as from ``Model.state``) into ``folder``; returns the record with its digest.
+    """Write ``state`` (as from ``Model.state``) to ``folder``; returns the record with its digest.
 
-    ``model.safetensors`` holds the whole featurizer under the base's names, so that the folder loads
-    in transformers or timm as the base did; ``head.safetensors`` holds ``weight`` (outputs, D) and
-    ``bias``; ``head.json`` what :func:`load_model` needs; ``stockpot.json`` and ``README.md`` where
-    the weights came from.
+    ``model.safetensors`` holds the whole featurizer under the base's names, so that the folder
+    loads in transformers or timm as the base did; ``head.safetensors`` holds ``weight`` (outputs,
+    D) and ``bias``; ``head.json`` what :func:`load_model` needs; ``stockpot.json`` and
+    ``README.md`` where the weights came from.
     """
     weights = backbone.state()
     weights |= {

@@ -11,7 +11,7 @@ from stockpot.errors import BackboneError
 
 
 def strip_prefix(given: Iterable[str], expected: Iterable[str]) -> str:
-    """The wrapper prefix of ``given`` ('bert.', 'module.', '0.auto_model.') that matches the most."""
+    """The wrapper's prefix in ``given`` ('bert.', 'module.') with which most names match."""
     wanted = set(expected)
     votes: Counter[str] = Counter()
     for name in given:
@@ -36,9 +36,9 @@ def adopt(
 ) -> dict[str, Tensor]:
     """Weights from elsewhere under this network's names.
 
-    A wrapper's prefix is taken off and what the network has not, such as an old classifier head, is
-    left out. Raises ``BackboneError`` naming the first tensor of ``required`` that is missing, or any
-    whose shape differs.
+    A wrapper's prefix is taken off and what the network has not, such as an old classifier head,
+    is left out. Raises ``BackboneError`` naming the first tensor of ``required`` that is missing,
+    or one whose shape differs.
     """
     prefix = strip_prefix(given, expected)
     found = {
@@ -49,7 +49,7 @@ def adopt(
     missing = sorted(set(required) - set(found))
     if missing:
         raise BackboneError(
-            f"{source}: tensor '{missing[0]}' is missing ({len(missing)} of {len(set(required))} are)",
+            f"{source}: tensor '{missing[0]}' is missing (with {len(missing) - 1} more)",
             hint="these weights belong to another architecture",
         )
     for name, tensor in found.items():
@@ -61,6 +61,7 @@ def check_shape(name: str, got: Tensor, expected: Tensor, source: str) -> None:
     """``BackboneError`` when a tensor has another shape than the network's."""
     if got.shape != expected.shape:
         raise BackboneError(
-            f"{source}: tensor '{name}' has shape {tuple(got.shape)}, expected {tuple(expected.shape)}",
+            f"{source}: tensor '{name}' has shape {tuple(got.shape)}, "
+            f"expected {tuple(expected.shape)}",
             hint="these weights belong to another architecture",
         )

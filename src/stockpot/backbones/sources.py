@@ -50,7 +50,8 @@ class Source:
 def build_source(spec: BackboneSpec, root: Path) -> Source:
     """The network a spec names; relative paths start at ``root``.
 
-    Raises ``BackboneError`` where it cannot be built, ``MissingDependencyError`` without the package.
+    Raises ``BackboneError`` where it cannot be built, ``MissingDependencyError`` where the package
+    is not installed.
     """
     builders = {"timm": _from_timm, "transformers": _from_transformers, "function": _from_function}
     return builders[spec.kind](spec, root)
@@ -119,7 +120,7 @@ def _from_timm(spec: BackboneSpec, root: Path) -> Source:
             f"timm cannot build '{spec.name}': {_first_line(error)}",
             hint=f"similar names: {', '.join(near)}" if near else "see timm.list_models()",
         ) from error
-    config = network.pretrained_cfg
+    config: Any = network.pretrained_cfg
     size = spec.image_size or int(config.get("input_size", (3, 224, 224))[-1])
     return Source(
         network,
@@ -164,9 +165,9 @@ def _from_transformers(spec: BackboneSpec, root: Path) -> Source:
     config_folder = folder if local else _hub_folder(name)
     if network.main_input_name == "pixel_values":
         mean, std = _pixel_statistics(transformers, name)
-        size = spec.image_size or getattr(network.config, "image_size", 224)
+        size = int(spec.image_size or getattr(network.config, "image_size", None) or 224)
         preparation = ArrayPreparation(spec.mean or mean, spec.std or std, size)
-        shape = (getattr(network.config, "num_channels", 3), size, size)
+        shape = (int(getattr(network.config, "num_channels", 3)), size, size)
         return Source(
             network, call_pixels, readout, preparation, example_shape=shape, folder=config_folder
         )

@@ -1,10 +1,10 @@
 """DomainBed's image augmentation, a whole batch at a time and without torchvision.
 
-RandomResizedCrop (area .7 to 1, aspect 3/4 to 4/3), horizontal flip, ColorJitter(.3, .3, .3, .3) and
-RandomGrayscale (.1). Crop and flip are one resampling. The colour operations are affine in the colour
-of a pixel, so that all of them together are one 3 x 3 matrix and an offset per image. Two things
-differ from torchvision because of that: values are clamped to [0, 1] once, at the end, and hue turns
-in the plane of constant luma (YIQ) instead of going through HSV.
+RandomResizedCrop (area .7 to 1, aspect 3/4 to 4/3), horizontal flip, ColorJitter(.3, .3, .3, .3)
+and RandomGrayscale (.1). Crop and flip are one resampling. The colour operations are affine in the
+colour of a pixel, so that all of them together are one 3 x 3 matrix and an offset per image. Two
+things differ from torchvision because of that: values are clamped to [0, 1] once, at the end, and
+hue turns in the plane of constant luma (YIQ) instead of going through HSV.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def crop_and_flip(
     area: tuple[float, float] = (0.7, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Tensor:
-    """A random crop of each image, scaled back to the full size (bilinear), half of them mirrored."""
+    """A random crop of each image, scaled to the full size (bilinear), half of them mirrored."""
     n, _, height, width = images.shape
     area_drawn = generator.uniform(*area, n) * height * width
     shape = np.exp(generator.uniform(math.log(aspect[0]), math.log(aspect[1]), n))
@@ -90,10 +90,9 @@ def jitter(
     to_gray = generator.random(n) < gray
     change = np.where(to_gray[:, None, None], np.ones((3, 1)) * _LUMA, np.eye(3))
     matrix, offset = change @ matrix, np.einsum("nij,nj->ni", change, offset)
-    where = {"device": images.device, "dtype": images.dtype}
     flat = torch.baddbmm(
-        torch.from_numpy(offset).to(**where).unsqueeze(-1),
-        torch.from_numpy(matrix).to(**where),
+        torch.from_numpy(offset).to(images.device, images.dtype).unsqueeze(-1),
+        torch.from_numpy(matrix).to(images.device, images.dtype),
         images.flatten(2),
     )
     return flat.clamp_(0, 1).view_as(images)

@@ -66,8 +66,9 @@ class LossValley:
     The run is seen as segments between evaluations, each with the mean of its iterates and the
     validation loss at its end. The valley starts at the first segment whose loss is the smallest of
     ``converge`` in a row; the threshold is (1 + ``ratio``) times the mean loss of those. It ends
-    before the first ``tolerance`` segments in a row that all lie above the threshold. All iterates of
-    the segments between count alike. Where it never starts, the average is that of the last segment.
+    before the first ``tolerance`` segments in a row that all lie above the threshold. All iterates
+    of the segments between count alike. Where it never starts, the average is that of the last
+    segment.
     """
 
     def __init__(self, converge: int = 3, tolerance: int = 6, ratio: float = 0.3) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class ActivationCache:
         return None if self.offsets is None else np.diff(self.offsets)
 
     def ragged(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Token vectors float32 (N, L, D), padded with zeros to the longest, and mask int64 (N, L)."""
+        """Token vectors float32 (N, L, D), zero beyond a row's length, and mask int64 (N, L)."""
         assert self.offsets is not None
         starts, ends = self.offsets[rows], self.offsets[rows + 1]
         lengths = ends - starts
@@ -64,8 +64,8 @@ def open_cache(
 ) -> ActivationCache:
     """Open the cache in ``folder``, writing what is missing; one process writes, others wait.
 
-    Raises ``OutputError`` where the folder cannot be written, ``BackboneError`` where activations do
-    not fit float16.
+    Raises ``OutputError`` where the folder cannot be written, ``BackboneError`` where activations
+    do not fit float16.
     """
     key = _key(task, backbone, views, seed)
     note = folder / "activations.json"
@@ -138,6 +138,8 @@ class _Writer:
         starts = range(0, len(self.task), CHUNK)
         steps = [(view, start) for view in range(self.views + 1) for start in starts]
         if found is None:
+            # An older note would vouch for bytes that are about to be overwritten.
+            (self.folder / "activations.json").unlink(missing_ok=True)
             first = self._compute(0, 0)
             shape = self._shape(first)
             if self.ragged:
@@ -149,22 +151,22 @@ class _Writer:
                 "done": 0,
                 "total": len(steps),
             }
-            mode = "w+"
-        else:
-            mode = "r+"
-        values = np.memmap(
-            self.folder / "activations.bin", np.float16, mode=mode, shape=tuple(found["shape"])
-        )
+            self._open("w+", shape)
+        values = self._open("r+", found["shape"])
         with progress("Frozen blocks", len(steps)) as advance:
             advance(found["done"])
             for done in range(found["done"], len(steps)):
                 self._store(values, *steps[done])
                 advance()
                 if (done + 1) % _SAVE_EVERY == 0 or done + 1 == len(steps):
-                    values.flush()
+                    values.flush()  # type: ignore[attr-defined]
                     found["done"] = done + 1
                     write_json(self.folder / "activations.json", found)
         return found
+
+    def _open(self, mode: Literal["r+", "w+"], shape: list[int]) -> np.ndarray:
+        file = self.folder / "activations.bin"
+        return np.memmap(file, np.float16, mode=mode, shape=tuple(shape))
 
     def _shape(self, first: np.ndarray) -> list[int]:
         if self.ragged:

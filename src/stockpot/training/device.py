@@ -9,7 +9,7 @@ import torch
 from stockpot.training.memory import keep_memory
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator  # type: ignore[import-untyped,unused-ignore]
 
 
 def best_device(device: str | None = None) -> torch.device:
@@ -26,7 +26,10 @@ def make_accelerator(precision: str, device: str | None = None) -> Accelerator:
     The library keeps one precision per process; here runs of several may follow each other.
     """
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.state import (  # type: ignore[import-untyped,unused-ignore]
+        AcceleratorState,
+        PartialState,
+    )
 
     cpu = best_device(device).type == "cpu"
     shared: dict[str, Any] = PartialState._shared_state

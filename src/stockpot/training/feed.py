@@ -118,8 +118,8 @@ def build_feed(
     """The feed of a task: cached in ``folder`` where the backbone has frozen lower blocks.
 
     ``views`` augmented views are kept per image (0: none, training sees the plain image). A cache
-    that was begun is finished, one of other data or weights is replaced. Raises ``OutputError`` where
-    ``folder`` cannot be written.
+    that was begun is finished, one of other data or weights is replaced. Raises ``OutputError``
+    where ``folder`` cannot be written.
     """
     if backbone.trunk is None:
         return RawFeed(task, backbone, augmentation=augmentation)

@@ -22,9 +22,10 @@ _RESUME = "trainer.pt"
 class FineTuned:
     """What a run leaves; states hold the trained part of the model, in original units.
 
-    ``best``: the step with the best mean accuracy over the validation domains (the first of equals).
-    ``average``: uniform mean of the iterates. ``swad``: None unless asked for. ``history``: one entry
-    per evaluation with ``step``, ``validation``, ``by_domain``, ``validation_loss`` and ``loss``.
+    ``best``: the step with the best mean accuracy over the validation domains (the first of
+    equals). ``average``: uniform mean of the iterates. ``swad``: None unless asked for.
+    ``history``: one entry per evaluation with ``step``, ``validation``, ``by_domain``,
+    ``validation_loss`` and ``loss``.
     """
 
     best: State

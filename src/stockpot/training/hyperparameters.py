@@ -64,8 +64,8 @@ def draw_hyperparameters(
 ) -> HyperParameters:
     """Draw number ``index`` of a search; index 0 is ``defaults`` itself, as in DomainBed.
 
-    ``space`` gives for each field a list of choices, or ``{"low", "high"}`` for a uniform draw, with
-    ``"log": True`` uniform in the logarithm. A field's value depends on (``seed``, ``name``,
+    ``space`` gives for each field a list of choices, or ``{"low", "high"}`` for a uniform draw,
+    with ``"log": True`` uniform in the logarithm. A field's value depends on (``seed``, ``name``,
     ``index``, field) alone: adding a field to the space leaves the draws of the others as they are.
     Raises ``InputError`` for an unknown field or a value out of range.
     """

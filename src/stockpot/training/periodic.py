@@ -1,4 +1,4 @@
-"""Model Stock during training: parallel runs that are merged towards a fixed anchor now and then."""
+"""Model Stock during training: parallel runs, merged towards a fixed anchor now and then."""
 
 from __future__ import annotations
 

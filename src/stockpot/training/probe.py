@@ -30,9 +30,9 @@ def linear_probe(
 
     ``features`` (N, D). Classification: multinomial logistic regression, mean cross-entropy plus
     ``penalty / 2`` times the squared weights of the standardised features, by L-BFGS in float64.
-    Regression: ridge regression with the same penalty, in closed form. The penalty that does best on
-    the validation rows is taken (loss, smaller is better; the stronger penalty on a tie).
-    Raises ``InputError`` for features that are not finite.
+    Regression: ridge regression with the same penalty, in closed form. The penalty that does best
+    on the validation rows is taken (loss, smaller is better; the stronger penalty on a tie). Raises
+    ``InputError`` for features that are not finite.
     """
     if not np.isfinite(features).all() or not np.isfinite(validation_features).all():
         raise InputError("linear probe: the backbone's features are not finite")

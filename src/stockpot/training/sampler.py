@@ -14,8 +14,9 @@ class BalancedSampler:
     """``batch_size`` rows of every training domain per step, without end.
 
     A domain's rows come in a new random order each time they are used up, so that none comes again
-    before all others have. The order of a domain depends on the seed and its name alone, and any step
-    can be asked for in any order: a run that goes on after a kill sees the rows it would have seen.
+    before all others have. The order of a domain depends on the seed and its name alone, and any
+    step can be asked for in any order: a run that goes on after a kill sees the rows it would have
+    seen.
     """
 
     def __init__(self, domains: Mapping[str, np.ndarray], batch_size: int, seed: int) -> None:

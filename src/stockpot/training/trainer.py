@@ -26,6 +26,8 @@ from stockpot.training.hyperparameters import HyperParameters
 from stockpot.training.predict import predict
 from stockpot.training.sampler import BalancedSampler
 
+_PART = 16  # texts per forward pass on CPU, where padding costs more than small matrices
+
 
 @dataclass
 class Progress:
@@ -48,7 +50,8 @@ class Trainer:
     with the bytes it would have had. Regression targets are standardised on the training rows; the
     weights that go in and come out speak the original units.
 
-    ``labels`` has the label of every row of the feed; ``train`` and ``validation`` are rows by domain.
+    ``labels`` has the label of every row of the feed; ``train`` and ``validation`` are rows by
+    domain.
     """
 
     def __init__(
@@ -149,7 +152,7 @@ class Trainer:
         self.optimizer = self._make_optimizer()
 
     def average(self) -> State:
-        """Uniform mean of the iterates since ``average_from``; the last one where there are none."""
+        """Uniform mean of the iterates since ``average_from``; the last where there are none."""
         total = RunningMean()
         total.merge(self.moving)
         total.merge(self._segment)
@@ -214,18 +217,15 @@ class Trainer:
         self.model.train()
         rows = self.sampler.rows(step)
         generator = named_generator(self.seed, "augmentation", step)
-        batch = self.feed.batch(rows, augment=generator)
-        target = self._targets[torch.from_numpy(rows).to(self.device)]
         self.optimizer.zero_grad()
-        with self.accelerator.autocast():
-            with torch.set_grad_enabled(not self._head_only):
-                features = self.model.features(batch)
-            outputs = self.model.head(self.model.dropout(features))
-        loss = self._loss(outputs.float(), target)
-        value = float(loss.detach())
+        value = 0.0
+        for part in self._parts(rows):
+            batch = self.feed.batch(part, augment=generator)
+            loss = self._forward(batch, part) * (len(part) / len(rows))
+            value += float(loss.detach())
+            self.accelerator.backward(loss)
         if not np.isfinite(value):
             raise self._diverged("loss")
-        self.accelerator.backward(loss)
         self.optimizer.step()
         self._losses.append(value)
         self.progress.step = step + 1
@@ -233,6 +233,24 @@ class Trainer:
             self._segment.add(self._live())
         if step + 1 in self.snapshot_steps:
             self.progress.snapshots[step + 1] = self.state()
+
+    def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Texts of a step by length, so that short ones are not padded to the longest.
+
+        The gradient is that of the whole batch: rows do not see each other in a transformer.
+        """
+        if self.feed.lengths is None or self.device.type != "cpu":
+            return [rows]
+        ordered = rows[np.argsort(self.feed.lengths[rows], kind="stable")]
+        return np.array_split(ordered, max(1, len(rows) // _PART))
+
+    def _forward(self, batch: Any, rows: np.ndarray) -> Tensor:
+        with self.accelerator.autocast():
+            with torch.set_grad_enabled(not self._head_only):
+                features = self.model.features(batch)
+            outputs = self.model.head(self.model.dropout(features))
+        target = self._targets[torch.from_numpy(rows).to(self.device)]
+        return self._loss(outputs.float(), target)
 
     def _note_evaluation(self) -> None:
         found = self.evaluate()
