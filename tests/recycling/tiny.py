@@ -25,6 +25,15 @@ def net() -> nn.Module:
     return layers
 
 
+def net_with_batchnorm() -> nn.Module:
+    """The same with a BatchNorm layer after the first."""
+    first, *rest = net()
+    layers = nn.Sequential(first, nn.BatchNorm1d(16), *rest)
+    layers.feature_dim = 12  # type: ignore[assignment]
+    layers.input_shape = (DIMENSIONS,)  # type: ignore[assignment]
+    return layers
+
+
 def write_arrays(path: Path, *, seed: int = 0, per_domain: int = 60, classes: int = 3) -> Path:
     """Three rotated copies of one problem: inputs, labels, domains."""
     rng = np.random.default_rng(seed)

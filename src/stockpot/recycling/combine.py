@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from stockpot.backbones import reestimate_batchnorm
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.evaluation import ensemble
 from stockpot.evaluation.connectivity import interpolate
 from stockpot.evaluation.selection import best, greedy_soup, validation_score
 from stockpot.merging import merge
 from stockpot.recycling.rows import Outputs, Rows, read_outputs
+from stockpot.tasks import named_generator
 
 State = dict[str, Any]
 
@@ -59,7 +61,7 @@ def combine_runs(
     elif select == "greedy":
         chosen = greedy_soup(
             {name: pool.accuracy(name, "id_accuracy") for name in runs},
-            lambda names: pool.validate(pool.mean(names), greedy_on),
+            lambda names: pool.validate(pool.whole(pool.mean(names)), greedy_on),
         )
         members = list(chosen.members)
         how = {"greedy_on": greedy_on, **chosen.to_json()}
@@ -99,6 +101,20 @@ class _Pool:
         if weights is None:
             return dict(merge(states, method="linear").state)
         return dict(merge(states, method="linear", weights=list(weights)).state)
+
+    def whole(self, state: State) -> State:
+        """An average made ready for use: where asked for, BatchNorm statistics of its own.
+
+        They are measured on training rows without augmentation (Izmailov et al. 2018, section 3.2).
+        """
+        if self.rows.backbone.spec.batchnorm == "frozen":
+            return state
+        self.model.load_state(state)
+        rows = np.concatenate(list(self.rows.split.train.values()))
+        rows = named_generator(0, "batchnorm").permutation(rows)[: 32 * 64]
+        batches = np.array_split(rows, max(1, len(rows) // 64))
+        reestimate_batchnorm(self.model, (self.rows.feed.batch(each) for each in batches))
+        return self.model.state()
 
     def outputs(self, state: State, *, test: bool = True) -> Outputs:
         self.model.load_state(state)
@@ -140,7 +156,7 @@ def _one(pool: _Pool, members: list[str]) -> Made:
 def _mean(pool: _Pool, members: list[str]) -> Made:
     if len(members) == 1:
         return _one(pool, members)
-    state = pool.mean(members)
+    state = pool.whole(pool.mean(members))
     return Made(state, pool.outputs(state), members)
 
 
@@ -156,7 +172,7 @@ def _stock(pool: _Pool, members: list[str]) -> Made:
     """Model Stock towards the base with the shared head (2403.19522, eq. 2)."""
     states = [pool.state(name) for name in members]
     merged = merge(states, method="stock", base=pool.base())
-    state = dict(merged.state)
+    state = pool.whole(dict(merged.state))
     return Made(state, pool.outputs(state), members)
 
 
@@ -165,7 +181,7 @@ def _interpolate(pool: _Pool, members: list[str]) -> Made:
     base, tuned = pool.base(), pool.state(members[0])
     losses = {a: pool.loss(interpolate(base, tuned, a)) for a in _COEFFICIENTS}
     chosen = min(losses, key=lambda a: losses[a])
-    state = interpolate(base, tuned, chosen)
+    state = pool.whole(interpolate(base, tuned, chosen))
     how = {"coefficient": chosen, "losses": {str(a): loss for a, loss in losses.items()}}
     return Made(state, pool.outputs(state), members, how)
 
@@ -197,7 +213,7 @@ def _learned(pool: _Pool, members: list[str]) -> Made:
             if tried < current:
                 weights, current = moved, tried
         trace.append(current)
-    state = mix(weights)
+    state = pool.whole(mix(weights))
     return Made(state, pool.outputs(state), members, {"coefficients": weights, "losses": trace})
 
 
