@@ -53,14 +53,19 @@ class Part(NamedTuple):
 
 
 class Inside(NamedTuple):
-    """Of the magnitudes in one block: how many there are, how many lie above the limits, and those
-    within: ``values`` and how often each occurs.
+    """The magnitudes of one block, sorted into: above the limits, at the upper one, strictly
+    within, at the lower one.
+
+    Those within are given as ``values`` and how often each occurs. The ends are counted because
+    weights of 16 bits have few values: one of them may be a large part of all.
     """
 
     size: int
     above: int
+    at_high: int
     values: np.ndarray
     repeats: np.ndarray
+    at_low: int
 
 
 def threshold_passes(
@@ -185,37 +190,43 @@ def _deviation(parts: Sequence[Part], column: int, value: float) -> float:
 
 
 def inside(xp: Any, x: Array, limits: Limits) -> Inside:
-    """What of the magnitudes ``x`` lies above, and what within, ``limits`` (both ends included)."""
+    """How the magnitudes ``x`` lie to ``limits``."""
     low, high = limits
     size = int(x.shape[0])
-    above = _true(xp, x > high)
+    above = _true(x > high)
+    not_below = x >= high
+    at_high = _true(not_below) - above
     if low == high:
-        value, number = np.array([low]), _true(xp, x >= low) - above
-        return Inside(size, above, value, np.array([number]))
-    within = x >= low
-    if math.isfinite(high):
-        within &= x <= high
-    values = _chosen(x, within)
+        return Inside(size, above, at_high, np.array([]), np.array([], dtype=np.int64), 0)
+    over = x > low
+    at_low = _true(x >= low) - _true(over)
+    over ^= not_below
+    values = _chosen(x, over)
     if values.size > size // 8:
-        return Inside(size, above, *np.unique(values, return_counts=True))
-    return Inside(size, above, values, np.ones(values.size, dtype=np.int64))
+        values, repeats = np.unique(values, return_counts=True)
+    else:
+        repeats = np.ones(values.size, dtype=np.int64)
+    return Inside(size, above, at_high, values, repeats, at_low)
 
 
 def pick(blocks: Sequence[Inside], limits: Limits, rank: int) -> float | None:
     """The ``rank``-th largest magnitude; None where it lies outside the limits."""
     if rank <= 0 or rank >= sum(block.size for block in blocks):
         return math.inf if rank <= 0 else 0.0
-    place = rank - sum(block.above for block in blocks)
+    low, high = limits
+    at_high = rank - sum(block.above for block in blocks)
+    within = at_high - sum(block.at_high for block in blocks)
+    if at_high <= 0 or within <= 0:
+        return high if at_high > 0 else None
     repeats = np.concatenate([block.repeats for block in blocks])
-    if place <= 0 or place > int(repeats.sum()):
-        return None
-    if limits[0] == limits[1]:
-        return limits[0]
+    at_low = within - int(repeats.sum())
+    if at_low > 0:
+        return low if at_low <= sum(block.at_low for block in blocks) else None
     values = np.concatenate([block.values for block in blocks])
     if int(repeats.max()) == 1:
-        return _ranked(values, place)
+        return _ranked(values, within)
     order = np.argsort(values)[::-1]
-    return float(values[order][np.searchsorted(np.cumsum(repeats[order]), place)])
+    return float(values[order][np.searchsorted(np.cumsum(repeats[order]), within)])
 
 
 def _ranked(values: np.ndarray, rank: int) -> float:
@@ -247,9 +258,9 @@ def _bin_of(counts: np.ndarray, rank: int) -> Limits:
     return low, high
 
 
-def _true(xp: Any, mask: Array) -> int:
+def _true(mask: Array) -> int:
     """How many are true."""
-    return int(np.count_nonzero(mask) if isinstance(mask, np.ndarray) else xp.count_nonzero(mask))
+    return int(np.count_nonzero(mask) if isinstance(mask, np.ndarray) else mask.sum())
 
 
 def _host(x: Array) -> np.ndarray:

@@ -20,7 +20,10 @@ def magmax(block: Block, *, scale: float) -> Array:
     for delta in others:
         here, there = xp.abs(delta), xp.abs(best)
         # Of opposite entries of equal size the positive one: the order of the models is no matter.
-        best = xp.where((here > there) | ((here == there) & (delta > best)), delta, best)
+        larger = (here > there) | ((here == there) & (delta > best))
+        delta *= larger
+        best *= ~larger
+        best += delta
     scale_by(best, scale)
     best += block.base
     return best
