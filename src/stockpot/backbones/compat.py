@@ -21,11 +21,12 @@ _OPERATORS = (
 _alive: list[Any] = []  # the declarations vanish with the object that made them
 
 
-def ensure_torchvision() -> bool:
+def ensure_torchvision(*, quiet: bool = False) -> bool:
     """Make ``import torchvision`` work where it fails with the known mismatch, warning once.
 
     Returns True where the operators had to be declared. Any other failure is left to whoever
-    imports torchvision, and so is its absence.
+    imports torchvision, and so is its absence. ``quiet``: no warning, where nothing of torchvision
+    is used and only the failing import stands in the way.
     """
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
         return False
@@ -48,7 +49,8 @@ def ensure_torchvision() -> bool:
         for operator in _OPERATORS:
             library.define(operator)
         _alive.append(library)
-        logging.getLogger("stockpot").warning(
+        logging.getLogger("stockpot").log(
+            logging.DEBUG if quiet else logging.WARNING,
             "the installed torchvision was built for another torch than %s; stockpot goes on "
             "without its compiled operators (to fix: install both together, in one command)",
             torch.__version__,

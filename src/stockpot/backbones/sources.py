@@ -137,7 +137,7 @@ def _from_timm(spec: BackboneSpec, root: Path) -> Source:
 
 
 def _from_transformers(spec: BackboneSpec, root: Path) -> Source:
-    ensure_torchvision()
+    ensure_torchvision(quiet=True)
     try:
         import transformers
     except ModuleNotFoundError as error:
