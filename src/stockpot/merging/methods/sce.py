@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from stockpot.merging.method import Array, Block, Pass, Real, Statistics, Total, merge_method
+from stockpot.merging.method import (
+    Array,
+    Block,
+    Pass,
+    Real,
+    Statistics,
+    Total,
+    merge_method,
+    sum_arrays,
+)
 from stockpot.merging.methods._deltas import SCALE, elected_signs, kept, scale_by
 from stockpot.merging.selection import threshold_passes
 
@@ -84,18 +93,18 @@ def _shares(statistics: Statistics, tensor: Any, **_: Any) -> Statistics:
 def sce(block: Block, *, density: float, scale: float) -> Array:
     xp, deltas = block.xp, _selected(block)
     signs = elected_signs(xp, deltas, 1)
-    total = xp.zeros_like(signs)
+    # Shares among those that agree: exactly one where only one does.
+    agreeing = []
     divisor = xp.zeros_like(signs)
     for delta, share in zip(deltas, block.statistics["shares"], strict=True):
-        delta *= signs
-        agrees = delta > 0
-        delta *= agrees
-        delta *= share
-        total += delta
-        divisor += xp.astype(agrees, divisor.dtype) * share
+        agreeing.append(xp.astype(delta * signs > 0, delta.dtype))
+        agreeing[-1] *= share
+        divisor += agreeing[-1]
     divisor += divisor == 0
-    total /= divisor
-    total *= signs
+    for delta, share in zip(deltas, agreeing, strict=True):
+        share /= divisor
+        delta *= share
+    total = sum_arrays(deltas)
     scale_by(total, scale)
     total += block.base
     return total
