@@ -35,8 +35,8 @@ OPENING = """\
 
 A recipe is one YAML file: a task with domains, a backbone, weights to start from, and how to train.
 Relative paths start at the recipe's folder. The whole file is checked before anything runs, and all
-problems are named with their lines. `--set training.steps=100` changes a value from the command line,
-`--dry-run` lists the jobs.
+problems are named with their lines. `--set training.steps=100` changes a value on the command
+line, `--dry-run` lists the jobs.
 
 ```yaml
 task: {kind: images, path: photos, size: 128}       # photos/<domain>/<class>/<file>
@@ -134,7 +134,10 @@ def _type(annotation: Any) -> str:
 
 
 def _protocols() -> str:
-    rows = ["| name | row | runs | weights of a run | chosen | combined | paper |", "|" + "---|" * 7]
+    rows = [
+        "| name | row | runs | weights of a run | chosen | combined | paper |",
+        "|" + "---|" * 7,
+    ]
     for row in PROTOCOLS.values():
         paper = f"[{row.source}](https://arxiv.org/abs/{row.source})" if row.source else ""
         pool = row.pool + (" of all trials" if row.over_trials else "")

@@ -42,7 +42,9 @@ def store(folder: Path, rows: Rows, state: dict[str, torch.Tensor]) -> Path:
     return folder
 
 
-def pool(folder: Path, rows: Rows, count: int = 3, spread: float = 0.3) -> tuple[Path, dict[str, Path]]:
+def pool(
+    folder: Path, rows: Rows, count: int = 3, spread: float = 0.3
+) -> tuple[Path, dict[str, Path]]:
     """The base with a random head, and runs scattered around it."""
     generator = torch.Generator().manual_seed(3)
     base = rows.model().state()
@@ -142,7 +144,10 @@ def test_interpolation_takes_the_coefficient_with_the_lowest_validation_loss(
     losses = {float(a): loss for a, loss in made.how["losses"].items()}
     assert set(losses) == {round(0.1 * i, 1) for i in range(11)}
     assert losses[made.how["coefficient"]] == min(losses.values())
-    base, tuned = load_state(probe / "model.safetensors"), load_state(runs["run-0"] / "best.safetensors")
+    base, tuned = (
+        load_state(probe / "model.safetensors"),
+        load_state(runs["run-0"] / "best.safetensors"),
+    )
     a = made.how["coefficient"]
     for name, tensor in made.state.items():
         torch.testing.assert_close(tensor, (1 - a) * base[name] + a * tuned[name])

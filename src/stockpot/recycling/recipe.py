@@ -30,22 +30,30 @@ class Training(_Strict):
     The first value of a list is the default, which run 0 of every pool takes.
     """
 
-    steps: int = Field(300, ge=1)
+    steps: int = Field(300, ge=1, description="optimizer steps of one run")
     batch_size: int = Field(16, ge=1, description="examples per training domain and step")
-    learning_rate: list[Positive] | Positive = [5e-5, 3e-5, 1e-5]
-    weight_decay: list[float] | float = [0.0, 1e-4, 1e-6]
-    dropout: list[Fraction] | Fraction = [0.0, 0.1, 0.5]
+    learning_rate: list[Positive] | Positive = Field(
+        [5e-5, 3e-5, 1e-5], description="one value, or values to draw from"
+    )
+    weight_decay: list[float] | float = Field([0.0, 1e-4, 1e-6], description="likewise")
+    dropout: list[Fraction] | Fraction = Field(
+        [0.0, 0.1, 0.5], description="between featurizer and head; likewise"
+    )
     head_only_steps: int = Field(
         50, ge=0, description="first steps of a run that starts from auxiliary weights"
     )
-    evaluate_every: int = Field(50, ge=1)
+    evaluate_every: int = Field(50, ge=1, description="steps between validations")
     average_from: Fraction = Field(0.2, description="part of the run after which averaging starts")
-    optimizer: Literal["adam", "adamw"] = "adam"
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    augmentation: bool = True
+    optimizer: Literal["adam", "adamw"] = Field("adam", description="DomainBed uses adam")
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
+    augmentation: bool = Field(True, description="of images: crop, flip, colour, grey")
     views: int = Field(4, ge=1, description="augmented views kept per image when blocks are frozen")
-    limit_per_domain: int | None = Field(None, ge=2)
-    validation_fraction: float = Field(0.2, gt=0, lt=1)
+    limit_per_domain: int | None = Field(
+        None, ge=2, description="at most so many examples of each domain, held out or not"
+    )
+    validation_fraction: float = Field(
+        0.2, gt=0, lt=1, description="part of each training domain kept for validation"
+    )
 
     @field_validator("learning_rate", "weight_decay", "dropout")
     @classmethod
@@ -114,26 +122,30 @@ class Connectivity(_Strict):
 class Recipe(_Strict):
     """The whole of it. Relative paths start at the recipe's own folder."""
 
-    title: str = "Recycling"
-    task: TaskSpec
-    backbone: BackboneSpec
-    held_out: list[str] | Literal["all"] = "all"
+    title: str = Field("Recycling", description="the report's headline")
+    task: TaskSpec = Field(description="the data, with domains")
+    backbone: BackboneSpec = Field(description="the base")
+    held_out: list[str] | Literal["all"] = Field(
+        "all", description="domains never trained on, each in turn; results are judged on them"
+    )
     trials: int = Field(1, ge=1, description="independent splits; results are averaged over them")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of splits, draws and training")
     runs: int = Field(4, ge=2, description="fine-tunings from the base, and from all inits in turn")
     side_runs: int | None = Field(
         None, ge=1, description="fine-tunings for fusing and trajectory inits [default: runs]"
     )
-    training: Training = Training()
-    auxiliaries: list[Auxiliary] = []
+    training: Training = Field(Training(), description="one fine-tuning")
+    auxiliaries: list[Auxiliary] = Field([], description="weights to start from besides the base")
     trajectory: list[Fraction] = Field(
         [1 / 3, 2 / 3], description="parts of run 0 after which its weights serve as inits"
     )
-    periodic: Periodic = Periodic()
-    connectivity: Connectivity = Connectivity()
-    greedy_on: Literal["pooled", "mean"] = "pooled"
+    periodic: Periodic = Field(Periodic(), description="Model Stock during training")
+    connectivity: Connectivity = Field(Connectivity(), description="paths between weights")
+    greedy_on: Literal["pooled", "mean"] = Field(
+        "pooled", description="greedy accepts by accuracy over all rows, or the mean over domains"
+    )
     protocols: list[str] | None = Field(None, description="default: all that the recipe allows")
-    final: Final = Final()
+    final: Final = Field(Final(), description="the model that is kept")
     threads: int = Field(1, ge=1, description="CPU threads of a job; results depend on it")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples for the intervals")
 
