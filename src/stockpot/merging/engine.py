@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from stockpot.checkpoints import Checkpoint, TensorInfo
-from stockpot.checkpoints.dtypes import working_dtype
+from stockpot.checkpoints.dtypes import first_nonfinite, working_dtype
 from stockpot.errors import NonFiniteError
 from stockpot.merging.backends import NumpyBackend
 from stockpot.merging.block import CHUNK, Array, Block, Statistics, Sums, TensorShape
@@ -191,7 +191,10 @@ class Engine:
             def combine(backend: NumpyBackend) -> None:
                 block = load_block(work, backend, start, stop, view, options, check=check)
                 values = work.method.combine(block, **work.arguments)
-                self._sink.write(work.info.name, start, backend.store(values, work.info.dtype))
+                stored = backend.store(values, work.info.dtype)
+                if not options.allow_nonfinite:
+                    _check_result(stored, work, start)
+                self._sink.write(work.info.name, start, stored)
                 self._advance(stop - start)
 
             return combine
@@ -265,12 +268,26 @@ def check_finite(source: Checkpoint, name: str, start: int, stop: int) -> None:
     place = source.first_nonfinite(name, start, stop)
     if place is None:
         return
-    shape = source.info(name).shape
-    position = tuple(int(i) for i in np.unravel_index(place, shape)) if shape else ()
+    position = _position(place, source.info(name).shape)
     raise NonFiniteError(
-        f"{source.label}: tensor '{name}' holds NaN or infinity at {list(position)}",
+        f"{source.label}: tensor '{name}' holds NaN or infinity at {position}",
         hint="repair the model, or allow it with --allow-nonfinite",
     )
+
+
+def _check_result(stored: np.ndarray, work: Work, start: int) -> None:
+    place = first_nonfinite(stored.reshape(-1), work.info.dtype)
+    if place is not None:
+        position = _position(start + place, work.info.shape)
+        raise NonFiniteError(
+            f"method '{work.method.name}' gives '{work.info.name}' a value beyond "
+            f"{work.info.dtype} at {position}",
+            hint="choose smaller coefficients, or dtype: bfloat16 or float32",
+        )
+
+
+def _position(place: int, shape: tuple[int, ...]) -> list[int]:
+    return [int(i) for i in np.unravel_index(place, shape)] if shape else []
 
 
 def _groups(works: Sequence[Work]) -> list[list[Work]]:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
+
 Context = TypeVar("Context")
 Piece = Callable[[Context], None]
 Flow = Iterator[list[Callable[[Context], None]]]
@@ -58,6 +60,11 @@ class Pool(Generic[Context]):
             raise self._error
 
     def _work(self, context: Context) -> None:
+        # What overflows or divides by zero is looked for in the results, and named there.
+        with np.errstate(all="ignore"):
+            self._work_quietly(context)
+
+    def _work_quietly(self, context: Context) -> None:
         while True:
             taken = self._take()
             if taken is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +35,7 @@ class TensorReport:
             "shape": list(self.shape),
         }
         if self.facts:
-            value["facts"] = self.facts
+            value["facts"] = {name: _plain(fact) for name, fact in self.facts.items()}
         if self.note:
             value["note"] = self.note
         return value
@@ -83,3 +84,14 @@ class MergeReport:
         ``report.fact("ratio")["layer.weight"]``.
         """
         return {t.name: t.facts[name] for t in self.tensors if name in t.facts}
+
+
+def _plain(fact: Any) -> Any:
+    """A fact as JSON: arrays as lists, and null for what is no finite number."""
+    if hasattr(fact, "tolist"):
+        fact = fact.tolist()
+    if isinstance(fact, list | tuple):
+        return [_plain(item) for item in fact]
+    if isinstance(fact, float) and not math.isfinite(fact):
+        return None
+    return fact

@@ -102,10 +102,11 @@ class Settings:
         return self.used(self._method, self._rules)
 
     def _check(self) -> None:
-        self._resolve([], 0.0)
-        for rule in self._rules:
-            for position in (0.0, 1.0):
-                self._resolve([rule], position)
+        for rules in ([], *([rule] for rule in self._rules)):
+            values = [*self._parameters.values()]
+            values += [value for rule in rules for value in rule.parameters.values()]
+            for position in _corners(values):
+                self._resolve(rules, position)
 
     def _resolve(self, rules: Sequence[Rule], position: float) -> tuple[Method, dict[str, Any]]:
         chosen, values = self._method, dict(self._parameters)
@@ -148,6 +149,17 @@ def _at(method: Method, name: str, value: Any, position: float) -> Any:
     low = min(int(place), len(points) - 1)
     high = min(low + 1, len(points) - 1)
     return float(points[low] + (points[high] - points[low]) * (place - low))
+
+
+def _corners(values: Sequence[Any]) -> list[float]:
+    """Places where a gradient has its extreme values: its points."""
+    places = {0.0, 1.0}
+    for value in values:
+        for item in value if _holds_gradient(value) else (value,):
+            if _is_gradient(item) and isinstance(item["gradient"], Sequence):
+                last = max(len(item["gradient"]) - 1, 1)
+                places |= {index / last for index in range(last + 1)}
+    return sorted(places)
 
 
 def _is_gradient(value: Any) -> bool:
