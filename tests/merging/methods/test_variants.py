@@ -27,7 +27,7 @@ VARIANTS = [
     ("breadcrumbs", {"scope": "tensor", "density": 0.3, "gamma": 0.05}),
     ("breadcrumbs", {"gamma": [0.0, 0.1, 0.5], "consensus": "agreeing_sum"}),
     ("consensus", {"cut": [0.2, 0.4, 0.6], "minimum": 1, "scale": 0.5}),
-    ("sce", {"density": 1.0, "scale": 0.5}),
+    ("sce", {"density": 1.0}),
     ("pcb", {"scope": "model", "density": 0.3, "clip": 0.01}),
     ("magmax", {"scale": 1.0}),
     ("slerp", {"t": 0.2}),
