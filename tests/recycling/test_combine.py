@@ -12,7 +12,7 @@ import torch
 
 from stockpot.backbones import BackboneSpec, load_backbone
 from stockpot.checkpoints.torch_io import load_state, save_state
-from stockpot.recycling.combine import Made, combine_runs
+from stockpot.recycling.combine import Made, combine_runs, layer_of
 from stockpot.recycling.rows import Rows, limit_task, write_outputs
 from stockpot.tasks import load_task, parse_task_spec, split_task
 from stockpot.training import build_feed
@@ -161,6 +161,45 @@ def test_learnt_coefficients_are_convex_and_do_not_raise_the_loss(tmp_path: Path
     assert sum(weights.values()) == pytest.approx(1.0)
     assert min(weights.values()) >= 0
     assert made.how["losses"] == sorted(made.how["losses"], reverse=True)
+
+
+def test_the_mean_of_means_counts_every_init_once(tmp_path: Path) -> None:
+    rows = make_rows(tmp_path)
+    probe, runs = pool(tmp_path, rows, count=3)
+    named = dict(zip(("base-0", "sre-1", "base-2"), runs.values(), strict=True))
+    made = combined(tmp_path, rows, named, probe, combine="families")
+    states = [load_state(run / "best.safetensors") for run in runs.values()]
+    for name, tensor in made.state.items():
+        expected = (states[0][name] + states[2][name]) / 4 + states[1][name] / 2
+        torch.testing.assert_close(tensor, expected)
+
+
+def test_rescaling_takes_the_factor_with_the_lowest_validation_loss(tmp_path: Path) -> None:
+    rows = make_rows(tmp_path)
+    probe, runs = pool(tmp_path, rows)
+    made = combined(tmp_path, rows, runs, probe, combine="rescaled")
+    losses = {float(a): loss for a, loss in made.how["losses"].items()}
+    factor = made.how["factor"]
+    assert losses[factor] == min(losses.values())
+    base = load_state(probe / "model.safetensors")
+    for name, tensor in made.state.items():
+        mean = sum(load_state(run / "best.safetensors")[name] for run in runs.values()) / 3
+        torch.testing.assert_close(tensor, base[name] + factor * (mean - base[name]))
+
+
+def test_factors_per_layer_do_not_raise_the_validation_loss(tmp_path: Path) -> None:
+    rows = make_rows(tmp_path)
+    probe, runs = pool(tmp_path, rows)
+    common = combined(tmp_path, rows, runs, probe, combine="rescaled")
+    made = combined(tmp_path, rows, runs, probe, combine="layers")
+    assert made.how["loss"] <= min(common.how["losses"].values())
+    assert set(made.how["factors"]) == {"featurizer.0", "featurizer.2", "head"}
+
+
+def test_a_layer_is_a_name_up_to_its_last_number() -> None:
+    assert layer_of("featurizer._blocks.11._bn0.weight") == "featurizer._blocks.11"
+    assert layer_of("featurizer.encoder.layer.5.output.dense.bias") == "featurizer.encoder.layer.5"
+    assert layer_of("head.weight") == "head"
 
 
 def test_an_average_gets_batchnorm_statistics_of_its_own(tmp_path: Path) -> None:

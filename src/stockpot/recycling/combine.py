@@ -21,8 +21,9 @@ from stockpot.tasks import named_generator
 
 State = dict[str, Any]
 
-# Steps of WiSE-FT's interpolation coefficient.
+# Steps of WiSE-FT's interpolation coefficient, and of the factor that may go beyond the average.
 _COEFFICIENTS = [round(0.1 * i, 1) for i in range(11)]
+_FACTORS = [round(0.25 * i, 2) for i in range(1, 9)]
 
 
 @dataclass
@@ -217,6 +218,70 @@ def _learned(pool: _Pool, members: list[str]) -> Made:
     return Made(state, pool.outputs(state), members, {"coefficients": weights, "losses": trace})
 
 
+def _families(pool: _Pool, members: list[str]) -> Made:
+    """Mean within the runs of each init, then over inits, so that no init counts twice."""
+    families = [name.rpartition("-")[0] for name in members]
+    count = len(set(families))
+    weights = [1 / (count * families.count(family)) for family in families]
+    state = pool.whole(pool.mean(members, weights))
+    how = {"coefficients": dict(zip(members, weights, strict=True))}
+    return Made(state, pool.outputs(state), members, how)
+
+
+def _rescaled(pool: _Pool, members: list[str]) -> Made:
+    """base + a (mean - base), with a up to 2 chosen by validation loss: WiSE-FT that may go on."""
+    base, mean = pool.base(), pool.mean(members)
+    factor, losses = _best_factor(pool, base, mean)
+    state = pool.whole(_scaled(base, mean, dict.fromkeys(base, factor)))
+    how = {"factor": factor, "losses": losses}
+    return Made(state, pool.outputs(state), members, how)
+
+
+def _layers(pool: _Pool, members: list[str]) -> Made:
+    """base + a_l (mean - base) with a factor per layer, chosen one after the other.
+
+    From the best common factor, each layer tries half as much and half as much again, the last
+    layer first, and keeps what lowers the validation loss (a greedy form of per-layer coefficients,
+    such as LiNeS' 2410.17146, eq. 3, where they are a line in the depth).
+    """
+    base, mean = pool.base(), pool.mean(members)
+    factor, losses = _best_factor(pool, base, mean)
+    current = losses[str(factor)]
+    factors = dict.fromkeys(base, factor)
+    layers: dict[str, list[str]] = {}
+    for name in base:
+        layers.setdefault(layer_of(name), []).append(name)
+    chosen = dict.fromkeys(layers, factor)
+    for layer, names in reversed(layers.items()):
+        for times in (0.5, 1.5):
+            tried = {**factors, **dict.fromkeys(names, factor * times)}
+            loss = pool.loss(_scaled(base, mean, tried))
+            if loss < current:
+                current, factors, chosen[layer] = loss, tried, factor * times
+    state = pool.whole(_scaled(base, mean, factors))
+    return Made(state, pool.outputs(state), members, {"factors": chosen, "loss": current})
+
+
+def layer_of(name: str) -> str:
+    """The layer of a tensor: its name up to the last number, or without its last part."""
+    parts = name.split(".")
+    numbers = [index for index, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[-1] + 1] if numbers else parts[:-1])
+
+
+def _best_factor(pool: _Pool, base: State, mean: State) -> tuple[float, dict[str, float]]:
+    losses = {a: pool.loss(_scaled(base, mean, dict.fromkeys(base, a))) for a in _FACTORS}
+    return min(losses, key=lambda a: losses[a]), {str(a): loss for a, loss in losses.items()}
+
+
+def _scaled(base: State, mean: State, factors: Mapping[str, float]) -> State:
+    """Tensor by tensor ``interpolate(base, mean, factor)``, where a factor may exceed 1."""
+    return {
+        name: interpolate({name: base[name]}, {name: mean[name]}, factor)[name]
+        for name, factor in factors.items()
+    }
+
+
 _COMBINE: dict[str, Callable[[_Pool, list[str]], Made]] = {
     "one": _one,
     "mean": _mean,
@@ -224,4 +289,7 @@ _COMBINE: dict[str, Callable[[_Pool, list[str]], Made]] = {
     "stock": _stock,
     "interpolate": _interpolate,
     "learned": _learned,
+    "families": _families,
+    "rescaled": _rescaled,
+    "layers": _layers,
 }

@@ -13,6 +13,19 @@ in turn; ``fusing``: from a random average of base and auxiliaries, redrawn per 
 base and intermediate weights of plain run 0 in turn; ``periodic``: Model Stock during training.
 """
 
+Combine = Literal[
+    "one",
+    "mean",
+    "ensemble",
+    "stock",
+    "interpolate",
+    "learned",
+    "families",
+    "rescaled",
+    "layers",
+    "each",
+]
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -25,8 +38,9 @@ class Protocol:
             order of validation accuracy, kept when the average does not get worse), the first two,
             or the best by the held-out domain itself (an oracle, not a method).
         combine: what is done with the selected: one run's weights, the mean of the weights, the
-            mean of the predictions, Model Stock towards the base, interpolation with the base, or
-            a mean with coefficients learnt on validation data.
+            mean of the predictions, Model Stock towards the base, interpolation with the base, a
+            mean with coefficients learnt on validation data, a mean of the means per init, or the
+            mean moved away from or towards the base, by one factor or by one per layer.
         over_trials: runs of all trials together (the dagger rows of the papers).
         source: paper.
     """
@@ -37,7 +51,7 @@ class Protocol:
     pool: Pool
     take: Literal["best", "average", "swad", "last"] = "best"
     select: Literal["all", "best", "greedy", "first two", "oracle"] = "all"
-    combine: Literal["one", "mean", "ensemble", "stock", "interpolate", "learned", "each"] = "mean"
+    combine: Combine = "mean"
     over_trials: bool = False
     source: str = ""
 
@@ -200,6 +214,27 @@ _ROWS = [
         "average",
         "auxiliary",
         combine="learned",
+    ),
+    Protocol(
+        "ratatouille_families",
+        "Ratatouille, mean of the means per init",
+        "average",
+        "auxiliary",
+        combine="families",
+    ),
+    Protocol(
+        "ratatouille_rescaled",
+        "Ratatouille, rescaled from the base",
+        "average",
+        "auxiliary",
+        combine="rescaled",
+    ),
+    Protocol(
+        "ratatouille_layers",
+        "Ratatouille, rescaled per layer",
+        "average",
+        "auxiliary",
+        combine="layers",
     ),
     Protocol(
         "ratatouille_average",
