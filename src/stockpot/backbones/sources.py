@@ -28,6 +28,14 @@ from stockpot.errors import BackboneError, MissingDependencyError
 
 Run = Callable[[nn.Module, Any], Any]
 Readout = Callable[[Any, Tensor | None], Tensor]
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 
 
 @dataclass(frozen=True)
@@ -171,16 +179,22 @@ def _from_transformers(spec: BackboneSpec, root: Path) -> Source:
         return Source(
             network, call_pixels, readout, preparation, example_shape=shape, folder=config_folder
         )
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    except Exception as error:
-        raise BackboneError(
-            f"'{spec.name}' has no tokenizer: {_first_line(error)}",
-            hint="the folder needs tokenizer.json",
-        ) from error
+    tokenizer = _tokenizer(transformers, name, folder if local else None)
     longest = getattr(network.config, "max_position_embeddings", spec.max_length)
     text = TextPreparation(tokenizer, min(spec.max_length, longest))
     return Source(network, call_text, readout, text, folder=config_folder)
+
+
+def _tokenizer(transformers: Any, name: str, folder: Path | None) -> Any:
+    """The library makes an empty tokenizer where a local folder has none, so that is looked for."""
+    if folder is not None and not any((folder / file).is_file() for file in _VOCABULARIES):
+        raise BackboneError(
+            f"{folder} has no tokenizer", hint="copy the base's tokenizer.json into it"
+        )
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name)
+    except Exception as error:
+        raise BackboneError(f"'{name}' has no tokenizer: {_first_line(error)}") from error
 
 
 @contextmanager
