@@ -127,6 +127,6 @@ def test_what_cannot_be_summed(tmp_path):
         merge_adapters([adapter, other], tmp_path / "y")
     replaced = {**factors, "base_model.model.head.weight": np.ones((2, 2))}
     write_checkpoint(other / "adapter_model.safetensors", replaced)
-    with pytest.raises(CheckpointError, match="'head.weight' as a whole"):
+    with pytest.raises(CheckpointError, match=r"'head\.weight' as a whole"):
         merge_adapters([other], tmp_path / "y")
     assert not (tmp_path / "y").exists()

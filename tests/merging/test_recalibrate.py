@@ -46,8 +46,8 @@ def test_an_output_is_recalibrated_by_a_function_of_the_user(tmp_path, monkeypat
         "import torch\n"
         "from torch import nn\n"
         "def make():\n"
-        "    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 2))\n"
-        "    return model, [torch.ones(16, 4)]\n"
+        "    layers = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 2)\n"
+        "    return nn.Sequential(*layers), [torch.ones(16, 4)]\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     state = network().state_dict() | {"head.extra": torch.ones(2)}
@@ -61,6 +61,6 @@ def test_an_output_is_recalibrated_by_a_function_of_the_user(tmp_path, monkeypat
     with pytest.raises(InputError, match="mine:other"):
         recalibrate_output(tmp_path / "m.safetensors", "mine:other")
     save_state(tmp_path / "n.safetensors", {"0.weight": state["0.weight"]})
-    with pytest.raises(CheckpointError, match="lacks '0.bias'"):
+    with pytest.raises(CheckpointError, match=r"lacks '0\.bias'"):
         recalibrate_output(tmp_path / "n.safetensors", "mine:make")
     del sys.modules["mine"]

@@ -114,14 +114,13 @@ def test_every_problem_is_told_with_its_line(recipe):
             rules:
               - density: 3
               - match: 7
-                layers: a-b
+              - layers: a-b
                 method: nothing
             heads: sometimes
             dtype: int4
             """
         )
     )
-    text = "\n".join(found)
     for line, words in [
         (2, "did you mean 'ties'"),
         (5, "'colour'"),
@@ -133,9 +132,7 @@ def test_every_problem_is_told_with_its_line(recipe):
         (12, "heads: got 'sometimes'"),
         (13, "dtype: got 'int4'"),
     ]:
-        assert (
-            any(f"recipe.yaml:{line}:" in p and words in p for p in found) or words not in text
-        ), (
+        assert any(f"recipe.yaml:{line}:" in p and words in p for p in found), (
             line,
             found,
         )

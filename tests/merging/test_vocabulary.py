@@ -77,5 +77,5 @@ def test_rows_of_unknown_meaning_are_not_padded(tmp_path):
 def test_a_broken_tokenizer_is_named(tmp_path):
     a, b = folder(tmp_path / "a", 4, 1.0), folder(tmp_path / "b", 4, 1.0)
     (b / "tokenizer.json").write_text('{"model": 3}')
-    with pytest.raises(CheckpointError, match="vocabulary in .*tokenizer.json"):
+    with pytest.raises(CheckpointError, match=r"vocabulary in .*tokenizer\.json"):
         merge([a, b])

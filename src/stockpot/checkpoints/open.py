@@ -46,10 +46,10 @@ def open_checkpoint(source: str | Path | Mapping[str, Any] | Checkpoint) -> Chec
         return _open_folder(path, label)
     if path.is_file():
         return _open_single(path, label)
-    if isinstance(source, str) and _HUB_ID.fullmatch(source):
+    if _is_hub_id(source):
         from stockpot.checkpoints.hub import fetch_folder
 
-        return _open_folder(fetch_folder(source), label)
+        return _open_folder(fetch_folder(label), label)
     raise CheckpointError(
         f"{label} does not exist", hint="give a weights file, a model folder or a hub id owner/name"
     )
@@ -64,11 +64,18 @@ def weights_folder(source: str | Path) -> Path | None:
         return path
     if path.is_file():
         return path.parent if (path.parent / "config.json").is_file() else None
-    if isinstance(source, str) and _HUB_ID.fullmatch(source):
+    if _is_hub_id(source):
         from stockpot.checkpoints.hub import fetch_folder
 
-        return fetch_folder(source)
+        return fetch_folder(str(source))
     return None
+
+
+def _is_hub_id(source: str | Path) -> bool:
+    """Whether a text can be a hub id: ``owner/name`` that does not end like a weights file."""
+    if not isinstance(source, str) or not _HUB_ID.fullmatch(source):
+        return False
+    return not source.endswith((".safetensors", ".json", *PICKLE_SUFFIXES))
 
 
 def _open_single(path: Path, label: str) -> Checkpoint:

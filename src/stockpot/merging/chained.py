@@ -47,6 +47,8 @@ class MergedCheckpoint(Checkpoint):
         return sink.checkpoint(self.label)
 
     def decode(self, name: str, start: int, stop: int, out: Array) -> Array:
+        if stop <= start:
+            return out
         if self._held is not None and name in self._held:
             return self._held.decode(name, start, stop, out)
         work = self._works[name]

@@ -273,11 +273,18 @@ def available_methods() -> list[str]:
 
 
 def get_method(name: str) -> Method:
-    """The method called ``name``. Raises ``MethodError`` that lists the names there are."""
+    """The method called ``name``; ``lines+NAME`` is NAME scaled by layer (see ``lines.py``).
+
+    Raises ``MethodError`` that lists the names there are.
+    """
     if name in _REGISTERED:
         return _REGISTERED[name]
     from stockpot.merging.methods import BUILTIN
 
+    if name.startswith("lines+"):
+        from stockpot.merging.methods.lines import scaled_by_depth
+
+        return scaled_by_depth(get_method(name.removeprefix("lines+")))
     if name in BUILTIN:
         importlib.import_module(f"stockpot.merging.methods.{BUILTIN[name]}")
     else:
