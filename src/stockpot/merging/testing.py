@@ -47,7 +47,7 @@ _SHAPES: dict[str, tuple[int, ...]] = {
     "head.bias": (5,),
     "temperature": (),
 }
-_LARGE: dict[str, tuple[int, ...]] = {**_SHAPES, "layers.1.wide.weight": (300, 500)}
+_LARGE: dict[str, tuple[int, ...]] = {**_SHAPES, "layers.1.wide.weight": (300, 300)}
 
 
 @dataclass(frozen=True)

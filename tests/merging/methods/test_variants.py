@@ -39,7 +39,7 @@ VARIANTS = [
     ("iso_cts", {"common": 0.25, "scale": 1.0}),
     ("wudi", {"solver": "exact"}),
     ("doge", {"steps": 5, "subspace": 2, "density": 1.0}),
-    ("cocktail", {"losses": [0.2, 0.9, 1.4], "alpha": 0.25, "temperature": 0.5}),
+    ("cocktail", {"losses": [0.2, 0.9, 1.4], "base_share": 0.25, "temperature": 0.5}),
     ("linear", {"weights": [2.0, 1.0, 5.0]}),
     ("task_arithmetic", {"scale": 0.3, "weights": [1.0, -1.0, 0.5]}),
 ]

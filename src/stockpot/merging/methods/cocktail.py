@@ -20,7 +20,7 @@ def cocktail_weights(losses: Sequence[float], temperature: float) -> list[float]
 @merge_method(
     "cocktail",
     title="LM-Cocktail",
-    formula="alpha theta_0 + (1 - alpha) sum_i softmax(-loss_i / temperature) theta_i",
+    formula="base_share theta_0 + (1 - base_share) sum_i softmax(-loss_i / temperature) theta_i",
     source="Xiao et al. 2023, LM-Cocktail, arXiv 2311.13534, section 3",
     base="optional",
     parameters=(
@@ -28,11 +28,12 @@ def cocktail_weights(losses: Sequence[float], temperature: float) -> list[float]
             Real("losses", None, 0.0, closed="left"), help="loss of each model on the target task"
         ),
         Real("temperature", 1.0, 0.0, closed="neither", help="high: weights nearly equal"),
-        Real("alpha", 0.0, 0.0, 1.0, help="share of the base (without a base: 0)"),
+        Real("base_share", 0.0, 0.0, 1.0, help="share of the base (without a base: 0)"),
     ),
 )
-def cocktail(block: Block, *, losses: list[float], temperature: float, alpha: float) -> Array:
+def cocktail(block: Block, *, losses: list[float], temperature: float, base_share: float) -> Array:
     weights = cocktail_weights(losses, temperature)
-    if block.base is None or alpha == 0:
+    if block.base is None or base_share == 0:
         return average(block.models, weights)
-    return average([block.base, *block.models], [alpha, *((1 - alpha) * each for each in weights)])
+    shares = [base_share, *((1 - base_share) * each for each in weights)]
+    return average([block.base, *block.models], shares)

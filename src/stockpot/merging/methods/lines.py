@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from stockpot.errors import MethodError
 from stockpot.merging.method import (
     Array,
     Block,
@@ -46,7 +47,7 @@ def _number(statistics: Statistics, tensor: Any, **_: Any) -> Statistics:
     return statistics
 
 
-DEPTH = Pass(_deepest, _number, "model")
+DEPTH = Pass(_deepest, _number, "model", sample=32)
 
 
 def factor(block: Block, alpha: float, beta: float) -> float:
@@ -75,7 +76,15 @@ def lines(block: Block, *, alpha: float, beta: float, weights: list[float]) -> A
 
 
 def scaled_by_depth(method: Method) -> Method:
-    """``method`` with LiNeS on top: ``theta_0 + factor(layer) (merged - theta_0)``."""
+    """``method`` with LiNeS on top: ``theta_0 + factor(layer) (merged - theta_0)``.
+
+    Raises ``MethodError`` for methods that pack several models into one.
+    """
+    if method.granularity == "model":
+        raise MethodError(
+            f"LiNeS cannot scale what method '{method.name}' makes",
+            hint="scale the models before, or choose another method",
+        )
 
     def without(parameters: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in parameters.items() if key not in ("alpha", "beta")}

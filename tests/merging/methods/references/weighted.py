@@ -52,11 +52,11 @@ def stock(base: State, models: list[State], *, granularity, average, bound) -> S
     return merged
 
 
-def cocktail(theta_0, thetas, *, losses, temperature, alpha):
+def cocktail(theta_0, thetas, *, losses, temperature, base_share):
     weights = np.exp(-np.array(losses) / temperature)
     weights /= weights.sum()
     mixed = sum(w * theta for w, theta in zip(weights, thetas, strict=True))
-    return mixed if theta_0 is None else alpha * theta_0 + (1 - alpha) * mixed
+    return mixed if theta_0 is None else base_share * theta_0 + (1 - base_share) * mixed
 
 
 def lines(base: State, models: list[State], *, alpha, beta, weights) -> State:
