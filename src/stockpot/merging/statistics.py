@@ -40,7 +40,7 @@ def fisher_information(
         seed: of the drawn labels.
 
     Returns a float32 array for each trainable parameter, of its shape.
-    Source: Matena and Raffel 2022, arXiv 2111.09832, equations 2-3.
+    Source: Matena and Raffel 2022, arXiv 2111.09832.
     Raises ``InputError`` where there is no data.
     """
     torch = _torch("Fisher information")
@@ -93,7 +93,7 @@ def input_grams(
 
     Named as the layer's weight (out, in); float32, shape (in, in). For a convolution an input is a
     patch, in = channels x height x width. Needs in x in numbers for each layer.
-    Source: Jin et al. 2023, arXiv 2212.09849, section 3.
+    Source: Jin et al. 2023, arXiv 2212.09849.
     Raises ``InputError`` where no such layer was run.
     """
     torch = _torch("RegMean statistics")

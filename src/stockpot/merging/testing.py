@@ -47,7 +47,7 @@ _SHAPES: dict[str, tuple[int, ...]] = {
     "head.bias": (5,),
     "temperature": (),
 }
-_LARGE: dict[str, tuple[int, ...]] = {**_SHAPES, "layers.1.wide.weight": (300, 300)}
+_LARGE: dict[str, tuple[int, ...]] = {**_SHAPES, "layers.1.wide.weight": (140, 700)}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "adamerging",
     title="AdaMerging",
     formula="theta_0 + sum_i c_i tau_i, c: learnt for each tensor and model",
-    source="Yang et al. 2024, AdaMerging, arXiv 2310.02575, equations 5-6",
+    source="Yang et al. 2024, AdaMerging, arXiv 2310.02575",
     base="required",
     extras=("coefficients",),
     parameters=(Real("scale", 0.3, help="coefficient of tensors that none was learnt for"),),
@@ -49,7 +49,7 @@ def learn_coefficients(
     steps: int = 500,
     rate: float = 1e-3,
 ) -> Learnt:
-    """Coefficients that minimise the entropy of the merged model's predictions (AdaMerging, eq. 6).
+    """Coefficients that minimise the entropy of the merged model's predictions (AdaMerging).
 
     Args:
         module: the architecture; outputs logits (N, classes).

@@ -48,7 +48,7 @@ def row_bounds(xp: Any, magnitudes: Array, ranks: tuple[int, int]) -> tuple[Arra
     "breadcrumbs",
     title="Model Breadcrumbs",
     formula="theta_0 + scale sum_i w_i m_i tau_i, m_i: not the largest gamma, the next density",
-    source="Davari and Belilovsky 2024, Model Breadcrumbs, arXiv 2312.06795, section 3",
+    source="Davari and Belilovsky 2024, Model Breadcrumbs, arXiv 2312.06795",
     base="required",
     granularity=lambda parameters: "row" if parameters["scope"] == "row" else "block",
     passes=lambda parameters: (

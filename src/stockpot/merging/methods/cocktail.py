@@ -21,7 +21,7 @@ def cocktail_weights(losses: Sequence[float], temperature: float) -> list[float]
     "cocktail",
     title="LM-Cocktail",
     formula="base_share theta_0 + (1 - base_share) sum_i softmax(-loss_i / temperature) theta_i",
-    source="Xiao et al. 2023, LM-Cocktail, arXiv 2311.13534, section 3",
+    source="Xiao et al. 2023, LM-Cocktail, arXiv 2311.13534",
     base="optional",
     parameters=(
         PerModel(

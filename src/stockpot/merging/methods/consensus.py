@@ -30,7 +30,7 @@ def tall_mask(xp: Any, delta: Array, total: Array, cut: float) -> Array:
     title="Consensus task arithmetic (TALL masks)",
     formula="theta_0 + scale [at least `minimum` of |tau_i| > cut |tau - tau_i|] tau, "
     "tau = sum_i tau_i",
-    source="Wang et al. 2024, Localizing task information, arXiv 2405.07813, equations 5-6",
+    source="Wang et al. 2024, Localizing task information, arXiv 2405.07813",
     base="required",
     parameters=(
         CUT,

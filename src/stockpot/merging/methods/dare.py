@@ -14,7 +14,7 @@ from stockpot.merging.methods._deltas import CONSENSUS, SCALE, WEIGHTS, add_cons
     "dare",
     title="DARE (drop and rescale)",
     formula="theta_0 + scale sum_i w_i m_i tau_i / p, m_i ~ Bernoulli(p)",
-    source="Yu et al. 2024, Language models are super Mario, arXiv 2311.03099, equations 1-2",
+    source="Yu et al. 2024, Language models are super Mario, arXiv 2311.03099",
     base="required",
     random=True,
     parameters=(density(0.5, "probability p of an entry to be kept"), WEIGHTS, SCALE, CONSENSUS),

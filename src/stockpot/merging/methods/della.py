@@ -48,7 +48,7 @@ def _descending(magnitudes: np.ndarray) -> np.ndarray:
     title="DELLA (MagPrune)",
     formula="theta_0 + scale mean_i{m_i tau_i / p_i of the elected sign}, "
     "p_i = density + epsilon (1/2 - rank/n)",
-    source="Deep et al. 2024, DELLA-Merging, arXiv 2406.11617, section 3",
+    source="Deep et al. 2024, DELLA-Merging, arXiv 2406.11617",
     base="required",
     granularity="row",
     random=True,

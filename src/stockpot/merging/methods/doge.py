@@ -49,7 +49,7 @@ def conflict_gradient(xp: Any, matrices: list[Array], rates: list[float], delta:
     "doge",
     title="DOGE (adaptive projective gradient descent)",
     formula="theta_0 + sum_i eta/|tau_i| m_i (tau_i + delta), m_i: largest entries of tau_i",
-    source="Wei et al. 2025, Adaptive projective gradient descent, arXiv 2501.01230, equations 5-8",
+    source="Wei et al. 2025, Adaptive projective gradient descent, arXiv 2501.01230",
     base="required",
     granularity="tensor",
     passes=threshold_passes(_vectors, _ranks),

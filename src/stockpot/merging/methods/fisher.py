@@ -16,7 +16,7 @@ from stockpot.merging.methods.linear import average, shares
     title="Fisher-weighted averaging",
     formula="sum_i w_i F_i theta_i / sum_i w_i F_i",
     source="Matena and Raffel 2022, Merging models with Fisher-weighted averaging, "
-    "arXiv 2111.09832, equation 4",
+    "arXiv 2111.09832",
     base="none",
     extras=("fisher",),
     parameters=(PerModel(Real("weights", 1.0, 0.0, closed="left"), help="weight of each model"),),

@@ -37,7 +37,7 @@ def _mean(xp: Any, values: Array) -> float:
     "iso_c",
     title="Iso-C (isotropic merging in the common subspace)",
     formula="theta_0 + scale mean(S) U V^T, U S V^T = sum_i tau_i",
-    source="Marczak et al. 2025, No task left behind, arXiv 2502.04959, section 4.1",
+    source="Marczak et al. 2025, No task left behind, arXiv 2502.04959",
     base="required",
     granularity="tensor",
     parameters=(SCALE,),
@@ -61,7 +61,7 @@ def common_rank(rank: int, tasks: int, common: float) -> int:
     title="Iso-CTS (isotropic merging in common and task-specific subspaces)",
     formula="theta_0 + scale mean(S) U V^T; U, S, V: leading part of sum_i tau_i and of each tau_i "
     "outside it, made orthonormal",
-    source="Marczak et al. 2025, No task left behind, arXiv 2502.04959, section 4.2, algorithm 1",
+    source="Marczak et al. 2025, No task left behind, arXiv 2502.04959",
     base="required",
     granularity="tensor",
     parameters=(

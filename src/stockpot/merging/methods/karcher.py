@@ -75,7 +75,7 @@ def _finish(statistics: Statistics, tensor: Any, *, weights: list[float], steps:
     "karcher",
     title="Karcher mean",
     formula="mean_i |theta_i| argmin_{|m|=1} sum_i w_i angle(m, theta_i)^2",
-    source="Karcher 1977, Riemannian center of mass, section 1; one sphere for each tensor",
+    source="Karcher 1977, Riemannian center of mass; one sphere for each tensor",
     base="none",
     passes=(Pass(_gram, _finish),),
     parameters=(

@@ -10,7 +10,7 @@ from stockpot.merging.methods._deltas import scale_by
     "magmax",
     title="MagMax",
     formula="theta_0 + scale tau_{argmax_i |tau_i|}",
-    source="Marczak et al. 2024, MagMax, arXiv 2407.06322, section 4",
+    source="Marczak et al. 2024, MagMax, arXiv 2407.06322",
     base="required",
     parameters=(Real("scale", 0.5, help="how much of the merged task vector is added"),),
 )

@@ -64,7 +64,7 @@ def _finish(statistics: Statistics, tensor: Any, *, weights: list[float], **_: A
     title="NuSLERP (normalised spherical interpolation)",
     formula="theta_0 + ((1-t)|tau_1| + t|tau_2|) slerp(tau_1/|tau_1|, tau_2/|tau_2|; t), "
     "t = w_2/(w_1+w_2)",
-    source="Shoemake 1985, section 3.3, on unit vectors; theta instead of tau without a base",
+    source="Shoemake 1985, on unit vectors; theta instead of tau without a base",
     base="optional",
     models=(2, 2),
     granularity=lambda parameters: "row" if parameters["scope"] == "row" else "block",

@@ -26,7 +26,7 @@ _KINDS = ("emr", "tall")
     title="EMR (elect, mask, rescale)",
     formula="theta_0 + l_t M_t u; u = s max_i |tau_i| of those with sign s = sign(sum_i tau_i), "
     "M_t = [tau_t s > 0], l_t = sum|tau_t| / sum|M_t u|",
-    source="Huang et al. 2024, EMR-Merging, arXiv 2405.17461, equations 2-5",
+    source="Huang et al. 2024, EMR-Merging, arXiv 2405.17461",
     base="required",
     granularity="model",
     parameters=(
@@ -71,7 +71,7 @@ def emr(models: Models, *, rescale: str) -> dict[str, Array]:
     "tall",
     title="TALL masks",
     formula="theta_0 + m_t sum_i tau_i, m_t = [|tau_t| > cut |sum_i tau_i - tau_t|]",
-    source="Wang et al. 2024, Localizing task information, arXiv 2405.07813, equations 4-5",
+    source="Wang et al. 2024, Localizing task information, arXiv 2405.07813",
     base="required",
     granularity="model",
     parameters=(CUT,),

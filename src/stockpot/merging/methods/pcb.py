@@ -67,7 +67,7 @@ def _passes(parameters: dict[str, Any]) -> tuple[Pass, ...]:
     title="PCB (parameter competition balancing)",
     formula="theta_0 + scale sum_i b_i tau_i / sum_i b_i, "
     "b = largest of exp(k norm(|tau_i|)^2) tanh(tau_i sum_j tau_j), rescaled to [0, 1]",
-    source="Du et al. 2024, Parameter competition balancing, arXiv 2410.02396, equations 3-7",
+    source="Du et al. 2024, Parameter competition balancing, arXiv 2410.02396",
     base="required",
     passes=_passes,
     parameters=(

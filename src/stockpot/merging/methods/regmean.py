@@ -19,7 +19,7 @@ from stockpot.merging.methods.linear import average, shares
     "regmean",
     title="RegMean",
     formula="(sum_i w_i G_i)^-1 sum_i w_i G_i theta_i, G_i = X_i^T X_i, off-diagonal times shrink",
-    source="Jin et al. 2023, Dataless knowledge fusion, arXiv 2212.09849, equation 2",
+    source="Jin et al. 2023, Dataless knowledge fusion, arXiv 2212.09849",
     base="none",
     granularity="tensor",
     extras=("gram",),

@@ -74,7 +74,7 @@ def _shares(statistics: Statistics, tensor: Any, **_: Any) -> Statistics:
     title="SCE (select, calculate, erase)",
     formula="theta_0 + scale sum_i e_i s_i tau'_i / sum_i e_i s_i, s_i ~ ||tau'_i||^2, "
     "e_i = [tau'_i has the sign of the sum]",
-    source="Wan et al. 2024, FuseChat, arXiv 2408.07990, section 3.3",
+    source="Wan et al. 2024, FuseChat, arXiv 2408.07990",
     base="required",
     passes=(*threshold_passes(_variances, _rank), Pass(_squares, _shares)),
     parameters=(

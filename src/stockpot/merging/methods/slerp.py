@@ -40,7 +40,7 @@ def _shares(statistics: Statistics, tensor: Any, *, t: float) -> Statistics:
     title="SLERP (spherical interpolation)",
     formula="sin((1-t) omega)/sin(omega) theta_1 + sin(t omega)/sin(omega) theta_2, "
     "omega: angle between theta_1 and theta_2",
-    source="Shoemake 1985, Animating rotation with quaternion curves, section 3.3",
+    source="Shoemake 1985, Animating rotation with quaternion curves",
     base="none",
     models=(2, 2),
     passes=(Pass(_gram, _shares),),

@@ -75,7 +75,7 @@ def _passes(parameters: dict[str, Any]) -> tuple[Pass, ...]:
     title="TIES",
     formula="theta_0 + scale mean_i{tau'_i : sign(tau'_i) = sign(sum_j tau'_j)}, "
     "tau' = largest entries of tau",
-    source="Yadav et al. 2023, TIES-Merging, arXiv 2306.01708, section 4, algorithm 1",
+    source="Yadav et al. 2023, TIES-Merging, arXiv 2306.01708, algorithm 1",
     base="required",
     passes=_passes,
     parameters=(

@@ -35,7 +35,7 @@ def interference(xp: Any, matrices: list[Array]) -> tuple[Array, Array]:
     title="WUDI (whoever started the interference should end it)",
     formula="theta_0 + scale argmin_tau sum_i |(tau - tau_i) tau_i^T|^2 / |tau_i|^2, "
     "from tau = sum_i tau_i",
-    source="Cheng et al. 2025, WUDI-Merging, arXiv 2503.08099, equation 12",
+    source="Cheng et al. 2025, WUDI-Merging, arXiv 2503.08099",
     base="required",
     granularity="tensor",
     parameters=(
