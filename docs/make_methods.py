@@ -1,4 +1,4 @@
-"""Write docs/methods.md from the declarations of the merge methods: ``python docs/make_methods.py``.
+"""Write docs/methods.md from the declarations of the methods: ``python docs/make_methods.py``.
 
 A test compares the file with what this writes, so the page cannot go stale.
 """
@@ -22,17 +22,17 @@ theta_0 is the base, theta_i model i, tau_i = theta_i - theta_0 its task vector,
 
 What holds for all of them, and is tested for each: sums in float64, arithmetic in float32 (float64
 for 32-bit weights), one rounding at the end. Block size and threads change no bit. Equal models
-and base give the same bytes back. NaN and infinity are refused, with tensor and position. Fewer than
-1 in 10,000 bfloat16 results differ from the correctly rounded float64 formula. Entries equal to a
-threshold are all kept, so the order of entries and of models decides nothing.
+and base give the same bytes back. NaN and infinity are refused, with tensor and position. Fewer
+than 1 in 10,000 bfloat16 results differ from the correctly rounded float64 formula. Entries equal
+to a threshold are all kept, so the order of entries and of models decides nothing.
 
 ## Which one
 
 | you have | start with |
 |---|---|
 | several fine-tunings of one base on one task | `linear`; with two of them `stock` |
-| fine-tunings of one base on different tasks, no data | `ties`, `tsv` or `iso_c`; `wudi` if time is no matter |
-| ... and a validation set to tune `scale` on | `task_arithmetic`, `consensus`, `breadcrumbs`, `lines` |
+| fine-tunings of one base on different tasks, no data | `ties`, `tsv`, `iso_c`; slower: `wudi` |
+| ... and validation data to tune on | `task_arithmetic`, `consensus`, `breadcrumbs`, `lines` |
 | ... and unlabelled examples of each task | `regmean`, `fisher`, `adamerging` |
 | ... and a few labelled examples of one new task | `cocktail`, `self_position` |
 | ... and the task of each input is known | `emr`, `tall` |
@@ -49,12 +49,12 @@ WHEN = {
     "task. Tune `scale`.",
     "cocktail": "A new task with a handful of labelled examples, and several models to mix for it.",
     "consensus": "Many tasks: drops entries that serve one task only, or none. Tune `cut`.",
-    "dare": "Task vectors of large language models, which bear losing most entries. Seeded by tensor "
-    "name, so it is reproducible.",
+    "dare": "Task vectors of large language models, which bear losing most entries. Seeded by "
+    "tensor name, so it is reproducible.",
     "della": "As DARE, with large entries safer than small ones.",
     "doge": "No data, some minutes of computing: task vectors with less conflict.",
-    "emr": "The task is known when the model is used: nearly the accuracy of each own model, for one "
-    "model and one bit an entry and task.",
+    "emr": "The task is known when the model is used: nearly the accuracy of each own model, for "
+    "one model and one bit an entry and task.",
     "fisher": "One `fisher` file a model (`stockpot.merging.statistics.fisher_information`).",
     "iso_c": "No data, similar tasks. Tune `scale`.",
     "iso_cts": "No data, many or dissimilar tasks. Tune `scale`.",
@@ -67,16 +67,16 @@ WHEN = {
     "pcb": "No data, tasks that compete for the same entries.",
     "regmean": "One `gram` file a model (`stockpot.merging.statistics.input_grams`): linear layers "
     "whose outputs stay near those of the models.",
-    "sce": "Models of different sources with one base: where they differ most, weighted by how much "
-    "each moved.",
+    "sce": "Models of different sources with one base: where they differ most, weighted by how "
+    "much each moved.",
     "slerp": "Two models; a path between them that keeps norms.",
     "stock": "Two or more fine-tunings of one base on one task: as good as averaging many.",
     "tall": "As EMR, with masks that say where a task's information lies.",
     "task_arithmetic": "Several tasks and a validation set for `scale`; negative weights forget.",
     "ties": "Several tasks, no data: the usual baseline. Vision models: "
     "`consensus: agreeing_sum`, `scale: 0.3`.",
-    "tsv": "No data, several tasks: among the best without any. Two matrix decompositions more than "
-    "there are tasks.",
+    "tsv": "No data, several tasks: among the best without any. Two matrix decompositions more "
+    "than there are tasks.",
     "wudi": "No data, an optimisation for each matrix (`solver: exact` finds its end at once).",
 }
 
@@ -84,9 +84,9 @@ LEARNT = """\
 ## Coefficients learnt from data
 
 `learn_coefficients` (AdaMerging: entropy on unlabelled batches) and
-`stockpot.merging.methods.self_positioning.self_position` (Self Positioning, arXiv 2410.15035: loss on
-a small probe set, SGD over the interpolation space) take a module and states, need torch, and give a
-`Learnt`. Its `save` writes one small file a model, which the method `adamerging` reads:
+`stockpot.merging.methods.self_positioning.self_position` (Self Positioning, arXiv 2410.15035: loss
+on a small probe set, SGD over the interpolation space) take a module and states, need torch, and
+give a `Learnt`. Its `save` writes one small file a model, which the method `adamerging` reads:
 
 ```python
 learnt = learn_coefficients(module, base, models, batches_of_each_task)

@@ -23,7 +23,7 @@ VARIANTS = [
     ("ties", {"density": [0.1, 0.5, 1.0], "weights": [0.5, 1.0, 2.0]}),
     ("dare", {"density": 0.25, "consensus": "agreeing_mean", "seed": 7}),
     ("dare", {"density": [0.25, 1.0, 0.5], "scale": 0.5}),
-    ("della", {"epsilon": 1.0, "consensus": "sum", "seed": 3}),
+    ("della", {"epsilon": 0.4, "consensus": "sum", "seed": 3}),
     ("breadcrumbs", {"scope": "tensor", "density": 0.3, "gamma": 0.05}),
     ("breadcrumbs", {"gamma": [0.0, 0.1, 0.5], "consensus": "agreeing_sum"}),
     ("consensus", {"cut": [0.2, 0.4, 0.6], "minimum": 1, "scale": 0.5}),
