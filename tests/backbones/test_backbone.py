@@ -234,7 +234,7 @@ def test_a_model_goes_out_and_in_through_its_state() -> None:
     with pytest.raises(BackboneError, match=r"'head.bias' is missing \(1 of 4 are\)"):
         other.load_state({n: t for n, t in state.items() if n != "head.bias"})
     other.load_state({"head.bias": torch.zeros(3)}, partial=True)
-    with pytest.raises(BackboneError, match="has no tensor 'tail.bias'"):
+    with pytest.raises(BackboneError, match=r"has no tensor 'tail.bias'"):
         other.load_state({"tail.bias": torch.zeros(3)}, partial=True)
     with pytest.raises(BackboneError, match="shape"):
         other.load_state({"head.bias": torch.zeros(4)}, partial=True)

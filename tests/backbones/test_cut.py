@@ -18,9 +18,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint
 
 def cnn_cut(below: str | None, function: str = "cnn"):
     return load_backbone(
-        BackboneSpec(
-            kind="function", name=f"{HERE}:{function}", freeze_below=below, image_size=16
-        )
+        BackboneSpec(kind="function", name=f"{HERE}:{function}", freeze_below=below, image_size=16)
     )
 
 

@@ -112,7 +112,7 @@ def _write_configuration(folder: Path, backbone: Backbone) -> None:
             "architecture": network.pretrained_cfg.get("architecture", backbone.spec.name),
             "num_classes": 0,
             "num_features": backbone.feature_dim,
-            "model_args": dict(backbone.spec.options),
+            "model_args": {n: v for n, v in backbone.spec.options.items() if n != "pretrained"},
             "pretrained_cfg": _plain(network.pretrained_cfg),
         }
         write_json(folder / "config.json", configuration)

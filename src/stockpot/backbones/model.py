@@ -56,7 +56,7 @@ class Model(nn.Module):
         return self
 
     def state(self) -> State:
-        """What training changes, copied: 'featurizer.<original name>', 'head.weight', 'head.bias'."""
+        """Copies of the trained tensors: 'featurizer.<base's name>', 'head.weight', 'head.bias'."""
         state = {f"{PREFIX}{name}": t for name, t in self.backbone.trainable_state().items()}
         for name, tensor in self.head.state_dict().items():
             state[f"head.{name}"] = tensor.detach().cpu().clone()

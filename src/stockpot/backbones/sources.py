@@ -114,7 +114,7 @@ def _from_timm(spec: BackboneSpec, root: Path) -> Source:
     if folder.is_dir():
         name = f"local-dir:{folder}"
     if name.startswith(("local-dir:", "hf-hub:")):
-        options.setdefault("pretrained", True)
+        options["pretrained"] = True  # a folder or a repository is named for its weights
     if "pretrained" not in options and spec.weights is None:
         raise BackboneError(
             f"backbone '{spec.name}': no weights are named",

@@ -104,7 +104,7 @@ def _key(task: Task, backbone: Backbone, views: int, seed: int) -> str:
 def _read(note: Path, key: str) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
     return found if found.get("key") == key else None
 
@@ -188,7 +188,8 @@ class _Writer:
         values = self.trunk(batch).values
         if values.ndim == 4:
             values = values.permute(0, 2, 3, 1)
-        found: np.ndarray = values.cpu().numpy().astype(np.float16)
+        with np.errstate(over="ignore"):  # told below, with what to do
+            found: np.ndarray = values.cpu().numpy().astype(np.float16)
         if not np.isfinite(found).all():
             raise BackboneError(
                 f"activations below '{self.backbone.spec.freeze_below}' do not fit 16 bits "

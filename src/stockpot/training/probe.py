@@ -29,7 +29,8 @@ def linear_probe(
     """Fit a linear head; returns weight (n_outputs, D) and bias (n_outputs,), float32.
 
     ``features`` (N, D). Classification: multinomial logistic regression, mean cross-entropy plus
-    ``penalty / 2`` times the squared weights of the standardised features, by L-BFGS in float64.
+    ``penalty / 2`` times the squared weights of the centred features in units of their common
+    standard deviation, by L-BFGS in float64.
     Regression: ridge regression with the same penalty, in closed form. The penalty that does best
     on the validation rows is taken (loss, smaller is better; the stronger penalty on a tie). Raises
     ``InputError`` for features that are not finite.
@@ -38,7 +39,10 @@ def linear_probe(
         raise InputError("linear probe: the backbone's features are not finite")
     x = torch.from_numpy(np.asarray(features, dtype=np.float64))
     v = torch.from_numpy(np.asarray(validation_features, dtype=np.float64))
-    mean, scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-8)
+    # One scale for all features: a scale each would give a feature that hardly varies a weight so
+    # large that the first steps of fine-tuning, which move all features, destroy the model.
+    mean = x.mean(0)
+    scale = (x - mean).square().mean().sqrt().clamp(min=1e-8)
     x, v = (x - mean) / scale, (v - mean) / scale
     fit = _Logistic if kind == "classification" else _Ridge
     problem = fit(x, torch.from_numpy(np.asarray(labels)), n_outputs, iterations)
