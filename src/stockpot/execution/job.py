@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from stockpot import __version__
 from stockpot.files import digest
 
 
@@ -39,9 +40,10 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """Name of the job: 20 hex digits of the SHA-256 of all that went in."""
+        """20 hex digits of the SHA-256 of all that went in, the version of stockpot included."""
         inputs = {name: job.key for name, job in self.inputs.items()}
-        return digest([self.function, dict(self.arguments), inputs, self.threads])[:20]
+        what = [__version__, self.function, dict(self.arguments), inputs, self.threads]
+        return digest(what)[:20]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Job) and self.key == other.key

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stockpot.errors import InputError
 
-PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)
 Kind = Literal["classification", "regression"]
 
 
@@ -24,7 +24,7 @@ def linear_probe(
     n_outputs: int,
     kind: Kind,
     penalties: Sequence[float] = PENALTIES,
-    iterations: int = 200,
+    iterations: int = 100,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit a linear head; returns weight (n_outputs, D) and bias (n_outputs,), float32.
 
@@ -71,8 +71,8 @@ class _Logistic:
             [self.weight, self.bias],
             max_iter=self.iterations,
             history_size=20,
-            tolerance_grad=1e-6,
-            tolerance_change=1e-10,
+            tolerance_grad=1e-5,
+            tolerance_change=1e-8,
             line_search_fn="strong_wolfe",
         )
 
