@@ -63,7 +63,7 @@ WHEN = {
     "lines": "Multi-task merging that must not spoil early layers. On top of any other method "
     "that gives one model: `lines+NAME`, for instance `lines+ties`.",
     "magmax": "Models trained one after another, each from the last.",
-    "nuslerp": "As SLERP, on task vectors where a base is given, with lengths interpolated.",
+    "nuslerp": "As SLERP, on task vectors where a base is given, and by rows if wished.",
     "pcb": "No data, tasks that compete for the same entries.",
     "regmean": "One `gram` file a model (`stockpot.merging.statistics.input_grams`): linear layers "
     "whose outputs stay near those of the models.",

@@ -1,6 +1,6 @@
-"""NuSLERP: the direction goes along the great circle, the length along the straight line.
+"""NuSLERP: SLERP of task vectors, and by weights instead of a position.
 
-With a base, task vectors are interpolated, otherwise the weights. ``scope="row"`` does so for each
+Without a base the models themselves are interpolated. ``scope="row"`` does so for each
 row (output channel) by itself.
 """
 
@@ -40,14 +40,8 @@ def coefficients(gram: np.ndarray, weights: list[float]) -> tuple[np.ndarray, np
     total = sum(weights)
     if total == 0:
         raise MethodError("parameter 'weights': both are zero", hint="give other weights")
-    t = weights[1] / total
-    omega, a, b = angle(gram)
-    first, second = slerp_shares(omega, t)
-    length = (1.0 - t) * a + t * b
-    known = (a > 0) & (b > 0)
-    for share, norm in ((first, a), (second, b)):
-        np.divide(share * length, norm, out=share, where=known)
-    return first, second
+    omega, *_ = angle(gram)
+    return slerp_shares(omega, weights[1] / total)
 
 
 def _gram(block: Block, **_: Any) -> dict[str, Total]:
@@ -61,10 +55,9 @@ def _finish(statistics: Statistics, tensor: Any, *, weights: list[float], **_: A
 
 @merge_method(
     "nuslerp",
-    title="NuSLERP (normalised spherical interpolation)",
-    formula="theta_0 + ((1-t)|tau_1| + t|tau_2|) slerp(tau_1/|tau_1|, tau_2/|tau_2|; t), "
-    "t = w_2/(w_1+w_2)",
-    source="Shoemake 1985, on unit vectors; theta instead of tau without a base",
+    title="NuSLERP (spherical interpolation of task vectors)",
+    formula="theta_0 + slerp(tau_1, tau_2; t), t = w_2 / (w_1 + w_2)",
+    source="Shoemake 1985, as for slerp; theta instead of tau without a base",
     base="optional",
     models=(2, 2),
     granularity=lambda parameters: "row" if parameters["scope"] == "row" else "block",

@@ -29,9 +29,7 @@ def slerp(theta_0, thetas, *, t):
 def of_vectors(a, b, t):
     if not a.any() or not b.any():
         return (1 - t) * a + t * b
-    lengths = np.linalg.norm(a), np.linalg.norm(b)
-    direction = on_circle(a / lengths[0], b / lengths[1], angle_between(a, b), t)
-    return ((1 - t) * lengths[0] + t * lengths[1]) * direction
+    return on_circle(a, b, angle_between(a, b), t)
 
 
 def nuslerp(theta_0, thetas, *, weights, scope):
