@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from stockpot.provenance import Parent, Record, write_card, write_record
 REPORT_NAME = "merge_report.json"
 
 _METADATA = {"format": "pt"}
+_FLUSH_EVERY = 0.2  # seconds
 _KEPT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 _NOT_KEPT = (REPORT_NAME, "stockpot.json", "adapter_config.json", "trainer_state.json")
 
@@ -57,12 +58,10 @@ def write_output(
     tensors = job.prepare()
 
     def fill(writer: CheckpointWriter) -> MergeReport:
-        job.run(writer, advance)
-        digests = None
-        # Hashing needs the processor, flushing needs the disk: together they take the longer one.
+        # The disk is kept busy while tensors are merged and parents are hashed.
         with _flushing(writer):
-            if hash_parents:
-                digests = job.digests()
+            job.run(writer, advance)
+            digests = job.digests() if hash_parents else None
         return job.report(digests, time.perf_counter() - started)
 
     if output.suffix == ".safetensors":
@@ -96,11 +95,15 @@ def make_record(report: MergeReport, name: str) -> Record:
 
 
 @contextmanager
-def _flushing(writer: CheckpointWriter) -> Any:
+def _flushing(writer: CheckpointWriter) -> Iterator[None]:
+    """Write to the disk from a thread, while the block works and until everything is there."""
     errors: list[OSError] = []
+    finished = threading.Event()
 
     def flush() -> None:
         try:
+            while not finished.wait(_FLUSH_EVERY):
+                writer.sync()
             writer.sync()
         except OSError as error:
             errors.append(error)
@@ -110,6 +113,7 @@ def _flushing(writer: CheckpointWriter) -> Any:
     try:
         yield
     finally:
+        finished.set()
         thread.join()
     if errors:
         raise errors[0]
