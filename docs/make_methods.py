@@ -26,9 +26,9 @@ and base give the same bytes back. NaN and infinity are refused, with tensor and
 than 1 in 10,000 bfloat16 results differ from the correctly rounded float64 formula. Entries equal
 to a threshold are all kept, so the order of entries and of models decides nothing.
 
-`ties`, `sce`, `breadcrumbs`, `stock`, `karcher` and `nuslerp` give mergekit 0.1.5's numbers, `iso_c`,
-`iso_cts`, `tsv`, `wudi` and `emr` those of fusion_bench 0.2.33, to float64 accuracy, where these
-round nothing: `python benchmarks/merge_oracles.py PYTHON_THAT_HAS_BOTH`.
+`ties`, `sce`, `breadcrumbs`, `stock`, `karcher` and `nuslerp` give mergekit 0.1.5's numbers,
+`iso_c`, `iso_cts`, `tsv`, `wudi` and `emr` those of fusion_bench 0.2.33, to float64 accuracy, where
+these round nothing: `python benchmarks/merge_oracles.py PYTHON_THAT_HAS_BOTH`.
 
 ## Which one
 
