@@ -58,6 +58,9 @@ class Checkpoint(ABC):
         Read-only, and valid while the checkpoint is open.
         """
 
+    def prefetch(self, name: str) -> None:  # noqa: B027 (only files on a disk can be fetched)
+        """Say that a tensor is read soon, so that the disk can begin."""
+
     def decode(self, name: str, start: int, stop: int, out: Array) -> Array:
         """Elements ``start ... stop`` of the flattened tensor as floats, into ``out``, exactly."""
         return decode(self.raw(name)[start:stop], self.info(name).dtype, out)

@@ -140,6 +140,9 @@ class AdaptedCheckpoint(Checkpoint):
             out += update[start - first * columns : stop - first * columns].astype(out.dtype)
         return out
 
+    def prefetch(self, name: str) -> None:
+        self._base.prefetch(name)
+
     def first_nonfinite(self, name: str, start: int, stop: int) -> int | None:
         # The factors were found finite when they were read; what is left are the stored tensors.
         source = self._replaced if name in self._replaced else self._base

@@ -54,6 +54,14 @@ class SafetensorsCheckpoint(Checkpoint):
         file, offset = self._place[name]
         return np.frombuffer(self._maps[file], STORAGE[info.dtype], info.size, offset)
 
+    def prefetch(self, name: str) -> None:
+        info = self.tensors.get(name)
+        if info is None or not info.nbytes or not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        file, offset = self._place[name]
+        start = offset // mmap.PAGESIZE * mmap.PAGESIZE
+        self._maps[file].madvise(mmap.MADV_WILLNEED, start, offset + info.nbytes - start)
+
     def close(self) -> None:
         for view in self._maps.values():
             try:

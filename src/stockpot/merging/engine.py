@@ -20,6 +20,9 @@ from stockpot.merging.block import CHUNK, Array, Block, Statistics, Sums, Tensor
 from stockpot.merging.method import Method, Pass
 from stockpot.merging.pool import Flow, Piece, Pool, available_cores
 
+_AHEAD = 256_000_000
+"""Bytes of the parents that the disk is asked for before they are needed."""
+
 Advance = Callable[[float], None]
 Pieces = list[Piece[NumpyBackend]]
 
@@ -103,8 +106,7 @@ class Engine:
             self._model_passes(group)
         self._pool.run(
             self._merge(work) if isinstance(work, Work) else self._copy(work)
-            for work in works
-            if work.info.size
+            for work in _prefetched([work for work in works if work.info.size])
         )
 
     def reduce_only(self, work: Work) -> None:
@@ -297,6 +299,20 @@ def _groups(works: Sequence[Work]) -> list[list[Work]]:
         if any(step.scope == "model" for step in work.passes):
             groups.setdefault(f"{work.method.name} {work.parameters}", []).append(work)
     return list(groups.values())
+
+
+def _prefetched(works: Sequence[Work | Copy]) -> Iterator[Work | Copy]:
+    """The works in their order, their files asked for some way ahead."""
+    asked = ahead = 0
+    for work in works:
+        while asked < len(works) and ahead < _AHEAD:
+            later = works[asked]
+            for source in later.sources if isinstance(later, Work) else (later.source,):
+                source.prefetch(later.info.name)
+                ahead += later.info.nbytes
+            asked += 1
+        ahead -= work.info.nbytes * (len(work.sources) if isinstance(work, Work) else 1)
+        yield work
 
 
 def _runs(size: int, sample: int, count: int = 32) -> Iterator[tuple[int, int]]:

@@ -55,7 +55,7 @@ of statistics:
 
 - ``block.total(x)``: sum of the elements of x, float64.
 - ``block.gram(vectors)``: all inner products, shape (k, k), float64.
-- ``Count(x)``: integers, added (histograms: ``selection.py`` finds exact quantiles this way).
+- ``Count(x)``: integers, added. (``selection.py`` finds exact quantiles in passes of its own.)
 - ``Largest(x)``: elementwise maximum.
 
 Bytes must not depend on block size or threads, and float addition is not associative. So sums are

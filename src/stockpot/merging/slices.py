@@ -61,6 +61,10 @@ class SlicedCheckpoint(Checkpoint):
         source, theirs = self._origin[self.info(name).name]
         return source.raw(theirs)
 
+    def prefetch(self, name: str) -> None:
+        source, theirs = self._origin[name]
+        source.prefetch(theirs)
+
     def decode(self, name: str, start: int, stop: int, out: Array) -> Array:
         source, theirs = self._origin[self.info(name).name]
         return source.decode(theirs, start, stop, out)

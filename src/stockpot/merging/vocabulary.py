@@ -45,6 +45,9 @@ class PaddedCheckpoint(Checkpoint):
             raise CheckpointError(f"{self.label}: '{name}' needs rows of another dtype")
         return np.concatenate([mine, self._first.raw(name)[mine.size :]])
 
+    def prefetch(self, name: str) -> None:
+        self._model.prefetch(name)
+
     def decode(self, name: str, start: int, stop: int, out: Array) -> Array:
         if name not in self._names:
             return self._model.decode(name, start, stop, out)
