@@ -3,8 +3,8 @@
     python examples/results.py pacs --page docs/results/pacs.md
     python examples/results.py sentiment --page docs/results/sentiment.md
 
-Finished jobs are not repeated, so a second call only writes the page anew. What each example needs is
-in ``examples/README.md``.
+Finished jobs are not repeated, so a second call only writes the page anew. What each example needs
+is in ``examples/README.md``.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def chosen(results: dict[str, Any]) -> str:
 
 def diversity(results: dict[str, Any]) -> str:
     lines = [
-        "| held out | pool | ratio-error | mean member | prediction ensemble | average of weights |",
+        "| held out | pool | ratio-error | mean member | ensemble | average of weights |",
         "|---|---|---|---|---|---|",
     ]
     seen: dict[tuple[str, str], list[dict[str, float]]] = {}
@@ -136,7 +136,8 @@ def reasons(results: dict[str, Any]) -> str:
     lines = ["| average | verdict | reason | cells |", "|---|---|---|---|"]
     for (protocol, verdict, code), count in sorted(counts.items()):
         lines.append(f"| {PROTOCOLS[protocol].label} | {verdict} | {code} | {count} |")
-    return "\n".join([*lines, "", "In words, first split of each held-out domain:", "", *words]) + "\n"
+    lines += ["", "In words, first split of each held-out domain:", "", *words]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,22 +2,22 @@
 
 ::
 
-    StockpotError                 exit code 1: something failed that the user could not have seen coming
+    StockpotError                 exit code 1: something failed that could not be seen coming
     ├── InputError                exit code 2: the input is wrong; nothing was written
     │   ├── RecipeError           a recipe file: all problems at once, each with its line
     │   ├── TaskError             data: unknown domain, empty class, corrupt image, label out of range
-    │   ├── BackboneError         a model that cannot be built, or weights of another architecture
+    │   ├── BackboneError         a model that cannot be built, or other weights than its own
     │   ├── CheckpointError       a weights file that cannot be read as what it claims to be
     │   │   ├── UnsafeFileError   a file that would execute code or leave its folder
     │   │   └── NonFiniteError    NaN or infinity in a tensor
     │   ├── MethodError           an unknown merge method, or a parameter outside its range
     │   └── LineageError          weights that have no ancestor in common
-    ├── MissingDependencyError    exit code 2: an optional package is needed; names the command that installs it
-    ├── OutputError               exit code 2: the output cannot be written (no space, read-only, exists)
+    ├── MissingDependencyError    exit code 2: an optional package is needed; names it
+    ├── OutputError               exit code 2: the output cannot be written (no space, exists)
     └── JobError                  exit code 1: a job failed; names the job and where its log is
 
-A message says what is wrong, where (file, line, tensor), what was got and expected, and what to do next,
-in one line where possible.
+A message says what is wrong, where (file, line, tensor), what was got and expected, and what to do
+next, in one line where possible.
 """
 
 from __future__ import annotations

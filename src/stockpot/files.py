@@ -71,7 +71,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; on success flush it and give it the final name.
 
-    With ``replace`` an existing folder is exchanged for the new one, otherwise it is an ``OutputError``.
+    With ``replace`` an existing folder is exchanged for the new one, else it is an ``OutputError``.
     """
     path = Path(path)
     if path.exists() and not replace:

@@ -14,8 +14,8 @@ Advance = Callable[..., None]
 def progress(description: str, total: float, *, quiet: bool = False) -> Iterator[Advance]:
     """Show a bar while the block runs.
 
-    Yields ``advance(amount=1, description=None)``. Nothing is drawn when ``quiet``, when stderr is no
-    terminal, or under ``NO_PROGRESS``.
+    Yields ``advance(amount=1, description=None)``. Nothing is drawn when ``quiet``, when stderr is
+    no terminal, or under ``NO_PROGRESS``.
     """
     if quiet or not sys.stderr.isatty() or os.environ.get("NO_PROGRESS"):
         yield lambda amount=1, description=None: None
