@@ -5,7 +5,7 @@
     StockpotError                 exit code 1: something failed that could not be seen coming
     ├── InputError                exit code 2: the input is wrong; nothing was written
     │   ├── RecipeError           a recipe file: all problems at once, each with its line
-    │   ├── TaskError             data: unknown domain, empty class, corrupt image, label out of range
+    │   ├── TaskError             data: unknown domain, empty class, corrupt image, bad label
     │   ├── BackboneError         a model that cannot be built, or other weights than its own
     │   ├── CheckpointError       a weights file that cannot be read as what it claims to be
     │   │   ├── UnsafeFileError   a file that would execute code or leave its folder
