@@ -326,6 +326,16 @@ def test_the_probe_for_numbers_is_ridge_regression() -> None:
     assert np.abs(strong[0] * x.std(0)).sum() < np.abs(weight[0] * x.std(0)).sum()
 
 
+def test_a_feature_that_hardly_varies_gets_no_large_weight() -> None:
+    """Fine-tuning moves all features at once: a huge weight on one destroys the model."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 5))
+    y = (x[:, 0] + 0.5 * rng.normal(size=200) > 0).astype(np.int64)
+    x[:, 4] = 1e-7 * (x[:, 4] + y)
+    weight, _ = linear_probe(x[:100], y[:100], x[100:], y[100:], n_outputs=2, kind="classification")
+    assert np.abs(weight[:, 4]).max() < 0.01 * np.abs(weight[:, 0]).max()
+
+
 def test_the_probe_refuses_features_that_are_not_finite() -> None:
     x = np.full((4, 2), np.nan)
     with pytest.raises(InputError, match="not finite"):

@@ -345,6 +345,11 @@ def test_divergence_names_the_step_and_the_learning_rate() -> None:
         run.evaluate()
 
 
+def test_half_precision_of_graphics_cards_is_refused_on_the_cpu() -> None:
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        trainer(HP.replace(precision="fp16"), device="cpu")
+
+
 def test_labels_beyond_the_head_are_refused() -> None:
     task = array_task()
     feed = build_feed(task, linear_model(task).backbone, folder=Path("unused"))

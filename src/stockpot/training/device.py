@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stockpot.errors import InputError
 from stockpot.training.memory import keep_memory
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def make_accelerator(precision: str, device: str | None = None) -> Accelerator:
     """An ``accelerate.Accelerator`` on the GPU when there is one, or where ``device`` says "cpu".
 
     The library keeps one precision per process; here runs of several may follow each other.
+    Raises ``InputError`` for fp16 without a GPU.
     """
     from accelerate import Accelerator
     from accelerate.state import (  # type: ignore[import-untyped,unused-ignore]
@@ -32,6 +34,8 @@ def make_accelerator(precision: str, device: str | None = None) -> Accelerator:
     )
 
     cpu = best_device(device).type == "cpu"
+    if cpu and precision == "fp16":
+        raise InputError("precision fp16 needs a GPU", hint="use bf16 or no")
     shared: dict[str, Any] = PartialState._shared_state
     if shared:
         AcceleratorState._reset_state(reset_partial_state=True)

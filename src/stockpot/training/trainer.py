@@ -204,7 +204,8 @@ class Trainer:
             self.valley.restore(value["valley"], self.device)
         self._losses = value["losses"]
         self.progress = Progress(**value["progress"])
-        self.progress.best = {n: t.cpu() for n, t in self.progress.best.items()}
+        for state in (self.progress.best, *self.progress.snapshots.values()):
+            state.update({name: tensor.cpu() for name, tensor in state.items()})
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(value["scaler"])
 
