@@ -24,12 +24,15 @@ def variance(xp: Any, deltas: list[Array]) -> Array:
     The last bits are rounded off: positions of equal variance must stay equal, whatever the order
     of the models that has them.
     """
-    mean = deltas[0] / len(deltas)
+    mean = xp.asarray(deltas[0], copy=True)
     for delta in deltas[1:]:
-        mean = mean + delta / len(deltas)
+        mean += delta
+    mean /= len(deltas)
     total = xp.zeros_like(mean)
     for delta in deltas:
-        total += (delta - mean) ** 2
+        distance = delta - mean
+        distance *= distance
+        total += distance
     # Veltkamp's splitting keeps the upper 16 of 24 bits (33 of 53).
     upper = total * (2.0**8 + 1.0 if total.dtype == xp.float32 else 2.0**20 + 1.0)
     return upper - (upper - total)
