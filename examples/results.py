@@ -79,7 +79,8 @@ def setting(results: dict[str, Any], command: str) -> str:
 
 def chosen(results: dict[str, Any]) -> str:
     """Averages in the order of validation accuracy, which knows nothing of the held-out domain."""
-    names = [name for name, row in PROTOCOLS.items() if row.group == "average"]
+    # What pools trials has trained on rows that another trial holds back for validation.
+    names = [n for n, row in PROTOCOLS.items() if row.group == "average" and not row.over_trials]
     values: dict[str, tuple[float, float]] = {}
     for name in names:
         models = [m for cell in results["cells"] for m in cell["models"] if m["protocol"] == name]
