@@ -156,7 +156,8 @@ def _model(protocol: Protocol, job: Job, data: _CellData) -> dict[str, Any]:
         "label": protocol.label,
         "selection": protocol.selection,
         "members": members,
-        "id_accuracy": metrics["best"]["id_accuracy"],
+        # What pools trials was trained on rows that this trial holds back for validation.
+        "id_accuracy": None if protocol.over_trials else metrics["best"]["id_accuracy"],
         "accuracy": metrics["best"]["accuracy"],
         "steps": steps,
         "seconds": seconds,
