@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from stockpot.version import VERSION
+
 if TYPE_CHECKING:
     from stockpot.checkpoints import open_checkpoint
     from stockpot.inspection import compare
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from stockpot.recycling import recycle
     from stockpot.report import write_report
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "compare": "stockpot.inspection",

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stockpot import __version__
 from stockpot.cli.demo import demo_command
 from stockpot.cli.doctor import doctor_command
 from stockpot.cli.inspect import inspect_command
 from stockpot.cli.merge import merge_command
 from stockpot.cli.recycle import recycle_command
 from stockpot.errors import StockpotError
+from stockpot.version import VERSION
 
 
 class _Group(TyperGroup):
@@ -55,7 +55,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"stockpot {__version__}")  # noqa: T201
+        print(f"stockpot {VERSION}")  # noqa: T201
         raise typer.Exit
 
 

@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from stockpot import __version__
 from stockpot.files import digest
+from stockpot.version import VERSION
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Job:
     def key(self) -> str:
         """20 hex digits of the SHA-256 of all that went in, the version of stockpot included."""
         inputs = {name: job.key for name, job in self.inputs.items()}
-        what = [__version__, self.function, dict(self.arguments), inputs, self.threads]
+        what = [VERSION, self.function, dict(self.arguments), inputs, self.threads]
         return digest(what)[:20]
 
     def __eq__(self, other: object) -> bool:
