@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stockpot.errors import InputError
 
-PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)
+PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 Kind = Literal["classification", "regression"]
 
 
@@ -31,9 +31,11 @@ def linear_probe(
     ``features`` (N, D). Classification: multinomial logistic regression, mean cross-entropy plus
     ``penalty / 2`` times the squared weights of the centred features in units of their common
     standard deviation, by L-BFGS in float64.
-    Regression: ridge regression with the same penalty, in closed form. The penalty that does best
-    on the validation rows is taken (loss, smaller is better; the stronger penalty on a tie). Raises
-    ``InputError`` for features that are not finite.
+    Regression: ridge regression with the same penalty, in closed form.
+
+    Penalties are tried from the strongest down until the loss on the validation rows gets worse,
+    and the best is taken: weaker ones take the most iterations.
+    Raises ``InputError`` for features that are not finite.
     """
     if not np.isfinite(features).all() or not np.isfinite(validation_features).all():
         raise InputError("linear probe: the backbone's features are not finite")
@@ -50,8 +52,9 @@ def linear_probe(
     for penalty in sorted(penalties, reverse=True):
         weight, bias = problem.solve(penalty)
         loss = problem.loss(v, torch.from_numpy(np.asarray(validation_labels)), weight, bias)
-        if best is None or loss < best[0]:
-            best = (loss, weight.clone(), bias.clone())
+        if best is not None and loss >= best[0]:
+            break
+        best = (loss, weight.clone(), bias.clone())
     assert best is not None
     weight = best[1] / scale
     bias = best[2] - weight @ mean
