@@ -167,6 +167,13 @@ def test_the_first_error_ends_the_work(threads):
         Pool(threads, dict).run(flow(number) for number in range(1000))
     assert len(done) < 1000
 
+    def broken():
+        yield flow(1)
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        Pool(threads, dict).run(broken())
+
 
 def test_a_result_beyond_its_type_is_named():
     """mergekit gives NaN for whole fp16 tensors here."""

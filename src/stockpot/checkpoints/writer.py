@@ -31,14 +31,21 @@ class CheckpointWriter:
         self._descriptors: list[int] = []
         self._place: dict[str, tuple[int, int]] = {}
         self.tensors: dict[str, TensorInfo] = {}
-        for path, header in layout.items():
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-            self._descriptors.append(descriptor)
-            _take_room(descriptor, header.file_size)
-            _write_all(descriptor, header_bytes(header.tensors, header.metadata), 0)
-            for name, offset in header.offsets.items():
-                self._place[name] = (descriptor, offset)
-            self.tensors |= header.tensors
+        try:
+            for path, header in layout.items():
+                self._begin(path, header)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, path: Path, header: Header) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._descriptors.append(descriptor)
+        _take_room(descriptor, header.file_size)
+        _write_all(descriptor, header_bytes(header.tensors, header.metadata), 0)
+        for name, offset in header.offsets.items():
+            self._place[name] = (descriptor, offset)
+        self.tensors |= header.tensors
 
     def write(self, name: str, start: int, stored: Array) -> None:
         """Put storage values at element ``start`` of the flattened tensor ``name``."""

@@ -66,11 +66,11 @@ class Pool(Generic[Context]):
 
     def _work_quietly(self, context: Context) -> None:
         while True:
-            taken = self._take()
-            if taken is None:
-                return
-            stage, piece = taken
             try:
+                taken = self._take()
+                if taken is None:
+                    return
+                stage, piece = taken
                 if piece is not None:
                     piece(context)
                 self._finished(stage)
