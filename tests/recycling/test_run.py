@@ -23,7 +23,7 @@ from stockpot.errors import InputError, OutputError
 from stockpot.provenance import read_record
 from stockpot.recycling import Recycled, plan_recipe, recycle
 from stockpot.recycling.protocols import PROTOCOLS
-from tests.recycling.tiny import recipe
+from tests.recycling.tiny import DOMAINS, image_net, recipe, write_images
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,6 +128,54 @@ def test_a_second_call_repeats_nothing(done: Recycled, folder: Path) -> None:
 def final_bytes(output: Path) -> bytes:
     files = sorted((output / "model").glob("*"))
     return b"".join(file.name.encode() + file.read_bytes() for file in files)
+
+
+def test_images_with_a_frozen_trunk_and_rotation_as_auxiliary(tmp_path: Path) -> None:
+    value = recipe(
+        tmp_path,
+        task={"kind": "images", "path": "images", "size": 16},
+        backbone={
+            "kind": "function",
+            "name": "tests.recycling.tiny:image_net",
+            "freeze_below": "3",
+        },
+        auxiliaries=[{"name": "turned", "rotation": True}],
+        protocols=["erm", "fusing", "ratatouille_uniform", "trajectory_uniform"],
+        runs=2,
+    )
+    value["training"] = {**value["training"], "augmentation": True, "views": 2, "batch_size": 4}
+    write_images(tmp_path / "images")
+    done = recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
+    assert done.results["task"]["examples"] == dict.fromkeys(sorted(DOMAINS), 20)
+    model, classes = load_model(done.model, root=ROOT)
+    assert classes == ("left", "top")
+    base = image_net().state_dict()
+    for name, tensor in model.backbone.state().items():
+        frozen = name.partition(".")[0] in "012"
+        assert torch.equal(tensor, base[name]) == frozen, name
+
+
+def test_regression_is_measured_by_r2(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(120, 6)).astype(np.float32)
+    np.savez(
+        tmp_path / "numbers.npz",
+        inputs=inputs,
+        labels=(20 + 5 * np.tanh(inputs[:, 0]) + inputs[:, 1]).astype(np.float32),
+        domains=np.repeat(["a", "b", "c"], 40),
+    )
+    value = recipe(
+        tmp_path,
+        task={"kind": "arrays", "path": "numbers.npz", "target": "regression"},
+        held_out=["c"],
+        auxiliaries=[],
+        protocols=["linear_probe", "single", "erm", "wise_ft", "ensemble", "soup_uniform"],
+    )
+    done = recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
+    assert done.results["task"]["metric"] == "r2"
+    rows = {row["protocol"]: row["mean"] for row in done.results["table"]}
+    assert rows["linear_probe"] > 0.3
+    assert rows["soup_uniform"] > 0.3
 
 
 SMALL: dict[str, Any] = {
@@ -267,6 +315,14 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
     message = refused(tmp_path, auxiliaries=[{"name": "wild", "weights": "wild.pt"}])
     assert "wild.pt" in message
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_backbone_without_fixed_weights_is_refused(tmp_path: Path) -> None:
+    value = recipe(
+        tmp_path, backbone={"kind": "function", "name": "tests.recycling.tiny:fresh_net"}
+    )
+    with pytest.raises(InputError, match="other weights than a moment ago"):
+        recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:

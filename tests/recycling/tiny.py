@@ -34,6 +34,54 @@ def net_with_batchnorm() -> nn.Module:
     return layers
 
 
+def image_net() -> nn.Module:
+    """Two small convolutions on 16-pixel images; fixed weights."""
+    generator = torch.Generator().manual_seed(9)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        layers[0].bias.zero_()
+        layers[3].bias.zero_()
+    layers.feature_dim = 8  # type: ignore[assignment]
+    layers.input_shape = (3, 16, 16)  # type: ignore[assignment]
+    return layers
+
+
+def fresh_net() -> nn.Module:
+    """Other weights at every call: no base that runs could share."""
+    layers = net()
+    with torch.no_grad():
+        layers[0].weight.normal_()
+    return layers
+
+
+def write_images(folder: Path, *, per_class: int = 10) -> Path:
+    """Two classes (bright at the top, bright on the left) in three tints."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for tint, domain in enumerate(DOMAINS):
+        for name in ("left", "top"):
+            place = folder / domain / name
+            place.mkdir(parents=True)
+            for index in range(per_class):
+                image = rng.integers(0, 90, (16, 16, 3))
+                part = image[:, :8] if name == "left" else image[:8]
+                part[..., tint] += 150
+                Image.fromarray(image.astype(np.uint8)).save(place / f"{index}.png")
+    return folder
+
+
 def write_arrays(path: Path, *, seed: int = 0, per_domain: int = 60, classes: int = 3) -> Path:
     """Three rotated copies of one problem: inputs, labels, domains."""
     rng = np.random.default_rng(seed)

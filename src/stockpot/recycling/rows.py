@@ -13,7 +13,7 @@ import numpy as np
 
 from stockpot.backbones import Backbone, Model, load_backbone
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.errors import TaskError
+from stockpot.errors import BackboneError, TaskError
 from stockpot.evaluation import correct
 from stockpot.tasks import Split, Task, load_task, named_generator, rotation_task, split_task, take
 from stockpot.tasks.specs import parse_task_spec
@@ -45,8 +45,14 @@ def _task(data: str, root: str, cache: str) -> Task:
 
 
 @lru_cache(maxsize=2)
-def _backbone(spec: str, root: str) -> Backbone:
-    return load_backbone(BackboneSpec.model_validate_json(spec), root=Path(root))
+def _backbone(spec: str, content: str, root: str) -> Backbone:
+    body = load_backbone(BackboneSpec.model_validate_json(spec), root=Path(root))
+    if body.fingerprint != content:
+        raise BackboneError(
+            f"backbone '{body.spec.name}' has other weights than a moment ago",
+            hint="give it fixed weights, such as 'weights: FILE': averages need one base",
+        )
+    return body
 
 
 def limit_task(task: Task, limit: int, seed: int) -> Task:
@@ -146,7 +152,7 @@ def open_task(data: Mapping[str, Any], root: str, cache: str) -> Task:
 
 def open_backbone(backbone: Mapping[str, Any], root: str) -> Backbone:
     """The backbone that a job's argument names, with the base's weights in it."""
-    body = _backbone(json.dumps(backbone["spec"], sort_keys=True), root)
+    body = _backbone(json.dumps(backbone["spec"], sort_keys=True), backbone["content"], root)
     body.reset()
     return body
 
