@@ -28,4 +28,4 @@ def keep_freed_memory() -> bool:
         return False
     done = mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK) == 1
     done &= mallopt(_M_TRIM_THRESHOLD, _KEPT) == 1
-    return done and mallopt(_M_TOP_PAD, _LARGEST_BLOCK) == 1
+    return bool(done and mallopt(_M_TOP_PAD, _LARGEST_BLOCK) == 1)
