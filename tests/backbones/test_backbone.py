@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+import stockpot.backbones
 from stockpot.backbones import BackboneSpec, Model, compat, load_backbone, reestimate_batchnorm
 from stockpot.backbones.names import strip_prefix
-from stockpot.checkpoints.torch_io import save_state
-from stockpot.errors import BackboneError, StockpotError
+from stockpot.checkpoints.torch_io import load_state, save_state
+from stockpot.errors import BackboneError, MissingDependencyError, StockpotError
 from tests.backbones.networks import cnn, text_folder, vit_folder
 
 HERE = "tests.backbones.networks"
@@ -337,3 +338,29 @@ def test_other_failures_of_torchvision_are_left_alone(
 
 def test_every_error_has_the_projects_root() -> None:
     assert issubclass(BackboneError, StockpotError)
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package, extra in (("timm", "vision"), ("transformers", "text")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(MissingDependencyError, match=rf"stockpot\[{extra}\]"):
+            load_backbone(BackboneSpec(kind=package, name="x"))
+
+
+def test_weights_of_a_text_encoder_need_no_pooler(tmp_path: Path) -> None:
+    folder, other = text_folder(tmp_path / "a"), text_folder(tmp_path / "b", seed=1)
+    state = {
+        f"bert.{name}": tensor
+        for name, tensor in load_state(other).items()
+        if not name.startswith("pooler.")
+    }
+    save_state(tmp_path / "w.safetensors", {**state, "classifier.bias": torch.zeros(2)})
+    spec = BackboneSpec(kind="transformers", name=str(folder), weights="w.safetensors")
+    backbone = load_backbone(spec, root=tmp_path)
+    name = "encoder.layer.1.output.dense.weight"
+    assert torch.equal(backbone.state()[name], state[f"bert.{name}"])
+
+
+def test_the_package_names_what_it_has_not() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = stockpot.backbones.nothing
