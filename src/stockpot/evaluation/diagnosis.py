@@ -39,7 +39,7 @@ def diagnose(evidence: Evidence, thresholds: Thresholds = DEFAULTS) -> Diagnosis
     rules = {
         "helped": _FAULTS,
         "no difference": (_nothing_to_gain, *_FAULTS, _locality),
-        "hurt": (*_FAULTS, _nothing_to_gain, _locality),
+        "hurt": (*_FAULTS, _locality, _nothing_to_gain),
     }[verdict]
     found = tuple(f for rule in rules if (f := rule(evidence, thresholds)) is not None)
     if verdict == "helped":
@@ -241,8 +241,9 @@ def _nothing_to_gain(evidence: Evidence, thresholds: Thresholds) -> Finding | No
 
 
 def _locality(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
+    """Averaging weights does clearly worse than averaging predictions of the same members."""
     gain = evidence.ensemble_gain
-    if gain is None or gain < thresholds.ensemble_gain or evidence.gap > gain / 2:
+    if gain is None or evidence.gap > gain / 2 or gain - evidence.gap < thresholds.ensemble_gain:
         return None
     return Finding(
         "members too far apart",

@@ -155,6 +155,9 @@ _ROWS = [
     ),
     Protocol("trajectory_uniform", "Trajectory inits (Baklava)", "average", "trajectory"),
     Protocol(
+        "trajectory_greedy", "Trajectory inits, greedy", "average", "trajectory", select="greedy"
+    ),
+    Protocol(
         "inter_training",
         "Inter-training, best run",
         "single",

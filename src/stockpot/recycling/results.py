@@ -69,7 +69,7 @@ def collect(recipe: Recipe, examined: Examined, plan: Plan, folders: Folders) ->
         },
         "backbone": {
             "kind": recipe.backbone.kind,
-            "name": Path(recipe.backbone.name).name,
+            "name": Path(recipe.backbone.name).name.rpartition(":")[2],
             "parameters": sum(each.numel() for each in body.network.parameters()),
             "trained_parameters": sum(
                 each.numel() for each in body.network.parameters() if each.requires_grad
