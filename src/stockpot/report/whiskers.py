@@ -169,7 +169,7 @@ def _panel(
 def _heading(table: list[dict[str, Any]], panel: str | None) -> str:
     reference = baseline(table)
     if panel == DIFFERENCE and reference is not None:
-        return f"Against {reference['label']}"
+        return "Difference"
     if panel is not None:
         return panel
     domains = list(table[0]["domains"])
