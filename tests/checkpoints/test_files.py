@@ -11,8 +11,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint, write_checkpoint
+from stockpot.checkpoints import (
+    MemoryCheckpoint,
+    known_digests,
+    open_checkpoint,
+    write_checkpoint,
+)
 from stockpot.checkpoints.open import find_weights, weights_folder
+from stockpot.checkpoints.safetensors_file import SafetensorsCheckpoint
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.checkpoints.writer import folder_writer, split_shards
 from stockpot.errors import CheckpointError, InputError, OutputError
@@ -236,3 +242,36 @@ def test_an_unknown_hub_model_is_one_line(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(CheckpointError, match="no network"):
         fetch_folder("owner/name")
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    write_checkpoint(path, {"w": np.ones(3)})
+    counted = []
+    hash_tensor = SafetensorsCheckpoint.tensor_digest
+
+    def count(self, name):
+        counted.append(name)
+        return hash_tensor(self, name)
+
+    monkeypatch.setattr(SafetensorsCheckpoint, "tensor_digest", count)
+
+    def digest():
+        with open_checkpoint(path) as checkpoint:
+            return checkpoint.digest()
+
+    first = digest()
+    assert digest() == first
+    assert len(counted) == 2, "a file of this moment may still change unseen"
+    monkeypatch.setattr(known_digests, "_SETTLED", -1)
+    assert [digest(), digest(), digest()] == [first] * 3
+    assert len(counted) == 3
+    write_checkpoint(path, {"w": np.zeros(3)})
+    assert digest() != first
+    write_checkpoint(path, {"w": np.ones(3)})
+    assert digest() == first
+    (kept,) = (known_digests._place([path]).parent).iterdir()
+    kept.write_text("{}")
+    assert digest() == first
+    monkeypatch.setenv("STOCKPOT_CACHE", "/proc/nowhere")
+    assert digest() == first

@@ -87,7 +87,19 @@ class Checkpoint(ABC):
 
     def digest(self) -> str:
         """SHA-256 (hex) over names, types, shapes and contents; the same however it is stored."""
-        return join_digests(self.tensors, {name: self.tensor_digest(name) for name in self.tensors})
+        known = self.known_digest()
+        if known is None:
+            parts = {name: self.tensor_digest(name) for name in self.tensors}
+            known = join_digests(self.tensors, parts)
+            self.keep_digest(known)
+        return known
+
+    def known_digest(self) -> str | None:
+        """The digest where it is known without reading the data."""
+        return None
+
+    def keep_digest(self, digest: str) -> None:  # noqa: B027 (only files can be recognised)
+        """Remember a digest for the next time."""
 
     def close(self) -> None:  # noqa: B027 (nothing to release is the common case)
         """Release what is open. Arrays from ``raw`` must not be used any more."""

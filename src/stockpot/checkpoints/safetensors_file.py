@@ -13,6 +13,7 @@ import numpy as np
 from stockpot.checkpoints.checkpoint import Checkpoint
 from stockpot.checkpoints.dtypes import STORAGE, Array
 from stockpot.checkpoints.header import Header, TensorInfo, read_header
+from stockpot.checkpoints.known_digests import keep, recall
 from stockpot.errors import CheckpointError, UnsafeFileError
 
 _SHARD_NAME = re.compile(r"[^/\\:\0]+\.safetensors")
@@ -53,6 +54,12 @@ class SafetensorsCheckpoint(Checkpoint):
         info = self.info(name)
         file, offset = self._place[name]
         return np.frombuffer(self._maps[file], STORAGE[info.dtype], info.size, offset)
+
+    def known_digest(self) -> str | None:
+        return recall(self.files)
+
+    def keep_digest(self, digest: str) -> None:
+        keep(self.files, digest)
 
     def prefetch(self, name: str) -> None:
         info = self.tensors.get(name)

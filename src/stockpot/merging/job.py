@@ -190,24 +190,27 @@ def dtype_code(dtype: str | None) -> str | None:
 
 def digests(sources: Sequence[Checkpoint], threads: int | None = None) -> list[str]:
     """``Checkpoint.digest()`` of each source, tensors shared among threads."""
-    found: list[dict[str, bytes]] = [{} for _ in sources]
+    known = {i: digest for i, s in enumerate(sources) if (digest := s.known_digest()) is not None}
+    unknown = [i for i in range(len(sources)) if i not in known]
+    found: dict[int, dict[str, bytes]] = {i: {} for i in unknown}
 
-    def piece(source: Checkpoint, name: str, table: dict[str, bytes]) -> Callable[[Any], None]:
+    def piece(number: int, name: str) -> Callable[[Any], None]:
         def hash_tensor(context: Any) -> None:
-            table[name] = source.tensor_digest(name)
+            found[number][name] = sources[number].tensor_digest(name)
 
         return hash_tensor
 
+    # Large tensors first, so that no thread is left alone with one at the end.
     pieces = [
-        piece(source, name, table)
-        for source, table in zip(sources, found, strict=True)
-        for name in sorted(source.names, key=lambda n: -source.info(n).nbytes)
+        (sources[i].info(name).nbytes, piece(i, name)) for i in unknown for name in sources[i].names
     ]
+    pieces.sort(key=lambda sized: -sized[0])
     pool: Pool[Any] = Pool(threads or available_cores(), lambda: None)
-    pool.run(iter([iter([pieces])]))
-    return [
-        join_digests(source.tensors, table) for source, table in zip(sources, found, strict=True)
-    ]
+    pool.run(iter([iter([[hash_tensor for _, hash_tensor in pieces]])]))
+    for i in unknown:
+        known[i] = join_digests(sources[i].tensors, found[i])
+        sources[i].keep_digest(known[i])
+    return [known[i] for i in range(len(sources))]
 
 
 def _described(source: Source, opened: Checkpoint) -> Any:
