@@ -1,7 +1,7 @@
 """Average of many checkpoints against reading them: ``python benchmarks/averaging.py``.
 
-Writes 20 safetensors files of 100 MB (float32) and compares, in turn, the time to read all bytes with
-the time to average them into one file that is flushed to the disk. Warm cache; medians.
+Writes 20 safetensors files of 100 MB (float32) and compares, in turn, the time to read all bytes
+with the time to average them into one file that is flushed to the disk. Warm cache; medians.
 """
 
 from __future__ import annotations
