@@ -40,8 +40,9 @@ LEFT_OUT = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("build/merge-real"))
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--test", type=int, default=500, help="texts of each domain to judge on")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--test", type=int, default=300, help="texts of each domain to judge on")
+    parser.add_argument("--methods", nargs="*", help="only these")
     arguments = parser.parse_args()
     assets = fetch(["minilm", "sentiment"])
     domains = read(assets["sentiment"] / "sentiment.csv")
@@ -66,7 +67,7 @@ def main() -> None:
     for name, folder in models.items():
         row(f"fine-tuned on {name}", folder, tokenizer, head, tests)
     for method in available_methods():
-        if method in LEFT_OUT:
+        if method not in (arguments.methods or available_methods()) or method in LEFT_OUT:
             continue
         out = arguments.folder / "merged"
         needs_base = get_method(method).base != "none"
