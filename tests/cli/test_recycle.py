@@ -107,7 +107,14 @@ def test_ctrl_c_leaves_a_resumable_state_and_exit_code_130(tmp_path: Path) -> No
     file = write(tmp_path, training={**recipe(tmp_path)["training"], "steps": 4000})
     command = [sys.executable, "-m", "stockpot", "recycle", str(file), "-o", str(tmp_path / "out")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background inherits a shell's "ignore Ctrl-C".
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if list((tmp_path / "out").glob("work/partial/*/resume/*")):
