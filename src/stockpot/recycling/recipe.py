@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stockpot.backbones.spec import BackboneSpec
 from stockpot.errors import RecipeError
 from stockpot.recycling.protocols import PROTOCOLS
-from stockpot.recycling.yaml_lines import Location, line_of, load_with_lines
 from stockpot.tasks.specs import TaskSpec
+from stockpot.yaml_lines import Location, field_names, load_with_lines, suggestion, validated
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -154,7 +153,7 @@ class Recipe(_Strict):
     def _known(cls, names: list[str] | None) -> list[str] | None:
         for name in names or []:
             if name not in PROTOCOLS:
-                raise ValueError(f"unknown protocol '{name}'{_suggest(name, list(PROTOCOLS))}")
+                raise ValueError(f"unknown protocol '{name}'{suggestion(name, list(PROTOCOLS))}")
         return names
 
     @field_validator("final")
@@ -162,7 +161,7 @@ class Recipe(_Strict):
     def _final_known(cls, final: Final) -> Final:
         known = [name for name, protocol in PROTOCOLS.items() if protocol.gives_weights]
         if final.protocol is not None and final.protocol not in known:
-            hint = _suggest(final.protocol, known) or f"; choose one of {', '.join(known)}"
+            hint = suggestion(final.protocol, known) or f"; choose one of {', '.join(known)}"
             raise ValueError(f"'{final.protocol}' gives no single set of weights{hint}")
         return final
 
@@ -233,60 +232,9 @@ def parse_recipe(
     """Check a recipe given as plain data; ``lines`` says where each value stands in ``source``."""
     if not isinstance(value, Mapping):
         raise RecipeError([f"{source}: a recipe is a mapping with 'task' and 'backbone'"])
-    try:
-        return Recipe.model_validate(value)
-    except ValidationError as error:
-        found: dict[str, int] = {}
-        for item in error.errors(include_url=False):
-            loc = item["loc"] + (("kind",) if item["type"] == "union_tag_invalid" else ())
-            location = _in_file(loc, value)
-            number = line_of(location, lines) if lines else 0
-            line = f":{number}" if lines else ""
-            where = ".".join(str(part) for part in location)
-            found[f"{source}{line}: {where + ': ' if where else ''}{_words(item)}"] = number
-        raise RecipeError(sorted(found, key=lambda text: found[text])) from error
+    return validated(Recipe, value, source=source, lines=lines, known=_ALL_KEYS)
 
 
-def _in_file(location: Location, value: Any) -> Location:
-    """The part of pydantic's location that exists in the file: union tags are left out."""
-    parts: list[str | int] = []
-    for index, part in enumerate(location):
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            last = index + 1 == len(location)
-            if last and isinstance(part, str) and isinstance(value, Mapping):
-                parts.append(part)
-            continue
-        parts.append(part)
-    return tuple(parts)
-
-
-def _words(item: Any) -> str:
-    kind, message = item["type"], str(item["msg"])
-    if kind == "extra_forbidden":
-        name = str(item["loc"][-1])
-        return f"unknown key '{name}'{_suggest(name, _ALL_KEYS)}"
-    if kind == "missing":
-        return "is required"
-    if kind == "union_tag_invalid":
-        context = item["ctx"]
-        return f"unknown kind '{context['tag']}'; choose one of {context['expected_tags']}"
-    message = message.removeprefix("Value error, ")
-    if isinstance(item["input"], Mapping | list) or "got" in message:
-        return message
-    return f"{message}, got {item['input']!r}"
-
-
-def _suggest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def _field_names(*models: type[BaseModel]) -> list[str]:
-    return sorted({name for model in models for name in model.model_fields})
-
-
-_ALL_KEYS = _field_names(
+_ALL_KEYS = field_names(
     Recipe, Training, Auxiliary, AuxiliaryTraining, Periodic, Final, Connectivity, BackboneSpec
 )
