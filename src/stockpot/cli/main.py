@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from stockpot.cli.demo import demo_command
 from stockpot.cli.doctor import doctor_command
+from stockpot.cli.history import history_app
 from stockpot.cli.inspect import inspect_command
 from stockpot.cli.merge import merge_command
 from stockpot.cli.recycle import recycle_command
@@ -71,6 +72,7 @@ def _root(
 app.command("recycle")(recycle_command)
 app.command("merge")(merge_command)
 app.command("inspect")(inspect_command)
+app.add_typer(history_app, name="history")
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 

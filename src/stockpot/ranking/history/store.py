@@ -1,0 +1,367 @@
+"""The history: results of models on tasks, in one SQLite file that several runs may append to."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from stockpot.errors import InputError, OutputError
+from stockpot.ranking.history.cleaning import Misplaced, find_misplaced_rows
+from stockpot.ranking.history.importers import Imported, read_metadata, read_results
+from stockpot.ranking.history.table import Fact, Table
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS models (
+    name TEXT PRIMARY KEY, facts TEXT NOT NULL DEFAULT '{}'
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tasks (
+    name TEXT PRIMARY KEY, data TEXT NOT NULL, position INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS results (
+    model TEXT NOT NULL REFERENCES models, task TEXT NOT NULL REFERENCES tasks,
+    metric TEXT NOT NULL, source TEXT NOT NULL, run TEXT NOT NULL,
+    value REAL NOT NULL, lower INTEGER NOT NULL DEFAULT 0, aside TEXT, added REAL NOT NULL,
+    PRIMARY KEY (model, task, metric, source, run)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import brought: counts, the rows set aside with their reasons, and notes."""
+
+    path: str
+    format: str
+    models: int
+    tasks: int
+    results: int
+    aside: tuple[Misplaced, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": self.path,
+            "format": self.format,
+            "models": self.models,
+            "tasks": self.tasks,
+            "results": self.results,
+            "aside": [each.to_json() for each in self.aside],
+            "notes": list(self.notes),
+        }
+
+
+class Store:
+    """Results as (model, task, metric, source, run) -> value. Open with :meth:`open`.
+
+    Adding a result again replaces it. Several processes may read and append at once (SQLite in WAL
+    mode; a writer waits up to 30 s for another). Use as a context manager, or ``close()``.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self._connection = connection
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path | str, *, create: bool = True) -> Store:
+        """Open or make a store; ``":memory:"`` keeps it in memory.
+
+        Raises ``InputError`` if ``path`` is no history store (or is missing and not ``create``),
+        ``OutputError`` if it cannot be made.
+        """
+        if str(path) != ":memory:" and not Path(path).exists():
+            if not create:
+                raise InputError(
+                    f"no history store at {path}", hint="make one: stockpot history import"
+                )
+            try:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot make {path}: {error.strerror}") from error
+        try:
+            connection = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+        except sqlite3.Error as error:
+            raise OutputError(f"cannot open {path}: {error}") from error
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            tables = {n for (n,) in connection.execute("SELECT name FROM sqlite_master")}
+            if version not in (0, _VERSION) or (tables and not {"models", "results"} <= tables):
+                raise sqlite3.DatabaseError(f"version {version}, tables {sorted(tables)[:3]}")
+            connection.executescript(_SCHEMA)
+            connection.execute(f"PRAGMA user_version={_VERSION}")
+        except sqlite3.Error as error:
+            connection.close()
+            raise InputError(
+                f"{path} is not a history store of this version: {error}",
+                hint="a CSV file is read by `stockpot history import`",
+            ) from error
+        return cls(connection, str(path))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def add(
+        self,
+        model: str,
+        task: str,
+        metric: str,
+        value: float,
+        *,
+        source: str = "own",
+        run: str = "",
+        data: str | None = None,
+        lower_is_better: bool = False,
+        facts: Mapping[str, Fact] | None = None,
+    ) -> None:
+        """Add one result. ``run`` keeps repeats (seeds) apart; the table takes their mean.
+
+        ``data``: what the task is about, if other tasks are about the same. ``facts`` describe the
+        model and join what is known of it. Raises ``InputError`` on an empty name or a value that
+        is not finite.
+        """
+        row = (model, task, metric, source, run, value, lower_is_better, None)
+        self._write([row], {model: facts or {}}, {task: data or task})
+
+    def describe(self, facts: Mapping[str, Mapping[str, Fact]]) -> None:
+        """Join facts about models to what is known of them."""
+        self._write([], facts, {})
+
+    def import_csv(
+        self,
+        path: Path | str,
+        format: str = "auto",
+        *,
+        metadata: Path | str | None = None,
+        base: str | None = None,
+        clean: bool = True,
+    ) -> ImportReport:
+        """Import a file (or MTEB folder) of results; see :mod:`.importers` for the formats.
+
+        Rows with values in the wrong columns are found (:func:`find_misplaced_rows`) where the
+        columns are comparable: for ``ibm``, or where ``base`` names the row to compare with. They
+        are set aside (stored, with the reason, but not in the table) unless ``clean`` is false.
+        ``metadata``: a CSV file of facts per model. All or nothing; twice is the same as once.
+        """
+        found = read_results(Path(path), format)
+        facts: dict[str, dict[str, Fact]] = {n: dict(f) for n, f in found.table.metadata.items()}
+        if metadata is not None:
+            known = set(found.table.models)
+            for name, more in read_metadata(Path(metadata)).items():
+                if name in known:
+                    facts.setdefault(name, {}).update(more)
+        aside = misplaced(found, facts, base) if clean else []
+        self._check_units(found)
+        reasons = {each.model: each.reason for each in aside}
+        table, source = found.table, Path(path).name
+        rows = [
+            (m, t, found.metric, source, "", float(table.values[i, j]), False, reasons.get(m))
+            for i, m in enumerate(table.models)
+            for j, t in enumerate(table.tasks)
+            if np.isfinite(table.values[i, j])
+        ]
+        self._write(
+            rows,
+            {name: facts.get(name, {}) for name in table.models},
+            {task: table.group(task) for task in table.tasks},
+        )
+        return ImportReport(
+            str(path),
+            found.format,
+            len(table.models),
+            len(table.tasks),
+            len(rows),
+            tuple(aside),
+            (*found.notes, *suspicious_zeros(table)),
+        )
+
+    def table(self, *, metric: str | None = None, include_aside: bool = False) -> Table:
+        """All results as one table: the mean over sources and runs of each model, task and metric.
+
+        With several metrics for a task each is a column of its own, ``task [metric]``, of one
+        group. Raises ``InputError`` if there are no results.
+        """
+        where, values = ["1"], []
+        if metric is not None:
+            where.append("metric = ?")
+            values.append(metric)
+        if not include_aside:
+            where.append("aside IS NULL")
+        rows = self._connection.execute(
+            "SELECT model, task, metric, avg(value), max(lower) FROM results "
+            f"WHERE {' AND '.join(where)} GROUP BY model, task, metric",
+            values,
+        ).fetchall()
+        if not rows:
+            raise InputError(
+                f"the history store {self.path} holds no results",
+                hint="stockpot history import STORE FILE.csv",
+            )
+        data = dict(self._connection.execute("SELECT name, data FROM tasks ORDER BY position"))
+        metrics: dict[str, set[str]] = {}
+        for _, task, name, _, _ in rows:
+            metrics.setdefault(task, set()).add(name)
+
+        def column(task: str, name: str) -> str:
+            return task if len(metrics[task]) == 1 else f"{task} [{name}]"
+
+        columns = {column(t, n): t for t in data for n in sorted(metrics.get(t, ()))}
+        facts = {
+            name: json.loads(text)
+            for name, text in self._connection.execute("SELECT name, facts FROM models")
+        }
+        models = sorted({row[0] for row in rows})
+        row_of = {name: i for i, name in enumerate(models)}
+        column_of = {name: j for j, name in enumerate(columns)}
+        matrix = np.full((len(models), len(columns)), math.nan)
+        lower = set()
+        for model, task, name, value, down in rows:
+            matrix[row_of[model], column_of[column(task, name)]] = value
+            if down:
+                lower.add(column(task, name))
+        return Table(
+            tuple(models),
+            tuple(columns),
+            matrix,
+            {name: facts[name] for name in models if facts.get(name)},
+            {name: data[task] for name, task in columns.items() if data[task] != name},
+            frozenset(lower),
+        )
+
+    def aside(self) -> dict[str, str]:
+        """Models set aside -> why."""
+        return dict(
+            self._connection.execute(
+                "SELECT DISTINCT model, aside FROM results WHERE aside IS NOT NULL ORDER BY model"
+            )
+        )
+
+    def sources(self) -> list[dict[str, Any]]:
+        """Per source: results, models, tasks, set aside."""
+        rows = self._connection.execute(
+            "SELECT source, count(*), count(DISTINCT model), count(DISTINCT task), "
+            "count(DISTINCT CASE WHEN aside IS NOT NULL THEN model END) "
+            "FROM results GROUP BY source ORDER BY source"
+        )
+        names = ("source", "results", "models", "tasks", "models_aside")
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def _write(
+        self,
+        rows: Iterable[tuple[str, str, str, str, str, float, bool, str | None]],
+        facts: Mapping[str, Mapping[str, Fact]],
+        tasks: Mapping[str, str],
+    ) -> None:
+        rows = list(rows)
+        for row in rows:
+            for what, name in zip(("model", "task", "metric"), row[:3], strict=True):
+                if not name.strip():
+                    raise InputError(f"the name of the {what} is empty: {row[:3]}")
+            if not math.isfinite(row[5]):
+                raise InputError(f"the result of '{row[0]}' on '{row[1]}' is {row[5]}, not finite")
+        now = time.time()
+        run = self._connection.execute
+        try:
+            run("BEGIN IMMEDIATE")
+            for name, more in facts.items():
+                old = run("SELECT facts FROM models WHERE name = ?", (name,)).fetchone()
+                joined = {**(json.loads(old[0]) if old else {}), **more}
+                text = json.dumps(joined, sort_keys=True, ensure_ascii=False)
+                run("INSERT OR REPLACE INTO models VALUES (?, ?)", (name, text))
+            for name, data in tasks.items():
+                run(
+                    "INSERT OR IGNORE INTO tasks VALUES (?, ?, (SELECT count(*) FROM tasks))",
+                    (name, data),
+                )
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(*row, now) for row in rows],
+            )
+            run("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                run("ROLLBACK")
+            raise OutputError(f"cannot write {self.path}: {error}") from error
+
+    def _check_units(self, found: Imported) -> None:
+        """Refuse fractions where the store holds per cent, and the other way round."""
+        table = found.table
+        for j, task in enumerate(table.tasks):
+            old = self._connection.execute(
+                "SELECT max(abs(value)), count(*) FROM results WHERE task = ? AND metric = ?",
+                (task, found.metric),
+            ).fetchone()
+            column = np.abs(table.values[:, j])
+            if old[1] < 5 or np.isfinite(column).sum() < 5:
+                continue
+            new = float(np.nanmax(column))
+            if min(new, old[0]) <= 1.0 and max(new, old[0]) > 20.0:
+                raise InputError(
+                    f"task '{task}' holds values up to {old[0]:.3g} in the store and up to "
+                    f"{new:.3g} in the file: fractions and per cent do not mix",
+                    hint="scale one of them, or import it under another metric",
+                )
+
+
+def misplaced(
+    found: Imported, facts: Mapping[str, Mapping[str, Fact]], base: str | None
+) -> list[Misplaced]:
+    """Rows of an import to set aside; each family is compared with its own base."""
+    table = found.table
+    if base is not None:
+        return find_misplaced_rows(table, base)
+    if found.format != "ibm":
+        return []
+    families: dict[str, list[str]] = {}
+    for model in table.models:
+        families.setdefault(str(facts.get(model, {}).get("family", "")), []).append(model)
+    aside = {
+        each.model: each
+        for family, models in families.items()
+        for each in find_misplaced_rows(
+            table.select(models=models), found.reference.get(family) or None
+        )
+        if each.model != family
+    }
+    return [aside[model] for model in table.models if model in aside]
+
+
+def suspicious_zeros(table: Table) -> tuple[str, ...]:
+    """A note on tasks where a few results are exactly 0 and all others far from it."""
+    cells = {}
+    for j, task in enumerate(table.tasks):
+        column = table.values[:, j]
+        known = column[np.isfinite(column)]
+        zero = known == 0
+        if 0 < zero.sum() <= 0.2 * len(known) and known[~zero].min() > 0.2 * np.median(known):
+            cells[task] = [table.models[i] for i in np.flatnonzero(column == 0)]
+    if not cells:
+        return ()
+    models = sorted({model for own in cells.values() for model in own})
+    return (
+        f"{sum(map(len, cells.values()))} results are exactly 0 and far from all others, perhaps "
+        f"missing: task '{next(iter(cells))}' and {len(cells) - 1} more, models "
+        + ", ".join(models[:4]),
+    )
