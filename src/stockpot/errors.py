@@ -11,7 +11,9 @@
     │   │   ├── UnsafeFileError   a file that would execute code or leave its folder
     │   │   └── NonFiniteError    NaN or infinity in a tensor
     │   ├── MethodError           an unknown merge method, or a parameter outside its range
-    │   └── LineageError          weights that have no ancestor in common
+    │   ├── LineageError          weights that have no ancestor in common
+    │   ├── BaseMismatchError     a component meets another base than the one it was made on
+    │   └── ScoreError            evidence that a transferability score cannot use
     ├── MissingDependencyError    exit code 2: an optional package is needed; names it
     ├── OutputError               exit code 2: the output cannot be written (no space, exists)
     └── JobError                  exit code 1: a job failed; names the job and where its log is
@@ -77,6 +79,14 @@ class MethodError(InputError):
 
 class LineageError(InputError):
     """Weights that have no ancestor in common, so that combining them would give noise."""
+
+
+class BaseMismatchError(InputError):
+    """A component (or statistics) was made on another base or head than the one it meets."""
+
+
+class ScoreError(InputError):
+    """A transferability score is not defined for the evidence, or the evidence is unsound."""
 
 
 class MissingDependencyError(StockpotError):

@@ -1,0 +1,143 @@
+"""Whether evidence is sound, and whether a score is defined for it; every refusal is made here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stockpot.errors import ScoreError
+from stockpot.ranking.scores.score import KINDS, Evidence, Score
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_WORDS = {
+    "features": "features of the target data",
+    "features or moments": "features of the target data, or their running sums",
+    "logits": "logits of the source model's own head",
+    "source": "features of the data the model was trained on",
+    "source targets": "features and classes of the data the model was trained on",
+    "label_embeddings": "embeddings of the labels by a language model",
+}
+
+
+def check_evidence(evidence: Evidence) -> None:
+    """Raise ``ScoreError`` that names array and row, if the evidence cannot be used by any score."""
+    if evidence.kind not in KINDS:
+        raise ScoreError(
+            f"kind of task: got '{evidence.kind}', expected one of {', '.join(KINDS)}",
+            hint="token-level and sentence-pair tasks are classifications or regressions of rows",
+        )
+    rows = len(np.asarray(evidence.targets))
+    if rows < 2:
+        raise ScoreError(f"a score needs two rows or more, got {rows}")
+    _check_targets(evidence)
+    width = None
+    for name in ("features", "pair", "logits"):
+        array = getattr(evidence, name)
+        if array is not None:
+            _check_array(array, name, rows, dimensions=2)
+    if evidence.features is not None:
+        width = evidence.features.shape[1]
+    if evidence.pair is not None and (
+        evidence.features is None or evidence.pair.shape != evidence.features.shape
+    ):
+        raise ScoreError("pair: both sentences need features of one shape")
+    if evidence.label_embeddings is not None:
+        _check_array(evidence.label_embeddings, "label_embeddings", rows, dimensions=3)
+    if evidence.groups is not None and np.shape(evidence.groups) != (rows,):
+        raise ScoreError(f"groups: got shape {np.shape(evidence.groups)}, expected ({rows},)")
+    if evidence.moments is not None and evidence.moments.rows != rows:
+        raise ScoreError(
+            f"moments: made from {evidence.moments.rows} rows, but there are {rows} targets"
+        )
+    if evidence.source is not None:
+        _check_array(evidence.source.features, "source features", None, dimensions=2)
+        if width is not None and evidence.source.features.shape[1] != width:
+            raise ScoreError(
+                f"source features: got {evidence.source.features.shape[1]} columns, "
+                f"expected {width} as the target features have"
+            )
+        if evidence.source.targets is not None and len(evidence.source.targets) != len(
+            evidence.source.features
+        ):
+            raise ScoreError(
+                f"source targets: got {len(evidence.source.targets)}, expected one for each of "
+                f"{len(evidence.source.features)} rows"
+            )
+
+
+def _check_array(array: np.ndarray, name: str, rows: int | None, *, dimensions: int) -> None:
+    if array.ndim != dimensions or 0 in array.shape:
+        raise ScoreError(
+            f"{name}: got shape {array.shape}, expected {dimensions} dimensions, none empty"
+        )
+    if rows is not None and len(array) != rows:
+        raise ScoreError(f"{name}: got {len(array)} rows, expected {rows}, one a target")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ScoreError(
+            f"{name}: got numbers of type {array.dtype}, expected floats", hint="convert them first"
+        )
+    flat = array.reshape(len(array), -1)
+    # A sum is finite only if all its terms are, and costs no array of flags; it may overflow.
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = bool(np.isfinite(flat.sum(dtype=np.float64)))
+    if not finite:
+        bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
+        if len(bad):
+            raise ScoreError(
+                f"{name}: NaN or infinity in {len(bad)} of {len(flat)} rows, first in row {bad[0]}",
+                hint="half precision overflows beyond 65504: extract the features in float32",
+            )
+
+
+def _check_targets(evidence: Evidence) -> None:
+    targets = np.asarray(evidence.targets)
+    if evidence.kind == "classification":
+        if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
+            raise ScoreError(
+                f"targets of a classification: got {targets.dtype} of shape {targets.shape}, "
+                "expected one integer a row",
+                hint="0/1 labels of shape (N, L) are a 'multilabel' task, numbers a 'regression'",
+            )
+        if targets.min() == targets.max():
+            raise ScoreError(f"targets: all {len(targets)} rows are of class {targets[0]}")
+    elif evidence.kind == "multilabel":
+        if targets.ndim != 2 or not np.isin(targets, (0, 1)).all():
+            raise ScoreError(
+                f"targets of a multi-label task: got {targets.dtype} of shape {targets.shape}, "
+                "expected 0/1 of shape (N, L)"
+            )
+    elif targets.ndim not in (1, 2) or not np.isfinite(targets.astype(np.float64)).all():
+        raise ScoreError(
+            f"targets of a regression: got shape {targets.shape}, expected finite numbers of "
+            "shape (N,) or (N, T)"
+        )
+
+
+def refusal(score: Score, evidence: Evidence, scores: Mapping[str, Score]) -> ScoreError | None:
+    """Why the score is not defined for the evidence, and what to use instead; None if it is."""
+    instead = [
+        name
+        for name in (*score.instead, "logme", "nleep", "leep")
+        if name != score.name and name in scores and not _lacks(scores[name], evidence)
+    ]
+    hint = f"use {' or '.join(dict.fromkeys(instead))} instead" if instead else None
+    lack = _lacks(score, evidence)
+    return ScoreError(f"{score.name} is not defined here: {lack}", hint=hint) if lack else None
+
+
+def _lacks(score: Score, evidence: Evidence) -> str | None:
+    if evidence.kind not in score.kinds:
+        return f"the task is a {evidence.kind}, the score is for {' and '.join(score.kinds)}"
+    for need in score.needs:
+        if need == "features or moments":
+            there = evidence.features is not None or evidence.moments is not None
+        elif need == "source targets":
+            there = evidence.source is not None and evidence.source.targets is not None
+        else:
+            there = getattr(evidence, need) is not None
+        if not there:
+            return f"it needs {_WORDS[need]}"
+    return None
