@@ -1,0 +1,270 @@
+"""A model, linearised around its weights (Liu & Soatto, ICCV 2023, equation 1).
+
+    f(x; delta) = f(x; theta) + J_theta f(x; theta) . delta
+
+One forward-mode pass (``torch.func.jvp``) gives both terms, so a sum of any number of components
+costs what one costs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+
+from stockpot.backbones import Activations
+from stockpot.backbones.names import check_shape
+from stockpot.checkpoints import MemoryCheckpoint
+from stockpot.errors import InputError
+from stockpot.tangent import forward_mode
+from stockpot.tangent.halves import Halves, split_module
+
+Precision = Literal["float64", "float32", "bfloat16", "float16"]
+Delta = Mapping[str, Tensor]
+
+
+class TangentModel:
+    """A module with tangents on some of its parameters; its weights and buffers never change.
+
+    ``parameters``: "all" (default), or names with ``*``. ``from_block``: linearise from this module
+    on; what runs before it is the trunk, whose result can be kept (``trunk``). ``head``: the name
+    of the last layer, by default found. ``precision``: the type computed in; in 16 bits the module
+    is copied and converted, the sum of both terms is float32.
+
+    The module goes into evaluation mode and stays there: BatchNorm with the base's statistics, no
+    dropout. ``notes`` says which kernels had to be replaced (see ``forward_mode``).
+
+    Raises ``BackboneError`` for a module that cannot be cut or differentiated, ``InputError`` for a
+    pattern that matches no parameter.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        parameters: str | Sequence[str] = "all",
+        from_block: str | None = None,
+        head: str | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        self.precision = precision
+        self.dtype: torch.dtype = getattr(torch, precision)
+        self._halves = split_module(module, parameters=parameters, from_block=from_block, head=head)
+        self.base_digest, self.head_digest = _digests(self._halves)
+        self._selection = (parameters, from_block, head)
+        kinds = {p.dtype for p in module.parameters()}
+        if kinds - {self.dtype}:
+            module = copy.deepcopy(module).to(self.dtype)
+            self._halves = split_module(
+                module, parameters=parameters, from_block=from_block, head=head
+            )
+        module.eval()
+        self._upper = self._halves.upper.eval()
+        if self._halves.trunk is not None:
+            self._halves.trunk.eval()
+        self._bind()
+        self.notes: tuple[str, ...] = ()
+        self._workarounds: tuple[str, ...] | None = None
+
+    def _bind(self) -> None:
+        """Views of the weights that take no gradient: the module's own flags stay as they are."""
+        self._weights = {n: p.detach() for n, p in self._upper.named_parameters()}
+
+    @property
+    def module(self) -> nn.Module:
+        """The module, in evaluation mode."""
+        return self._halves.module
+
+    @property
+    def upper(self) -> nn.Module:
+        """What is linearised: takes activations at the cut, or a batch where there is no cut."""
+        return self._upper
+
+    @property
+    def has_trunk(self) -> bool:
+        """Whether something runs before the linearised part."""
+        return self._halves.trunk is not None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Parameters that have a tangent, in the module's order."""
+        return tuple(self._halves.names)
+
+    @property
+    def head(self) -> str:
+        """The prefix of the head's names, such as "head."."""
+        return self._halves.head
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The base's values of the parameters that have a tangent (views; do not change them)."""
+        return {name: self._weights[path] for name, path in self._halves.names.items()}
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the module lies."""
+        return next(iter(self._weights.values())).device
+
+    def to(self, device: str | torch.device) -> TangentModel:
+        """Move module and trunk to ``device``; returns itself."""
+        self.module.to(device)
+        self._upper.to(device)
+        if self._halves.trunk is not None:
+            self._halves.trunk.to(device)
+        self._bind()
+        self.__dict__.pop("device", None)
+        return self
+
+    def zeros(self) -> dict[str, Tensor]:
+        """A delta of zeros, float32 (float64 under that precision), with the weights' strides."""
+        kind = torch.float64 if self.dtype == torch.float64 else torch.float32
+        return {name: torch.zeros_like(w, dtype=kind) for name, w in self.weights.items()}
+
+    def prepare(self, delta: Delta) -> dict[str, Tensor]:
+        """``delta`` checked, on the model's device and with the weights' strides.
+
+        Names it lacks are zero. Raises ``InputError`` for a name without a tangent,
+        ``BackboneError`` for another shape.
+        """
+        made, weights = self.zeros(), self.weights
+        for name, tensor in delta.items():
+            if name not in made:
+                raise InputError(
+                    f"the linearised model has no tangent for '{name}'",
+                    hint="build it with the same `parameters` and `from_block`",
+                )
+            check_shape(name, tensor, weights[name], "delta")
+            made[name].copy_(tensor)
+        return made
+
+    @torch.no_grad()
+    def trunk(self, inputs: Any) -> Any:
+        """Activations at the cut; ``inputs`` themselves where there is no cut."""
+        if self._halves.trunk is None or isinstance(inputs, Activations):
+            return inputs
+        return self._halves.trunk(self._cast(inputs))
+
+    @torch.no_grad()
+    def native(self, inputs: Any) -> Tensor:
+        """f(x; theta), the base's own outputs (N, C). Takes inputs, or activations at the cut."""
+        output: Tensor = self._upper(self._cast(self.trunk(inputs)))
+        return self._widen(output)
+
+    def functional(self, parameters: Delta, inputs: Any) -> Tensor:
+        """f(x; parameters), (N, C): ``parameters`` replace the base's (names as in ``names``).
+
+        For derivatives of any kind by ``torch.func``; ``inputs`` are inputs or activations.
+        """
+        paths = self._halves.names
+        weights = self._weights | {paths[name]: value for name, value in parameters.items()}
+        crossing = self._cast(self.trunk(inputs))
+        output: Tensor = functional_call(self._upper, weights, (crossing,))
+        return output
+
+    def forward(self, inputs: Any, delta: Delta) -> Tensor:
+        """f(x; theta) + J f . delta, (N, C), float32 or wider.
+
+        ``inputs``: what the module takes, or activations at the cut. ``delta``: tensors by name;
+        missing ones count as zero. Differentiable with respect to ``delta``.
+        Raises ``InputError`` for a name without a tangent.
+        """
+        output, change = self.terms(inputs, delta)
+        return output + change
+
+    __call__ = forward
+
+    def terms(self, inputs: Any, delta: Delta) -> tuple[Tensor, Tensor]:
+        """The two terms of ``forward``: f(x; theta) and J f . delta, each (N, C)."""
+        unknown = [name for name in delta if name not in self._halves.names]
+        if unknown:
+            raise InputError(
+                f"the linearised model has no tangent for '{unknown[0]}'",
+                hint="build it with the same `parameters` and `from_block`",
+            )
+        crossing = self._cast(self.trunk(inputs))
+        if not delta:
+            output = self.native(crossing)
+            return output, torch.zeros_like(output)
+        if self._workarounds is None:
+            self.probe(crossing)
+        assert self._workarounds is not None
+        with forward_mode.active(self._workarounds):
+            output, change = self._jvp(crossing, delta)
+        return self._widen(output), self._widen(change)
+
+    def probe(self, inputs: Any) -> tuple[str, ...]:
+        """Differentiate two rows forwards and then backwards, as training will; returns ``notes``.
+
+        Runs once by itself at the first ``forward``. Raises ``BackboneError`` naming module and
+        operator where that is not possible.
+        """
+        crossing = self._cast(self.trunk(_first_rows(inputs, 2)))
+
+        def attempt() -> None:
+            delta = {n: t.requires_grad_() for n, t in self.zeros().items()}
+            _, change = self._jvp(crossing, delta)
+            if change.requires_grad:
+                torch.autograd.grad(change.sum(), list(delta.values()), allow_unused=True)
+
+        with torch.enable_grad():
+            self._workarounds = forward_mode.find_workarounds(attempt, self._upper)
+        self.notes = tuple(w.said for w in forward_mode.WORKAROUNDS if w.name in self._workarounds)
+        return self.notes
+
+    def _jvp(self, crossing: Any, delta: Delta) -> tuple[Tensor, Tensor]:
+        paths = self._halves.names
+        tangents = {paths[n]: t.to(self.device, self.dtype) for n, t in delta.items()}
+        primals = {path: self._weights[path] for path in tangents}
+        constant = {path: w for path, w in self._weights.items() if path not in tangents}
+
+        def function(moving: dict[str, Tensor]) -> Tensor:
+            output: Tensor = functional_call(self._upper, constant | moving, (crossing,))
+            return output
+
+        output, change = jvp(function, (primals,), (tangents,))
+        return output, change
+
+    def _cast(self, inputs: Any) -> Any:
+        """Floating inputs on the model's device, in the type it computes in."""
+        if isinstance(inputs, Activations):
+            return replace(inputs, values=self._cast(inputs.values), mask=self._cast(inputs.mask))
+        if isinstance(inputs, Tensor):
+            kind = self.dtype if inputs.is_floating_point() else inputs.dtype
+            return inputs.to(self.device, kind)
+        if isinstance(inputs, Mapping):
+            return {name: self._cast(value) for name, value in inputs.items()}
+        if isinstance(inputs, tuple):
+            return tuple(self._cast(value) for value in inputs)
+        return inputs
+
+    def _widen(self, output: Tensor) -> Tensor:
+        return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+
+
+def _digests(halves: Halves) -> tuple[str, str]:
+    """Digests of the base without its head, and of the head, as ``Checkpoint.digest`` has them."""
+    head = {n: t for n, t in halves.state.items() if n.startswith(halves.head)}
+    base = {n.removeprefix("featurizer."): t for n, t in halves.state.items() if n not in head}
+    return MemoryCheckpoint(base).digest(), MemoryCheckpoint(
+        {n.removeprefix(halves.head): t for n, t in head.items()}
+    ).digest()
+
+
+def _first_rows(inputs: Any, count: int) -> Any:
+    """The first rows of a batch of any kind."""
+    if isinstance(inputs, Activations):
+        mask = None if inputs.mask is None else inputs.mask[:count]
+        return Activations(inputs.values[:count], mask)
+    if isinstance(inputs, Tensor):
+        return inputs[:count]
+    if isinstance(inputs, Mapping):
+        return {name: _first_rows(value, count) for name, value in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(_first_rows(value, count) for value in inputs)
+    return inputs
