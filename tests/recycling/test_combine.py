@@ -13,9 +13,9 @@ import torch
 from stockpot.backbones import BackboneSpec, load_backbone
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.recycling.combine import Made, combine_runs, layer_of
-from stockpot.recycling.rows import Rows, limit_task, write_outputs
 from stockpot.tasks import load_task, parse_task_spec, split_task
 from stockpot.training import build_feed
+from stockpot.training.rows import Rows, limit_task, write_outputs
 from tests.recycling.tiny import write_arrays
 
 

@@ -16,8 +16,8 @@ from stockpot.evaluation import ensemble
 from stockpot.evaluation.connectivity import interpolate
 from stockpot.evaluation.selection import best, greedy_soup, validation_score
 from stockpot.merging import merge
-from stockpot.recycling.rows import Outputs, Rows, read_outputs
 from stockpot.tasks import named_generator
+from stockpot.training.rows import Outputs, Rows, read_outputs
 
 State = dict[str, Any]
 

@@ -21,12 +21,6 @@ from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.evaluation import connectivity as paths
 from stockpot.files import write_json
 from stockpot.recycling.combine import combine_runs
-from stockpot.recycling.rows import (
-    Rows,
-    open_backbone,
-    open_task,
-    write_outputs,
-)
 from stockpot.tasks import named_generator
 from stockpot.training import (
     HyperParameters,
@@ -37,6 +31,12 @@ from stockpot.training import (
 )
 from stockpot.training import (
     finetune as run_finetuning,
+)
+from stockpot.training.rows import (
+    Rows,
+    open_backbone,
+    open_task,
+    write_outputs,
 )
 
 Values = Mapping[str, Any]

@@ -24,8 +24,8 @@ from stockpot.recycling.jobs import read_metrics
 from stockpot.recycling.plan import Cell, Plan, Run
 from stockpot.recycling.protocols import PROTOCOLS, Protocol
 from stockpot.recycling.recipe import Recipe
-from stockpot.recycling.rows import read_outputs
 from stockpot.tasks import Task
+from stockpot.training.rows import read_outputs
 
 Folders = Mapping[Job, Path]
 Scores = np.ndarray
@@ -86,7 +86,7 @@ def collect(recipe: Recipe, examined: Examined, plan: Plan, folders: Folders) ->
 
 
 def _read(cell: Cell, task: Task, folders: Folders) -> _CellData:
-    from stockpot.recycling.rows import limit_task
+    from stockpot.training.rows import limit_task
 
     data = cell.probe.arguments["data"]
     if data["limit"] is not None:

@@ -1,4 +1,4 @@
-"""What every job of one comparison sees: task, split, backbone, features on disk."""
+"""What every job on one task sees: task, split, backbone, features on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from stockpot.errors import BackboneError, TaskError
 from stockpot.evaluation import correct
 from stockpot.tasks import Split, Task, load_task, named_generator, rotation_task, split_task, take
 from stockpot.tasks.specs import parse_task_spec
-from stockpot.training import Feed, build_feed, predict
+from stockpot.training.feed import Feed, build_feed
+from stockpot.training.predict import predict
 
 Outputs = dict[str, np.ndarray]
 """Predictions by ``"validation/<domain>"`` and ``"test/<domain>"``: float32 (N, outputs)."""
