@@ -1,0 +1,151 @@
+"""A zoo: the models among which one is looked for, as a YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from stockpot.backbones.spec import BackboneSpec
+from stockpot.errors import RecipeError
+from stockpot.yaml_lines import (
+    Location,
+    field_names,
+    line_of,
+    load_with_lines,
+    validated,
+)
+
+Readout = Literal["mean_of_layers", "last", "cls", "best_layer"]
+Metadata = dict[str, float | str]
+
+
+class ModelEntry(BackboneSpec):
+    """A model that can be loaded: a backbone as in a recipe, and what is known about it."""
+
+    id: str | None = Field(
+        None, min_length=1, description="what it is called in tables and history; default: name"
+    )
+    metadata: Metadata = Field(
+        default_factory=dict,
+        description="what is known of it: family, pretraining, accuracy elsewhere, ...",
+    )
+    readout: Readout = Field(
+        "mean_of_layers",
+        description="of a text encoder, what scores see: token means averaged over all layers, "
+        "of the last, its first token, or of the layer that scores best",
+    )
+    head: str | None = Field(
+        None,
+        description="name of the source classifier inside 'weights' ('fc' for fc.weight and "
+        "fc.bias): scores on source classes (LEEP, NCE) need it",
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="of fine-tuning this model; default: the task's"
+    )
+
+    @property
+    def label(self) -> str:
+        """The name under which tables and history know the model."""
+        return self.id or self.name
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """The backbone alone."""
+        kept = {name: getattr(self, name) for name in BackboneSpec.model_fields}
+        return BackboneSpec(**kept)
+
+
+class FeatureEntry(BaseModel):
+    """Features that somebody else computed: scored like the rest, but never fine-tuned."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["features"] = "features"
+    path: str = Field(
+        min_length=1,
+        description="a .npy file (N, D), or .npz with 'features' and, if wanted, 'logits'; "
+        "one row for every example of the task, in its order",
+    )
+    id: str | None = Field(None, min_length=1, description="default: the file's name")
+    metadata: Metadata = Field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name under which tables and history know the model."""
+        return self.id or Path(self.path).stem
+
+
+Entry = Annotated[ModelEntry | FeatureEntry, Field(discriminator="kind")]
+
+
+class _ZooFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: list[Entry] = Field(min_length=1, description="the models, in any order")
+
+    @model_validator(mode="after")
+    def _names_once(self) -> _ZooFile:
+        names = [entry.label for entry in self.models]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two models are called '{twice[0]}': give one of them another 'id'")
+        return self
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """Models by name. ``root``: where the relative paths of their entries start."""
+
+    entries: dict[str, ModelEntry | FeatureEntry]
+    root: Path
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def metadata(self) -> dict[str, Metadata]:
+        """What the file says about each model."""
+        return {name: dict(entry.metadata) for name, entry in self.entries.items()}
+
+
+def load_zoo(path: Path) -> Zoo:
+    """Read and check a zoo file; raises ``RecipeError`` with all problems and their lines."""
+    value, lines = load_with_lines(path, "zoo")
+    return parse_zoo(value, root=path.parent, source=str(path), lines=lines)
+
+
+def parse_zoo(
+    value: Any,
+    *,
+    root: Path = Path(),
+    source: str = "zoo",
+    lines: Mapping[Location, int] | None = None,
+) -> Zoo:
+    """Check a zoo given as plain data: a mapping with ``models``, a list of entries."""
+    if not isinstance(value, Mapping):
+        raise RecipeError([f"{source}: a zoo is a mapping with 'models', a list"])
+    _check_kinds(value, source, lines)
+    known = field_names(_ZooFile, ModelEntry, FeatureEntry)
+    found = validated(_ZooFile, value, source=source, lines=lines, known=known)
+    return Zoo({entry.label: entry for entry in found.models}, root.resolve())
+
+
+def _check_kinds(
+    value: Mapping[str, Any], source: str, lines: Mapping[Location, int] | None
+) -> None:
+    """Entries without a kind, told in words of the file: the usual slip in a long list."""
+    entries = value.get("models")
+    if not isinstance(entries, list):
+        return
+    problems = []
+    for index, entry in enumerate(entries):
+        if isinstance(entry, Mapping) and "kind" not in entry:
+            line = f":{line_of(('models', index), lines)}" if lines else ""
+            problems.append(
+                f"{source}{line}: models.{index}: 'kind' is required: "
+                "timm, transformers, function or features"
+            )
+    if problems:
+        raise RecipeError(problems)
