@@ -1,4 +1,4 @@
-"""Composition: components on one base as one model, summed once, in an order that is always the same.
+"""Composition: components on one base as one model, summed once in a fixed order.
 
 Nothing is ever subtracted from a sum: taking a component away sums the others again, so that the
 result has the bytes of a model that never had it.
@@ -223,7 +223,7 @@ class AverageComposer(Composer):
 
 
 class ComposedDelta(Composed):
-    """A linearised model with one summed delta: the cost of one component, whatever their number."""
+    """A linearised model with one summed delta: the cost of one component for any number."""
 
     composer: AverageComposer
 

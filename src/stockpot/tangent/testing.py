@@ -201,9 +201,10 @@ def _refused(call: Callable[[], Any], kind: type[Exception], word: str) -> None:
     try:
         call()
     except kind as error:
-        assert word in str(error), f"the error does not say '{word}': {error}"
-        return
-    raise AssertionError(f"accepted, expected {kind.__name__}")
+        said = str(error)
+    else:
+        raise AssertionError(f"accepted, expected {kind.__name__}")
+    assert word in said, f"the error does not say '{word}': {said}"
 
 
 CHECKS = (

@@ -31,7 +31,7 @@ def predict(
     place = best_device(device)
     model.to(place).eval()
     try:
-        return _map(model, feed, rows, batch_size, place)
+        return map_rows(model, feed, rows, batch_size, place)
     finally:
         model.train(training)
 
@@ -48,17 +48,18 @@ def extract_features(
     place = best_device(device)
     model = Model(backbone, 1).to(place)
     model.eval()
-    return _map(model.features, feed, rows, batch_size, place)
+    return map_rows(model.features, feed, rows, batch_size, place)
 
 
 @torch.no_grad()
-def _map(
+def map_rows(
     function: Callable[[Any], Tensor],
     feed: Feed,
     rows: np.ndarray,
     batch_size: int,
     device: torch.device,
 ) -> np.ndarray:
+    """``function`` of the batches of ``rows``, float32 (N, ...), in the order of ``rows``."""
     rows = np.asarray(rows)
     feed.to(device)
     # Texts of similar length go together, so that little padding is computed.

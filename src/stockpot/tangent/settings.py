@@ -1,0 +1,54 @@
+"""How a component is trained, as data; importing this needs no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Loss = Literal["square", "cross_entropy"]
+
+
+class TangentSettings(BaseModel):
+    """Training of one component; the defaults are those of the paper's code for data-incremental
+    learning (class-incremental: ``kappa`` 15).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loss: Loss = Field("square", description="rescaled square loss, or cross-entropy")
+    kappa: float = Field(
+        5.0, gt=0, description="target of the true class under the square loss (15 class-wise)"
+    )
+    alpha: float = Field(1.0, gt=0, description="weight of the true class's term")
+    epochs: float = Field(50.0, gt=0, description="passes over the shard")
+    batch_size: int = Field(32, ge=1, description="examples per step")
+    learning_rate: float = Field(1e-4, gt=0, lt=10, description="of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled, pulls the delta to zero")
+    norm_penalty: float = Field(
+        1e-5, ge=0, description="times the Euclidean norm (not squared) of the delta"
+    )
+    schedule: Literal["step", "cosine", "constant"] = Field(
+        "step", description="step: times 0.1 after each milestone; cosine: to zero"
+    )
+    milestones: tuple[float, ...] = Field(
+        (0.5, 0.8), description="parts of the run after which the learning rate falls"
+    )
+    augmentation: bool = Field(False, description="of images: crop, flip, colour, grey")
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of step 0, 1, ... of ``steps``."""
+        import math
+
+        if self.schedule == "cosine":
+            return self.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
+        if self.schedule == "constant":
+            return self.learning_rate
+        passed = sum(step >= part * steps for part in self.milestones)
+        return float(self.learning_rate * 0.1**passed)
+
+    def steps(self, examples: int) -> int:
+        """Optimizer steps for a shard of so many examples."""
+        import math
+
+        return max(1, math.ceil(self.epochs * examples / self.batch_size))
