@@ -151,7 +151,7 @@ def test_a_failing_disk_is_noticed_when_flushing(parents, tmp_path, monkeypatch)
     def broken(self):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(CheckpointWriter, "sync", broken)
+    monkeypatch.setattr(CheckpointWriter, "finish", broken)
     with pytest.raises(OutputError, match="Input/output error"):
         merge(parents[1], output=tmp_path / "merged")
     assert [p.name for p in tmp_path.iterdir()] == ["parents"]

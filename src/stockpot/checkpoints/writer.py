@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
+from stockpot.checkpoints.direct import DirectFile, write_all
 from stockpot.checkpoints.dtypes import Array, code_of, narrow
 from stockpot.checkpoints.header import Header, TensorInfo, build_header, header_bytes
 from stockpot.errors import CheckpointError
 from stockpot.files import atomic_file, write_json
 
 DEFAULT_SHARD = 5_000_000_000
+_DIRECT_FROM = 64 << 20
 
 
 class CheckpointWriter:
     """Safetensors files with known contents, filled piece by piece.
 
-    ``write(name, start, values)`` may be called from several threads.
+    ``write(name, start, values)`` may be called from several threads; each element is written
+    once. Large files are written past the page cache where the file system can do that.
     """
 
     def __init__(self, layout: Mapping[Path, Header]) -> None:
-        self._descriptors: list[int] = []
-        self._place: dict[str, tuple[int, int]] = {}
+        self._files: list[_CachedFile | DirectFile] = []
+        self._place: dict[str, tuple[_CachedFile | DirectFile, int]] = {}
         self.tensors: dict[str, TensorInfo] = {}
         try:
             for path, header in layout.items():
@@ -39,31 +42,68 @@ class CheckpointWriter:
             raise
 
     def _begin(self, path: Path, header: Header) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        self._descriptors.append(descriptor)
-        _take_room(descriptor, header.file_size)
-        _write_all(descriptor, header_bytes(header.tensors, header.metadata), 0)
+        file = _open_file(path, header.file_size)
+        self._files.append(file)
+        file.write(memoryview(header_bytes(header.tensors, header.metadata)), 0)
         for name, offset in header.offsets.items():
-            self._place[name] = (descriptor, offset)
+            self._place[name] = (file, offset)
         self.tensors |= header.tensors
 
     def write(self, name: str, start: int, stored: Array) -> None:
         """Put storage values at element ``start`` of the flattened tensor ``name``."""
-        descriptor, offset = self._place[name]
+        file, offset = self._place[name]
         stored = np.ascontiguousarray(stored)
         if stored.size:
-            _write_all(
-                descriptor, stored.view(np.uint8).reshape(-1).data, offset + start * stored.itemsize
-            )
+            data = stored.view(np.uint8).reshape(-1).data
+            file.write(data, offset + start * stored.itemsize)
 
-    def sync(self) -> None:
-        """Flush what has been written to the disk."""
-        for descriptor in self._descriptors:
-            os.fsync(descriptor)
+    def flush(self) -> None:
+        """Bring to the disk what has been written so far and waits in the page cache."""
+        for file in self._files:
+            if isinstance(file, _CachedFile):
+                file.finish()
+
+    def finish(self) -> None:
+        """Wait until everything is on the disk. Nothing can be written afterwards."""
+        for file in self._files:
+            file.finish()
 
     def close(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.pop())
+        while self._files:
+            self._files.pop().close()
+
+
+class _CachedFile:
+    """A file that is written through the page cache."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR)
+
+    def write(self, data: memoryview, offset: int) -> None:
+        write_all(self._descriptor, data, offset)
+
+    def finish(self) -> None:
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _open_file(path: Path, size: int) -> _CachedFile | DirectFile:
+    """A new file of ``size`` bytes, its room taken."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+        else:
+            os.ftruncate(descriptor, size)
+    finally:
+        os.close(descriptor)
+    if size >= _DIRECT_FROM and hasattr(os, "O_DIRECT"):
+        # Not every file system can do it (some network and memory ones).
+        with suppress(OSError):
+            return DirectFile(path, size)
+    return _CachedFile(path)
 
 
 @contextmanager
@@ -75,6 +115,7 @@ def file_writer(
         writer = CheckpointWriter({temporary: build_header(tensors, metadata)})
         try:
             yield writer
+            writer.finish()
         finally:
             writer.close()
 
@@ -113,6 +154,7 @@ def folder_writer(
     writer = CheckpointWriter(layout)
     try:
         yield writer
+        writer.finish()
     finally:
         writer.close()
 
@@ -161,17 +203,3 @@ def write_checkpoint(
     with file_writer(Path(path), plan, {"format": "pt", **(metadata or {})}) as writer:
         for name, info in plan.items():
             writer.write(name, 0, narrow(np.asarray(tensors[name]), info.dtype).reshape(-1))
-
-
-def _take_room(descriptor: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.ftruncate(descriptor, size)
-
-
-def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -107,6 +107,17 @@ class TensorShape:
         return self.shape[0], math.prod(self.shape[1:])
 
 
+@dataclass(frozen=True)
+class Unread:
+    """Models that are read when a method asks for them.
+
+    ``read(number, place)`` gives model ``number`` in the scratch memory ``place``.
+    """
+
+    count: int
+    read: Callable[[int, int], Array]
+
+
 class Block:
     """A piece of one tensor of every parent; see the module's text for the rules.
 
@@ -123,7 +134,7 @@ class Block:
     def __init__(
         self,
         tensor: TensorShape,
-        models: list[Array],
+        models: list[Array] | Unread,
         base: Array | None,
         *,
         xp: Any,
@@ -136,10 +147,10 @@ class Block:
         self.start = start
         self.xp = xp
         self.base = base
-        self.count = len(models)
+        self.count = models.count if isinstance(models, Unread) else len(models)
         self.statistics: Statistics = {} if statistics is None else statistics
         self.seed = seed
-        self._models: list[Array] | None = models
+        self._models: list[Array] | Unread | None = models
         self._extra = extra
 
     @property
@@ -150,8 +161,38 @@ class Block:
     def models(self) -> list[Array]:
         """One array for each model. Gone once ``deltas`` has been read."""
         if self._models is None:
-            raise RuntimeError("block.models was overwritten by block.deltas")
+            raise RuntimeError("block.models was overwritten")
+        if isinstance(self._models, Unread):
+            read = self._models.read
+            self._models = [read(number, number) for number in range(self.count)]
         return self._models
+
+    def each_model(self) -> Iterator[Array]:
+        """The models one after another, for sums: instead of ``models``, and once only.
+
+        The first two keep their memory, every other is overwritten by the next: however many there
+        are, they stay in the cache.
+        """
+        models = self._models
+        if not isinstance(models, Unread):
+            models = self.models
+        self._models = None
+        for number in range(self.count):
+            if isinstance(models, Unread):
+                yield models.read(number, min(number, 2))
+            else:
+                yield models[number]
+
+    def each_delta(self) -> Iterator[Array]:
+        """``model - base`` one after another, with the rules of ``each_model``."""
+        if "deltas" in self.__dict__:
+            yield from self.deltas
+            return
+        if self.base is None:
+            raise RuntimeError("block.each_delta needs a base")
+        for delta in self.each_model():
+            delta -= self.base
+            yield delta
 
     @cached_property
     def deltas(self) -> list[Array]:
@@ -166,7 +207,7 @@ class Block:
 
     @property
     def _sample(self) -> Array:
-        return self._models[0] if self._models is not None else self.base
+        return self.base if self.base is not None else self.models[0]
 
     def extra(self, kind: str, model: int) -> Array | None:
         """The tensor of this name in the ``kind`` file (Fisher, Gram, ...) of model number

@@ -17,7 +17,7 @@ from stockpot.checkpoints.dtypes import first_nonfinite, working_dtype
 from stockpot.errors import NonFiniteError
 from stockpot.merging.allocator import keep_freed_memory
 from stockpot.merging.backends import NumpyBackend
-from stockpot.merging.block import CHUNK, Array, Block, Statistics, Sums, TensorShape
+from stockpot.merging.block import CHUNK, Array, Block, Statistics, Sums, TensorShape, Unread
 from stockpot.merging.method import Method, Pass
 from stockpot.merging.pool import Flow, Piece, Pool, available_cores
 
@@ -182,7 +182,8 @@ class Engine:
             step = max(self._block // columns, 1) * columns
         else:
             step = size
-        check, options = not work.checked, self._options
+        check = not (work.checked or work.method.spreads_nonfinite)
+        options = self._options
 
         def piece(start: int, stop: int) -> Piece[NumpyBackend]:
             if granularity == "block":
@@ -231,9 +232,11 @@ def load_block(
     if check and not options.allow_nonfinite:
         for source in work.sources:
             check_finite(source, name, start, stop)
-    loaded = backend.load(work.sources, name, start, stop, work.dtype)
-    arrays = [array.reshape(view) for array in loaded]
-    base = arrays.pop() if work.base is not None else None
+
+    def read(source: Checkpoint, place: int) -> Array:
+        return backend.load(source, name, start, stop, work.dtype, place).reshape(view)
+
+    base = None if work.base is None else read(work.base, len(work.models))
 
     def extra(kind: str, model: int) -> Array | None:
         files = work.extras.get(kind, ())
@@ -249,7 +252,7 @@ def load_block(
 
     return Block(
         work.shape,
-        arrays,
+        Unread(len(work.models), lambda number, place: read(work.models[number], place)),
         base,
         xp=backend.xp,
         start=start,
@@ -282,6 +285,8 @@ def check_finite(source: Checkpoint, name: str, start: int, stop: int) -> None:
 def _check_result(stored: np.ndarray, work: Work, start: int) -> None:
     place = first_nonfinite(stored.reshape(-1), work.info.dtype)
     if place is not None:
+        for source in work.sources:
+            check_finite(source, work.info.name, start, start + stored.size)
         position = _position(start + place, work.info.shape)
         raise NonFiniteError(
             f"method '{work.method.name}' gives '{work.info.name}' a value beyond "

@@ -27,7 +27,8 @@ without one), all of the same shape and float dtype: float32 where the parents a
 narrower, float64 where they are 32- or 64-bit. The engine rounds the returned array once, to
 nearest even, to the dtype of the output. Arrays belong to the method: overwrite them (``a +=
 b``), that is what makes it fast. ``block.deltas`` are ``models - base``, computed in place of the
-models, which are gone afterwards.
+models, which are gone afterwards. Methods that only add up take ``block.each_model()`` or
+``block.each_delta()`` instead: one model at a time, so that twenty cost no more memory than three.
 
 **Arrays** follow the array API standard; take functions from ``block.xp`` (``xp.abs``,
 ``xp.where``, ...), so that the same code runs on numpy blocks and on torch tensors of any device.
@@ -185,6 +186,7 @@ class Method:
     torch: bool = False
     extras: tuple[str, ...] = ()
     report: tuple[str, ...] = field(default=())
+    spreads_nonfinite: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.combine(*args, **kwargs)
@@ -223,6 +225,7 @@ def merge_method(
     torch: bool = False,
     extras: tuple[str, ...] = (),
     report: tuple[str, ...] = (),
+    spreads_nonfinite: bool = False,
 ) -> Callable[[Callable[..., Any]], Method]:
     """Register the decorated function as merge method ``name``.
 
@@ -240,6 +243,8 @@ def merge_method(
             torch device was asked for.
         extras: kinds of statistics files it reads with ``block.extra`` (one checkpoint a model).
         report: names of statistics to record for each tensor.
+        spreads_nonfinite: NaN or infinity in any parent makes the result non-finite at that place,
+            whatever the parameters; the parents then need not be searched before.
     """
 
     def register(combine: Callable[..., Any]) -> Method:
@@ -258,6 +263,7 @@ def merge_method(
             torch=torch,
             extras=extras,
             report=report,
+            spreads_nonfinite=spreads_nonfinite,
         )
         _REGISTERED[name] = method
         return method

@@ -96,15 +96,14 @@ def make_record(report: MergeReport, name: str) -> Record:
 
 @contextmanager
 def _flushing(writer: CheckpointWriter) -> Iterator[None]:
-    """Write to the disk from a thread, while the block works and until everything is there."""
+    """Write to the disk from a thread while the block works."""
     errors: list[OSError] = []
     finished = threading.Event()
 
     def flush() -> None:
         try:
             while not finished.wait(_FLUSH_EVERY):
-                writer.sync()
-            writer.sync()
+                writer.flush()
         except OSError as error:
             errors.append(error)
 

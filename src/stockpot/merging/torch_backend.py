@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -35,27 +35,22 @@ class TorchBackend(NumpyBackend):
 
     def load(
         self,
-        sources: Sequence[Checkpoint],
+        source: Checkpoint,
         name: str,
         start: int,
         stop: int,
         dtype: np.dtype[Any],
-    ) -> list[Array]:
-        wanted = getattr(self._torch, dtype.name)
-        arrays = []
-        for slot, source in enumerate(sources):
-            if type(source).decode is Checkpoint.decode:
-                code = source.info(name).dtype
-                stored = self.upload(source.raw(name)[start:stop])
-                if code in _BITS:
-                    stored = stored.view(getattr(self._torch, _BITS[code]))
-                values = stored.to(wanted)
-                # A block is the method's to overwrite; a view of a mapped file is not.
-                arrays.append(values.clone() if values is stored else values)
-            else:
-                buffer = self._buffer(slot, stop - start, dtype)
-                arrays.append(self.upload(source.decode(name, start, stop, buffer)))
-        return arrays
+        place: int,
+    ) -> Array:
+        if type(source).decode is not Checkpoint.decode:
+            return self.upload(super().load(source, name, start, stop, dtype, place))
+        code = source.info(name).dtype
+        stored = self.upload(source.raw(name)[start:stop])
+        if code in _BITS:
+            stored = stored.view(getattr(self._torch, _BITS[code]))
+        values = stored.to(getattr(self._torch, dtype.name))
+        # A block is the method's to overwrite; a view of a mapped file is not.
+        return values.clone() if values is stored else values
 
     def upload(self, array: np.ndarray) -> Array:
         plain = array.view(np.int16) if array.dtype == np.uint16 else array

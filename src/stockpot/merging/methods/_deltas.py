@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from stockpot.merging.method import Array, Block, Choice, PerModel, Real, sum_arrays
@@ -32,7 +32,7 @@ def kept(size: int, density: float) -> int:
 
 def add_consensus(
     block: Block,
-    deltas: list[Array],
+    deltas: Iterable[Array],
     *,
     weights: Sequence[float],
     scale: float,
@@ -40,16 +40,22 @@ def add_consensus(
     tie: int = 1,
 ) -> Array:
     """``theta_0 + scale * consensus_i(w_i tau_i)``; overwrites ``deltas``."""
-    for delta, weight in zip(deltas, weights, strict=True):
-        if weight != 1.0:
-            delta *= weight
+    weighted = _weighted(deltas, weights)
     if consensus == "sum":
-        merged = sum_arrays(deltas)
+        merged = sum_arrays(weighted)
     else:
-        merged = agreeing(block.xp, deltas, weights, mean=consensus == "agreeing_mean", tie=tie)
+        mean = consensus == "agreeing_mean"
+        merged = agreeing(block.xp, list(weighted), weights, mean=mean, tie=tie)
     scale_by(merged, scale)
     merged += block.base
     return merged
+
+
+def _weighted(deltas: Iterable[Array], weights: Sequence[float]) -> Iterator[Array]:
+    for delta, weight in zip(deltas, weights, strict=True):
+        if weight != 1.0:
+            delta *= weight
+        yield delta
 
 
 def scale_by(x: Array, factor: float) -> None:

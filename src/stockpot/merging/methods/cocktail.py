@@ -34,6 +34,6 @@ def cocktail_weights(losses: Sequence[float], temperature: float) -> list[float]
 def cocktail(block: Block, *, losses: list[float], temperature: float, base_share: float) -> Array:
     weights = cocktail_weights(losses, temperature)
     if block.base is None or base_share == 0:
-        return average(block.models, weights)
+        return average(block.each_model(), weights)
     shares = [base_share, *((1 - base_share) * each for each in weights)]
     return average([block.base, *block.models], shares)

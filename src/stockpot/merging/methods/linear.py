@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from stockpot.errors import MethodError
 from stockpot.merging.method import Array, Block, Flag, PerModel, Real, merge_method
 
@@ -16,9 +18,10 @@ from stockpot.merging.method import Array, Block, Flag, PerModel, Real, merge_me
         PerModel(Real("weights", 1.0), help="weight of each model"),
         Flag("normalize", True, help="divide by the sum of the weights"),
     ),
+    spreads_nonfinite=True,
 )
 def linear(block: Block, *, weights: list[float], normalize: bool) -> Array:
-    return average(block.models, shares(weights) if normalize else weights)
+    return average(block.each_model(), shares(weights) if normalize else weights)
 
 
 def shares(weights: list[float]) -> list[float]:
@@ -32,14 +35,15 @@ def shares(weights: list[float]) -> list[float]:
     return [weight / total for weight in weights]
 
 
-def average(models: list[Array], weights: list[float]) -> Array:
+def average(models: Iterable[Array], weights: list[float]) -> Array:
     """``sum_i w_i x_i`` as ``x_0 sum_i w_i + sum_i w_i (x_i - x_0)``; overwrites ``models``.
 
     Written so, equal models give exactly themselves, and close ones lose no digits. A plain mean
     divides the sum: means of 16-bit numbers are often half way between two of them, which a
     product with 1/3 would miss.
     """
-    first, *others = models
+    others = iter(models)
+    first = next(others)
     total = sum(weights)
     plain = len(set(weights)) == 1 and abs(total - 1.0) < 1e-12
     sum_of_differences: Array = None
@@ -55,6 +59,6 @@ def average(models: list[Array], weights: list[float]) -> Array:
         first *= total
     if sum_of_differences is not None:
         if plain:
-            sum_of_differences /= len(models)
+            sum_of_differences /= len(weights)
         first += sum_of_differences
     return first

@@ -125,8 +125,8 @@ def stock(block: Block, *, granularity: str, average: str, bound: bool) -> Array
         return _by_filter(block, average=average, bound=bound)
     ratio = block.statistics["ratio"]
     if ratio == 1.0:
-        return weighted_average(block.models, [1.0 / block.count] * block.count)
-    total = sum_arrays(block.deltas)
+        return weighted_average(block.each_model(), [1.0 / block.count] * block.count)
+    total = sum_arrays(block.each_delta())
     total *= ratio / block.count
     total += block.base
     return total

@@ -20,6 +20,7 @@ from stockpot.merging.methods._deltas import add_consensus
             Real("weights", 1.0), help="weight of each task vector; negative to forget a task"
         ),
     ),
+    spreads_nonfinite=True,
 )
 def task_arithmetic(block: Block, *, scale: float, weights: list[float]) -> Array:
-    return add_consensus(block, block.deltas, weights=weights, scale=scale, consensus="sum")
+    return add_consensus(block, block.each_delta(), weights=weights, scale=scale, consensus="sum")

@@ -1,0 +1,162 @@
+"""Write a large file past the page cache, piece by piece and in any order.
+
+Copying a gigabyte into the page cache costs up to two seconds of processor time, pushes the
+parents out of memory, and is paid again when it is flushed. Here pieces are gathered in a few
+aligned segments; a full segment goes straight to the disk, from a thread of its own.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SEGMENT = 2 << 20
+"""Bytes that are written at once; a multiple of every disk's sector."""
+_SEGMENTS = 16
+_ALIGNMENT = 4096
+
+
+@dataclass
+class _Segment:
+    """One stretch of the file in memory."""
+
+    number: int
+    memory: mmap.mmap
+    missing: int
+    pieces: list[tuple[int, int]] = field(default_factory=list)
+
+
+class DirectFile:
+    """A file of known size, opened for writing without the page cache.
+
+    ``write`` may be called from several threads; every byte must be written once. ``finish``
+    must be called before the file is closed. Raises ``OSError`` on opening where the file system
+    cannot do it.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._size = size
+        # Pieces that find no free segment go through the page cache, segment by segment.
+        self._cached = os.open(path, os.O_RDWR)
+        try:
+            self._direct = os.open(path, os.O_WRONLY | os.O_DIRECT)
+        except BaseException:
+            os.close(self._cached)
+            raise
+        self._free = [mmap.mmap(-1, SEGMENT) for _ in range(_SEGMENTS)]
+        self._open: dict[int, _Segment] = {}
+        self._through_cache: set[int] = set()
+        self._full: deque[_Segment] = deque()
+        self._changed = threading.Condition()
+        self._writing = 0
+        self._ending = False
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._write_segments, daemon=True)
+        self._thread.start()
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Put bytes at ``offset``. Raises the ``OSError`` of any earlier write."""
+        while data:
+            number, inside = divmod(offset, SEGMENT)
+            piece = data[: SEGMENT - inside]
+            segment = self._segment(number)
+            if segment is None:
+                write_all(self._cached, piece, offset)
+            else:
+                memory = memoryview(segment.memory)
+                memory[inside : inside + len(piece)] = piece
+                memory.release()
+                self._filled(segment, inside, len(piece))
+            data, offset = data[len(piece) :], offset + len(piece)
+
+    def finish(self) -> None:
+        """Wait until everything is on the disk."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        for segment in self._open.values():
+            view = memoryview(segment.memory)
+            for start, length in segment.pieces:
+                place = segment.number * SEGMENT + start
+                write_all(self._cached, view[start : start + length], place)
+        self._open = {}
+        os.ftruncate(self._cached, self._size)
+        os.fsync(self._cached)
+
+    def close(self) -> None:
+        """Give everything back, finished or not."""
+        with self._changed:
+            self._ending = True
+            self._full.clear()
+            self._changed.notify_all()
+        self._thread.join()
+        os.close(self._direct)
+        os.close(self._cached)
+
+    def _segment(self, number: int) -> _Segment | None:
+        """The segment to copy into, or None where it goes through the page cache."""
+        with self._changed:
+            while True:
+                if self._error is not None:
+                    raise self._error
+                if number in self._through_cache:
+                    return None
+                if number in self._open:
+                    return self._open[number]
+                if self._free:
+                    missing = min(SEGMENT, self._size - number * SEGMENT)
+                    segment = _Segment(number, self._free.pop(), missing)
+                    self._open[number] = segment
+                    return segment
+                if not self._full and not self._writing:
+                    # All memory is held by segments that are half full.
+                    self._through_cache.add(number)
+                    return None
+                self._changed.wait()
+
+    def _filled(self, segment: _Segment, start: int, length: int) -> None:
+        with self._changed:
+            segment.pieces.append((start, length))
+            segment.missing -= length
+            if not segment.missing:
+                del self._open[segment.number]
+                self._full.append(segment)
+                self._changed.notify_all()
+
+    def _write_segments(self) -> None:
+        while True:
+            with self._changed:
+                while not self._full and not self._ending:
+                    self._changed.wait()
+                if not self._full:
+                    return
+                segment = self._full.popleft()
+                self._writing += 1
+            error: OSError | None = None
+            try:
+                start = segment.number * SEGMENT
+                length = min(SEGMENT, -(-(self._size - start) // _ALIGNMENT) * _ALIGNMENT)
+                view = memoryview(segment.memory)
+                write_all(self._direct, view[:length], start)
+                view.release()
+            except OSError as failed:
+                error = failed
+            with self._changed:
+                self._writing -= 1
+                self._free.append(segment.memory)
+                self._error = self._error or error
+                self._changed.notify_all()
+
+
+def write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    """``os.pwrite`` until everything is written."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
