@@ -8,15 +8,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stockpot.errors import RecipeError
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 Location = tuple[str | int, ...]
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound="BaseModel")
 
 
 def load_with_lines(path: Path, what: str = "recipe") -> tuple[Any, dict[Location, int]]:
@@ -26,6 +26,8 @@ def load_with_lines(path: Path, what: str = "recipe") -> tuple[Any, dict[Locatio
 
     Raises ``RecipeError`` for a missing file, bad YAML, or a key that stands twice.
     """
+    import yaml
+
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -38,7 +40,7 @@ def load_with_lines(path: Path, what: str = "recipe") -> tuple[Any, dict[Locatio
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError([f"{path}:{line}: not valid YAML: {error.problem}"]) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError([f"{path}: not valid YAML: {error}"]) from error
     lines: dict[Location, int] = {}
     problems: list[str] = []
@@ -57,12 +59,14 @@ def line_of(location: Location, lines: Mapping[Location, int]) -> int:
 
 
 def _walk(
-    node: yaml.Node,
+    node: Any,
     location: Location,
     lines: dict[Location, int],
     problems: list[str],
     path: Path,
 ) -> None:
+    import yaml
+
     lines.setdefault(location, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key, child in node.value:
@@ -92,6 +96,8 @@ def validated(
     ``known``: the keys that a misspelt one is compared with. Raises ``RecipeError`` with all
     problems, in the order of the file.
     """
+    from pydantic import ValidationError
+
     try:
         return model.model_validate(value)
     except ValidationError as error:

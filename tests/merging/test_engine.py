@@ -103,23 +103,6 @@ def test_random_numbers_belong_to_a_place():
         assert (uniform(*other, 0, 100) != whole[:100]).mean() > 0.9
 
 
-def test_freed_blocks_are_not_given_back_to_the_system():
-    """Each new block would be zeroed by the system, page by page."""
-    import platform
-    import resource
-
-    from stockpot.merging.allocator import keep_freed_memory
-
-    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
-    if keep_freed_memory():
-        for _ in range(3):
-            np.ones(1 << 20)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(50):
-            np.ones(1 << 20)
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 25_000
-
-
 def test_models_of_a_block_are_gone_after_deltas():
     block = Block(TensorShape("w", (2,)), [np.ones(2)], np.ones(2), xp=np)
     assert block.deltas[0].tolist() == [0, 0]

@@ -142,7 +142,7 @@ def test_every_problem_is_told_with_its_line(recipe):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("models: [", "no valid YAML"),
+        ("models: [", "not valid YAML"),
         ("- a\n- b", "table of keys"),
         ("models: [a]\nmodels: [b]", "stands twice"),
         ("models: []", "at least one model"),
@@ -150,7 +150,7 @@ def test_every_problem_is_told_with_its_line(recipe):
         ("models: [a]\nfoo: 1", "no parameter 'foo'"),
         ("models: [a]\nrules: 3", "'rules' is a list"),
         ("models:\n  - merge: 3", "recipe inside"),
-        ("models: [a, !!python/object:os.system x]", "no valid YAML"),
+        ("models: [a, !!python/object:os.system x]", "not valid YAML"),
     ],
 )
 def test_wrong_recipes(recipe, text, words):

@@ -9,7 +9,6 @@ import torch
 from stockpot.errors import InputError, TaskError
 from stockpot.training import HyperParameters, LossValley, RunningMean, draw_hyperparameters
 from stockpot.training.augmentation import augment, crop_and_flip, jitter
-from stockpot.training.memory import keep_memory
 from stockpot.training.probe import linear_probe
 from stockpot.training.sampler import BalancedSampler
 
@@ -340,8 +339,3 @@ def test_the_probe_refuses_features_that_are_not_finite() -> None:
     x = np.full((4, 2), np.nan)
     with pytest.raises(InputError, match="not finite"):
         linear_probe(x, np.zeros(4), x, np.zeros(4), n_outputs=2, kind="classification")
-
-
-def test_memory_is_kept_where_the_c_library_can() -> None:
-    assert keep_memory() in (True, False)
-    assert keep_memory() is keep_memory()

@@ -15,7 +15,7 @@ import numpy as np
 from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.dtypes import first_nonfinite, working_dtype
 from stockpot.errors import NonFiniteError
-from stockpot.merging.allocator import keep_freed_memory
+from stockpot.memory import keep_freed_blocks
 from stockpot.merging.backends import NumpyBackend
 from stockpot.merging.block import CHUNK, Array, Block, Statistics, Sums, TensorShape, Unread
 from stockpot.merging.method import Method, Pass
@@ -94,7 +94,7 @@ class Engine:
     """Merges tensors into a sink."""
 
     def __init__(self, sink: Sink, options: Options, advance: Advance | None = None) -> None:
-        keep_freed_memory()
+        keep_freed_blocks()
         self._sink = sink
         self._options = options
         self._advance = advance or (lambda amount: None)

@@ -19,7 +19,8 @@ from stockpot.merging.job import LayerStack, Source, Spec
 from stockpot.merging.method import get_method
 from stockpot.merging.recipe import resolve_source
 from stockpot.merging.settings import Rule, Settings
-from stockpot.merging.yaml_file import Place, YamlFile
+from stockpot.merging.yaml_file import YamlFile
+from stockpot.yaml_lines import Location
 
 Values = dict[str, Any]
 
@@ -257,7 +258,7 @@ def _stacks(file: YamlFile, slices: Any) -> tuple[list[Values], list[Source]]:
     return entries, [LayerStack(tuple(column)) for column in columns]
 
 
-def _source(file: YamlFile, value: Any, place: Place) -> str:
+def _source(file: YamlFile, value: Any, place: Location) -> str:
     if isinstance(value, Mapping):
         value = (value.get("model") or {}).get("path") if "model" in value else value.get("path")
     if not isinstance(value, str):

@@ -38,7 +38,8 @@ from stockpot.merging.job import Source, Spec, dtype_code
 from stockpot.merging.method import Method, get_method
 from stockpot.merging.parameters import PerModel
 from stockpot.merging.settings import Rule, Settings
-from stockpot.merging.yaml_file import Place, YamlFile
+from stockpot.merging.yaml_file import YamlFile
+from stockpot.yaml_lines import Location
 
 _KEYS = ("method", "base", "models", "rules", "heads", "dtype", "parameters")
 
@@ -64,7 +65,7 @@ def resolve_source(text: str, folder: Path) -> str:
     return str(local) if local.exists() or text.startswith((".", "/", "~")) else text
 
 
-def _read(file: YamlFile, table: Mapping[str, Any], place: Place) -> Spec:
+def _read(file: YamlFile, table: Mapping[str, Any], place: Location) -> Spec:
     method = _method(file, table.get("method", "linear"), (*place, "method"))
     models = table.get("models")
     if not isinstance(models, list) or not models:
@@ -109,7 +110,7 @@ def _read(file: YamlFile, table: Mapping[str, Any], place: Place) -> Spec:
 def _source(
     file: YamlFile,
     item: Any,
-    place: Place,
+    place: Location,
     method: Method | None,
     own: dict[str, list[Any]],
     index: int,
@@ -150,7 +151,7 @@ def _filled(items: list[Any], shared: Any, method: Method | None, name: str) -> 
     return [default if item is None else item for item in items]
 
 
-def _rules(file: YamlFile, items: Any, place: Place) -> tuple[Rule, ...]:
+def _rules(file: YamlFile, items: Any, place: Location) -> tuple[Rule, ...]:
     if items is None:
         return ()
     if not isinstance(items, list):
@@ -176,7 +177,7 @@ def _rules(file: YamlFile, items: Any, place: Place) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _layers(file: YamlFile, value: Any, place: Place) -> tuple[int, int] | None:
+def _layers(file: YamlFile, value: Any, place: Location) -> tuple[int, int] | None:
     if value is None:
         return None
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", str(value))
@@ -187,7 +188,7 @@ def _layers(file: YamlFile, value: Any, place: Place) -> tuple[int, int] | None:
     return first, int(found[2] or first)
 
 
-def _method(file: YamlFile, name: Any, place: Place) -> Method | None:
+def _method(file: YamlFile, name: Any, place: Location) -> Method | None:
     try:
         return get_method(str(name))
     except MethodError as error:
@@ -203,7 +204,7 @@ def _files(values: dict[str, Any], method: Method | None, folder: Path) -> dict[
     return values
 
 
-def _check(file: YamlFile, spec: Spec, method: Method, place: Place) -> None:
+def _check(file: YamlFile, spec: Spec, method: Method, place: Location) -> None:
     values = {k: v for k, v in spec.parameters.items() if k not in method.extras}
     try:
         Settings(method.name, values, models=len(spec.models), rules=spec.rules)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stockpot.errors import InputError
-from stockpot.training.memory import keep_memory
+from stockpot.memory import keep_all_freed_memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # type: ignore[import-untyped,unused-ignore]
@@ -17,7 +17,7 @@ def best_device(device: str | None = None) -> torch.device:
     """The GPU when there is one, unless ``device`` says "cpu"."""
     if device != "cpu" and torch.cuda.is_available():
         return torch.device("cuda")
-    keep_memory()
+    keep_all_freed_memory()
     return torch.device("cpu")
 
 
