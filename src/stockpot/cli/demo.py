@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from stockpot.cli.options import Json, Quiet
+
 
 def demo_command(
     output: Annotated[
@@ -22,8 +24,8 @@ def demo_command(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Local processes [default: cores].")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Recycle real fine-tunings of MiniLM for sentiment on a source never seen in training.
 

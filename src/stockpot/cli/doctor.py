@@ -13,9 +13,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
+
+from stockpot.cli.options import Json
 
 # What each extra of the package brings and what it is for.
 _EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
@@ -45,9 +46,7 @@ class Finding:
 
 
 def doctor_command(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The findings as JSON on stdout.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Check versions, extras, whether torch and torchvision fit, GPU and free disk space.
 

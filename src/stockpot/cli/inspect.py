@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stockpot.cli.options import Json, Quiet
+
 if TYPE_CHECKING:
     from stockpot.inspection import Inspection
 
@@ -30,8 +32,8 @@ def inspect_command(
     html: Annotated[
         Path | None, typer.Option(help="Write a page with heat map and angles to this file.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare models: same names and shapes, same ancestor, angles, signs, what was never trained.
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stockpot.cli.options import DryRun, Json, Overwrite, Quiet
+
 if TYPE_CHECKING:
     from stockpot.cli.output import Output
     from stockpot.merging import MergeReport
@@ -63,17 +65,13 @@ def merge_command(
     force: Annotated[
         bool, typer.Option("--force", help="Merge models that have no ancestor in common.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an output that exists.")
-    ] = False,
+    overwrite: Overwrite = False,
     list_methods: Annotated[
         bool, typer.Option("--list-methods", help="Show methods and parameters, do nothing.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, show the plan, write nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Combine models of one architecture and one ancestor, exactly and at the speed of the disk.
 

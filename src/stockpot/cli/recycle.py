@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stockpot.cli.options import DryRun, Json, Quiet, SkipCorrupt
 from stockpot.cli.output import Output
 
 if TYPE_CHECKING:
@@ -27,14 +28,10 @@ def recycle_command(
         list[str] | None,
         typer.Option("--set", help="Change the recipe, such as training.steps=100; repeatable."),
     ] = None,
-    skip_corrupt: Annotated[
-        bool, typer.Option("--skip-corrupt", help="Leave out unreadable images and list them.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, list the jobs, run nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words.")] = False,
+    skip_corrupt: SkipCorrupt = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fine-tune from diverse weights in parallel, average, and compare with the alternatives.
 
