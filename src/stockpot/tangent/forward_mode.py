@@ -44,7 +44,7 @@ def _no_fast_path() -> Iterator[None]:
 
 @contextmanager
 def _no_onednn() -> Iterator[None]:
-    with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]
+    with torch.backends.mkldnn.flags(enabled=False):
         yield
 
 

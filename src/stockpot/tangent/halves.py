@@ -117,14 +117,16 @@ def find_head(module: nn.Module) -> str:
     classifier = getattr(module, "get_classifier", None)
     if callable(classifier):
         layer = classifier()
-        found = next((name for name, part in module.named_modules() if part is layer), None)
+        found: str = next((n for n, part in module.named_modules() if part is layer), "")
         if found:
             return found
     for name in HEADS:
         part = getattr(module, name, None)
         if isinstance(part, nn.Module) and any(True for _ in part.parameters()):
             return name
-    linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    linear: list[str] = [
+        name for name, part in module.named_modules() if isinstance(part, nn.Linear)
+    ]
     if not linear or not linear[-1]:
         raise BackboneError(
             "the module has no linear layer that could be its head", hint="name it: head='...'"

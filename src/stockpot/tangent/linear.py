@@ -227,8 +227,8 @@ class TangentModel:
             output: Tensor = functional_call(self._upper, constant | moving, (crossing,))
             return output
 
-        output, change = jvp(function, (primals,), (tangents,))
-        return output, change
+        found: tuple[Tensor, Tensor] = jvp(function, (primals,), (tangents,))  # type: ignore[assignment]
+        return found
 
     def _cast(self, inputs: Any) -> Any:
         """Floating inputs on the model's device, in the type it computes in."""

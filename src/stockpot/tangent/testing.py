@@ -14,6 +14,7 @@ A check raises ``AssertionError`` that says what differs.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -112,9 +113,9 @@ def removal(subject: Subject) -> None:
         same_bytes(whole.without(gone.task), never, subject.inputs)
         same_bytes(whole.without(gone.digest), never, subject.inputs)
         assert gone.digest not in {term.digest for term in whole.without(gone.task).terms}
-    weights = [1.0 + index for index in range(len(subject.components))]
-    given = subject.composer.compose(subject.components, weights).without(gone.task)
-    same_bytes(given, subject.composer.compose(rest, weights[1:]), subject.inputs)
+    given = [1.0 + index for index in range(len(subject.components))]
+    less = subject.composer.compose(subject.components, given).without(gone.task)
+    same_bytes(less, subject.composer.compose(rest, given[1:]), subject.inputs)
 
 
 def addition_and_removal(subject: Subject) -> None:
@@ -144,9 +145,9 @@ def partial_sums(subject: Subject) -> None:
 def wrong_base(subject: Subject) -> None:
     """A component of another base or head is refused, and so is another kind and a duplicate."""
     one = subject.components[0]
-    for field in ("base_digest", "head_digest"):
-        stranger = replace(one, **{field: "0" * 64})
-        _refused(lambda s=stranger: subject.composer.compose([s]), BaseMismatchError, "0" * 12)
+    for stranger in (replace(one, base_digest="0" * 64), replace(one, head_digest="0" * 64)):
+        call = functools.partial(subject.composer.compose, [stranger])
+        _refused(call, BaseMismatchError, "0" * 12)
     other: Any = {"delta": "statistics", "statistics": "delta"}[one.kind]
     _refused(lambda: subject.composer.compose([replace(one, kind=other)]), InputError, other)
     _refused(lambda: subject.composer.compose([one, one]), InputError, "twice")

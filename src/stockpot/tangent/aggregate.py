@@ -1,0 +1,112 @@
+"""Sum deltas into one component, without the base: on a server, or from files.
+
+One round of federated averaging on deltas is exactly the paper's composition: every client trains a
+component on its own data, and the server sums them. The server needs neither base nor data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from stockpot.errors import InputError
+from stockpot.files import digest
+from stockpot.tangent.component import Component
+from stockpot.tangent.composer import Weights, resolve_weights, weighted_sum
+
+COMPOSED = "composed"
+
+
+def aggregate(
+    components: Sequence[Component], weights: Weights = "examples", *, name: str = COMPOSED
+) -> Component:
+    """One delta for many: sum_k w_k delta_k, float64 sums in the order of digests, rounded once.
+
+    By default weights are the shares of the examples, as in federated averaging (McMahan et al.
+    2017, algorithm 1). ``settings["composed"]`` lists the terms. The bytes of the tensors are those
+    of ``AverageComposer.compose`` with the same weights.
+    Raises ``InputError`` for no components, other kinds, or one that stands twice;
+    ``BaseMismatchError`` where they were made on different bases.
+    """
+    values = resolve_weights(components, weights)
+    first = components[0]
+    for component in components:
+        component.check_base(first.base_digest, first.head_digest)
+        if component.kind != "delta":
+            raise InputError(
+                f"component '{component.task}' holds {component.kind}, expected delta",
+                hint="statistics are summed by their own composer",
+            )
+    order = sorted(zip(components, values, strict=True), key=lambda part: part[0].digest)
+    digests = [component.digest for component, _ in order]
+    if len(set(digests)) < len(digests):
+        raise InputError("a component stands twice", hint="give it once, with twice the weight")
+    sums = weighted_sum([c.tensors for c, _ in order], [weight for _, weight in order])
+    kind = torch.promote_types(
+        torch.float32, next(iter(first.tensors.values()), torch.zeros(0)).dtype
+    )
+    return Component(
+        kind="delta",
+        base_digest=first.base_digest,
+        head_digest=first.head_digest,
+        task=name,
+        classes=tuple(sorted({label for c, _ in order for label in c.classes})),
+        examples=sum(component.examples for component, _ in order),
+        data_fingerprint=digest(sorted(component.data_fingerprint for component, _ in order)),
+        tensors={tensor: value.to(kind) for tensor, value in sums.items()},
+        settings={
+            COMPOSED: [
+                {"task": c.task, "digest": c.digest, "examples": c.examples, "weight": weight}
+                for c, weight in order
+            ],
+            **_shared(order[0][0].settings),
+        },
+    )
+
+
+def to_arrays(component: Component) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """A component as plain arrays and a JSON description, for the wire of a federated framework."""
+    names = sorted(component.tensors)
+    about = {
+        "names": names,
+        "kind": component.kind,
+        "base_digest": component.base_digest,
+        "head_digest": component.head_digest,
+        "task": component.task,
+        "classes": list(component.classes),
+        "examples": component.examples,
+        "data_fingerprint": component.data_fingerprint,
+        "seed": component.seed,
+        "settings": dict(component.settings),
+        "metrics": dict(component.metrics),
+        "digest": component.digest,
+    }
+    return [component.tensors[name].numpy() for name in names], about
+
+
+def from_arrays(arrays: Sequence[np.ndarray], about: Mapping[str, Any]) -> Component:
+    """The inverse of :func:`to_arrays`; ``InputError`` where something was lost on the way."""
+    fields = dict(about)
+    try:
+        names, expected = fields.pop("names"), fields.pop("digest")
+        tensors = {
+            name: torch.from_numpy(np.array(array))
+            for name, array in zip(names, arrays, strict=True)
+        }
+        component = Component(tensors=tensors, **fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"this is no component: {error}") from error
+    if component.digest != expected:
+        raise InputError(
+            f"component '{component.task}' changed on the way: its digest is "
+            f"{component.digest[:12]}, expected {str(expected)[:12]}"
+        )
+    return component
+
+
+def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What every component of a head says: the names of its columns."""
+    return {"head_classes": settings["head_classes"]} if "head_classes" in settings else {}

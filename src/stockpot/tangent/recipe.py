@@ -1,0 +1,95 @@
+"""A recipe: which components to train, from which data, on which base. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from stockpot.backbones.spec import BackboneSpec
+from stockpot.errors import RecipeError
+from stockpot.tangent.settings import TangentSettings
+from stockpot.tasks.specs import TaskSpec
+from stockpot.yaml_lines import Location, field_names, load_with_lines, validated
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shards(_Strict):
+    """How training data is divided into components."""
+
+    by: Literal["domains", "rows", "classes"] = Field(
+        "domains", description="one component a domain, a random part of the rows, or some classes"
+    )
+    count: int | None = Field(None, ge=1, description="number of random parts (by: rows)")
+    classes: int | None = Field(None, ge=1, description="classes of a component (by: classes)")
+    order_seed: int | None = Field(
+        None, ge=0, description="shuffles the classes before they are dealt; default: as they are"
+    )
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Shards:
+        for by, name in (("rows", "count"), ("classes", "classes")):
+            given = getattr(self, name) is not None
+            if given != (self.by == by):
+                word = "needs" if self.by == by else "has no use for"
+                raise ValueError(f"'by: {self.by}' {word} '{name}'")
+        return self
+
+
+class Head(_Strict):
+    """The head that all components share."""
+
+    seed: int = Field(0, ge=0, description="draws its weights")
+    file: str | None = Field(None, description="a saved head, instead of a random one")
+
+
+class TangentRecipe(_Strict):
+    """The whole of it. Relative paths start at the recipe's own folder."""
+
+    title: str = Field("Components", min_length=1, description="shown in results")
+    task: TaskSpec = Field(description="the data")
+    backbone: BackboneSpec = Field(
+        description="the base; with freeze_below only what lies above is linearised"
+    )
+    parameters: Literal["all"] | list[str] = Field(
+        "all", description="what gets a tangent: all, or names with *"
+    )
+    precision: Literal["float64", "float32", "bfloat16"] = Field(
+        "float32", description="type that the model computes in"
+    )
+    head: Head = Field(Head(), description="shared by all components")
+    components: Shards = Field(Shards(), description="one for each of these parts of the data")
+    training: TangentSettings = Field(TangentSettings(), description="of one component")
+    held_out: list[str] = Field([], description="domains that no component sees")
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="part of every other domain that no component sees"
+    )
+    validation_fraction: float = Field(
+        0.1, ge=0, lt=1, description="part of a component's rows kept to validate and learn weights"
+    )
+    limit_per_domain: int | None = Field(None, ge=2, description="at most so many examples of each")
+    seed: int = Field(0, ge=0, description="of splits and training")
+    threads: int = Field(1, ge=1, description="CPU threads of a job; results depend on it")
+
+
+def load_recipe(path: Path) -> TangentRecipe:
+    """Read and check a recipe file; ``RecipeError`` with all problems, each with its line."""
+    value, lines = load_with_lines(path)
+    return parse_recipe(value, source=str(path), lines=lines)
+
+
+def parse_recipe(
+    value: Any, *, source: str = "recipe", lines: Mapping[Location, int] | None = None
+) -> TangentRecipe:
+    """Check a recipe given as plain data; ``lines`` says where each value stands in ``source``."""
+    if not isinstance(value, Mapping):
+        raise RecipeError([f"{source}: a recipe is a mapping with 'task' and 'backbone'"])
+    return validated(TangentRecipe, value, source=source, lines=lines, known=_ALL_KEYS)
+
+
+_ALL_KEYS = field_names(TangentRecipe, Shards, Head, TangentSettings, BackboneSpec)

@@ -1,0 +1,323 @@
+"""Train all components of a recipe, and open what was trained for composing and evaluating."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stockpot.backbones import Backbone, Model, load_backbone
+from stockpot.errors import BackboneError, InputError, OutputError
+from stockpot.execution import Job, in_order, make_backend, run_jobs
+from stockpot.files import atomic_file, digest, file_digest, write_json
+from stockpot.progress import progress
+from stockpot.provenance import Parent, Record, versions, write_record
+from stockpot.tangent.component import Component
+from stockpot.tangent.head import load_head
+from stockpot.tangent.jobs import COMPONENT, HEAD
+from stockpot.tangent.linear import TangentModel
+from stockpot.tangent.recipe import TangentRecipe, load_recipe
+from stockpot.tangent.shards import Division, Shard, divide
+from stockpot.tasks import Task, load_task
+from stockpot.training import Feed
+from stockpot.training.rows import limit_task, open_feed
+
+_JOBS = "stockpot.tangent.jobs"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A folder of components: ``head.safetensors``, ``components/*.safetensors``, ``results``."""
+
+    folder: Path
+    components: tuple[Path, ...]
+    results: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A recipe with its data, base and head, ready to compose and evaluate."""
+
+    recipe: TangentRecipe
+    task: Task
+    division: Division
+    model: TangentModel
+    feed: Feed
+
+
+@dataclass(frozen=True, eq=False)
+class _Examined:
+    recipe: TangentRecipe
+    root: Path
+    task: Task
+    backbone: Backbone
+    division: Division
+
+
+def train(
+    recipe: Path,
+    output: Path,
+    *,
+    only: Sequence[str] = (),
+    backend: str = "local",
+    jobs: int | None = None,
+    quiet: bool = False,
+) -> Trained:
+    """Train every component of a recipe (or ``only`` some) into ``output``.
+
+    The same call goes on after an interruption; a finished component is not trained again.
+    Raises ``InputError`` (a subclass) before anything runs, ``JobError`` when a job fails.
+    """
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file", hint="give a folder for the output")
+    with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
+        keep = (output / "work" / "cache").resolve()
+        examined = _examine(recipe, keep if keep.exists() else Path(scratch))
+        wanted = plan(examined, str(keep), only)
+    cores = len(os.sched_getaffinity(0))
+    workers = make_backend(backend, jobs or max(1, cores // examined.recipe.threads))
+    everything = [job for _, job in wanted]
+    total = sum(job.weight for job in in_order(everything))
+    with progress("components", total, quiet=quiet) as advance:
+        folders = run_jobs(
+            everything,
+            output / "work",
+            workers,
+            on_finished=lambda job, reused: advance(job.weight, f"{job.label:.44}"),
+        )
+    paths = []
+    head = everything[0].inputs["head"]
+    _copy(folders[head] / HEAD, output / HEAD)
+    for shard, job in wanted:
+        paths.append(output / "components" / f"{_file_name(shard.name)}.safetensors")
+        _copy(folders[job] / COMPONENT, paths[-1])
+    notes = [json.loads((folders[job] / "notes.json").read_text()) for _, job in wanted]
+    results = _results(examined, paths, sorted({n for note in notes for n in note["notes"]}))
+    write_json(output / "components.json", results)
+    _write_provenance(output, examined, results)
+    return Trained(output, tuple(paths), results)
+
+
+def plan_recipe(recipe: Path, only: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Check everything and name the components that ``train`` would make; writes nothing."""
+    with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
+        examined = _examine(recipe, Path(scratch))
+        wanted = plan(examined, scratch, only)
+    training = examined.recipe.training
+    return [
+        {
+            "name": shard.name,
+            "examples": len(shard.train),
+            "validation": len(shard.validation),
+            "classes": len(np.unique(examined.task.labels[shard.train])),
+            "steps": training.steps(len(shard.train)),
+        }
+        for shard, _ in wanted
+    ]
+
+
+def plan(examined: _Examined, cache: str, only: Sequence[str]) -> list[tuple[Shard, Job]]:
+    """One job a component, which needs the head and the trunk's activations."""
+    recipe, task = examined.recipe, examined.task
+    places = {"root": str(examined.root), "cache": cache}
+    data = {
+        "spec": recipe.task.model_dump(mode="json"),
+        "content": task.fingerprint,
+        "limit": recipe.limit_per_domain,
+        "seed": recipe.seed,
+        "skip_corrupt": False,
+    }
+    backbone = {
+        "spec": recipe.backbone.model_dump(mode="json"),
+        "content": examined.backbone.fingerprint,
+    }
+    fingerprint = digest([task.fingerprint, recipe.limit_per_domain, recipe.seed])
+    file = recipe.head.file
+    head = Job(
+        f"{_JOBS}:head",
+        {
+            "backbone": backbone,
+            "classes": list(task.classes),
+            "seed": recipe.head.seed,
+            "file": file,
+            "content": file_digest(examined.root / file) if file else None,
+        },
+        places=places,
+        label="head",
+        weight=0.1,
+        threads=recipe.threads,
+    )
+    augmentation = recipe.training.augmentation and task.modality == "image"
+    features = Job(
+        f"{_JOBS}:features",
+        {"data": data, "backbone": backbone, "augmentation": augmentation, "seed": recipe.seed},
+        places=places,
+        label="frozen blocks",
+        threads=recipe.threads,
+    )
+    known = {shard.name: shard for shard in examined.division.shards}
+    for name in only:
+        if name not in known:
+            raise InputError(
+                f"the recipe has no component '{name}'", hint=f"it has {', '.join(known)}"
+            )
+    made = []
+    for name in only or known:
+        arguments = {
+            "data": data,
+            "backbone": backbone,
+            "parameters": recipe.parameters,
+            "precision": recipe.precision,
+            "fingerprint": fingerprint,
+            "name": name,
+            "rows": known[name].train.tolist(),
+            "validation": known[name].validation.tolist(),
+            "settings": recipe.training.model_dump(mode="json"),
+            "seed": recipe.seed,
+        }
+        inputs = {"head": head, "features": features}
+        job = Job(
+            f"{_JOBS}:component", arguments, inputs, places, f"component {name}", recipe.threads, 3
+        )
+        made.append((known[name], job))
+    return made
+
+
+def open_run(recipe: Path, folder: Path) -> Opened:
+    """Data, base and head of components that ``train`` wrote to ``folder``.
+
+    Raises ``InputError`` where the folder holds no components.
+    """
+    if not (folder / HEAD).is_file():
+        raise InputError(f"{folder} holds no components", hint="run `stockpot tangent train` first")
+    cache = folder / "work" / "cache"
+    examined = _examine(recipe, cache)
+    network = Model(examined.backbone, len(examined.task.classes))
+    load_head(folder / HEAD, network)
+    model = TangentModel(
+        network, parameters=examined.recipe.parameters, precision=examined.recipe.precision
+    )
+    features = plan(examined, str(cache), ())[0][1].inputs["features"]
+    prepared = folder / "work" / "jobs" / features.key
+    feed = run_features(features, folder) if not prepared.exists() else prepared
+    return Opened(
+        examined.recipe,
+        examined.task,
+        examined.division,
+        model,
+        open_feed(examined.task, examined.backbone, feed),
+    )
+
+
+def run_features(job: Job, folder: Path) -> Path:
+    """The trunk's activations, computed where ``train`` has not left them."""
+    return run_jobs([job], folder / "work", make_backend("serial", 1))[job]
+
+
+def load_components(paths: Sequence[Path]) -> list[Component]:
+    """Components of files, or of all files in a folder (``folder/components`` or itself)."""
+    files: list[Path] = []
+    for path in paths:
+        inner = path / "components" if (path / "components").is_dir() else path
+        found = sorted(inner.glob("*.safetensors")) if inner.is_dir() else [inner]
+        if not found:
+            raise InputError(f"{path} holds no components")
+        files += found
+    return [Component.load(file) for file in files]
+
+
+def keep_components(components: Sequence[Component], without: Sequence[str]) -> list[Component]:
+    """All but those whose name (or digest, 12 digits or more) is in ``without``."""
+    kept = list(components)
+    for name in without:
+        rest = [
+            c
+            for c in kept
+            if c.task != name and not (len(name) >= 12 and c.digest.startswith(name))
+        ]
+        if len(rest) == len(kept):
+            known = ", ".join(component.task for component in kept)
+            raise InputError(f"there is no component '{name}'", hint=f"there are {known}")
+        kept = rest
+    return kept
+
+
+def _examine(path: Path, cache: Path) -> _Examined:
+    recipe, root = load_recipe(path), path.parent.resolve()
+    task = load_task(recipe.task, root=root, cache=cache, seed=recipe.seed)
+    if recipe.limit_per_domain is not None:
+        task = limit_task(task, recipe.limit_per_domain, recipe.seed)
+    division = divide(task, recipe)
+    backbone = load_backbone(recipe.backbone, root=root, example=task.inputs[:2])
+    if (backbone.modality == "text") != (task.modality == "text"):
+        raise BackboneError(
+            f"backbone '{recipe.backbone.name}' takes {backbone.modality} inputs, "
+            f"task '{task.name}' has {task.modality} inputs"
+        )
+    # Everything that can be wrong with the linearisation is found here, before any job.
+    model = TangentModel(
+        Model(backbone, len(task.classes)),
+        parameters=recipe.parameters,
+        precision=recipe.precision,
+    )
+    model.probe(backbone.prepare(task.inputs[:2]))
+    return _Examined(recipe, root, task, backbone, division)
+
+
+def _results(examined: _Examined, paths: Sequence[Path], notes: list[str]) -> dict[str, Any]:
+    components = [Component.load(path) for path in paths]
+    return {
+        "title": examined.recipe.title,
+        "base_digest": components[0].base_digest,
+        "head_digest": components[0].head_digest,
+        "classes": list(examined.task.classes),
+        "notes": notes,
+        "components": [
+            {
+                "name": c.task,
+                "file": f"components/{path.name}",
+                "digest": c.digest,
+                "examples": c.examples,
+                "classes": list(c.classes),
+                "metrics": dict(c.metrics),
+            }
+            for c, path in zip(components, paths, strict=True)
+        ],
+    }
+
+
+def _write_provenance(output: Path, examined: _Examined, results: dict[str, Any]) -> None:
+    recipe = examined.recipe
+    write_record(
+        output,
+        Record(
+            kind="component",
+            name=recipe.title,
+            parents=(
+                Parent(recipe.backbone.name, results["base_digest"], role="base"),
+                Parent("head", results["head_digest"], role="head"),
+            ),
+            recipe=recipe.model_dump(mode="json"),
+            data=examined.task.fingerprint,
+            versions=versions("torch"),
+        ),
+    )
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _file_name(name: str) -> str:
+    """A component's name as a file's; one with other signs than letters, digits, '.', '-' and '_'
+    gets part of its hash, so that no two names meet."""
+    plain = "".join(c if c.isalnum() or c in ".-_" else "_" for c in name)
+    return plain if plain == name else f"{plain}-{digest(name)[:8]}"
