@@ -9,7 +9,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from stockpot.errors import ScoreError
-from stockpot.ranking.scores import hscore, leep, logme
+from stockpot.ranking.scores import (
+    emms,
+    etran,
+    gbc,
+    hscore,
+    knn,
+    leep,
+    logme,
+    nce,
+    ncti,
+    nleep,
+    occam,
+    pactran,
+    parc,
+    ped,
+    probe,
+    ridge,
+    rkme,
+    sfda,
+    transport,
+    transrate,
+)
 from stockpot.ranking.scores.checks import check_evidence, refusal
 from stockpot.ranking.scores.score import Evidence, Kind, Score, SourceEvidence, Value, join_pair
 from stockpot.ranking.scores.workspace import Workspace
@@ -28,7 +49,35 @@ __all__ = [
 ]
 
 SCORES: dict[str, Score] = {
-    score.name: score for score in (logme.SCORE, hscore.SCORE, hscore.REGULARISED, leep.SCORE)
+    score.name: score
+    for score in (
+        logme.SCORE,
+        hscore.SCORE,
+        hscore.REGULARISED,
+        transrate.SCORE,
+        sfda.SCORE,
+        gbc.SCORE,
+        etran.SCORE,
+        ncti.SCORE,
+        leep.SCORE,
+        nce.SCORE,
+        pactran.DIRICHLET,
+        pactran.GAMMA,
+        nleep.SCORE,
+        parc.SCORE,
+        pactran.SCORE,
+        occam.INT,
+        occam.CONCEPT,
+        knn.SCORE,
+        ridge.SCORE,
+        probe.SCORE,
+        emms.SCORE,
+        ped.SFDA,
+        ped.LOGME,
+        transport.OTCE,
+        transport.OSBORN,
+        rkme.SCORE,
+    )
 }
 
 

@@ -91,7 +91,7 @@ class Tridiagonal:
         return solved
 
 
-def fixed_point(  # noqa: PLR0913 - the numbers of the model
+def fixed_point(
     solver: Tridiagonal,
     squares: np.ndarray,
     rows: int,

@@ -5,6 +5,7 @@ Everything is computed when first asked for, once. ``compute`` makes one workspa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -84,7 +85,7 @@ class Workspace:
             features = features.astype(np.float32)
         if self.evidence.pair is not None:
             features = join_pair(features, self.evidence.pair.astype(features.dtype))
-        return self.sorted(features)
+        return np.asarray(self.sorted(features))
 
     @cached_property
     def wide(self) -> bool:
@@ -125,8 +126,107 @@ class Workspace:
         """Whether float64 moments can be had if float32 ones are not good enough."""
         return self.evidence.features is not None
 
+    def covariance(self, precision: int = 32) -> np.ndarray:
+        """Covariance of the features (divided by N); lower triangle of (D, D), by columns."""
+        moments = self.moments(precision)
+        covariance = moments.scaled_scatter()
+        covariance *= moments.scale / moments.rows
+        covariance *= moments.scale[:, None]
+        return covariance
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """Mean of the features, float64, shape (D,)."""
+        if self.wide:
+            return np.asarray(self.features.mean(axis=0, dtype=np.float64))
+        return self.moments().mean
+
+    def centred(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows of the features minus their mean, float64."""
+        return np.asarray(self.features[start:stop] - self.mean, dtype=np.float64)
+
+    def blocks(self, size: int = 1024) -> Iterator[tuple[slice, np.ndarray]]:
+        """Rows in blocks: where they lie, and their centred features."""
+        for start in range(0, self.rows, size):
+            yield slice(start, start + size), self.centred(start, start + size)
+
+    # ------------------------------------------------------------------------------------ spectra
     @cached_property
     def kernel(self) -> np.ndarray:
         """``X X^T`` in float64, shape (N, N), column-major."""
         features = self.features.astype(np.float64, copy=False)
         return np.asfortranarray(features @ features.T)
+
+    @cached_property
+    def centred_kernel(self) -> np.ndarray:
+        """``X X^T`` of the centred features in float64, shape (N, N)."""
+        features = self.centred()
+        return np.asarray(features @ features.T)
+
+    @cached_property
+    def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
+        """Squared singular values of the centred features, ascending, and the vectors.
+
+        The vectors are those of the smaller matrix: right, shape (D, D), or left, shape (N, N),
+        where ``wide``.
+        """
+        from scipy.linalg import eigh
+
+        if self.wide:
+            values, vectors = eigh(self.centred_kernel, check_finite=False)
+        else:
+            values, vectors = eigh(
+                self.covariance(64), lower=True, check_finite=False, overwrite_a=True
+            )
+            values = values * self.rows
+        return np.maximum(values, 0.0), vectors
+
+    def principal(self, components: int) -> np.ndarray:
+        """Scores of the first principal components, float64, shape (N, k).
+
+        k is ``components`` or the rank, whichever is less. Exact, where the usual code takes a
+        randomised decomposition; the sign of a component is arbitrary.
+        """
+        from scipy.sparse.linalg import LinearOperator, eigsh
+
+        if "spectrum" in self.__dict__ or self.wide or 3 * components > self.features.shape[1]:
+            values, vectors = self.spectrum
+            keep = values > len(values) * np.finfo(np.float64).eps * values[-1]
+            keep[:-components] = False
+            vectors = vectors[:, keep]
+            if self.wide:
+                return np.asarray(vectors[:, ::-1] * np.sqrt(values[keep])[::-1])
+        else:
+            from scipy.linalg import blas
+
+            covariance = self.covariance()
+            size = len(covariance)
+            operator = LinearOperator(
+                (size, size), matvec=lambda x: blas.dsymv(1.0, covariance, x, lower=1), dtype="d"
+            )
+            start = np.random.default_rng(0).standard_normal(size)
+            values, vectors = eigsh(operator, k=components, v0=start, tol=1e-9)
+            vectors = vectors[:, values > size * np.finfo(np.float64).eps * values[-1]]
+        scores = np.empty((self.rows, vectors.shape[1]))
+        for place, block in self.blocks():
+            scores[place] = block @ vectors[:, ::-1]
+        return scores
+
+    # -------------------------------------------------------------------------------------- rows
+    def subsample(self, most: int) -> np.ndarray:
+        """Up to ``most`` rows, ascending: all, or a share of each class drawn from the seed."""
+        if self.rows <= most:
+            return np.arange(self.rows)
+        rng = np.random.default_rng(self.seed)
+        order = rng.permutation(self.rows)
+        if self.kind == "classification":
+            # Rows at even steps of the class-wise shuffled order: each class keeps its share.
+            order = order[np.argsort(self.codes[order], kind="stable")]
+        steps = np.linspace(0, self.rows, most, endpoint=False).astype(np.int64)
+        return np.sort(order[steps])
+
+    @cached_property
+    def groups(self) -> np.ndarray | None:
+        """Group of each row, in the order of the features."""
+        groups = self.evidence.groups
+        return None if groups is None else self.sorted(np.asarray(groups))

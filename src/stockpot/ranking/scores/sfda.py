@@ -1,0 +1,82 @@
+"""SFDA: how confidently a Fisher discriminant tells the classes apart, once they are made harder.
+
+A first discriminant gives each row's probability p of its class; the softmax of these
+probabilities says how far the row is drawn towards the mean of the other classes' means (ConfMix,
+``x <- p x + (1 - p) o``); a second discriminant is fitted to these rows, and the value is its mean
+probability of the right class.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stockpot.ranking.gram import CHUNK, Moments
+from stockpot.ranking.scores.discriminant import discriminant
+from stockpot.ranking.scores.score import Score, Value
+
+if TYPE_CHECKING:
+    from stockpot.ranking.scores.workspace import Workspace
+
+_GOOD = 1e-6
+SATURATED = 0.9999
+
+
+def _confidence(posterior: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Softmax of the posterior itself, at each row's class."""
+    soft = np.exp(posterior)
+    return np.asarray(soft[np.arange(len(codes)), codes] / soft.sum(axis=1))
+
+
+def _attempt(work: Workspace, precision: int) -> tuple[float, float, float]:
+    """Value, doubt and shrinkage with products of this precision."""
+    first = work.moments(precision)
+    fitted = discriminant(first)
+    means = work.moments(precision).centred_class_means() * first.scale
+    others = (means.sum(axis=0) - means) / (len(means) - 1)
+    mixed = Moments(classes=len(means), precision=precision)
+    kind = np.float32 if precision == 32 else np.float64
+    rows = np.empty(work.features.shape, dtype=kind)
+    for place, block in work.blocks(CHUNK):
+        codes = work.codes[place]
+        share = _confidence(fitted.posterior(block), codes)[:, None]
+        rows[place] = share * block + (1.0 - share) * others[codes]
+    mixed.add(rows, work.codes)
+    again = discriminant(mixed, fitted.shrinkage)
+    offset = mixed.mean
+    total = 0.0
+    for start in range(0, work.rows, CHUNK):
+        codes = work.codes[start : start + CHUNK]
+        posterior = again.posterior(rows[start : start + CHUNK] - offset)
+        total += float(posterior[np.arange(len(codes)), codes].sum())
+    return total / work.rows, max(fitted.doubt, again.doubt), fitted.shrinkage
+
+
+def _sfda(work: Workspace) -> Value:
+    for precision in (32, 64):
+        value, doubt, shrinkage = _attempt(work, precision)
+        if doubt <= _GOOD:
+            break
+    warning = None
+    if value > SATURATED:
+        warning = (
+            f"saturated: {work.rows} rows of {work.features.shape[1]} features separate any "
+            "labels; use more rows, or LogME"
+        )
+    elif doubt > _GOOD:
+        warning = f"rounding may change the value by {doubt:.1g}: features nearly dependent"
+    return Value(value, {"shrinkage": shrinkage, "precision": precision}, warning)
+
+
+SCORE = Score(
+    name="sfda",
+    title="SFDA",
+    needs=("features",),
+    kinds=("classification",),
+    formula="mean_i p_2(y_i | x'_i), x' = p_1 x + (1 - p_1) o_y, discriminants p_1, p_2",
+    source="Shao et al. 2022, arXiv 2207.03036, eq. 3 to 9",
+    when="Many rows of many classes, supervised and self-supervised models mixed.",
+    instead=("logme", "reg_hscore"),
+    function=_sfda,
+)
