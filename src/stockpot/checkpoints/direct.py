@@ -14,6 +14,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 SEGMENT = 2 << 20
 """Bytes that are written at once; a multiple of every disk's sector."""
 _SEGMENTS = 16
@@ -25,7 +27,7 @@ class _Segment:
     """One stretch of the file in memory."""
 
     number: int
-    memory: mmap.mmap
+    memory: np.ndarray
     missing: int
     pieces: list[tuple[int, int]] = field(default_factory=list)
 
@@ -47,7 +49,8 @@ class DirectFile:
         except BaseException:
             os.close(self._cached)
             raise
-        self._free = [mmap.mmap(-1, SEGMENT) for _ in range(_SEGMENTS)]
+        # Pages of their own are aligned, as writing past the cache demands.
+        self._free = [np.frombuffer(mmap.mmap(-1, SEGMENT), np.uint8) for _ in range(_SEGMENTS)]
         self._open: dict[int, _Segment] = {}
         self._through_cache: set[int] = set()
         self._full: deque[_Segment] = deque()
@@ -67,9 +70,8 @@ class DirectFile:
             if segment is None:
                 write_all(self._cached, piece, offset)
             else:
-                memory = memoryview(segment.memory)
-                memory[inside : inside + len(piece)] = piece
-                memory.release()
+                # Unlike a memoryview, numpy lets other threads run while it copies.
+                segment.memory[inside : inside + len(piece)] = np.frombuffer(piece, np.uint8)
                 self._filled(segment, inside, len(piece))
             data, offset = data[len(piece) :], offset + len(piece)
 
@@ -82,10 +84,9 @@ class DirectFile:
         if self._error is not None:
             raise self._error
         for segment in self._open.values():
-            view = memoryview(segment.memory)
             for start, length in segment.pieces:
                 place = segment.number * SEGMENT + start
-                write_all(self._cached, view[start : start + length], place)
+                write_all(self._cached, segment.memory[start : start + length].data, place)
         self._open = {}
         os.ftruncate(self._cached, self._size)
         os.fsync(self._cached)
@@ -143,9 +144,7 @@ class DirectFile:
             try:
                 start = segment.number * SEGMENT
                 length = min(SEGMENT, -(-(self._size - start) // _ALIGNMENT) * _ALIGNMENT)
-                view = memoryview(segment.memory)
-                write_all(self._direct, view[:length], start)
-                view.release()
+                write_all(self._direct, segment.memory[:length].data, start)
             except OSError as failed:
                 error = failed
             with self._changed:
