@@ -124,3 +124,11 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def cache_folder() -> Path:
+    """Where what can be had again is kept: ``STOCKPOT_CACHE``, else stockpot's part of XDG's."""
+    chosen = os.environ.get("STOCKPOT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stockpot"

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from stockpot.errors import OutputError
-from stockpot.files import write_json
+from stockpot.files import cache_folder, write_json
 
 # A file changed within the clock's granularity would look unchanged; younger ones are not kept.
 _SETTLED = 2_000_000_000
@@ -46,8 +45,5 @@ def _state(files: Sequence[Path]) -> list[list[int]]:
 
 
 def _place(files: Sequence[Path]) -> Path:
-    chosen = os.environ.get("STOCKPOT_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(chosen).expanduser() if chosen else Path(base) / "stockpot"
     paths = "\0".join(str(file.resolve()) for file in files)
-    return folder / "digests" / f"{hashlib.sha256(paths.encode()).hexdigest()}.json"
+    return cache_folder() / "digests" / f"{hashlib.sha256(paths.encode()).hexdigest()}.json"

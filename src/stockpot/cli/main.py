@@ -15,6 +15,7 @@ from stockpot.cli.history import history_app
 from stockpot.cli.inspect import inspect_command
 from stockpot.cli.merge import merge_command
 from stockpot.cli.recycle import recycle_command
+from stockpot.cli.registry import registry_app
 from stockpot.cli.tangent import tangent_app
 from stockpot.errors import StockpotError
 from stockpot.version import VERSION
@@ -76,6 +77,7 @@ app.command("inspect")(inspect_command)
 app.add_typer(history_app, name="history")
 app.add_typer(tangent_app, name="tangent")
 app.command("demo")(demo_command)
+app.add_typer(registry_app)
 app.command("doctor")(doctor_command)
 
 

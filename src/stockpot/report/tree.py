@@ -19,6 +19,25 @@ COLUMNS = {
     "final": "final",
 }
 
+# Colours of a drawing that stands alone; on a page its style sheet has them.
+_STYLE = """
+svg { --paper: #fff; --card: #fff; --ink: #1d2228; --average: #0b6e4f; font: 13px system-ui, sans-serif;
+  color: var(--ink); background: var(--paper); }
+.c0 { color: #3c434c; } .c1 { color: #c44a00; } .c2 { color: #0067a8; } .c3 { color: #008060; }
+.c4 { color: #a0407f; } .c5 { color: #8a6d00; } .c6 { color: #3f7fbf; } .c-none { color: #6b7480; }
+text { fill: var(--ink); }
+.node rect { fill: var(--card); stroke: currentColor; stroke-width: 1.6; }
+.node .behind { opacity: 0.5; }
+.n-base rect { fill: currentColor; } .n-base text, .n-final text { fill: var(--paper); font-weight: 600; }
+.n-wild rect { stroke-dasharray: 4 3; }
+.n-final rect { fill: var(--average); stroke: var(--average); }
+.edge { fill: none; stroke: currentColor; opacity: 0.6; }
+@media (prefers-color-scheme: dark) {
+  svg { --paper: #14181d; --card: #1b2027; --ink: #e6e9ed; --average: #4fcfae; }
+  .c0 { color: #d5d9de; } .c1 { color: #ff9a5c; } .c2 { color: #66b8f0; } .c3 { color: #4fcfae; }
+  .c4 { color: #e39ac9; } .c5 { color: #e3c65a; } .c6 { color: #9db8ff; } .c-none { color: #9aa3ad; }
+}"""  # noqa: E501
+
 
 @dataclass(frozen=True)
 class Node:
@@ -38,7 +57,27 @@ class Edge:
     weight: float | None
 
 
-def family_tree(lineage: dict[str, Any], ident: str, width: float) -> str:
+def standalone(lineage: dict[str, Any], title: str = "Family tree") -> str:
+    """``lineage`` as an SVG file with its own colours, as wide as it is deep; light and dark."""
+    nodes, edges = _read(lineage)
+    columns = max(depths(nodes, edges).values(), default=0) + 1
+    drawing = family_tree(lineage, "tree", max(360.0, 230.0 * columns), title)
+    if not drawing:
+        drawing = svg.figure(
+            "tree", 360, 60, title, "Nothing yet.", svg.text(20, 34, "nothing yet")
+        )
+    namespace = '<svg xmlns="http://www.w3.org/2000/svg"'
+    return drawing.replace("<svg", namespace, 1).replace(
+        "<desc", f"<style>{_STYLE}</style><desc", 1
+    )
+
+
+def family_tree(
+    lineage: dict[str, Any],
+    ident: str,
+    width: float,
+    title: str = "Family tree of the final weights",
+) -> str:
     """Draw ``lineage`` (nodes and edges of results.json); empty text when there is none."""
     nodes, edges = _read(lineage)
     if not nodes:
@@ -70,9 +109,7 @@ def family_tree(lineage: dict[str, Any], ident: str, width: float) -> str:
         for name in [{node.id: node.label for node in nodes}]
         for edge in edges[:40]
     )
-    return svg.figure(
-        ident, width, height, "Family tree of the final weights", described + ".", *parts
-    )
+    return svg.figure(ident, width, height, title, described + ".", *parts)
 
 
 def depths(nodes: list[Node], edges: list[Edge]) -> dict[str, int]:
@@ -142,7 +179,8 @@ def _lane(start: str, level: int) -> str:
 
 def _ordered(nodes: list[Node], edges: list[Edge], depth: dict[str, int]) -> list[list[str]]:
     """Columns from left to right; in a column, names at the mean height of their parents."""
-    kinds = {node.id: list(COLUMNS).index(node.kind) for node in nodes}
+    rank = {kind: place for place, kind in enumerate(COLUMNS)}
+    kinds = {node.id: rank.get(node.kind, len(rank)) for node in nodes}
     parents: dict[str, set[str]] = {node.id: set() for node in nodes}
     level = {node.id: depth[node.id] for node in nodes}
     for edge in edges:

@@ -1,0 +1,388 @@
+"""``stockpot registry``: models by content, and their family tree."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from stockpot.registry import Registry
+    from stockpot.registry.index import Row
+
+registry_app = typer.Typer(
+    name="registry",
+    help="Keep models by content, with their family tree: add, check out, compare, verify.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Place = Annotated[
+    str,
+    typer.Option(
+        "--registry",
+        "-r",
+        envvar="STOCKPOT_REGISTRY",
+        help="Folder, or an address such as s3://bucket/path.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words.")]
+DEFAULT = ".stockpot"
+
+
+@registry_app.command("init")
+def init_command(
+    place: Annotated[str, typer.Argument(help="New folder or fsspec address.")] = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Make a registry."""
+    from stockpot.cli.output import Output
+    from stockpot.registry import init_registry
+
+    with init_registry(place) as registry:
+        count = registry.index.count()
+        Output(json=as_json).data(
+            {"registry": registry.label, "models": count},
+            f"registry at {registry.label}" + (f" ({count} models)" if count else ""),
+        )
+
+
+@registry_app.command("add")
+def add_command(
+    model: Annotated[str, typer.Argument(help="Model folder, weights file or hub id.")],
+    place: Place = DEFAULT,
+    name: Annotated[
+        str | None, typer.Option(help="Name [default: the record's, the folder's]")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="base, finetune, merge, ...")] = None,
+    parent: Annotated[
+        list[str] | None,
+        typer.Option(help="A model of the registry it came from; repeatable, the base first."),
+    ] = None,
+    infer: Annotated[
+        bool, typer.Option("--infer/--no-infer", help="Look for parents nobody recorded.")
+    ] = True,
+    lossy: Annotated[
+        str | None, typer.Option(help="Store approximately: int8, sign or low-rank:16.")
+    ] = None,
+    line: Annotated[str | None, typer.Option(help="Make it the newest version of a line.")] = None,
+    note: Annotated[str, typer.Option(help="A sentence to keep with it.")] = "",
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Keep NaN and infinity.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put a model in. The same model twice changes nothing."""
+    from dataclasses import asdict
+
+    from stockpot.cli.output import Output
+    from stockpot.registry import Registry, add
+
+    out = Output(json=as_json, quiet=quiet)
+    with Registry(place) as registry:
+        done = add(
+            registry,
+            model,
+            name=name,
+            kind=kind,
+            parents=parent,
+            store_lossy=lossy,
+            infer=infer,
+            note=note,
+            allow_nonfinite=allow_nonfinite,
+            quiet=quiet or as_json,
+        )
+        if line is not None:
+            registry.advance(line, done.id, {"what": "add"})
+        manifest = done.manifest
+        if done.guess is not None:
+            out.say(done.guess.words)
+        if manifest.lossy is not None:
+            out.say(
+                f"stored approximately ({manifest.lossy['option']}): the difference to the base is "
+                f"off by {manifest.lossy['error']:.2%}"
+            )
+        share = done.stored / done.bytes if done.bytes else 0.0
+        value = {
+            "id": done.id,
+            "name": manifest.name,
+            "new": done.new,
+            "bytes": done.bytes,
+            "stored": done.stored,
+            "reused": done.reused,
+            "codecs": done.codecs,
+            "parents": [asdict(link) for link in manifest.parents],
+            "lossy": manifest.lossy,
+        }
+        words = f"{manifest.name} {done.id[:12]}: "
+        words += (
+            f"{_size(done.bytes)} in {_size(done.stored)} ({share:.1%})"
+            if done.new
+            else "was there already"
+        )
+        out.data(value, words)
+
+
+@registry_app.command("log")
+def log_command(
+    place: Place = DEFAULT,
+    line: Annotated[str | None, typer.Option(help="The versions of a line and why.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many models.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the newest models, or the versions of a line."""
+    from dataclasses import asdict
+
+    from stockpot.cli.inspect import table
+    from stockpot.cli.output import Output
+    from stockpot.errors import InputError
+    from stockpot.registry import Registry
+
+    out = Output(json=as_json)
+    with Registry(place) as registry:
+        if line is not None:
+            versions = registry.line(line)
+            if not versions:
+                raise InputError(
+                    f"there is no line '{line}'",
+                    hint=f"lines: {', '.join(registry.lines()) or 'none'}",
+                )
+            rows = [["version", "model", "time", "what"]]
+            for number, version in enumerate(versions, 1):
+                what = version["event"].get("words") or version["event"].get("what", "")
+                rows.append([str(number), version["model"][:12], version["time"], what])
+            out.data({"line": line, "versions": versions}, table(rows))
+            return
+        found = registry.index.newest(limit)
+        rows = [["model", "name", "kind", "size", "added"]]
+        rows += [_log_row(row) for row in found]
+        out.data({"models": [asdict(row) for row in found]}, table(rows))
+
+
+@registry_app.command("tree")
+def tree_command(
+    model: Annotated[
+        str | None, typer.Argument(help="Only this model's ancestors and descendants.")
+    ] = None,
+    place: Place = DEFAULT,
+    svg: Annotated[Path | None, typer.Option(help="Draw it into this SVG file.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many models.")] = 500,
+    as_json: Json = False,
+) -> None:
+    """Show the family tree."""
+    from dataclasses import asdict
+
+    from stockpot.cli.output import Output
+    from stockpot.registry import Registry
+    from stockpot.registry.tree import family, lineage, text
+
+    out = Output(json=as_json)
+    with Registry(place) as registry:
+        rows, edges = family(registry, model, limit=limit)
+        lines = {name: [v["model"] for v in registry.line(name)] for name in registry.lines()}
+        if svg is not None:
+            from stockpot.files import write_text
+            from stockpot.report.tree import standalone
+
+            write_text(svg, standalone(lineage(rows, edges, lines)))
+            out.say(f"drawing: {svg}")
+        value = {
+            "models": [asdict(row) for row in rows],
+            "edges": [asdict(edge) for edge in edges],
+            "lines": lines,
+        }
+        out.data(value, text(rows, edges, lines) or "no models yet")
+
+
+@registry_app.command("show")
+def show_command(
+    model: Annotated[str, typer.Argument(help="Name, id, digest or line (main, main~1).")],
+    place: Place = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Tell everything about a model."""
+    from stockpot.cli.output import Output
+    from stockpot.registry import Registry
+
+    with Registry(place) as registry:
+        manifest = registry.manifest(model)
+        value = {"id": manifest.id, **manifest.to_json()}
+        value["ancestors"] = [row.id for row in registry.ancestors(manifest.id)]
+        value["descendants"] = [row.id for row in registry.descendants(manifest.id)]
+        Output(json=as_json).data(value, _about(registry, value))
+
+
+@registry_app.command("checkout")
+def checkout_command(
+    model: Annotated[str, typer.Argument(help="Name, id, digest or line.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder, or NAME.safetensors for weights alone.")
+    ],
+    place: Place = DEFAULT,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model's files, byte for byte as they were added."""
+    from stockpot.cli.output import Output
+    from stockpot.registry import Registry, checkout
+
+    with Registry(place) as registry:
+        manifest = checkout(registry, model, output, overwrite=overwrite, quiet=quiet or as_json)
+        value = {"id": manifest.id, "output": str(output), "bytes": manifest.nbytes}
+        Output(json=as_json).data(value, f"{output}: {manifest.name} {manifest.id[:12]}")
+
+
+@registry_app.command("diff")
+def diff_command(
+    before: Annotated[str, typer.Argument(help="A model.")],
+    after: Annotated[str, typer.Argument(help="Another.")],
+    place: Place = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Show what differs between two models."""
+    from stockpot.cli.inspect import table
+    from stockpot.cli.output import Output
+    from stockpot.registry import Registry
+    from stockpot.registry.difference import diff
+
+    with Registry(place) as registry:
+        found = diff(registry, before, after)
+    lines = [f"{found.equal} tensors equal, {len(found.changed)} changed"]
+    if found.verdict:
+        lines[0] += f" ({found.verdict})"
+    for word, names in (("only before", found.removed), ("only after", found.added)):
+        lines += [f"{word}: {', '.join(names)}"] if names else []
+    lines += [f"other files: {', '.join(found.files)}"] if found.files else []
+    if found.changed:
+        rows = [["tensor", "shape", "change"]]
+        for each in sorted(found.changed, key=lambda each: -(each.change or 0.0)):
+            change = "" if each.change is None else f"{each.change:.3%}"
+            rows.append([each.name, "x".join(map(str, each.shape)), change])
+        lines += ["", table(rows)]
+    Output(json=as_json).data(found.to_json(), "\n".join(lines))
+
+
+@registry_app.command("verify")
+def verify_command(place: Place = DEFAULT, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Read, decode and hash everything; exit code 1 where something is damaged."""
+    from dataclasses import asdict
+
+    from stockpot.cli.output import Output
+    from stockpot.registry import Registry
+    from stockpot.registry.checking import verify
+
+    with Registry(place) as registry:
+        found = verify(registry, quiet=quiet or as_json)
+    words = [f"{found.models} models, {found.blobs} blobs ({found.unused} unused)"]
+    for problem in found.problems:
+        hit = f"; hits {', '.join(problem.models)}" if problem.models else ""
+        words.append(f"{problem.key}: {problem.what}{hit}")
+    words.append("damaged" if found.problems else "everything is as it was written")
+    Output(json=as_json).data(asdict(found), "\n".join(words))
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@registry_app.command("gc")
+def gc_command(
+    place: Place = DEFAULT,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Hours that a blob must have been marked.")
+    ] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, say what.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Mark what no model needs, and remove what has been marked for a while."""
+    from dataclasses import asdict
+
+    from stockpot.cli.output import Output
+    from stockpot.registry import Registry
+    from stockpot.registry.collecting import gc
+
+    with Registry(place) as registry:
+        found = gc(registry, grace=grace * 3600.0, dry_run=dry_run)
+    words = (
+        f"{found.marked} blobs ({_size(found.bytes)}) are unused"
+        if dry_run
+        else f"{found.marked} blobs marked, {found.removed} removed ({_size(found.bytes)}), "
+        f"{found.leftovers} leftovers of interrupted writers removed"
+    )
+    Output(json=as_json).data(asdict(found), words)
+
+
+@registry_app.command("remove")
+def remove_command(
+    model: Annotated[str, typer.Argument(help="Name, id or digest.")],
+    place: Place = DEFAULT,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask back.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a model out; its blobs go with gc."""
+    from stockpot.cli.output import Output
+    from stockpot.errors import InputError
+    from stockpot.registry import Registry
+
+    if not yes:
+        raise InputError(f"removing '{model}' cannot be undone after gc", hint="add --yes")
+    with Registry(place) as registry:
+        ident = registry.remove(model)
+        Output(json=as_json).data({"id": ident}, f"removed {ident[:12]}")
+
+
+@registry_app.command("reindex")
+def reindex_command(place: Place = DEFAULT, as_json: Json = False) -> None:
+    """Make the index anew from the manifests."""
+    from stockpot.cli.output import Output
+    from stockpot.registry import Registry
+
+    with Registry(place) as registry:
+        count = registry.reindex()
+        Output(json=as_json).data({"models": count}, f"{count} models")
+
+
+def _about(registry: Registry, value: dict[str, Any]) -> str:
+    lines = [
+        f"{value['name']}  ({value['kind']})",
+        f"id       {value['id']}",
+        f"weights  {value['digest']}",
+    ]
+    for parent in value["parents"]:
+        weight = "" if parent["weight"] is None else f", weight {parent['weight']:.4g}"
+        how = "" if parent["how"] == "recorded" else f", inferred, {parent['confidence']:.0%} sure"
+        here = parent["digest"][:12] + ("" if parent["model"] else ", not in this registry")
+        lines.append(f"from     {parent['name']} ({parent['role']}{weight}{how}; {here})")
+    lines += [f"{name:<8} {number:.6g}" for name, number in sorted(value["metrics"].items())]
+    if value["data"]:
+        lines.append(f"data     {value['data']}")
+    if value["lossy"]:
+        lossy = value["lossy"]
+        lines.append(
+            f"lossy    {lossy['option']}: difference to the base off by {lossy['error']:.2%}, "
+            f"worst tensor {lossy['worst_tensor']:.2%}"
+        )
+    if value["note"]:
+        lines.append(f"note     {value['note']}")
+    lines += [f"file     {file['path']} ({_size(file['size'])})" for file in value["files"]]
+    lines.append(
+        f"tree     {len(value['ancestors'])} ancestors, {len(value['descendants'])} descendants"
+    )
+    return "\n".join(lines)
+
+
+def _log_row(row: Row) -> list[str]:
+    added = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.added))
+    return [row.id[:12], row.name, row.kind, _size(row.bytes), added]
+
+
+def _size(nbytes: int) -> str:
+    value = float(nbytes)
+    for unit in ("B", "KB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"

@@ -1,0 +1,8 @@
+"""Weights by content, manifests, the family tree: what git is to code. Needs no torch."""
+
+from stockpot.registry.adding import Added, add
+from stockpot.registry.checkout import checkout
+from stockpot.registry.manifest import Link, Manifest
+from stockpot.registry.registry import Registry, init_registry
+
+__all__ = ["Added", "Link", "Manifest", "Registry", "add", "checkout", "init_registry"]

@@ -1,0 +1,132 @@
+"""The family tree of a registry, as nodes and edges and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stockpot.registry.index import Edge, Row
+from stockpot.registry.registry import Registry
+
+
+def family(
+    registry: Registry, model: str | None = None, *, limit: int = 500
+) -> tuple[list[Row], list[Edge]]:
+    """Models and edges: all of them, or a model with its ancestors and descendants.
+
+    At most ``limit`` models, the newest; edges from parents that are not among them are left out.
+    """
+    if model is None:
+        rows = registry.index.newest(limit)[::-1]
+    else:
+        own = registry.row(model)
+        numbers = {own.num, *registry.index.ancestors(own.num)}
+        numbers |= set(registry.index.descendants(own.num))
+        rows = registry.index.by_number(numbers)[-limit:]
+    known = {row.num for row in rows}
+    edges = [edge for edge in registry.index.edges(known) if edge.parent in known]
+    return rows, edges
+
+
+def lineage(
+    rows: Sequence[Row], edges: Sequence[Edge], lines: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Nodes and edges as ``report.tree.family_tree`` draws them.
+
+    ``lines`` maps names of lines to the ids of their versions, which are drawn as such.
+    """
+    versions = {
+        ident: f"{line} {place + 1}"
+        for line, ids in lines.items()
+        for place, ident in enumerate(ids)
+    }
+    inner = {edge.parent for edge in edges}
+    ending = {edge.child for edge in edges}
+    nodes = []
+    for row in rows:
+        kind = row.kind
+        if row.num not in ending and row.num in inner:
+            kind = "base"
+        elif row.id in versions:
+            kind = "final"
+        label = f"{row.name} ({versions[row.id]})" if row.id in versions else row.name
+        nodes.append({"id": row.id, "label": label, "kind": kind})
+    names = {row.num: row.id for row in rows}
+    drawn = [
+        {
+            "from": names[edge.parent],
+            "to": names[edge.child],
+            "role": edge.role,
+            "weight": edge.weight,
+        }
+        for edge in edges
+        if edge.parent is not None and edge.parent != edge.child
+    ]
+    return {"nodes": nodes, "edges": drawn}
+
+
+def text(
+    rows: Sequence[Row], edges: Sequence[Edge], lines: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """The tree for a terminal: each model below its first parent, other parents named beside."""
+    by_number = {row.num: row for row in rows}
+    parents: dict[int, list[Edge]] = {}
+    for edge in edges:
+        if edge.parent in by_number and edge.parent != edge.child:
+            parents.setdefault(edge.child, []).append(edge)
+    children: dict[int, list[int]] = {}
+    for row in rows:
+        if row.num in parents:
+            children.setdefault(_first(parents[row.num]), []).append(row.num)
+    tags: dict[str, list[str]] = {}
+    for line, ids in (lines or {}).items():
+        for place, ident in enumerate(ids):
+            newest = "*" if place == len(ids) - 1 else ""
+            tags.setdefault(ident, []).append(f"[{line} {place + 1}{newest}]")
+
+    written: list[str] = []
+    shown: set[int] = set()
+
+    def describe(row: Row) -> str:
+        words = [row.name, row.id[:8], row.kind, *tags.get(row.id, [])]
+        own = parents.get(row.num, [])
+        sure = [edge.confidence for edge in own if edge.confidence is not None]
+        if sure:
+            words.append(f"(parent inferred, {sure[0]:.0%} sure)")
+        others = [
+            by_number[edge.parent].name
+            for edge in own
+            if edge.parent is not None and edge.parent != _first(own)
+        ]
+        if others:
+            words.append(f"(also from {', '.join(dict.fromkeys(others))})")
+        return "  ".join(words)
+
+    def descend(start: int) -> None:
+        pending = [(start, "", "")]
+        while pending:
+            num, before, below = pending.pop()
+            if num in shown:
+                continue
+            shown.add(num)
+            written.append(before + describe(by_number[num]))
+            own = [child for child in children.get(num, []) if child not in shown]
+            for place in range(len(own) - 1, -1, -1):
+                last = place == len(own) - 1
+                turn, rail = ("└── ", "    ") if last else ("├── ", "│   ")
+                pending.append((own[place], below + turn, below + rail))
+
+    for row in rows:
+        if row.num not in parents:
+            descend(row.num)
+    for row in rows:  # what only a cycle reaches, should a record claim one
+        descend(row.num)
+    return "\n".join(written)
+
+
+def _first(edges: Sequence[Edge]) -> int:
+    """The parent under which a model is drawn: its base, else the first that is here."""
+    base = [edge for edge in edges if edge.role in ("base", "init")]
+    chosen = (base or list(edges))[0].parent
+    assert chosen is not None
+    return chosen
