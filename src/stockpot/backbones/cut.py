@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,12 +112,15 @@ def cut_stack(
     run: Callable[[nn.Module, Any], Any],
     readout: Callable[[Any, Tensor | None], Tensor],
     example: Any,
+    inside: tuple[nn.Module, str] | None = None,
 ) -> Cut:
     """Cut a transformer before layer ``index`` of the module list ``stack``.
 
     ``run(network, batch)`` calls the whole network, ``readout(output, mask)`` makes its output a
     feature vector, ``example`` is a prepared batch. The upper part is the network itself with its
-    layer list shortened and its embeddings passed through.
+    layer list shortened and its embeddings passed through. ``inside``: a larger module, and the
+    name under which it holds ``network``; then that module is cut, and ``run`` and ``readout`` are
+    about it.
     """
     layers = network.get_submodule(stack)
     assert isinstance(layers, nn.ModuleList)
@@ -124,9 +128,13 @@ def cut_stack(
     embeddings = copy.copy(network.get_submodule("embeddings"))
     embeddings.forward = _Passthrough()
     truncated = _replaced(truncated, "embeddings", embeddings)
-    if getattr(network, "pooler", None) is not None:
-        truncated = _replaced(truncated, "pooler", None)
     layer = f"{stack}.{index}"
+    if inside is not None:
+        network, place = inside
+        truncated = _replaced(network, place, truncated)
+        layer = f"{place}.{layer}"
+    elif getattr(network, "pooler", None) is not None:
+        truncated = _replaced(truncated, "pooler", None)
     return Cut(
         _Trunk(network, run, layer),
         _StackUpper(truncated, readout),
@@ -234,11 +242,14 @@ def cut_graph(
 
 
 def _trace(network: nn.Module, name: str) -> fx.Graph:
-    """Traced in evaluation mode: functional dropout inside the network stays off."""
+    """Traced in evaluation mode: functional dropout inside the network stays off. Arguments after
+    the first have their defaults: timm's transformers take a mask as well."""
     training = network.training
     network.eval()
+    arguments = list(inspect.signature(network.forward).parameters.values())[1:]
+    given = {a.name: a.default for a in arguments if a.default is not inspect.Parameter.empty}
     try:
-        return fx.Tracer().trace(network)
+        return fx.Tracer().trace(network, concrete_args=given or None)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BackboneError(

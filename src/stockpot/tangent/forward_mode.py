@@ -44,8 +44,16 @@ def _no_fast_path() -> Iterator[None]:
 
 @contextmanager
 def _no_onednn() -> Iterator[None]:
-    with torch.backends.mkldnn.flags(enabled=False):
+    flags = torch.backends.mkldnn.flags(enabled=False)
+    with warnings.catch_warnings():  # switching it mentions a setting of Intel GPUs
+        warnings.simplefilter("ignore", UserWarning)
+        flags.__enter__()
+    try:
         yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            flags.__exit__(None, None, None)
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ WORKAROUNDS = (
     ),
     Workaround(
         "no-fast-path",
-        r"transformer_encoder_layer_fwd|native_multi_head_attention|_fwd_only|nested",
+        r"transformer_encoder_layer_fwd|native_multi_head_attention",
         "the fused fast path of nn.MultiheadAttention and nn.TransformerEncoderLayer is off",
         _no_fast_path,
     ),
@@ -87,7 +95,7 @@ _ADVICE = (
     (r"ctc_loss", "keep the loss out of the module"),
     (r"cudnn_rnn|lstm|gru", "write the layer as a loop over nn.LSTMCell or nn.GRUCell"),
     (r"batch_norm", "put the module in evaluation mode, or replace BatchNorm by GroupNorm"),
-    (r"autograd\.Function|custom", "give the autograd.Function a `jvp` staticmethod"),
+    (r"autograd\.Function|setup_context", "give the autograd.Function a `jvp` staticmethod"),
 )
 _OPERATOR = (
     r"forward AD with (\S+)",
@@ -175,9 +183,10 @@ def _watch(module: nn.Module) -> Iterator[list[str]]:
 
 
 def _explained(text: str, where: str, module: nn.Module) -> BackboneError:
+    kind = type(module.get_submodule(where)).__name__
+    where = where.removeprefix("module").removeprefix(".")  # the wrapper's own name
     found = (re.search(pattern, text) for pattern in _OPERATOR)
     operator = next((match[1].rstrip(".,") for match in found if match), None)
-    kind = type(module.get_submodule(where)).__name__
     advice = next((word for pattern, word in _ADVICE if re.search(pattern, text)), None)
     if advice is None and "inplace" in text.replace("-", ""):
         advice = "the module changes a buffer or an input in place; put it in evaluation mode"

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stockpot.backbones import Model
-from stockpot.backbones.cut import cut_graph
+from stockpot.backbones.cut import Cut, cut_graph, cut_stack, find_stack
 from stockpot.backbones.model import PREFIX
 from stockpot.errors import BackboneError, InputError
 
@@ -46,13 +47,7 @@ class Caller(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         """(N, C)."""
-        if isinstance(batch, Mapping):
-            output = self.module(**batch)
-        elif isinstance(batch, tuple):
-            output = self.module(*batch)
-        else:
-            output = self.module(batch)
-        return logits_of(output)
+        return logits_of(_call(self.module, batch))
 
 
 class _ModelUpper(nn.Module):
@@ -89,12 +84,14 @@ def split_module(
     parameters: str | Sequence[str] = "all",
     from_block: str | None = None,
     head: str | None = None,
+    example: Any = None,
 ) -> Halves:
     """Find what is linearised.
 
     ``parameters``: "all", or names with ``*`` (of a stockpot ``Model`` those of ``Model.state``).
     ``from_block``: a module's name; what runs before it becomes the trunk. A ``Model`` brings its
-    cut with it (``freeze_below``). ``head``: the name of the head, by default found.
+    cut with it (``freeze_below``). ``head``: the name of the head, by default found. ``example``: a
+    batch, which a Hugging Face model with a head needs to be cut.
     Raises ``BackboneError`` for a module that cannot be cut, ``InputError`` for a pattern that
     matches nothing.
     """
@@ -105,7 +102,7 @@ def split_module(
     trunk: nn.Module | None = None
     upper: nn.Module = Caller(module)
     if from_block is not None:
-        cut = cut_graph(module, from_block, readout=_logits)
+        cut = _cut(module, from_block, example)
         trunk, upper = cut.trunk, cut.upper
         named = {name: named[name] for name in named if name in cut.trainable}
     names = _select(_paths(named, upper), parameters)
@@ -132,6 +129,45 @@ def find_head(module: nn.Module) -> str:
             "the module has no linear layer that could be its head", hint="name it: head='...'"
         )
     return linear[-1]
+
+
+def _cut(module: nn.Module, name: str, example: Any) -> Cut:
+    """At a layer of a transformer inside ``module`` (``base_model`` in Hugging Face's words), or
+    wherever one tensor crosses."""
+    place = str(getattr(module, "base_model_prefix", ""))
+    encoder = getattr(module, place, None) if place else None
+    inner = name.removeprefix(f"{place}.")
+    stack = find_stack(encoder, inner) if isinstance(encoder, nn.Module) else None
+    if stack is None:
+        return cut_graph(module, name, readout=_logits)
+    assert encoder is not None
+    if example is None or (isinstance(example, Mapping) and not _maskable(example)):
+        raise InputError(
+            f"from_block '{name}': a transformer with its own head is cut on an example",
+            hint="give example=..., a batch with attention_mask (texts) or pixel_values (images)",
+        )
+    cut = cut_stack(
+        encoder, *stack, run=_call, readout=_logits, example=example, inside=(module, place)
+    )
+    with torch.no_grad():
+        whole = logits_of(_call(module.eval(), example))
+        gap = float((cut.upper(cut.trunk(example)) - whole).abs().max())
+    if not gap <= 1e-4 * max(float(whole.abs().max()), 1e-30):
+        raise BackboneError(
+            f"from_block '{name}': the halves differ from the whole by {gap:.1e}",
+            hint="use `parameters` with names instead: nothing is cut then",
+        )
+    return cut
+
+
+def _maskable(example: Mapping[str, Any]) -> bool:
+    return "attention_mask" in example or "pixel_values" in example
+
+
+def _call(module: nn.Module, batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return module(**batch)
+    return module(*batch) if isinstance(batch, tuple) else module(batch)
 
 
 def _logits(output: Any, mask: Tensor | None) -> Tensor:

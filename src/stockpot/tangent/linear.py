@@ -34,8 +34,9 @@ class TangentModel:
 
     ``parameters``: "all" (default), or names with ``*``. ``from_block``: linearise from this module
     on; what runs before it is the trunk, whose result can be kept (``trunk``). ``head``: the name
-    of the last layer, by default found. ``precision``: the type computed in; in 16 bits the module
-    is copied and converted, the sum of both terms is float32.
+    of the last layer, by default found. ``precision``: the type computed in; a module of another
+    type is copied and converted, and in 16 bits the sum of both terms is float32. ``example``: a
+    batch, which cutting a Hugging Face model with a head of its own needs.
 
     The module goes into evaluation mode and stays there: BatchNorm with the base's statistics, no
     dropout. ``notes`` says which kernels had to be replaced (see ``forward_mode``).
@@ -52,18 +53,23 @@ class TangentModel:
         from_block: str | None = None,
         head: str | None = None,
         precision: Precision = "float32",
+        example: Any = None,
     ) -> None:
         self.precision = precision
         self.dtype: torch.dtype = getattr(torch, precision)
-        self._halves = split_module(module, parameters=parameters, from_block=from_block, head=head)
+        wanted: dict[str, Any] = {
+            "parameters": parameters,
+            "from_block": from_block,
+            "head": head,
+            "example": example,
+        }
+        self._halves = split_module(module, **wanted)
         self.base_digest, self.head_digest = _digests(self._halves)
-        self._selection = (parameters, from_block, head)
         kinds = {p.dtype for p in module.parameters()}
         if kinds - {self.dtype}:
             module = copy.deepcopy(module).to(self.dtype)
-            self._halves = split_module(
-                module, parameters=parameters, from_block=from_block, head=head
-            )
+            wanted["example"] = _cast(example, next(module.parameters()).device, self.dtype)
+            self._halves = split_module(module, **wanted)
         module.eval()
         self._upper = self._halves.upper.eval()
         if self._halves.trunk is not None:
@@ -232,16 +238,7 @@ class TangentModel:
 
     def _cast(self, inputs: Any) -> Any:
         """Floating inputs on the model's device, in the type it computes in."""
-        if isinstance(inputs, Activations):
-            return replace(inputs, values=self._cast(inputs.values), mask=self._cast(inputs.mask))
-        if isinstance(inputs, Tensor):
-            kind = self.dtype if inputs.is_floating_point() else inputs.dtype
-            return inputs.to(self.device, kind)
-        if isinstance(inputs, Mapping):
-            return {name: self._cast(value) for name, value in inputs.items()}
-        if isinstance(inputs, tuple):
-            return tuple(self._cast(value) for value in inputs)
-        return inputs
+        return _cast(inputs, self.device, self.dtype)
 
     def _widen(self, output: Tensor) -> Tensor:
         return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
@@ -254,6 +251,19 @@ def _digests(halves: Halves) -> tuple[str, str]:
     return MemoryCheckpoint(base).digest(), MemoryCheckpoint(
         {n.removeprefix(halves.head): t for n, t in head.items()}
     ).digest()
+
+
+def _cast(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    if isinstance(inputs, Activations):
+        values = _cast(inputs.values, device, dtype)
+        return replace(inputs, values=values, mask=_cast(inputs.mask, device, dtype))
+    if isinstance(inputs, Tensor):
+        return inputs.to(device, dtype if inputs.is_floating_point() else inputs.dtype)
+    if isinstance(inputs, Mapping):
+        return {name: _cast(value, device, dtype) for name, value in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(_cast(value, device, dtype) for value in inputs)
+    return inputs
 
 
 def _first_rows(inputs: Any, count: int) -> Any:

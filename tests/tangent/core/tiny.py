@@ -79,4 +79,6 @@ def differences(
 
     if isinstance(inputs, Tensor):
         inputs = inputs.double()
+    else:
+        inputs = {n: t.double() if t.is_floating_point() else t for n, t in inputs.items()}
     return at(0.0), (at(step) - at(-step)) / (2 * step)
