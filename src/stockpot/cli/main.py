@@ -17,6 +17,8 @@ from stockpot.cli.merge import merge_command
 from stockpot.cli.recycle import recycle_command
 from stockpot.cli.registry import registry_app
 from stockpot.cli.tangent import tangent_app
+from stockpot.cli.tangent_continual import continual_command
+from stockpot.cli.tangent_forget import forget_command, verify_command
 from stockpot.errors import StockpotError
 from stockpot.version import VERSION
 
@@ -75,6 +77,9 @@ app.command("recycle")(recycle_command)
 app.command("merge")(merge_command)
 app.command("inspect")(inspect_command)
 app.add_typer(history_app, name="history")
+tangent_app.command("forget")(forget_command)
+tangent_app.command("verify")(verify_command)
+tangent_app.command("continual")(continual_command)
 app.add_typer(tangent_app, name="tangent")
 app.command("demo")(demo_command)
 app.add_typer(registry_app)

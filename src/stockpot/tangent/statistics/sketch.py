@@ -108,11 +108,11 @@ class TangentSketch:
                 found: Tensor = functional_call(self.network, parameters, (_batch(single, kind),))
                 return found[0]
 
-            _, pull = vjp(features, fixed)
+            pull = vjp(features, fixed)[1]
             (gradients,) = vmap(pull)(self.directions)
             return torch.cat([each.flatten(1) for each in gradients.values()], 1)
 
-        return vmap(one)(rows)  # type: ignore[no-any-return]
+        return vmap(one)(rows)
 
     def _gradients_of_one(self, row: Mapping[str, Tensor], kind: type) -> Tensor:
         """(1, J, P) for what cannot be vectorised."""

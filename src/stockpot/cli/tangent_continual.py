@@ -1,0 +1,56 @@
+"""``stockpot tangent continual``: a protocol of continual learning, all methods side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stockpot.cli.options import DryRun, Json, Quiet
+
+
+def continual_command(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for report and results.")
+    ] = Path("continual"),
+    backend: Annotated[str, typer.Option(help="serial, or local processes.")] = "local",
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Local processes [default: cores].")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change the recipe, such as trials=2; repeatable."),
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The tables as Markdown on stdout.")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tasks one after another: components, statistics, soups, ensembles and joint training.
+
+    Run again after an interruption: finished jobs are not repeated.
+    """
+    from stockpot.cli.output import Output
+    from stockpot.tangent.continual import compare, plan_recipe
+
+    out = Output(json=as_json, quiet=quiet)
+    if dry_run:
+        labels = plan_recipe(recipe, changes=change or ())
+        out.data({"jobs": labels}, "\n".join(labels))
+        return
+    done = compare(
+        recipe, output, backend=backend, jobs=jobs, changes=change or (), quiet=quiet or as_json
+    )
+    from stockpot.report.continual import markdown_tables, terminal_tables, write_page
+
+    report = write_page(done.results, done.folder / "report.html")
+    tables = markdown_tables if markdown else terminal_tables
+    out.data(done.results, tables(done.results))
+    for setting in done.results["settings"]:
+        for warning in setting["warnings"]:
+            out.say(f"warning: {setting['name']}: {warning}")
+    out.say(f"report: {report}")

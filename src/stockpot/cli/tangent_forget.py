@@ -1,0 +1,113 @@
+"""``stockpot tangent forget`` and ``verify``: take a component out, and show that it is gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stockpot.cli.options import Json, Quiet
+
+Run = Annotated[
+    Path, typer.Argument(help="The folder `stockpot tangent train` wrote.", show_default=False)
+]
+
+
+def forget_command(
+    recipe: Annotated[Path, typer.Argument(help="The recipe.", show_default=False)],
+    run: Run,
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME", help="Components to forget.", show_default=False),
+    ],
+    certificate: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The certificate [RUN/forgotten-*.json].")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="uniform, sum or examples.")] = "uniform",
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train the rest from nothing and compare.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Only write the certificate, delete nothing.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Remove components, sum the rest again, and write a certificate of what is left of them."""
+    from stockpot.cli.output import Output
+    from stockpot.errors import InputError
+    from stockpot.tangent.forgetting.run import forget
+
+    if weights not in ("uniform", "sum", "examples"):
+        raise InputError(f"unknown weights '{weights}'", hint="uniform, sum or examples")
+    out = Output(json=as_json, quiet=quiet)
+    done = forget(
+        recipe,
+        run,
+        names,
+        certificate=certificate,
+        weights=weights,  # type: ignore[arg-type]
+        retrain=retrain,
+        keep=keep,
+        quiet=quiet or as_json,
+    )
+    value = {**done.certificate.to_json(), "deleted": [str(path) for path in done.deleted]}
+    out.data(value, certificate_words(done.certificate.to_json()))
+    out.say(f"certificate: {done.path}")
+
+
+def verify_command(
+    certificate: Annotated[Path, typer.Argument(help="The certificate.", show_default=False)],
+    recipe: Annotated[Path | None, typer.Option(help="The recipe it was written for.")] = None,
+    run: Annotated[Path | None, typer.Option(help="The folder of components.")] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train the rest from nothing and compare.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a certificate, by itself, against the components, and by training anew."""
+    from stockpot.cli.output import Output
+    from stockpot.tangent.forgetting.run import verify
+
+    out = Output(json=as_json, quiet=quiet)
+    found = verify(certificate, recipe=recipe, run=run, retrain=retrain, quiet=quiet or as_json)
+    lines = [f"{'holds' if held else 'FAILS':>6}  {words}" for words, held in found.checks]
+    out.data(found.to_json(), "\n".join(lines))
+    if not found.holds:
+        raise typer.Exit(1)
+
+
+def certificate_words(value: dict[str, Any]) -> str:
+    """A certificate for people."""
+    names = ", ".join(one["name"] for one in value["removed"])
+    rows = [f"removed: {names}; kept: {len(value['kept'])} components"]
+    for key, words in (
+        ("against_composed", "composed without it"),
+        ("against_retrained", "retrained without it"),
+    ):
+        gap = value[key]
+        if gap is not None:
+            bits = "the same bits" if gap["equal_bits"] else "NOT the same bits"
+            rows.append(
+                f"against a model {words}: {bits}; largest difference in weights "
+                f"{gap['weights']:.1e}, in outputs {gap['outputs']:.1e}"
+            )
+    residue = value["residue_of_subtracting"]
+    rows.append(
+        f"subtracting instead would have left {residue['numbers']:,} numbers different, "
+        f"by up to {residue['largest']:.1e}"
+    )
+    for when in ("before", "after"):
+        auc, accuracy = value["membership"][when], value["accuracy"][when]
+        rows.append(
+            f"{when:>6}: membership AUC {auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f}, "
+            f"chance 0.5); accuracy on removed {accuracy['removed']:.1%}, "
+            f"on test {accuracy['test']:.1%}"
+        )
+    seconds = value["seconds"]
+    told = f"forgetting took {seconds['forgetting']:.2g} s"
+    if seconds["training_the_rest"] is not None:
+        told += f", training the rest takes {seconds['training_the_rest']:.2g} s"
+    return "\n".join([*rows, told])

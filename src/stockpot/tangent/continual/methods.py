@@ -1,0 +1,64 @@
+"""The methods of a comparison, as data: what each trains, and how it makes one prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Trains = Literal["tangent", "cross_entropy", "square", "tangent map", "random map", "plain map"]
+Combine = Literal["delta", "weights", "outputs", "statistics", "means", "last", "joint"]
+Group = Literal["tangent", "statistics", "single", "ensemble", "joint"]
+
+GROUPS: dict[Group, str] = {
+    "tangent": "Tangent components",
+    "statistics": "Sums of statistics",
+    "single": "One non-linear model",
+    "ensemble": "Ensembles of non-linear models",
+    "joint": "Joint training (all data at once)",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    ``trains``: what is made for every task; ``combine``: how the tasks' results become one
+    prediction; ``cost``: of one prediction, with K for the number of tasks.
+    """
+
+    name: str
+    label: str
+    group: Group
+    trains: Trains
+    combine: Combine
+    cost: str
+
+    @property
+    def every_step(self) -> bool:
+        """Whether there is a model after each task, and not only at the end."""
+        return self.combine != "joint"
+
+
+_ALL = (
+    Method("tmc", "TMC, uniform", "tangent", "tangent", "delta", "1 jvp"),
+    Method(
+        "statistics",
+        "Statistics of sketched tangents",
+        "statistics",
+        "tangent map",
+        "statistics",
+        "1 + J gradients",
+    ),
+    Method("ranpac", "RanPAC (random features)", "statistics", "random map", "statistics", "1"),
+    Method("ridge", "Ridge on frozen features", "statistics", "plain map", "statistics", "1"),
+    Method("simplecil", "SimpleCIL (class means)", "statistics", "plain map", "means", "1"),
+    Method("soup", "Soup", "single", "cross_entropy", "weights", "1"),
+    Method("soup_square", "Soup, square loss", "single", "square", "weights", "1"),
+    Method("sequential", "Sequential fine-tuning", "single", "cross_entropy", "last", "1"),
+    Method("ensemble", "Ensemble", "ensemble", "cross_entropy", "outputs", "K"),
+    Method("ensemble_square", "Ensemble, square loss", "ensemble", "square", "outputs", "K"),
+    Method("joint_tangent", "Joint, tangent", "joint", "tangent", "joint", "1 jvp"),
+    Method("joint", "Joint, non-linear", "joint", "cross_entropy", "joint", "1"),
+)
+
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}

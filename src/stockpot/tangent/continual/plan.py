@@ -1,0 +1,204 @@
+"""From a recipe to jobs; pure. Equal parts of different settings and methods are the same job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from stockpot.execution import Job
+from stockpot.tangent.continual.methods import METHODS, Method
+from stockpot.tangent.continual.recipe import ContinualRecipe, Setting
+from stockpot.tangent.continual.splits import Stream, deal
+from stockpot.tangent.statistics import FeatureMap
+from stockpot.tasks import Task
+
+_TANGENT, _HERE = "stockpot.tangent.jobs", "stockpot.tangent.continual.jobs"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found out about the inputs before planning."""
+
+    task: Task
+    backbone: str
+    root: str
+    cache: str
+
+
+@dataclass
+class Cell:
+    """One trial of one setting: its tasks, and by method what evaluates and what was trained."""
+
+    setting: Setting
+    trial: int
+    stream: Stream
+    evaluations: dict[str, Job] = field(default_factory=dict)
+    trained: dict[str, list[Job]] = field(default_factory=dict)
+
+
+def make_plan(recipe: ContinualRecipe, facts: Facts) -> list[Cell]:
+    """All cells, setting by setting, with their jobs."""
+    builder = _Builder(recipe, facts)
+    cells = [
+        Cell(setting, trial, deal(facts.task, recipe.data, setting, recipe.seed + trial))
+        for setting in recipe.settings
+        for trial in range(recipe.trials)
+    ]
+    rows = [np.concatenate([cell.stream.rows, cell.stream.test]) for cell in cells]
+    builder.rows = np.unique(np.concatenate(rows)).tolist()
+    for cell in cells:
+        for name in recipe.method_names:
+            builder.add(cell, METHODS[name])
+    return cells
+
+
+class _Builder:
+    rows: list[int]
+
+    def __init__(self, recipe: ContinualRecipe, facts: Facts) -> None:
+        self.recipe, self.facts = recipe, facts
+        self.places = {"root": facts.root, "cache": facts.cache}
+        self.common = {
+            "data": {
+                "spec": recipe.task.model_dump(mode="json"),
+                "content": facts.task.fingerprint,
+                "limit": None,
+                "seed": recipe.seed,
+                "skip_corrupt": False,
+            },
+            "backbone": {
+                "spec": recipe.backbone.model_dump(mode="json"),
+                "content": facts.backbone,
+            },
+        }
+        self.features = self._job(
+            f"{_TANGENT}:features",
+            {"augmentation": False, "seed": recipe.seed},
+            {},
+            "frozen blocks",
+        )
+
+    def add(self, cell: Cell, method: Method) -> None:
+        """The jobs of one method in one trial."""
+        seed = self.recipe.seed + cell.trial
+        stream, where = cell.stream, f"{cell.setting.name} · trial {cell.trial + 1}"
+        inputs = {"head": self.head(seed), "features": self.features}
+        features = None
+        if method.trains.endswith(" map"):
+            made = self._feature_map(method)
+            inputs["phi"], features = self.phi(made), made.to_json()
+            trained: list[Job] = []
+        elif method.combine == "joint":
+            trained = [self._train(method, cell, seed, "joint", stream.rows, None)]
+            inputs["joint"] = trained[0]
+        else:
+            trained = []
+            for index, part in enumerate(stream.parts):
+                previous = trained[-1] if method.combine == "last" and trained else None
+                job = self._train(method, cell, seed, part.name, part.rows, previous)
+                trained.append(job)
+                inputs[f"task-{index}"] = job
+        cell.trained[method.name] = trained
+        cell.evaluations[method.name] = self._job(
+            f"{_HERE}:evaluate",
+            {
+                "method": method.name,
+                "mode": cell.setting.mode,
+                "tasks": [list(part.classes) for part in stream.parts],
+                "rows": [part.rows.tolist() for part in stream.parts],
+                "test": stream.test.tolist(),
+                "features": features,
+            },
+            inputs,
+            f"{method.label} · {where}",
+            1.0,
+        )
+
+    def head(self, seed: int) -> Job:
+        """The head that everything in a trial starts from."""
+        arguments = {
+            "backbone": self.common["backbone"],
+            "classes": list(self.facts.task.classes),
+            "seed": seed,
+            "file": None,
+            "content": None,
+        }
+        threads = self.recipe.threads
+        return Job(f"{_TANGENT}:head", arguments, {}, self.places, "head", threads, 0.1)
+
+    def phi(self, features: FeatureMap) -> Job:
+        """Feature vectors of every row that any trial uses."""
+        weight = 1 + len(self.rows) / 1000 * (3 if features.kind == "tangent" else 0.1)
+        return self._job(
+            f"{_HERE}:phi",
+            {"features": features.to_json(), "rows": self.rows},
+            {"features": self.features},
+            f"features, {features.kind}",
+            weight,
+        )
+
+    def _feature_map(self, method: Method) -> FeatureMap:
+        sizes = self.recipe.features
+        if method.trains == "tangent map":
+            return FeatureMap("tangent", sizes.dimension, sizes.directions, sizes.seed)
+        if method.trains == "random map":
+            return FeatureMap("random", sizes.random_dimension, seed=sizes.seed)
+        return FeatureMap("plain")
+
+    def _train(
+        self,
+        method: Method,
+        cell: Cell,
+        seed: int,
+        name: str,
+        rows: np.ndarray,
+        previous: Job | None,
+    ) -> Job:
+        kappa = self.recipe.kappa.get("data" if name == "joint" else cell.setting.mode, 5.0)
+        base = self.recipe.tangent
+        if method.trains != "tangent":
+            square = method.trains == "square"
+            base = self.recipe.square_settings() if square else self.recipe.nonlinear
+        arguments: dict[str, Any] = {
+            "name": name,
+            "rows": rows.tolist(),
+            "settings": base.model_copy(update={"kappa": kappa}).model_dump(mode="json"),
+            "seed": seed,
+        }
+        if base.loss == "cross_entropy":
+            arguments["settings"]["kappa"] = 5.0  # unused: equal runs of two settings are one job
+        inputs = {"head": self.head(seed), "features": self.features}
+        weight = 0.2 + base.steps(len(rows)) / 200
+        label = f"{method.trains} {name} · trial {cell.trial + 1}"
+        if method.trains == "tangent":
+            more = {
+                "parameters": "all",
+                "precision": "float32",
+                "fingerprint": self.facts.task.fingerprint,
+                "validation": [],
+            }
+            return self._job(f"{_TANGENT}:component", {**arguments, **more}, inputs, label, weight)
+        if previous is not None:
+            inputs["previous"] = previous
+        return self._job(f"{_HERE}:finetune", arguments, inputs, label, weight)
+
+    def _job(
+        self,
+        function: str,
+        arguments: Mapping[str, Any],
+        inputs: Mapping[str, Job],
+        label: str,
+        weight: float = 1.0,
+    ) -> Job:
+        return Job(
+            function,
+            {**self.common, **arguments},
+            dict(inputs),
+            self.places,
+            label,
+            self.recipe.threads,
+            weight,
+        )

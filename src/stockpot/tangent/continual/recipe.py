@@ -1,0 +1,163 @@
+"""A recipe: which protocol, which methods, on which data and base. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from stockpot.backbones.spec import BackboneSpec
+from stockpot.errors import RecipeError
+from stockpot.tangent.continual.methods import METHODS
+from stockpot.tangent.settings import TangentSettings
+from stockpot.tasks.specs import TaskSpec
+from stockpot.yaml_lines import Location, field_names, load_with_lines, suggestion, validated
+
+Mode = Literal["data", "class", "task"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Setting(_Strict):
+    """One way of dealing the data to tasks that come one after another."""
+
+    mode: Mode = Field(
+        description="data: random parts of all classes; class: some classes each, told apart from "
+        "all seen so far; task: likewise, but told apart within their task only"
+    )
+    parts: int | None = Field(None, ge=2, description="number of tasks (mode: data)")
+    classes: int | None = Field(None, ge=1, description="classes of a task (modes: class, task)")
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Setting:
+        for name, wanted in (("parts", self.mode == "data"), ("classes", self.mode != "data")):
+            given = getattr(self, name) is not None
+            if given != wanted:
+                word = "needs" if wanted else "has no use for"
+                raise ValueError(f"'mode: {self.mode}' {word} '{name}'")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Such as ``data-5`` (five parts) or ``class-2`` (two classes a task)."""
+        return f"{self.mode}-{self.parts or self.classes}"
+
+
+class Data(_Strict):
+    """Which examples are for training and which for testing, drawn anew in every trial."""
+
+    test_domains: list[str] = Field(
+        [], description="these are tested on; default: examples drawn from every class"
+    )
+    test_per_class: int | None = Field(None, ge=1, description="at most so many of each class")
+    train_per_class: int | None = Field(None, ge=1, description="at most so many of each class")
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="without test_domains and test_per_class: of each class"
+    )
+
+
+class Features(_Strict):
+    """The feature maps of the methods that sum statistics."""
+
+    dimension: int = Field(4096, ge=1, description="of sketched gradients")
+    directions: int = Field(4, ge=1, description="gradients per example")
+    random_dimension: int = Field(4096, ge=1, description="of RanPAC's random projection")
+    seed: int = Field(0, ge=0, description="draws sketch and projection, once for all trials")
+
+
+class ContinualRecipe(_Strict):
+    """The whole of it. Relative paths start at the recipe's own folder."""
+
+    title: str = Field("Continual learning", min_length=1, description="shown in the report")
+    task: TaskSpec = Field(description="the data, training and test")
+    data: Data = Field(Data(), description="which examples train and test")
+    backbone: BackboneSpec = Field(
+        description="the base; with freeze_below only what lies above is trained"
+    )
+    settings: list[Setting] = Field(min_length=1, description="how tasks are dealt")
+    trials: int = Field(5, ge=1, description="repetitions with other splits, orders and heads")
+    methods: list[str] | None = Field(None, min_length=1, description="default: all")
+    baseline: str = Field("tmc", description="the method that others are compared with")
+    tangent: TangentSettings = Field(TangentSettings(), description="training of components")
+    nonlinear: TangentSettings = Field(
+        TangentSettings(loss="cross_entropy"), description="training of non-linear models"
+    )
+    nonlinear_square: dict[str, Any] = Field(
+        {}, description="changes to `nonlinear` where it trains with the square loss"
+    )
+    kappa: dict[Mode, float] = Field(
+        {"data": 5.0, "class": 15.0, "task": 15.0},
+        description="target of the true class under the square loss",
+    )
+    features: Features = Field(Features(), description="of the statistics composers")
+    seed: int = Field(0, ge=0, description="of splits, orders, heads and training")
+    threads: int = Field(1, ge=1, description="CPU threads of a job; results depend on it")
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, value: list[str] | None) -> list[str] | None:
+        for name in value or []:
+            if name not in METHODS:
+                raise ValueError(f"unknown method '{name}'{suggestion(name, list(METHODS))}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ContinualRecipe:
+        if self.baseline not in self.method_names:
+            raise ValueError(f"the baseline '{self.baseline}' is not among the methods")
+        names = [setting.name for setting in self.settings]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a setting stands twice: {', '.join(names)}")
+        self.square_settings()
+        return self
+
+    @property
+    def method_names(self) -> list[str]:
+        """Methods that run, in the order of the table."""
+        return [name for name in METHODS if self.methods is None or name in self.methods]
+
+    def square_settings(self) -> TangentSettings:
+        """How non-linear models are trained with the square loss."""
+        changes = {**self.nonlinear.model_dump(), "loss": "square", **self.nonlinear_square}
+        return TangentSettings.model_validate(changes)
+
+
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> ContinualRecipe:
+    """Read and check a recipe file; ``RecipeError`` with all problems, each with its line.
+
+    ``changes``: ``"trials=2"`` or ``"tangent.epochs=5"``, put over what the file says.
+    """
+    value, lines = load_with_lines(path)
+    for change in changes:
+        _put(value, change)
+    return parse_recipe(value, source=str(path), lines=lines)
+
+
+def parse_recipe(
+    value: Any, *, source: str = "recipe", lines: Mapping[Location, int] | None = None
+) -> ContinualRecipe:
+    """Check a recipe given as plain data; ``lines`` says where each value stands in ``source``."""
+    if not isinstance(value, Mapping):
+        raise RecipeError([f"{source}: a recipe is a mapping with 'task' and 'backbone'"])
+    return validated(ContinualRecipe, value, source=source, lines=lines, known=_ALL_KEYS)
+
+
+def _put(value: Any, change: str) -> None:
+    name, equals, text = change.partition("=")
+    *path, last = name.split(".")
+    try:
+        if not equals or not last:
+            raise ValueError("expected name=value")
+        for part in path:
+            value = value.setdefault(part, {})
+        value[last] = yaml.safe_load(text)
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise RecipeError([f"cannot put '{change}' over the recipe: {error}"]) from error
+
+
+_ALL_KEYS = field_names(ContinualRecipe, Setting, Data, Features, TangentSettings, BackboneSpec)

@@ -1,0 +1,107 @@
+"""The verb: check everything, plan, run the jobs, and say what came out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stockpot.backbones import Backbone, Model, load_backbone
+from stockpot.errors import BackboneError, OutputError
+from stockpot.execution import Backend, in_order, make_backend, run_jobs
+from stockpot.files import write_json
+from stockpot.progress import progress
+from stockpot.tangent.continual.plan import Cell, Facts, make_plan
+from stockpot.tangent.continual.recipe import ContinualRecipe, load_recipe, parse_recipe
+from stockpot.tangent.continual.results import collect_results
+from stockpot.tangent.linear import TangentModel
+from stockpot.tasks import load_task
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished comparison. ``results`` is the content of ``folder/results.json``."""
+
+    folder: Path
+    results: dict[str, Any]
+
+
+def compare(
+    recipe: str | Path | Mapping[str, Any],
+    output: str | Path,
+    *,
+    backend: str | Backend = "local",
+    jobs: int | None = None,
+    root: str | Path | None = None,
+    changes: Sequence[str] = (),
+    quiet: bool = False,
+) -> Compared:
+    """Run every method of a recipe on every setting and trial; write ``output/results.json``.
+
+    The same call goes on after an interruption; finished jobs are not repeated, also where the
+    recipe has got more methods, settings or trials since.
+    Raises ``InputError`` (a subclass) before anything runs, ``JobError`` when a job fails.
+    """
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file", hint="give a folder for the output")
+    cache = (output / "work" / "cache").resolve()
+    checked, body, cells = _examine(recipe, root, changes, cache)
+    if isinstance(backend, str):
+        cores = len(os.sched_getaffinity(0))
+        backend = make_backend(backend, jobs or max(1, cores // checked.threads))
+    wanted = [job for cell in cells for job in cell.evaluations.values()]
+    total = sum(job.weight for job in in_order(wanted))
+    with progress("continual learning", total, quiet=quiet) as advance:
+        folders = run_jobs(
+            wanted,
+            output / "work",
+            backend,
+            on_finished=lambda job, reused: advance(job.weight, f"{job.label:.44}"),
+        )
+    results = collect_results(checked, body[0], body[1], cells, folders)
+    write_json(output / "results.json", results)
+    return Compared(output, results)
+
+
+def plan_recipe(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    root: str | Path | None = None,
+    changes: Sequence[str] = (),
+) -> list[str]:
+    """Check everything as :func:`compare` does and name the jobs it would run; writes nothing."""
+    with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
+        _, _, cells = _examine(recipe, root, changes, Path(scratch))
+    wanted = [job for cell in cells for job in cell.evaluations.values()]
+    return [job.label for job in in_order(wanted)]
+
+
+def _examine(
+    recipe: str | Path | Mapping[str, Any],
+    root: str | Path | None,
+    changes: Sequence[str],
+    cache: Path,
+) -> tuple[ContinualRecipe, tuple[Any, Backbone], list[Cell]]:
+    if isinstance(recipe, str | Path):
+        checked, folder = load_recipe(Path(recipe), changes), Path(recipe).parent
+    else:
+        checked, folder = parse_recipe(recipe), Path.cwd()
+    folder = Path(root if root is not None else folder).resolve()
+    with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
+        keep = cache if cache.exists() else Path(scratch)
+        task = load_task(checked.task, root=folder, cache=keep, seed=checked.seed)
+        body = load_backbone(checked.backbone, root=folder, example=task.inputs[:2])
+        if (body.modality == "text") != (task.modality == "text"):
+            raise BackboneError(
+                f"backbone '{checked.backbone.name}' takes {body.modality} inputs, "
+                f"task '{task.name}' has {task.modality} inputs"
+            )
+        # What cannot be linearised is found here, before any job.
+        model = TangentModel(Model(body, len(task.classes)))
+        model.probe(body.prepare(task.inputs[:2]))
+        facts = Facts(task, body.fingerprint, str(folder), str(cache))
+        return checked, (task, body), make_plan(checked, facts)

@@ -1,0 +1,103 @@
+"""Who is trained on what: pure functions of labels, setting and seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stockpot.errors import InputError
+from stockpot.tangent.continual.recipe import Data, Setting
+from stockpot.tasks import Task, named_generator
+from stockpot.tasks.task import check_domains, quoted
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One task: its name, its training rows (int64, ascending) and the numbers of its classes."""
+
+    name: str
+    rows: np.ndarray
+    classes: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The tasks of one trial in their order, and the rows all of them are tested on."""
+
+    parts: tuple[Part, ...]
+    test: np.ndarray
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All training rows."""
+        return np.sort(np.concatenate([part.rows for part in self.parts]))
+
+
+def deal(task: Task, data: Data, setting: Setting, seed: int) -> Stream:
+    """The tasks of a trial. Training and test rows depend on ``seed`` alone, not on the setting.
+
+    Classes are shuffled before they are dealt; a last task may have fewer classes than the others.
+    Raises ``InputError`` where a task or the test would be empty.
+    """
+    train, test = divide(task, data, seed)
+    if setting.mode == "data":
+        count = setting.parts or 1
+        if count > len(train):
+            raise InputError(f"{count} parts of {len(train)} examples: some would be empty")
+        order = named_generator(seed, "parts").permutation(train)
+        dealt = [np.sort(rows) for rows in np.array_split(order, count)]
+        return Stream(
+            tuple(
+                Part(f"part-{i + 1}", rows, tuple(np.unique(task.labels[rows]).tolist()))
+                for i, rows in enumerate(dealt)
+            ),
+            test,
+        )
+    order = named_generator(seed, "class order").permutation(len(task.classes))
+    size = setting.classes or 1
+    if size >= len(order):
+        raise InputError(
+            f"setting {setting.name}: {size} classes a task, the data has {len(order)}",
+            hint="give fewer classes a task, so that there are two tasks or more",
+        )
+    parts = []
+    for index, start in enumerate(range(0, len(order), size)):
+        classes = tuple(sorted(order[start : start + size].tolist()))
+        parts.append(
+            Part(f"task-{index + 1}", train[np.isin(task.labels[train], classes)], classes)
+        )
+    return Stream(tuple(parts), test)
+
+
+def divide(task: Task, data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training and test rows of a trial (int64, ascending), drawn class by class.
+
+    Raises ``InputError`` for numbers as labels, unknown test domains, or a class without examples
+    to train or to test on.
+    """
+    if task.kind != "classification":
+        raise InputError(f"task '{task.name}' has numbers for labels, tasks need classes")
+    check_domains(task.name, data.test_domains, task.domains)
+    tested = np.isin(task.domain_ids, [task.domains.index(name) for name in data.test_domains])
+    train: list[np.ndarray] = []
+    test: list[np.ndarray] = []
+    for number, name in enumerate(task.classes):
+        own = np.flatnonzero(task.labels == number)
+        order = named_generator(seed, "examples", name).permutation(own)
+        if data.test_domains:
+            inside, outside = order[~tested[order]], order[tested[order]]
+            outside = outside[: data.test_per_class]
+        else:
+            size = data.test_per_class or max(1, int(len(order) * data.test_fraction))
+            inside, outside = order[size:], order[:size]
+        inside = inside[: data.train_per_class]
+        for rows, what in ((inside, "train"), (outside, "test")):
+            if not len(rows):
+                raise InputError(
+                    f"task '{task.name}': class {quoted([name])} has no examples to {what} on",
+                    hint="change test_domains or test_per_class",
+                )
+        train.append(inside)
+        test.append(outside)
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))

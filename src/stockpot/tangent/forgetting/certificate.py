@@ -1,0 +1,232 @@
+"""What is left of a component after it was removed: measured, and written down to be checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stockpot.errors import InputError
+from stockpot.files import digest, write_json
+from stockpot.provenance import versions
+from stockpot.tangent.component import Component
+from stockpot.tangent.composer import Composed
+from stockpot.tangent.forgetting.membership import Auc, auc, margins
+from stockpot.training import Feed
+
+SCHEMA = 1
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Largest difference between two models: of a tensor's numbers, and of outputs.
+
+    ``bits`` is true where not a single bit differs in any tensor.
+    """
+
+    weights: float
+    outputs: float
+    bits: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"weights": self.weights, "outputs": self.outputs, "equal_bits": self.bits}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What ``certify`` found; plain data, ready for JSON. ``digest`` is the hash of the rest."""
+
+    content: dict[str, Any] = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the content."""
+        return digest(self.content)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the model left over has the bits of one that never had the component."""
+        gaps = [self.content["against_composed"], self.content.get("against_retrained")]
+        return all(gap["equal_bits"] for gap in gaps if gap is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Content and digest."""
+        return {**self.content, "digest": self.digest}
+
+    def save(self, path: str | Path) -> Path:
+        """Write as JSON, whole or not at all; returns the path."""
+        write_json(Path(path), self.to_json())
+        return Path(path)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The rows on which a removal is looked at.
+
+    ``members``: training rows of what is removed; ``test``: rows that nothing was trained on.
+    ``labels`` (int64) are of all rows of ``feed``, columns of the outputs.
+    """
+
+    feed: Feed
+    labels: np.ndarray
+    members: np.ndarray
+    test: np.ndarray
+
+
+def certify(
+    composed: Composed,
+    names: Sequence[str],
+    evidence: Evidence,
+    *,
+    retrained: Sequence[Component] | None = None,
+    training_seconds: float | None = None,
+) -> tuple[Composed, Certificate]:
+    """Remove the components ``names`` from ``composed``; returns what is left, and the certificate.
+
+    The rest is summed again, never subtracted, and compared, bit by bit and in its outputs, with a
+    model composed anew of the rest in the opposite order, and of ``retrained`` ones where given.
+    For contrast the residue of subtracting in floating point is measured as well. Membership is
+    looked for among ``evidence.members``, against test rows of the same classes, before and after.
+    ``training_seconds``: what training the rest takes, for the comparison of times.
+
+    Raises ``InputError`` for unknown names, nothing left, or evidence too small to test membership.
+    """
+    start = time.perf_counter()
+    after = composed.without(*names)
+    seconds = time.perf_counter() - start
+    kept = {term.digest for term in after.terms}
+    removed = [component for component, _ in composed.parts if component.digest not in kept]
+    rest = [part for part in composed.parts if part[0].digest in kept]
+    weights = after.rule or [weight for _, weight in rest[::-1]]
+    never = after.composer.compose([component for component, _ in rest[::-1]], weights)
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": "forgetting-certificate",
+        "composer": after.composer.kind,
+        "base_digest": removed[0].base_digest,
+        "head_digest": removed[0].head_digest,
+        "removed": [_describe(component) for component in removed],
+        "kept": [_describe(component) for component, _ in rest],
+        "weights": after.rule or weights[::-1],
+        "before": composed.digest,
+        "after": after.digest,
+        "against_composed": compare(after, never, evidence).to_json(),
+        "against_retrained": None,
+        "residue_of_subtracting": _residue(composed, removed),
+        "membership": membership(composed, after, evidence),
+        "accuracy": _accuracies(composed, after, evidence),
+        "seconds": {"forgetting": seconds, "training_the_rest": training_seconds},
+        "versions": versions("torch"),
+    }
+    if retrained is not None:
+        again = after.composer.compose(list(retrained), after.rule or _like(after, retrained))
+        content["against_retrained"] = {
+            **compare(after, again, evidence).to_json(),
+            "digests": sorted(component.digest for component in retrained),
+            "equal_components": sorted(kept) == sorted(c.digest for c in retrained),
+        }
+    return after, Certificate(content)
+
+
+def compare(first: Composed, second: Composed, evidence: Evidence) -> Gap:
+    """The largest difference of two compositions, on the members and the test rows."""
+    one, two = first.state(), second.state()
+    largest, bits = 0.0, sorted(one) == sorted(two)
+    for name in sorted(set(one) & set(two)):
+        bits &= torch.equal(one[name], two[name])
+        gap = (one[name].double() - two[name].double()).abs()
+        largest = max(largest, float(gap.max()) if gap.numel() else 0.0)
+    rows = np.concatenate([evidence.members, evidence.test])
+    told = outputs(first, evidence.feed, rows) - outputs(second, evidence.feed, rows)
+    return Gap(largest, float(np.abs(told).max()), bool(bits))
+
+
+def membership(before: Composed, after: Composed, evidence: Evidence) -> dict[str, Any]:
+    """AUC of telling the members from test rows of the same classes, before and after."""
+    classes = np.unique(evidence.labels[evidence.members])
+    others = evidence.test[np.isin(evidence.labels[evidence.test], classes)]
+    found: dict[str, Any] = {"attack": "population, margin of the true class", "level": 0.95}
+    for name, model in (("before", before), ("after", after)):
+        scores = [
+            margins(outputs(model, evidence.feed, rows), evidence.labels[rows])
+            for rows in (evidence.members, others)
+        ]
+        measured: Auc = auc(*scores)
+        found[name] = measured.to_json()
+    return found
+
+
+@torch.no_grad()
+def outputs(model: Composed, feed: Feed, rows: np.ndarray) -> np.ndarray:
+    """Outputs of a composition for rows of a feed, float64 (N, C)."""
+    parts = [
+        model.predict(feed.batch(rows[start : start + _BATCH])).double().cpu().numpy()
+        for start in range(0, len(rows), _BATCH)
+    ]
+    if not parts:
+        raise InputError("there are no rows to look at")
+    return np.concatenate(parts)
+
+
+def _accuracies(before: Composed, after: Composed, evidence: Evidence) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, model in (("before", before), ("after", after)):
+        found[name] = {
+            kind: float(
+                (outputs(model, evidence.feed, rows).argmax(1) == evidence.labels[rows]).mean()
+            )
+            for kind, rows in (("removed", evidence.members), ("test", evidence.test))
+        }
+    return found
+
+
+def _residue(before: Composed, removed: Sequence[Component]) -> dict[str, Any]:
+    """What taking the removed away from the sum, in the tensors' own type, would have left."""
+    everything = [component for component, _ in before.parts]
+    rest = [c for c in everything if c.digest not in {gone.digest for gone in removed}]
+    largest, differing = 0.0, 0
+    whole = _plain_sum(everything)
+    for name, exact in _plain_sum(rest).items():
+        left = whole[name].clone()
+        for component in removed:
+            if name in component.tensors:
+                left -= component.tensors[name].to(left.dtype)
+        gap = (left.double() - exact.double()).abs()
+        largest = max(largest, float(gap.max()) if gap.numel() else 0.0)
+        differing += int((gap > 0).sum())
+    return {"largest": largest, "numbers": differing}
+
+
+def _plain_sum(components: Sequence[Component]) -> dict[str, Tensor]:
+    sums: dict[str, Tensor] = {}
+    for component in components:
+        for name, tensor in component.tensors.items():
+            sums[name] = sums[name] + tensor if name in sums else tensor.clone()
+    return sums
+
+
+def _like(after: Composed, retrained: Sequence[Component]) -> list[float]:
+    """The weights of the kept components for retrained ones of the same names."""
+    by_task = {term.task: term.weight for term in after.terms}
+    missing = [component.task for component in retrained if component.task not in by_task]
+    if missing:
+        raise InputError(f"a retrained component has the name '{missing[0]}', which was not kept")
+    return [by_task[component.task] for component in retrained]
+
+
+def _describe(component: Component) -> dict[str, Any]:
+    return {
+        "name": component.task,
+        "digest": component.digest,
+        "data_fingerprint": component.data_fingerprint,
+        "classes": list(component.classes),
+        "examples": component.examples,
+    }

@@ -1,0 +1,228 @@
+"""Forget components of a folder that ``stockpot tangent train`` wrote, and check a certificate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stockpot.errors import InputError
+from stockpot.files import write_json
+from stockpot.tangent.component import Component
+from stockpot.tangent.composer import AverageComposer, Rule
+from stockpot.tangent.forgetting.certificate import Certificate, Evidence, certify
+from stockpot.tangent.jobs import COMPONENT
+from stockpot.tangent.run import Opened, load_components, open_run, train
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """The certificate, where it lies, and the files that were deleted."""
+
+    certificate: Certificate
+    path: Path
+    deleted: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What checking a certificate found: one line each, and whether all of them hold."""
+
+    checks: tuple[tuple[str, bool], ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every check held."""
+        return all(held for _, held in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        checks = [{"check": words, "holds": held} for words, held in self.checks]
+        return {"holds": self.holds, "checks": checks}
+
+
+def forget(
+    recipe: Path,
+    run: Path,
+    names: Sequence[str],
+    *,
+    certificate: Path | None = None,
+    weights: Rule = "uniform",
+    retrain: bool = False,
+    keep: bool = False,
+    quiet: bool = False,
+) -> Forgotten:
+    """Remove components from ``run``, and write a certificate of what is left of them.
+
+    ``recipe`` and ``run`` as for ``train``; ``names``: tasks of components. With ``retrain`` the
+    remaining components are trained again from nothing and compared. The component's file, the job
+    it came from and the cached activations, which hold its rows, are deleted after the certificate
+    is written, unless ``keep``. The certificate's default place is ``run/forgotten-NAME.json``.
+
+    Raises ``InputError`` for unknown names, or when no component would be left.
+    """
+    opened = open_run(recipe, run)
+    components = load_components([run])
+    known = {component.task for component in components}
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"{run} has no component '{name}'", hint=f"it has {', '.join(sorted(known))}"
+            )
+    if not names or len(set(names)) == len(components):
+        raise InputError("forgetting needs a component to remove and one to keep")
+    retrained, seconds = None, _seconds(run, known - set(names))
+    if retrain:
+        retrained, seconds = _retrain(recipe, sorted(known - set(names)), quiet=quiet)
+    composed = AverageComposer(opened.model).compose(components, weights)
+    _, made = certify(
+        composed,
+        list(names),
+        evidence(opened, names),
+        retrained=retrained,
+        training_seconds=seconds,
+    )
+    content = {**made.content, "title": opened.recipe.title}
+    path = certificate or run / f"forgotten-{'-'.join(names)}.json"
+    made = Certificate(content)
+    made.save(path)
+    deleted = () if keep else _delete(run, set(names))
+    return Forgotten(made, path, deleted)
+
+
+def verify(
+    certificate: Path,
+    *,
+    recipe: Path | None = None,
+    run: Path | None = None,
+    retrain: bool = False,
+    quiet: bool = False,
+) -> Verified:
+    """Check a certificate: alone, against the components in ``run``, and by training anew.
+
+    Alone: its own hash, and that it reports no difference. With ``recipe`` and ``run``: that what
+    was removed is no longer there, that the kept components are those it names, and that composing
+    them gives the model it names. With ``retrain``: that components trained from nothing on the
+    remaining data are bit for bit the kept ones.
+    Raises ``InputError`` for a file that is no certificate, or a check that lacks what it needs.
+    """
+    value = read_certificate(certificate)
+    made = Certificate({key: each for key, each in value.items() if key != "digest"})
+    checks = [
+        ("the certificate's hash fits its content", made.digest == value["digest"]),
+        ("it reports a model with the bits of one that never had the component", made.exact),
+    ]
+    if retrain and (recipe is None or run is None):
+        raise InputError("training anew needs the recipe", hint="give --recipe and --run")
+    if recipe is not None and run is not None:
+        opened = open_run(recipe, run)
+        found = load_components([run])
+        present = {component.digest for component in found}
+        kept = sorted(one["digest"] for one in value["kept"])
+        gone = [one["digest"] for one in value["removed"]]
+        checks.append(("what was removed is not in the folder", not present & set(gone)))
+        complete = sorted(present & set(kept)) == kept
+        checks.append(("the kept components are those it names", complete))
+        if complete:
+            rest = [component for component in found if component.digest in set(kept)]
+            composed = AverageComposer(opened.model).compose(rest, _weights(value, rest))
+            same = composed.digest == value["after"]
+            checks.append(("composing them gives the model it names", same))
+        if retrain:
+            tasks = sorted(one["name"] for one in value["kept"])
+            again, _ = _retrain(recipe, tasks, quiet=quiet)
+            equal = sorted(component.digest for component in again) == kept
+            checks.append(("training the rest anew gives the same components, bit by bit", equal))
+    return Verified(tuple(checks))
+
+
+def evidence(opened: Opened, names: Sequence[str]) -> Evidence:
+    """Training rows of the components ``names``, and the recipe's test rows."""
+    shards = {shard.name: shard for shard in opened.division.shards}
+    members = [shards[name].train for name in names]
+    test = [rows for rows in opened.division.test.values() if len(rows)]
+    return Evidence(
+        opened.feed,
+        opened.task.labels,
+        np.sort(np.concatenate(members)),
+        np.sort(np.concatenate(test)),
+    )
+
+
+def read_certificate(path: Path) -> dict[str, Any]:
+    """The content of a certificate file; ``InputError`` for anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a certificate: {error}") from error
+    wanted = ("removed", "kept", "after", "against_composed", "digest")
+    if (
+        not isinstance(value, dict)
+        or value.get("kind") != "forgetting-certificate"
+        or any(key not in value for key in wanted)
+    ):
+        raise InputError(
+            f"{path} is no forgetting certificate", hint="`stockpot tangent forget` writes one"
+        )
+    return value
+
+
+def _weights(value: dict[str, Any], rest: Sequence[Component]) -> Any:
+    if isinstance(value["weights"], str):
+        return value["weights"]
+    by_digest = {one["digest"]: w for one, w in zip(value["kept"], value["weights"], strict=True)}
+    return [by_digest[component.digest] for component in rest]
+
+
+def _retrain(
+    recipe: Path, names: Sequence[str], *, quiet: bool
+) -> tuple[list[Component], float | None]:
+    """The components ``names`` from nothing, in a folder of their own, and how long it took."""
+    with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
+        done = train(recipe, Path(scratch), only=names, backend="serial", quiet=quiet)
+        return load_components(done.components), _seconds(Path(scratch), set(names))
+
+
+def _jobs(run: Path) -> dict[Path, str]:
+    """Folders of finished component jobs, and the tasks of their components."""
+    files = sorted((run / "work" / "jobs").glob(f"*/{COMPONENT}"))
+    return {file.parent: Component.load(file).task for file in files}
+
+
+def _seconds(run: Path, names: set[str]) -> float | None:
+    """What training these components took, where ``run`` still knows."""
+    found = {
+        task: float(json.loads((folder / "done.json").read_text(encoding="utf-8"))["seconds"])
+        for folder, task in _jobs(run).items()
+        if task in names
+    }
+    return sum(found.values()) if set(found) == names else None
+
+
+def _delete(run: Path, names: set[str]) -> tuple[Path, ...]:
+    """Everything in ``run`` that holds a removed component or its rows."""
+    gone = [
+        file
+        for file in sorted((run / "components").glob("*.safetensors"))
+        if Component.load(file).task in names
+    ]
+    gone += [folder for folder, task in _jobs(run).items() if task in names]
+    gone += [file.parent for file in sorted((run / "work" / "jobs").glob("*/activations.bin"))]
+    gone += [folder for folder in (run / "work" / "partial",) if folder.exists()]
+    for path in gone:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    listing = run / "components.json"
+    if listing.is_file():
+        value = json.loads(listing.read_text(encoding="utf-8"))
+        value["components"] = [one for one in value["components"] if one["name"] not in names]
+        write_json(listing, value)
+    return tuple(gone)
