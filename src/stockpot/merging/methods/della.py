@@ -15,17 +15,19 @@ from stockpot.merging.methods._deltas import SCALE, WEIGHTS, add_consensus, dens
 
 
 def keep_probabilities(xp: Any, magnitudes: Array, density: float, epsilon: float) -> Array:
-    """Probability to be kept of each entry of ``magnitudes`` (rows, n), by its rank in its row."""
+    """Probability to be kept of each entry of ``magnitudes`` (rows, n), by its rank in its row;
+    float64, because every entry is divided by it.
+    """
     columns = int(magnitudes.shape[1])
     by_rank = np.clip(density + epsilon * (0.5 - np.arange(columns) / columns), 0.0, 1.0)
     if isinstance(magnitudes, np.ndarray):
         order = _descending(magnitudes)
-        out = np.empty_like(magnitudes)
-        np.put_along_axis(out, order, by_rank.astype(out.dtype)[None, :], axis=1)
+        out = np.empty(magnitudes.shape)
+        np.put_along_axis(out, order, by_rank[None, :], axis=1)
         return out
     order = xp.argsort(-magnitudes, axis=1, stable=True)
     rank = xp.argsort(order, axis=1, stable=True)
-    table = xp.asarray(by_rank, dtype=magnitudes.dtype, device=magnitudes.device)
+    table = xp.asarray(by_rank, dtype=xp.float64, device=magnitudes.device)
     return xp.reshape(xp.take(table, xp.reshape(rank, (-1,))), magnitudes.shape)
 
 
@@ -81,5 +83,5 @@ def della(
         probability = keep_probabilities(xp, xp.abs(delta), share, epsilon)
         delta *= block.uniform(number) < probability
         probability += probability == 0
-        delta /= probability
+        deltas[number] = xp.astype(delta, xp.float64) / probability
     return add_consensus(block, deltas, weights=weights, scale=scale, consensus=consensus)
