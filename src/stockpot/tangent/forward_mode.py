@@ -7,7 +7,9 @@ it; those are switched on by themselves. Anything else is an error that names mo
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import logging
 import re
 import warnings
@@ -126,7 +128,8 @@ def find_workarounds(attempt: Callable[[], Any], module: nn.Module) -> tuple[str
     while True:
         with _watch(module) as inside:
             try:
-                with active(chosen):
+                # A traced module prints the lines around an error before it raises it.
+                with active(chosen), contextlib.redirect_stderr(io.StringIO()):
                     attempt()
             except (RuntimeError, NotImplementedError) as error:
                 text, where = str(error), inside[-1] if inside else ""

@@ -40,8 +40,8 @@ def restrict(outputs: np.ndarray, allowed: np.ndarray) -> np.ndarray:
 def own_task(labels: np.ndarray, tasks: Sequence[Sequence[int]], columns: int) -> np.ndarray:
     """For task-incremental answers: bool (N, columns), the classes of each row's own task.
 
-    ``tasks``: the columns of each task, disjoint. Raises ``InputError`` for a label of no task, or a
-    class in two tasks.
+    ``tasks``: the columns of each task, disjoint. Raises ``InputError`` for a label of no task, or
+    a class in two tasks.
     """
     owner = np.full(columns, -1)
     for index, task in enumerate(tasks):
