@@ -55,7 +55,7 @@ class Moments:
         return self
 
     def _start(self, features: np.ndarray) -> None:
-        first = np.asarray(features[: 4 * CHUNK], dtype=np.float64)
+        first = np.asarray(features[:CHUNK], dtype=np.float64)
         kind = np.float32 if self.precision == 32 else np.float64
         self.dimensions = first.shape[1]
         self.shift = first.mean(axis=0).astype(kind)
@@ -91,7 +91,10 @@ class Moments:
             present, starts = np.unique(targets[order], return_index=True)
             if np.any(order[1:] < order[:-1]):
                 wide = wide[order]
-            self.cross[present] += np.add.reduceat(wide, starts, axis=0)
+            # One sum a class: ``np.add.reduceat`` takes ten times as long along this axis.
+            stops = np.append(starts[1:], len(wide))
+            for code, start, stop in zip(present, starts, stops, strict=True):
+                self.cross[code] += wide[start:stop].sum(axis=0)
             counts = np.bincount(targets, minlength=self.classes)
             self.target_sums += counts
             self.target_squares += counts

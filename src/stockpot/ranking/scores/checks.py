@@ -23,7 +23,7 @@ _WORDS = {
 
 
 def check_evidence(evidence: Evidence) -> None:
-    """Raise ``ScoreError`` that names array and row, if the evidence cannot be used by any score."""
+    """Raise ``ScoreError`` that names array and row, if no score can use the evidence."""
     if evidence.kind not in KINDS:
         raise ScoreError(
             f"kind of task: got '{evidence.kind}', expected one of {', '.join(KINDS)}",

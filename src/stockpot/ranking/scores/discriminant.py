@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 class Discriminant:
     """Logits of centred rows r are ``r @ weights + bias``.
 
-    weights: (D, C). bias: (C,). shrinkage: share of the mean variance in the covariance. doubt:
-    how far rounding may move the posterior of a typical row.
+    weights: (D, C). bias: (C,). shrinkage: share of the mean variance in the covariance.
+    logit_error: how far rounding may move a typical row's logit of a class.
     """
 
     weights: np.ndarray
     bias: np.ndarray
     shrinkage: float
-    doubt: float
+    logit_error: float
 
     def posterior(self, rows: np.ndarray) -> np.ndarray:
         """``p(c | x)`` of centred rows, float64, shape (n, C)."""
@@ -35,6 +35,10 @@ class Discriminant:
         np.exp(logits, out=logits)
         logits /= logits.sum(axis=1, keepdims=True)
         return np.asarray(logits)
+
+    def confidence(self, rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Posterior of each row's own class, shape (n,)."""
+        return np.asarray(self.posterior(rows)[np.arange(len(codes)), codes])
 
 
 def largest_eigenvalue(lower: np.ndarray) -> float:
@@ -86,5 +90,5 @@ def discriminant(moments: Moments, shrinkage: float | None = None) -> Discrimina
     noise = np.random.default_rng(0).choice([-1.0, 1.0], size=len(factor))
     spread = np.linalg.norm(solve_triangular(factor, noise, lower=True, check_finite=False))
     steepest = float(np.sqrt(np.max(np.einsum("ij,ij->j", solved, solved))))
-    doubt = 0.25 * moments.entry_error / rows * float(spread) * steepest
-    return Discriminant(solved / scale[:, None], bias, shrinkage, doubt)
+    error = moments.entry_error / rows * float(spread) * steepest
+    return Discriminant(solved / scale[:, None], bias, shrinkage, error)

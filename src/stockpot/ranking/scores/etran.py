@@ -39,26 +39,28 @@ def _energy(work: Workspace) -> float:
     return float(np.partition(rows, lowest - 1)[:lowest].mean())
 
 
-def _confidence(work: Workspace, fitted: Discriminant) -> float:
-    total = 0.0
+def _confidence(work: Workspace, fitted: Discriminant) -> tuple[float, float]:
+    """Mean probability of the right class, and how far rounding may move it."""
+    total = doubt = 0.0
     for place, block in work.blocks():
-        codes = work.codes[place]
-        posterior = fitted.posterior(block)
-        total += float(posterior[np.arange(len(codes)), codes].sum())
-    return total / work.rows
+        right = fitted.confidence(block, work.codes[place])
+        total += float(right.sum())
+        doubt += fitted.logit_error * float(np.sum(right * (1.0 - right)))
+    return total / work.rows, doubt / work.rows
 
 
 def _classification(work: Workspace) -> tuple[float, dict[str, float]]:
-    for precision in (32, 64):
+    for precision in work.precisions:
         moments = work.moments(precision)
         fitted = discriminant(moments)
-        if fitted.doubt <= _GOOD:
+        value, doubt = _confidence(work, fitted)
+        if doubt <= _GOOD:
             break
     means = (moments.centred_class_means() * moments.scale).T
     bias = np.log(work.counts / work.rows) - 0.5 * np.einsum("ij,ij->j", means, means)
-    nearest = _confidence(work, Discriminant(means, bias, 0.0, 0.0))
+    nearest, _ = _confidence(work, Discriminant(means, bias, 0.0, 0.0))
     details = {"shrinkage": fitted.shrinkage, "nearest_mean": nearest}
-    return _confidence(work, fitted), details
+    return value, details
 
 
 def _regression(work: Workspace) -> tuple[float, dict[str, float]]:

@@ -96,11 +96,11 @@ def regularised_h_score(moments: Moments) -> tuple[float, float, float]:
 
 
 def _plain(work: Workspace) -> Value:
-    for precision in (32, 64):
+    for precision in work.precisions:
         moments = work.moments(precision)
         value, doubt, full = h_score(moments)
         good = doubt <= _GOOD * max(1.0, value) and full
-        if good or not work.exact:
+        if good:
             break
     bound = min(len(work.classes) - 1, moments.dimensions)
     warning = None
@@ -116,11 +116,11 @@ def _plain(work: Workspace) -> Value:
 
 
 def _regularised(work: Workspace) -> Value:
-    for precision in (32, 64):
+    for precision in work.precisions:
         moments = work.moments(precision)
         value, doubt, amount = regularised_h_score(moments)
         good = doubt <= _GOOD * max(1.0, value)
-        if good or not work.exact:
+        if good:
             break
     warning = None if good else f"rounding may change the value by {doubt:.1g}"
     return Value(value, {"shrinkage": amount, "precision": moments.precision}, warning)

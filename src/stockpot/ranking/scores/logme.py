@@ -5,9 +5,9 @@ a = b = 1, stopped as in the authors' code (at most 11 rounds, until t = a/b mov
 0.001 relatively; 1e-5 added to both denominators). The value is the mean over columns of the
 evidence per row.
 
-Everything needed follows from T = Q^T X^T X Q, tridiagonal, and Q^T X^T y: eigenvalues of T, and a
-tridiagonal solve a round and column, O(D) each, instead of an eigenvector matrix. With N <= D the
-same runs on X X^T.
+Everything needed follows from the tridiagonal form of the centred features' scatter, which other
+scores share, through O(D) solves: ``X^T X`` is that scatter plus ``N mu mu^T``, a rank-one update
+(Sherman and Morrison). No eigenvector is computed. With N <= D the same runs on ``X X^T``.
 
 **Where this differs from the authors' code.** Their fixed-point code keeps D/2 log a but leaves out
 the D - N zero eigenvalues of X^T X from the sum of log(a + b s) where N < D, so it is off by
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stockpot.ranking.scores.score import KINDS, Score, Value
+from stockpot.ranking.scores.spectrum import Diagonal, Spectrum
 
 if TYPE_CHECKING:
     from stockpot.ranking.scores.workspace import Workspace
@@ -39,7 +40,7 @@ class Fit:
     """The fixed point of every target column; arrays of shape (T,).
 
     evidence: per row. a, b: precisions. m2: squared length of the mean weights. r2: squared
-    residual. trace: Frobenius norm of (a + b X^T X)^-1, which says how much rounding matters.
+    residual. inverse: Frobenius norm of (a + b S)^-1, which says how much rounding matters.
     """
 
     evidence: np.ndarray
@@ -47,135 +48,142 @@ class Fit:
     b: np.ndarray
     m2: np.ndarray
     r2: np.ndarray
-    trace: np.ndarray
+    inverse: np.ndarray
 
 
-class Tridiagonal:
-    """A symmetric matrix G as Q T Q^T, with the columns ``Q^T w`` of some vectors.
+class Normal:
+    """``G = X^T X`` as a spectrum plus ``u u^T``, with ``w = X^T y`` of all columns.
 
-    lower: lower triangle of G, shape (n, n), column-major; overwritten. vectors: (n, T).
+    cross: ``X^T Y``, shape (D, T). squares: |y|^2, shape (T,). update: u, shape (D,).
     """
 
-    def __init__(self, lower: np.ndarray, vectors: np.ndarray) -> None:
-        from scipy.linalg import eigvalsh_tridiagonal, lapack
+    def __init__(
+        self, spectrum: Spectrum, cross: np.ndarray, squares: np.ndarray, update: np.ndarray
+    ) -> None:
+        self.spectrum, self.squares = spectrum, squares
+        turned = spectrum.turn(np.column_stack([cross, update]))
+        self.cross, self.update = turned[:, :-1], turned[:, -1]
 
-        size = len(lower)
-        work, _ = lapack.dsytrd_lwork(size, lower=1)
-        packed, self.diagonal, self.beside, tau, _ = lapack.dsytrd(
-            lower, lower=1, lwork=int(work), overwrite_a=1
-        )
-        turned = np.array(vectors, dtype=np.float64, order="F")
-        if size > 1:
-            # Q leaves the first entry alone; below it is a QR factor's Q.
-            reflectors = np.asfortranarray(packed[1:, :-1])
-            rest = np.asfortranarray(turned[1:])
-            room = int(lapack.dormqr("L", "T", reflectors, tau, rest, -1)[1][0])
-            turned[1:] = lapack.dormqr("L", "T", reflectors, tau, rest, room, overwrite_c=1)[0]
-        self.vectors = turned
-        self.eigenvalues = np.maximum(
-            eigvalsh_tridiagonal(self.diagonal, self.beside, lapack_driver="sterf"), 0.0
-        )
+    def lengths(self, column: int, t: float) -> tuple[float, float, float]:
+        """Degrees of freedom, |m|^2 and |y - X m|^2 at ``m = (G + t)^-1 w``."""
+        values = self.spectrum.eigenvalues
+        w = self.cross[:, column]
+        solved = self.spectrum.solve(t, np.column_stack([w, self.update]))
+        inner, beside = solved[:, 0], solved[:, 1]
+        bend = 1.0 + float(self.update @ beside)
+        inner = inner - beside * (float(self.update @ inner) / bend)
+        freedom = float(np.sum(values / (values + t))) + t * float(beside @ beside) / bend
+        m2 = float(inner @ inner)
+        # |y - X m|^2 = |y|^2 - m^T w - t |m|^2, because G m = w - t m.
+        return freedom, m2, max(float(self.squares[column] - inner @ w) - t * m2, 0.0)
 
-    def solve(self, shifts: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """``(T + t)^-1`` on the given columns of ``vectors``, a shift t each; shape (n, columns)."""
-        from scipy.linalg import lapack
+    def log_determinant(self, a: float, b: float) -> float:
+        """Of ``a + b G``."""
+        solved = self.spectrum.solve(a / b, self.update[:, None])[:, 0]
+        plain = float(np.sum(np.log(a + b * self.spectrum.eigenvalues)))
+        return plain + float(np.log1p(self.update @ solved))
 
-        solved = np.empty((len(self.diagonal), len(columns)), order="F")
-        for place, (shift, column) in enumerate(zip(shifts, columns, strict=True)):
-            _, _, answer, info = lapack.dptsv(
-                self.diagonal + shift, self.beside, self.vectors[:, column]
-            )
-            if info:
-                raise FloatingPointError("shift below the rounding error of the matrix")
-            solved[:, place] = answer
-        return solved
+
+class Dual:
+    """The same through ``K = X X^T`` and the columns y themselves, for N <= D."""
+
+    def __init__(self, spectrum: Spectrum, columns: np.ndarray) -> None:
+        self.spectrum = spectrum
+        self.turned = spectrum.turn(columns)
+
+    def lengths(self, column: int, t: float) -> tuple[float, float, float]:
+        """Degrees of freedom, |m|^2 and |y - X m|^2 at ``m = X^T (K + t)^-1 y``."""
+        values = self.spectrum.eigenvalues
+        y = self.turned[:, column]
+        inner = self.spectrum.solve(t, y[:, None])[:, 0]
+        square = float(inner @ inner)
+        m2 = max(float(inner @ y) - t * square, 0.0)
+        return float(np.sum(values / (values + t))), m2, t * t * square
+
+    def log_determinant(self, a: float, b: float) -> float:
+        """Of ``a + b K``."""
+        return float(np.sum(np.log(a + b * self.spectrum.eigenvalues)))
 
 
 def fixed_point(
-    solver: Tridiagonal,
-    squares: np.ndarray,
+    problem: Normal | Dual,
+    columns: int,
     rows: int,
     *,
-    kernel: bool,
     tolerance: float = TOLERANCE,
     epsilon: float = EPSILON,
 ) -> Fit:
     """Iterate a and b of every column (arXiv 2110.10545, algorithm 3).
 
-    Args:
-        solver: of X^T X with vectors X^T Y; or, if ``kernel``, of X X^T with vectors Y.
-        squares: |y|^2 of each column, shape (T,).
-        rows: N.
+    Another ``tolerance`` and ``epsilon`` give the values of other code: 0.01 and 0 those of tllib.
     """
-    eigenvalues = solver.eigenvalues
-    outputs = len(squares)
-    a, b = np.ones(outputs), np.ones(outputs)
-    m2, r2 = np.zeros(outputs), np.zeros(outputs)
-    left = np.arange(outputs)
-    for _ in range(ROUNDS):
-        t = a[left] / b[left]
-        freedom = np.array([float(np.sum(eigenvalues / (eigenvalues + each))) for each in t])
-        m2[left], r2[left] = _lengths(solver, t, left, squares[left], kernel=kernel)
-        a[left] = freedom / (m2[left] + epsilon)
-        b[left] = (rows - freedom) / (r2[left] + epsilon)
-        moved = np.abs(a[left] / b[left] - t) / t
-        left = left[moved > tolerance]
-        if not len(left):
-            break
-    logs = np.empty(outputs)
-    trace = np.empty(outputs)
-    for column in range(outputs):
-        spread = a[column] + b[column] * eigenvalues
-        logs[column] = np.sum(np.log(spread))
-        trace[column] = np.sqrt(np.sum(spread**-2.0))
-    evidence = (
-        len(eigenvalues) / 2.0 * np.log(a)
-        + rows / 2.0 * np.log(b)
-        - 0.5 * logs
-        - 0.5 * b * r2
-        - 0.5 * a * m2
-        - rows / 2.0 * np.log(2.0 * np.pi)
-    ) / rows
-    return Fit(evidence, a, b, m2, r2, trace)
-
-
-def _lengths(
-    solver: Tridiagonal, t: np.ndarray, columns: np.ndarray, squares: np.ndarray, *, kernel: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Squared lengths of the weights m = (G + t)^-1 X^T y and of the residual y - X m."""
-    inner = solver.solve(t, columns)
-    vectors = solver.vectors[:, columns]
-    if kernel:
-        # inner = (K + t)^-1 y: the residual is t inner, and m = X^T inner.
-        length = np.einsum("ij,ij->j", inner, inner)
-        return np.einsum("ij,ij->j", inner, vectors) - t * length, t**2 * length
-    length = np.einsum("ij,ij->j", inner, inner)
-    # |y - X m|^2 = |y|^2 - m^T X^T y - t |m|^2, because G m = X^T y - t m.
-    return length, np.maximum(squares - np.einsum("ij,ij->j", inner, vectors) - t * length, 0.0)
+    values = problem.spectrum.eigenvalues
+    found = np.empty((6, columns))
+    for column in range(columns):
+        a = b = 1.0
+        for _ in range(ROUNDS):
+            t = a / b
+            freedom, m2, r2 = problem.lengths(column, t)
+            a = freedom / (m2 + epsilon)
+            b = (rows - freedom) / (r2 + epsilon)
+            if abs(a / b - t) <= tolerance * t:
+                break
+        evidence = (
+            len(values) / 2.0 * np.log(a)
+            + rows / 2.0 * np.log(b)
+            - 0.5 * problem.log_determinant(a, b)
+            - 0.5 * b * r2
+            - 0.5 * a * m2
+            - rows / 2.0 * np.log(2.0 * np.pi)
+        ) / rows
+        inverse = float(np.sqrt(np.sum((a + b * values) ** -2.0)))
+        found[:, column] = evidence, a, b, m2, r2, inverse
+    return Fit(*found)
 
 
 def _logme(work: Workspace) -> Value:
     outputs = work.columns
-    squares = np.einsum("ij,ij->j", outputs, outputs)
     if work.wide:
-        kernel = work.kernel
-        fit = fixed_point(Tridiagonal(kernel.copy("F"), outputs), squares, work.rows, kernel=True)
-        return _value(fit, work, precision=64)
-    for precision in (32, 64):
+        problem = Dual(Spectrum(work.kernel), outputs)
+        return _value(fixed_point(problem, outputs.shape[1], work.rows), work, 64)
+    squares = np.einsum("ij,ij->j", outputs, outputs)
+    for precision in work.precisions:
         moments = work.moments(precision)
-        solver = Tridiagonal(moments.gram(), moments.feature_targets().T)
-        fit = fixed_point(solver, squares, work.rows, kernel=False)
+        spectrum = work.spectrum(precision)
+        update = np.sqrt(work.rows) * moments.mean
+        normal = Normal(spectrum, moments.feature_targets().T, squares, update)
+        try:
+            fit = fixed_point(normal, outputs.shape[1], work.rows)
+        except FloatingPointError:
+            doubt = np.inf
+            continue
+        # Errors of the scatter's entries, and of its reduction to tridiagonal form.
         size = float(np.max(moments.scale)) ** 2 * moments.entry_error
-        doubt = float(np.mean(0.5 * fit.b * (fit.trace + fit.m2))) * size / work.rows
-        if doubt <= _GOOD or not work.exact:
+        size += np.finfo(np.float64).eps * float(spectrum.eigenvalues[-1] + update @ update)
+        doubt = float(np.mean(0.5 * fit.b * (fit.inverse + fit.m2))) * size / work.rows
+        if doubt <= _GOOD:
             break
-    value = _value(fit, work, precision=moments.precision)
+    if doubt > _GOOD and work.evidence.features is not None:
+        return _value(_decomposed(work, squares), work, 64)
+    value = _value(fit, work, moments.precision)
     if doubt > _GOOD:
         return Value(value.value, value.details, f"rounding may change the value by {doubt:.1g}")
     return value
 
 
-def _value(fit: Fit, work: Workspace, *, precision: int) -> Value:
+def _decomposed(work: Workspace, squares: np.ndarray) -> Fit:
+    """From singular values of the features: ten times slower, right at any scale of features."""
+    from scipy.linalg import svd
+
+    features = work.features.astype(np.float64)
+    left, values, right = svd(features, full_matrices=False, check_finite=False)
+    cross = right.T @ (values[:, None] * (left.T @ work.columns))
+    nothing = np.zeros(features.shape[1])
+    normal = Normal(Diagonal(values, right.T), cross, squares, nothing)
+    return fixed_point(normal, work.columns.shape[1], work.rows)
+
+
+def _value(fit: Fit, work: Workspace, precision: int) -> Value:
     mean = float(np.mean(fit.evidence))
     details = {
         "a": float(np.median(fit.a)),

@@ -74,7 +74,7 @@ def _gaussian(work: Workspace) -> Value:
     rows, classes = work.rows, len(work.classes)
     size = work.features.shape[1]
     if work.wide:
-        values, vectors = work.spectrum
+        values, vectors = work.singular(work.rows)
         features = vectors * np.sqrt(values)
     else:
         features = work.centred()

@@ -27,9 +27,7 @@ SHARES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 def _turned(work: Workspace) -> tuple[np.ndarray, np.ndarray]:
     """Squared singular values s (k,) and left vectors U (N, k) of the centred features."""
-    values, vectors = work.spectrum
-    keep = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 1e-300)
-    values, vectors = values[keep], vectors[:, keep]
+    values, vectors = work.singular(min(work.features.shape))
     if work.wide:
         return values, vectors
     left = np.empty((work.rows, len(values)))

@@ -58,8 +58,8 @@ def simplex_weights(matrix: np.ndarray, linear: np.ndarray) -> np.ndarray:
     """``argmin b^T K b / 2 - c^T b`` over weights that are at least 0 and sum to 1.
 
     On the simplex the objective is ``b^T M b / 2`` with ``M = K - c 1^T - 1 c^T + s 1 1^T`` for any
-    s. With M positive definite its minimiser is, up to the sum, that of ``b^T M b / 2 - 1^T b`` over
-    b >= 0: a non-negative least squares problem, solved exactly.
+    s. With M positive definite its minimiser is, up to the sum, that of ``b^T M b / 2 - 1^T b``
+    over b >= 0: a non-negative least squares problem, solved exactly.
     """
     from scipy.linalg import cholesky, solve_triangular
     from scipy.optimize import nnls

@@ -30,7 +30,7 @@ def _confidence(posterior: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def _attempt(work: Workspace, precision: int) -> tuple[float, float, float]:
-    """Value, doubt and shrinkage with products of this precision."""
+    """Value, how far rounding may move it, and shrinkage, with products of this precision."""
     first = work.moments(precision)
     fitted = discriminant(first)
     means = work.moments(precision).centred_class_means() * first.scale
@@ -38,9 +38,12 @@ def _attempt(work: Workspace, precision: int) -> tuple[float, float, float]:
     mixed = Moments(classes=len(means), precision=precision)
     kind = np.float32 if precision == 32 else np.float64
     rows = np.empty(work.features.shape, dtype=kind)
+    doubt = 0.0
     for place, block in work.blocks(CHUNK):
         codes = work.codes[place]
-        share = _confidence(fitted.posterior(block), codes)[:, None]
+        posterior = fitted.posterior(block)
+        doubt += fitted.logit_error * float(np.sum(posterior.max(1) * (1.0 - posterior.max(1))))
+        share = _confidence(posterior, codes)[:, None]
         rows[place] = share * block + (1.0 - share) * others[codes]
     mixed.add(rows, work.codes)
     again = discriminant(mixed, fitted.shrinkage)
@@ -48,13 +51,14 @@ def _attempt(work: Workspace, precision: int) -> tuple[float, float, float]:
     total = 0.0
     for start in range(0, work.rows, CHUNK):
         codes = work.codes[start : start + CHUNK]
-        posterior = again.posterior(rows[start : start + CHUNK] - offset)
-        total += float(posterior[np.arange(len(codes)), codes].sum())
-    return total / work.rows, max(fitted.doubt, again.doubt), fitted.shrinkage
+        right = again.confidence(rows[start : start + CHUNK] - offset, codes)
+        doubt += again.logit_error * float(np.sum(right * (1.0 - right)))
+        total += float(right.sum())
+    return total / work.rows, doubt / work.rows, fitted.shrinkage
 
 
 def _sfda(work: Workspace) -> Value:
-    for precision in (32, 64):
+    for precision in work.precisions:
         value, doubt, shrinkage = _attempt(work, precision)
         if doubt <= _GOOD:
             break

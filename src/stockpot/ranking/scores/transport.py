@@ -5,8 +5,8 @@ Both couple source and target rows at the least total squared distance. With as 
 regularisation is involved, as in the code that OTCE's authors released.
 
 OTCE: ``W`` is the mean cost of the coupling, ``H(Y_t | Y_s)`` the conditional entropy under it.
-Their combination needs weights learnt on auxiliary tasks (``fit_weights``); where there are none the
-authors advise minus the entropy alone, which is the value.
+Their combination needs weights learnt on auxiliary tasks (``fit_weights``); where there are none,
+the authors advise minus the entropy alone, which is the value.
 
 OSBORN, for ensembles: minus ``sum_m W_m + H(Y_s | Y_t)_m`` minus the disagreement of the members,
 ``sum_{m != n} H(Z_m | Z_n)`` of their predicted source classes on the target rows, over ordered

@@ -17,6 +17,7 @@ import numpy as np
 from stockpot.ranking.scores.score import Score, Value
 
 if TYPE_CHECKING:
+    from stockpot.ranking.gram import Moments
     from stockpot.ranking.scores.workspace import Workspace
 
 DISTORTION = 1e-4
@@ -46,29 +47,41 @@ def _whole(work: Workspace) -> tuple[float, int]:
     """R of all centred rows, and the precision of the products it took."""
     if work.wide:
         return coding_rate(work.centred()), 64
-    for precision in (32, 64):
-        moments = work.moments(precision)
-        # logdet(I + S Z S) with Z the scaled scatter: S is pulled out for the sake of rounding.
-        weight = moments.rows * DISTORTION / moments.scale**2
-        matrix = moments.scaled_scatter()
-        matrix[np.diag_indices(len(matrix))] += weight
-        rate, factor = _half_log_determinant(matrix)
-        rate -= 0.5 * float(np.sum(np.log(weight)))
-        # |A^-1|_F is at most |L^-1|^2; a few random vectors estimate it well enough.
-        doubt = 0.5 * moments.entry_error * _inverse_norm(factor)
-        if doubt <= _GOOD * max(1.0, abs(rate)) or not work.exact:
+    for precision in work.precisions:
+        if work.has_spectrum(precision):
+            rate, doubt = _from_spectrum(work, precision)
+        else:
+            rate, doubt = _from_factor(work.moments(precision))
+        if doubt <= _GOOD * max(1.0, abs(rate)):
             break
-    return rate, moments.precision
+    return rate, precision
 
 
-def _inverse_norm(factor: np.ndarray, probes: int = 4) -> float:
-    """Frobenius norm of (L L^T)^-1, by Hutchinson's estimate."""
+def _from_spectrum(work: Workspace, precision: int) -> tuple[float, float]:
+    """R and its rounding error, from eigenvalues that another score has asked for."""
+    moments = work.moments(precision)
+    spread = 1.0 + work.spectrum(precision).eigenvalues / (work.rows * DISTORTION)
+    entry = moments.entry_error * float(np.max(moments.scale)) ** 2 / (work.rows * DISTORTION)
+    entry += np.finfo(np.float64).eps * spread[-1]
+    return 0.5 * float(np.sum(np.log(spread))), 0.5 * entry * float(np.sqrt(np.sum(spread**-2.0)))
+
+
+def _from_factor(moments: Moments) -> tuple[float, float]:
+    """R and its rounding error, from a Cholesky factor."""
     from scipy.linalg import solve_triangular
 
-    noise = np.random.default_rng(0).choice([-1.0, 1.0], size=(len(factor), probes))
+    # logdet(I + S Z S) with Z the scaled scatter: S is pulled out for the sake of rounding.
+    weight = moments.rows * DISTORTION / moments.scale**2
+    matrix = moments.scaled_scatter()
+    matrix[np.diag_indices(len(matrix))] += weight
+    rate, factor = _half_log_determinant(matrix)
+    rate -= 0.5 * float(np.sum(np.log(weight)))
+    # The Frobenius norm of the inverse, from a few random vectors.
+    noise = np.random.default_rng(0).choice([-1.0, 1.0], size=(len(factor), 4))
     half = solve_triangular(factor, noise, lower=True, check_finite=False)
     whole = solve_triangular(factor, half, lower=True, trans=1, check_finite=False)
-    return float(np.sqrt(np.mean(np.einsum("ij,ij->j", whole, whole))))
+    norm = float(np.sqrt(np.mean(np.einsum("ij,ij->j", whole, whole))))
+    return rate, 0.5 * moments.entry_error * norm
 
 
 def _bins(column: np.ndarray) -> np.ndarray:

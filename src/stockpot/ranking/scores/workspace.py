@@ -13,6 +13,11 @@ import numpy as np
 from stockpot.errors import ScoreError
 from stockpot.ranking.gram import Moments
 from stockpot.ranking.scores.score import Evidence, join_pair
+from stockpot.ranking.scores.spectrum import Spectrum
+
+_SMALL = 2e9
+# Eigenvalues of float32 moments below this share of the largest may be rounding errors.
+_LEAST_SHARE = 1e-5
 
 
 class Workspace:
@@ -24,6 +29,8 @@ class Workspace:
         self.kind = evidence.kind
         self.rows = len(evidence.targets)
         self._moments: dict[int, Moments] = {}
+        self._spectra: dict[int, Spectrum] = {}
+        self._singular: tuple[np.ndarray, np.ndarray] | None = None
 
     # ------------------------------------------------------------------------------------ targets
     @cached_property
@@ -67,7 +74,7 @@ class Workspace:
     def columns(self) -> np.ndarray:
         """Targets as columns, float64: 0/1 of each class or label, or numbers; shape (N, T)."""
         if self.kind == "classification":
-            return np.eye(len(self.classes))[self.codes]
+            return np.asarray(np.eye(len(self.classes))[self.codes])
         targets = np.asarray(self.evidence.targets, dtype=np.float64)
         return targets[:, None] if targets.ndim == 1 else targets
 
@@ -104,7 +111,7 @@ class Workspace:
         return values
 
     # ------------------------------------------------------------------------------ second moments
-    def moments(self, precision: int = 32) -> Moments:
+    def moments(self, precision: int) -> Moments:
         """Sums over all rows, with products in float32 or float64."""
         given = self.evidence.moments
         if self.evidence.features is None and given is not None:
@@ -122,11 +129,18 @@ class Workspace:
         return self._moments[precision]
 
     @property
-    def exact(self) -> bool:
-        """Whether float64 moments can be had if float32 ones are not good enough."""
-        return self.evidence.features is not None
+    def precisions(self) -> tuple[int, ...]:
+        """Precisions of moments worth trying, in this order: each is what may be had.
 
-    def covariance(self, precision: int = 32) -> np.ndarray:
+        Products in float32 save half the time of large matrices and none of small ones.
+        """
+        given = self.evidence.moments
+        if self.evidence.features is None and given is not None:
+            return (given.precision,)
+        small = self.rows * self.features.shape[1] ** 2 < _SMALL
+        return (64,) if small else (32, 64)
+
+    def covariance(self, precision: int) -> np.ndarray:
         """Covariance of the features (divided by N); lower triangle of (D, D), by columns."""
         moments = self.moments(precision)
         covariance = moments.scaled_scatter()
@@ -139,7 +153,7 @@ class Workspace:
         """Mean of the features, float64, shape (D,)."""
         if self.wide:
             return np.asarray(self.features.mean(axis=0, dtype=np.float64))
-        return self.moments().mean
+        return self.moments(self.precisions[0]).mean
 
     def centred(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows of the features minus their mean, float64."""
@@ -151,66 +165,67 @@ class Workspace:
             yield slice(start, start + size), self.centred(start, start + size)
 
     # ------------------------------------------------------------------------------------ spectra
-    @cached_property
+    @property
     def kernel(self) -> np.ndarray:
         """``X X^T`` in float64, shape (N, N), column-major."""
         features = self.features.astype(np.float64, copy=False)
         return np.asfortranarray(features @ features.T)
 
-    @cached_property
+    @property
     def centred_kernel(self) -> np.ndarray:
-        """``X X^T`` of the centred features in float64, shape (N, N)."""
+        """``X X^T`` of the centred features in float64, shape (N, N), column-major."""
         features = self.centred()
-        return np.asarray(features @ features.T)
+        return np.asfortranarray(features @ features.T)
 
-    @cached_property
-    def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
-        """Squared singular values of the centred features, ascending, and the vectors.
-
-        The vectors are those of the smaller matrix: right, shape (D, D), or left, shape (N, N),
-        where ``wide``.
-        """
-        from scipy.linalg import eigh
-
+    def spectrum(self, precision: int) -> Spectrum:
+        """Of the centred features' scatter, (D, D); or of their kernel, (N, N), where ``wide``."""
         if self.wide:
-            values, vectors = eigh(self.centred_kernel, check_finite=False)
-        else:
-            values, vectors = eigh(
-                self.covariance(64), lower=True, check_finite=False, overwrite_a=True
-            )
-            values = values * self.rows
-        return np.maximum(values, 0.0), vectors
+            precision = 64
+        if precision not in self._spectra:
+            if self.wide:
+                matrix = self.centred_kernel
+            else:
+                matrix = self.covariance(precision)
+                matrix *= self.rows
+            self._spectra[precision] = Spectrum(matrix)
+        return self._spectra[precision]
+
+    def has_spectrum(self, precision: int) -> bool:
+        """Whether ``spectrum`` costs nothing, because it was asked for before."""
+        return precision in self._spectra
+
+    def singular(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Largest squared singular values of the centred features, and the vectors.
+
+        The vectors are right ones, shape (D, k), or left ones, shape (N, k), where ``wide``.
+        """
+        if self._singular is None or len(self._singular[0]) < count:
+            for precision in self.precisions:
+                found = self.spectrum(precision).leading(count)
+                if len(found[0]) == count and found[0][-1] > _LEAST_SHARE * found[0][0]:
+                    break
+            self._singular = found
+        values, vectors = self._singular
+        return values[:count], vectors[:, :count]
 
     def principal(self, components: int) -> np.ndarray:
         """Scores of the first principal components, float64, shape (N, k).
 
         k is ``components`` or the rank, whichever is less. Exact, where the usual code takes a
-        randomised decomposition; the sign of a component is arbitrary.
+        randomised decomposition. The largest loading of a component is positive.
         """
-        from scipy.sparse.linalg import LinearOperator, eigsh
-
-        if "spectrum" in self.__dict__ or self.wide or 3 * components > self.features.shape[1]:
-            values, vectors = self.spectrum
-            keep = values > len(values) * np.finfo(np.float64).eps * values[-1]
-            keep[:-components] = False
-            vectors = vectors[:, keep]
-            if self.wide:
-                return np.asarray(vectors[:, ::-1] * np.sqrt(values[keep])[::-1])
-        else:
-            from scipy.linalg import blas
-
-            covariance = self.covariance()
-            size = len(covariance)
-            operator = LinearOperator(
-                (size, size), matvec=lambda x: blas.dsymv(1.0, covariance, x, lower=1), dtype="d"
-            )
-            start = np.random.default_rng(0).standard_normal(size)
-            values, vectors = eigsh(operator, k=components, v0=start, tol=1e-9)
-            vectors = vectors[:, values > size * np.finfo(np.float64).eps * values[-1]]
+        vectors = self._loadings(components)
+        largest = np.abs(vectors).argmax(axis=0)
+        vectors = vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])
         scores = np.empty((self.rows, vectors.shape[1]))
         for place, block in self.blocks():
-            scores[place] = block @ vectors[:, ::-1]
+            scores[place] = block @ vectors
         return scores
+
+    def _loadings(self, components: int) -> np.ndarray:
+        """The first principal directions, orthonormal, shape (D, k)."""
+        values, vectors = self.singular(components)
+        return self.centred().T @ (vectors / np.sqrt(values)) if self.wide else vectors
 
     # -------------------------------------------------------------------------------------- rows
     def subsample(self, most: int) -> np.ndarray:
