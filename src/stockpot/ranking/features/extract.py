@@ -31,8 +31,9 @@ class Extracted:
     """Features of one model on the first ``rows`` of a sample order.
 
     ``arrays`` as in ``FeatureCache`` (empty where only ``moments`` were kept). ``facts``:
-    ``parameters``, ``dimensions``, ``layers``, ``seconds_per_example``, ``operations`` (what
-    ``archi2vec`` looks at). ``seconds``: time spent in all, earlier runs included.
+    ``parameters``, ``dimensions``, ``layers``, ``fingerprint`` (of the loaded weights),
+    ``seconds_per_example``, ``operations`` (what ``archi2vec`` looks at). ``seconds``: time spent
+    in all, earlier runs included.
     """
 
     name: str
@@ -239,6 +240,7 @@ class _Reader:
             "parameters": sum(each.numel() for each in self.body.network.parameters()),
             "dimensions": self.body.feature_dim,
             "layers": count_layers(self.body.network),
+            "fingerprint": self.body.fingerprint,
             "operations": graph.to_json(),
         }
 

@@ -1,4 +1,4 @@
-"""Which examples of a task are looked at: one fixed order whose every beginning is a fair sample."""
+"""Which examples are looked at: one fixed order whose every beginning is a fair sample."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ def sample_order(task: Task, rows: Array | None = None, *, seed: int = 0) -> Arr
         own = shuffled[groups[shuffled] == group]
         place[own] = (np.arange(len(own)) + draw.random()) / len(own)
     order = np.argsort(place, kind="stable")
+    turn = np.full(len(rows), _FIRST)
     seen: dict[int, int] = {}
-    first = np.zeros(len(rows), dtype=bool)
     for index in order:
-        label = int(classes[index])
-        if seen.setdefault(label, 0) < _FIRST:
-            first[index] = True
-            seen[label] += 1
-    order = np.concatenate([order[first[order]], order[~first[order]]])
+        count = seen.setdefault(int(classes[index]), 0)
+        turn[index] = min(count, _FIRST)
+        seen[int(classes[index])] = count + 1
+    order = order[np.argsort(turn[order], kind="stable")]
     return rows[order].astype(np.int64)
 
 

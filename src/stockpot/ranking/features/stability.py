@@ -53,7 +53,8 @@ def stability(
     """Rank by resampled rows and compare with the ranking by all of them.
 
     ``evaluate(positions)`` gives the score of every model on these rows (int64, ascending, within
-    0..n-1), from cached features; ``strata`` (n,): rows are resampled within equal values.
+    0..n-1), nan where it has none, from cached features; ``strata`` (n,): rows are resampled within
+    equal values.
 
     A resample is half of the rows, drawn without replacement: a mean over it scatters around the
     mean over all as much as over a bootstrap sample, but no row occurs twice, and a repeated row is
@@ -71,6 +72,8 @@ def stability(
             for found in (evaluate(_half(strata, seed, index)) for index in range(resamples))
         ]
     )
+    reference = np.nan_to_num(reference, nan=np.nanmin(reference, initial=0.0))
+    drawn = np.where(np.isfinite(drawn), drawn, reference)
     if len(names) < 2:
         return Stability(1.0, 1.0, dict.fromkeys(names, 0.0), len(strata))
     taus = [float(weightedtau(reference, each).statistic) for each in drawn]

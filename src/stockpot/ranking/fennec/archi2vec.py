@@ -4,8 +4,8 @@ After Fennec (arXiv 2403.06382): one forward pass of any
 ``nn.Module``, the autograd graph behind its output, and an embedding of that graph by its rooted
 subtrees, so that no architecture has to be described by hand.
 
-What differs from the paper. It trains Graph2Vec (doc2vec on subtree "words") for 128 dimensions. Here
-the same words (Weisfeiler-Lehman subtrees of two iterations) are counted, weighted by
+What differs from the paper. It trains Graph2Vec (doc2vec on subtree "words") for 128 dimensions.
+Here the same words (Weisfeiler-Lehman subtrees of two iterations) are counted, weighted by
 ``log(1 + count) * idf`` and reduced by an SVD, as latent semantic analysis does with documents:
 deterministic, without training, and a new architecture is placed without moving the others. With
 fewer architectures than dimensions nothing is lost: all distances are kept.
@@ -69,9 +69,7 @@ def operation_graph(module: Any, example: Any) -> OperationGraph:
         parameter.requires_grad_(True)
     try:
         with torch.enable_grad():
-            roots = [
-                each.grad_fn for each in _tensors(module(example)) if each.grad_fn is not None
-            ]
+            roots = [each.grad_fn for each in _tensors(module(example)) if each.grad_fn is not None]
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
@@ -145,7 +143,7 @@ def _word(depth: int, own: str, others: Sequence[str]) -> str:
 class ArchitectureSpace:
     """An embedding fitted on some architectures; others can be placed in it.
 
-    ``vocabulary``: subtree -> column; ``weights``: idf, (V,); ``axes``: (V, K), orthonormal columns.
+    ``vocabulary``: subtree -> column; ``weights``: idf, (V,); ``axes``: orthonormal, (V, K).
     """
 
     vocabulary: dict[str, int]

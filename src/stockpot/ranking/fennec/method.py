@@ -1,9 +1,9 @@
 """Fennec: rank models on a new task by where both lie in one transfer space.
 
-The method of arXiv 2403.06382. Offline, a matrix of transfer scores (models x known tasks) is factorised;
-a forest learns to place an image of a known task, seen by one large vision model (the *proxy*), at
-its task's factors; a linear regression learns scores from facts about model and task (the *meta*
-part). Online, the proxy sees some unlabelled examples of the new task: no model of the zoo is run,
+The method of arXiv 2403.06382. Offline, a matrix of transfer scores (models x known tasks) is
+factorised; a forest learns to place an image of a known task, seen by one large vision model (the
+*proxy*), at its task's factors; a linear regression learns scores from facts about model and task
+(the *meta* part). Online, the proxy sees some unlabelled examples of the new task: no model of the zoo is run,
 and a model costs one inner product.
 """
 
@@ -107,7 +107,9 @@ class Fennec:
         """
         values = np.asarray(transfer, dtype=np.float64)
         if values.shape[0] != len(models):
-            raise InputError(f"the transfer matrix has {values.shape[0]} rows, {len(models)} models")
+            raise InputError(
+                f"the transfer matrix has {values.shape[0]} rows, {len(models)} models"
+            )
         if proxies is not None and len(proxies) != values.shape[1]:
             raise InputError(
                 f"{len(proxies)} proxies for {values.shape[1]} tasks of the transfer matrix"
@@ -134,9 +136,7 @@ class Fennec:
             scale_facts,
         )
 
-    def rank(
-        self, proxy: np.ndarray | None = None, task: TaskFacts | None = None
-    ) -> FennecRanking:
+    def rank(self, proxy: np.ndarray | None = None, task: TaskFacts | None = None) -> FennecRanking:
         """Score all models on a new task from the proxy's features of unlabelled examples (n, D).
 
         Raises ``InputError`` where the method was fitted with a part that is not given here.

@@ -1,0 +1,121 @@
+"""What is asked of ``rank``: the task, how it is fine-tuned and measured, how much is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from stockpot.errors import RecipeError, TaskError
+from stockpot.tasks.specs import (
+    ArraySpec,
+    ImageFolderSpec,
+    TaskSpec,
+    TextSpec,
+)
+from stockpot.yaml_lines import Location, field_names, load_with_lines, validated
+
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tuning(_Strict):
+    """How one model is fine-tuned when it is: from its linear probe, all weights."""
+
+    steps: int = Field(150, ge=1, description="optimizer steps")
+    batch_size: int = Field(16, ge=1, description="examples per training domain and step")
+    learning_rate: float | None = Field(
+        None, gt=0, description="default: 5e-5 for text encoders, 3e-4 for the rest"
+    )
+    weight_decay: float = Field(0.0, ge=0)
+    dropout: float = Field(0.0, ge=0, lt=1, description="between featurizer and head")
+    optimizer: Literal["adam", "adamw"] = "adam"
+    augmentation: bool = Field(True, description="of images: crop, flip, colour, grey")
+
+
+class Sample(_Strict):
+    """How many training examples the scores look at."""
+
+    first: int = Field(256, ge=8, description="examples to begin with")
+    most: int = Field(
+        2048, ge=8, description="doubled until the ranking is stable, or this many are reached"
+    )
+    keep: Literal["features", "moments"] = Field(
+        "features",
+        description="on disk: features of every example, or only their second moments over 'most' "
+        "examples (one matrix a model; no stop rule, fewer scores)",
+    )
+
+
+class Request(_Strict):
+    """One question: which of the models suits this task."""
+
+    title: str | None = Field(None, description="the report's headline; default: the task's name")
+    task: TaskSpec = Field(description="the data")
+    held_out: list[str] = Field(
+        [], description="domains never trained on: models are judged by them; default: by a split"
+    )
+    validation_fraction: float = Field(
+        0.25, gt=0, lt=1, description="part of each training domain that models are judged by"
+    )
+    limit_per_domain: int | None = Field(None, ge=2, description="use at most so many examples")
+    seed: int = Field(0, ge=0, description="of splits, samples and training")
+    threads: int = Field(1, ge=1, description="CPU threads of a fine-tuning")
+    scores: list[str] | None = Field(None, description="default: all cheap ones that are defined")
+    sample: Sample = Field(Sample(), description="what the scores look at")
+    training: Tuning = Field(Tuning(), description="one fine-tuning")
+
+
+def load_request(path: Path) -> tuple[Request, Path]:
+    """Read what is asked from ``path``; returns it with the folder its paths start at.
+
+    ``path`` is a YAML file (a request, a task alone, or a recipe for ``recycle``, of which the task
+    is taken), a folder ``domain/class/image``, a table of texts, or an ``.npz`` file.
+    Raises ``RecipeError`` with all problems and their lines, ``TaskError`` for anything else.
+    """
+    if path.is_dir():
+        return Request(task=ImageFolderSpec(path=path.name)), path.resolve().parent
+    if path.suffix in _TABLES:
+        return Request(task=TextSpec(path=path.name)), path.resolve().parent
+    if path.suffix == ".npz":
+        return Request(task=ArraySpec(path=path.name)), path.resolve().parent
+    if not path.exists():
+        raise TaskError(f"there is no task {path}", hint="give a YAML file, or a folder of images")
+    if path.suffix not in (".yaml", ".yml"):
+        raise TaskError(
+            f"{path}: a task is a .yaml file, a folder of images, an .npz file, or a table "
+            f"({', '.join(_TABLES)})"
+        )
+    value, lines = load_with_lines(path, "task")
+    return parse_request(value, source=str(path), lines=lines), path.resolve().parent
+
+
+def parse_request(
+    value: Any, *, source: str = "task", lines: Mapping[Location, int] | None = None
+) -> Request:
+    """Check a request given as plain data; a bare task is one as well."""
+    if not isinstance(value, Mapping):
+        raise RecipeError([f"{source}: a task is a mapping with 'kind', or with 'task'"])
+    if "kind" in value and "task" not in value:
+        return validated(_Bare, {"task": value}, source=source, lines=_inside(lines)).request()
+    if "backbone" in value:
+        value = {name: value[name] for name in ("title", "task", "seed") if name in value}
+    known = field_names(Request, Tuning, Sample)
+    return validated(Request, value, source=source, lines=lines, known=known)
+
+
+class _Bare(_Strict):
+    task: TaskSpec
+
+    def request(self) -> Request:
+        return Request(task=self.task)
+
+
+def _inside(lines: Mapping[Location, int] | None) -> dict[Location, int] | None:
+    """Lines of a bare task, as if it stood under 'task'."""
+    return None if lines is None else {("task", *place): line for place, line in lines.items()}
