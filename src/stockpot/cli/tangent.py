@@ -137,8 +137,8 @@ def eval_command(
     from stockpot.tangent.run import keep_components, load_components, open_run
 
     out = Output(json=as_json, quiet=quiet)
-    found = keep_components(load_components(components or [run]), without or ())
     opened = open_run(recipe, run)
+    found = keep_components(load_components(components or [run]), without or ())
     chosen = choose_weights(opened, found, weights)
     result = evaluate(opened, found, chosen.weights)
     out.data({**result, "weights": chosen.rule}, _evaluation(result))
