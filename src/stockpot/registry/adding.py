@@ -122,6 +122,12 @@ def add(
                 registry, contents, base, option, marked, tally, threads, renew, quiet
             )
             manifest = _manifest(contents, files, known, edges, name, kind, note)
+            if option is None and known is not None and known.digest not in (None, manifest.digest):
+                raise InputError(
+                    f"{contents.label}: its provenance record speaks of other weights "
+                    f"({known.digest[:12]}, these are {manifest.digest[:12]})",
+                    hint="remove stockpot.json, or repair the weights",
+                )
             if values is not None:
                 if option is not None:
                     values = _stored_sketch(registry, manifest)
