@@ -1,6 +1,7 @@
 """Run a set of jobs: in this process or on several, resumable, each finished job once."""
 
 from stockpot.execution.backends import Local, Serial, make_backend
+from stockpot.execution.cluster import Ray
 from stockpot.execution.job import Backend, Job, Outcome, Ticket, in_order
 from stockpot.execution.run import run_jobs
 
@@ -9,6 +10,7 @@ __all__ = [
     "Job",
     "Local",
     "Outcome",
+    "Ray",
     "Serial",
     "Ticket",
     "in_order",

@@ -91,6 +91,7 @@ class Local:
             worker.pipe.close()
         self._idle.clear()
         self._busy.clear()
+        self._free_slots = list(range(self.workers - 1, -1, -1))
 
 
 class _Worker:
@@ -154,13 +155,20 @@ def visible_gpus() -> list[str]:
     return [str(index) for index, line in enumerate(listing.stdout.splitlines()) if "GPU" in line]
 
 
-def make_backend(name: str, workers: int | None = None) -> Backend:
-    """``"serial"`` or ``"local"`` (``workers`` processes; default: one per core).
+def make_backend(name: str | Backend, workers: int | None = None) -> Backend:
+    """``"serial"``, ``"local"`` (``workers`` processes; default: one per core) or ``"ray"``.
 
-    Raises ``InputError`` for another name.
+    A ready backend is returned as it is. Raises ``InputError`` for another name,
+    ``MissingDependencyError`` for Ray where it is not installed.
     """
+    if not isinstance(name, str):
+        return name
     if name == "serial":
         return Serial()
     if name == "local":
         return Local(workers if workers is not None else len(os.sched_getaffinity(0)))
-    raise InputError(f"unknown backend '{name}': choose 'serial' or 'local'")
+    if name == "ray":
+        from stockpot.execution.cluster import Ray
+
+        return Ray()
+    raise InputError(f"unknown backend '{name}': choose 'serial', 'local' or 'ray'")

@@ -66,13 +66,17 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a ticket. ``error`` is empty on success."""
+    """What became of a ticket.
+
+    ``error`` is empty on success. ``folder`` is where it worked, if not in the ticket's.
+    """
 
     key: str
     seconds: float
     error: str = ""
     traceback: str = ""
     user_error: bool = False
+    folder: str = ""
 
 
 class Backend(Protocol):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stockpot.errors import InputError, JobError, OutputError
+from stockpot.execution.attempts import attempts, forget, settle
 from stockpot.execution.job import Backend, Job, Outcome, Ticket, in_order
 from stockpot.files import output_error, sync, write_json
 
@@ -72,7 +73,7 @@ def run_jobs(
 def _ticket(job: Job, folders: dict[Job, Path], workplace: Path) -> Ticket:
     folder = workplace / "partial" / job.key
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        settle(folder)
         with (workplace / "log.jsonl").open("a", encoding="utf-8") as log:
             entry = {"event": "start", "key": job.key, "label": job.label}
             log.write(json.dumps(entry, ensure_ascii=False) + "\n")
@@ -84,7 +85,7 @@ def _ticket(job: Job, folders: dict[Job, Path], workplace: Path) -> Ticket:
 
 
 def _finish(job: Job, outcome: Outcome, workplace: Path, folder: Path) -> None:
-    partial = workplace / "partial" / job.key
+    partial = _worked_in(job, outcome, workplace)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         (partial / "error.log").unlink(missing_ok=True)  # of an earlier attempt
@@ -96,16 +97,25 @@ def _finish(job: Job, outcome: Outcome, workplace: Path, folder: Path) -> None:
         )
         partial.rename(folder)
         sync(folder.parent)
+        forget(workplace / "partial" / job.key)
     except OSError as error:
         raise output_error(folder, error) from error
 
 
 def _failure(job: Job, outcome: Outcome, workplace: Path) -> Exception:
-    log = workplace / "partial" / job.key / "error.log"
+    log = _worked_in(job, outcome, workplace) / "error.log"
     if outcome.user_error:
         return InputError(f"{job.label or job.function}: {outcome.error}")
     log.write_text(outcome.traceback or outcome.error, encoding="utf-8")
     return JobError(f"job '{job.label or job.function}' failed: {outcome.error}", hint=f"see {log}")
+
+
+def _worked_in(job: Job, outcome: Outcome, workplace: Path) -> Path:
+    """Folder of the attempt that answered; of the last one, where none did."""
+    if outcome.folder:
+        return Path(outcome.folder)
+    folder = workplace / "partial" / job.key
+    return next(reversed(attempts(folder)), folder)
 
 
 @contextmanager
