@@ -108,8 +108,10 @@ class Moments:
     # ------------------------------------------------------------------------------- what is known
     @property
     def entry_error(self) -> float:
-        """Standard deviation of the rounding error of an entry of the scaled Gram matrix."""
-        unit = 2.0**-25 if self.precision == 32 else 2.0**-54
+        """Standard deviation of the rounding error of an entry of the scaled Gram matrix; about
+        twice what is measured.
+        """
+        unit = 2.0**-24 if self.precision == 32 else 2.0**-53
         return unit * float(np.sqrt(self.rows * min(self.rows, CHUNK) / 2.0))
 
     @property

@@ -52,6 +52,8 @@ def check_evidence(evidence: Evidence) -> None:
         raise ScoreError(
             f"moments: made from {evidence.moments.rows} rows, but there are {rows} targets"
         )
+    if evidence.moments is not None:
+        _check_moments(evidence)
     if evidence.source is not None:
         _check_array(evidence.source.features, "source features", None, dimensions=2)
         if width is not None and evidence.source.features.shape[1] != width:
@@ -90,6 +92,17 @@ def _check_array(array: np.ndarray, name: str, rows: int | None, *, dimensions: 
                 f"{name}: NaN or infinity in {len(bad)} of {len(flat)} rows, first in row {bad[0]}",
                 hint="half precision overflows beyond 65504: extract the features in float32",
             )
+
+
+def _check_moments(evidence: Evidence) -> None:
+    assert evidence.moments is not None
+    targets = np.asarray(evidence.targets)
+    if evidence.kind == "classification":
+        expected, got, word = len(np.unique(targets)), evidence.moments.classes, "classes"
+    else:
+        expected, got, word = targets[0].size, evidence.moments.columns, "columns of targets"
+    if got != expected:
+        raise ScoreError(f"moments: made for {got} {word}, the targets have {expected}")
 
 
 def _check_targets(evidence: Evidence) -> None:

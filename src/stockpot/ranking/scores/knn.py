@@ -41,12 +41,13 @@ def _knn(work: Workspace) -> Value:
         if groups is not None:
             block[groups[start : start + 512, None] == groups] = -np.inf
         nearest = np.argpartition(-block, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
-        near = np.take_along_axis(block, nearest, axis=1)
+        near = np.take_along_axis(block, nearest, axis=1).astype(np.float64)
         weights = np.isfinite(near).astype(np.float64)
         if not weights.any(axis=1).all():
             raise ScoreError("groups: a row has no neighbour outside its own group")
-        # Among classes with as many votes the one nearest in all wins.
-        weights *= 1.0 + 1e-6 * np.where(np.isfinite(near), near, 0.0)
+        if work.kind == "classification":
+            # Among classes with as many votes the one nearest in all wins.
+            weights *= 1.0 + 1e-6 * np.where(np.isfinite(near), near, 0.0)
         votes = np.einsum("nk,nkt->nt", weights, work.columns[nearest])
         predicted[start : start + 512] = votes / weights.sum(axis=1, keepdims=True)
     details = {"measure": MEASURES[work.kind], "neighbours": NEIGHBOURS}

@@ -26,6 +26,7 @@ def _nleep(work: Workspace) -> Value:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
+    work.principal(1)
     values = work.spectrum(work.precisions[0]).eigenvalues[::-1]
     share = np.cumsum(values) / values.sum()
     size = int(np.searchsorted(share, ENERGY, side="right")) + 1

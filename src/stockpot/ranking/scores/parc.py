@@ -74,7 +74,9 @@ def _parc(work: Workspace) -> Value:
     if work.kind == "multilabel":
         from scipy.stats import spearmanr
 
-        value = float(spearmanr(distances, 1.0 - _correlations(labels)[upper]).statistic)
+        # Few distinct values: those that differ by rounding only must be ties.
+        unlike = np.round(1.0 - _correlations(labels)[upper], 12)
+        value = float(spearmanr(distances, unlike).statistic)
     else:
         same = (work.codes[rows][:, None] == work.codes[rows])[upper]
         if not same.any():

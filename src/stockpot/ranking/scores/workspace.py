@@ -215,6 +215,8 @@ class Workspace:
         randomised decomposition. The largest loading of a component is positive.
         """
         vectors = self._loadings(components)
+        if not vectors.shape[1]:
+            raise ScoreError("not defined here: the features are constant")
         largest = np.abs(vectors).argmax(axis=0)
         vectors = vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])
         scores = np.empty((self.rows, vectors.shape[1]))
