@@ -64,18 +64,23 @@ def page(found: Inspection) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template("inspection.html.j2").render(**parts(found))
+
+
+def parts(found: Inspection) -> dict[str, Any]:
+    """What the templates of an inspection draw."""
     rows = shown_layers(found.layers)
     panels = make_panels(found, rows)
-    return environment.get_template("inspection.html.j2").render(
-        found=found,
-        tone=_TONES[found.verdict],
-        heat=heat_map(panels, rows),
-        panels=panels,
-        left_out=len(found.layers) - len(rows),
-        chart=angle_chart(found, rows),
-        percent=_percent,
-        number=_number,
-    )
+    return {
+        "found": found,
+        "tone": _TONES[found.verdict],
+        "heat": heat_map(panels, rows),
+        "panels": panels,
+        "left_out": len(found.layers) - len(rows),
+        "chart": angle_chart(found, rows),
+        "percent": _percent,
+        "number": _number,
+    }
 
 
 _TONES = {

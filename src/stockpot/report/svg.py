@@ -77,15 +77,21 @@ def figure(
     description: str,
     *content: str,
     css: str = "",
+    links: bool = False,
 ) -> str:
-    """A drawing with a name and a description for those who do not see it."""
+    """A drawing with a name and a description for those who do not see it.
+
+    One with ``links`` inside is a group of them, not a picture, and says its natural size.
+    """
     return element(
         "svg",
         element("title", html.escape(title), id=f"{ident}-title"),
         element("desc", html.escape(description), id=f"{ident}-desc"),
         *content,
         viewBox=f"0 0 {_number(width)} {_number(height)}",
-        role="img",
+        width=width if links else None,
+        height=height if links else None,
+        role="group" if links else "img",
         aria_labelledby=f"{ident}-title {ident}-desc",
         class_=css or None,
     )

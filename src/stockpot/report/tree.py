@@ -41,12 +41,16 @@ text { fill: var(--ink); }
 
 @dataclass(frozen=True)
 class Node:
-    """A box of the tree; ``stands_for`` > 1 where alike nodes were drawn as one."""
+    """A box of the tree; ``stands_for`` > 1 where alike nodes were drawn as one.
+
+    ``href``: where a click leads; empty for none.
+    """
 
     id: str
     label: str
     kind: str
     stands_for: int = 1
+    href: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,7 @@ class Edge:
 
 def standalone(lineage: dict[str, Any], title: str = "Family tree") -> str:
     """``lineage`` as an SVG file with its own colours, as wide as it is deep; light and dark."""
-    nodes, edges = _read(lineage)
-    columns = max(depths(nodes, edges).values(), default=0) + 1
-    drawing = family_tree(lineage, "tree", max(360.0, 230.0 * columns), title)
+    drawing = family_tree(lineage, "tree", max(360.0, 230.0 * generations(lineage)), title)
     if not drawing:
         drawing = svg.figure(
             "tree", 360, 60, title, "Nothing yet.", svg.text(20, 34, "nothing yet")
@@ -72,13 +74,21 @@ def standalone(lineage: dict[str, Any], title: str = "Family tree") -> str:
     )
 
 
+def generations(lineage: dict[str, Any]) -> int:
+    """How many columns the drawing has."""
+    return max(depths(*_read(lineage)).values(), default=0) + 1
+
+
 def family_tree(
     lineage: dict[str, Any],
     ident: str,
     width: float,
     title: str = "Family tree of the final weights",
 ) -> str:
-    """Draw ``lineage`` (nodes and edges of results.json); empty text when there is none."""
+    """Draw ``lineage`` (nodes and edges of results.json); empty text when there is none.
+
+    Nodes may have a ``href``.
+    """
     nodes, edges = _read(lineage)
     if not nodes:
         return ""
@@ -109,7 +119,8 @@ def family_tree(
         for name in [{node.id: node.label for node in nodes}]
         for edge in edges[:40]
     )
-    return svg.figure(ident, width, height, title, described + ".", *parts)
+    links = any(node.href for node in nodes)
+    return svg.figure(ident, width, height, title, described + ".", *parts, links=links)
 
 
 def depths(nodes: list[Node], edges: list[Edge]) -> dict[str, int]:
@@ -151,7 +162,8 @@ def gather(
         for member in members:
             stands_in[member.id] = first.id
         words = first.label if len(members) == 1 else f"{len(members)} {first.kind}s"
-        kept.append(Node(first.id, words, first.kind, len(members)))
+        link = first.href if len(members) == 1 else ""
+        kept.append(Node(first.id, words, first.kind, len(members), link))
     joined: dict[tuple[str, str, str], float | None] = {}
     for edge in edges:
         name = (stands_in[edge.start], stands_in[edge.end], edge.role)
@@ -162,7 +174,10 @@ def gather(
 
 
 def _read(lineage: dict[str, Any]) -> tuple[list[Node], list[Edge]]:
-    nodes = [Node(n["id"], n["label"], n["kind"]) for n in lineage.get("nodes", [])]
+    nodes = [
+        Node(n["id"], n["label"], n["kind"], href=n.get("href", ""))
+        for n in lineage.get("nodes", [])
+    ]
     known = {node.id for node in nodes}
     edges = [
         Edge(e["from"], e["to"], e["role"], e.get("weight"))
@@ -233,7 +248,7 @@ def _node(node: Node, at: tuple[float, float], box: float, family: int | None) -
     x, y = at
     size = 12.5 if box > 100 else 10.5
     words = svg.shortened(node.label, size, box - 14)
-    return svg.group(
+    drawn = svg.group(
         svg.tooltip(f"{node.label} ({COLUMNS.get(node.kind, node.kind)})"),
         *(
             [
@@ -254,6 +269,9 @@ def _node(node: Node, at: tuple[float, float], box: float, family: int | None) -
         svg.text(x + box / 2, y + 4.2, words, text_anchor="middle", font_size=size),
         class_=f"node n-{node.kind} {_css(family)}",
     )
+    if not node.href:
+        return drawn
+    return svg.element("a", drawn, href=node.href, aria_label=f"{node.label}, {node.kind}")
 
 
 def _edge(
