@@ -14,6 +14,7 @@ from stockpot.cli.doctor import doctor_command
 from stockpot.cli.history import history_app
 from stockpot.cli.inspect import inspect_command
 from stockpot.cli.merge import merge_command
+from stockpot.cli.rank import rank_command
 from stockpot.cli.recycle import recycle_command
 from stockpot.cli.registry import registry_app
 from stockpot.cli.tangent import tangent_app
@@ -75,6 +76,7 @@ def _root(
 
 app.command("recycle")(recycle_command)
 app.command("merge")(merge_command)
+app.command("rank")(rank_command)
 app.command("inspect")(inspect_command)
 app.add_typer(history_app, name="history")
 tangent_app.command("forget")(forget_command)

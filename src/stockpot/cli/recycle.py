@@ -28,6 +28,13 @@ def recycle_command(
         list[str] | None,
         typer.Option("--set", help="Change the recipe, such as training.steps=100; repeatable."),
     ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(help="Append what one plain fine-tuning reached to this history store."),
+    ] = None,
+    history_name: Annotated[
+        str | None, typer.Option(help="What the base is called there [default: its own name].")
+    ] = None,
     skip_corrupt: SkipCorrupt = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -55,6 +62,18 @@ def recycle_command(
         quiet=quiet or as_json,
     )
     show(out, done)
+    if history is not None:
+        _append(out, history, done, history_name)
+
+
+def _append(out: Output, history: Path, done: Recycled, name: str | None) -> None:
+    from stockpot.ranking.append import append_recycled
+
+    found = append_recycled(history, done.results, name)
+    if found is None:
+        out.say("history: nothing appended, the recipe leaves out the protocol 'single'")
+    else:
+        out.say(f"history: {found[0]} on {found[1]}, {found[2]:.4f}, appended to {history}")
 
 
 def show(out: Output, done: Recycled) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from stockpot.backbones.spec import BackboneSpec
 from stockpot.errors import RecipeError
@@ -20,7 +20,17 @@ from stockpot.yaml_lines import (
 )
 
 Readout = Literal["mean_of_layers", "last", "cls", "best_layer"]
-Metadata = dict[str, float | str]
+
+
+def _number(value: Any) -> Any:
+    """YAML takes ``2.2e7`` for a word, since it wants a sign in the exponent; people do not."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+Metadata = dict[str, Annotated[float | str, BeforeValidator(_number)]]
 
 
 class ModelEntry(BackboneSpec):

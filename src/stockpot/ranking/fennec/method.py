@@ -3,8 +3,8 @@
 The method of arXiv 2403.06382. Offline, a matrix of transfer scores (models x known tasks) is
 factorised; a forest learns to place an image of a known task, seen by one large vision model (the
 *proxy*), at its task's factors; a linear regression learns scores from facts about model and task
-(the *meta* part). Online, the proxy sees some unlabelled examples of the new task: no model of the zoo is run,
-and a model costs one inner product.
+(the *meta* part). Online, the proxy sees some unlabelled examples of the new task: no model of the
+zoo is run, and a model costs one inner product.
 """
 
 from __future__ import annotations

@@ -1,0 +1,130 @@
+"""``stockpot rank``: which pretrained model to start from, how sure that is, what to try next."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stockpot.cli.options import DryRun, Json, Quiet, SkipCorrupt
+from stockpot.errors import InputError
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def rank_command(
+    task: Annotated[
+        Path,
+        typer.Argument(
+            help="The task: a YAML file, a folder of images, a table of texts, or .npz.",
+            show_default=False,
+        ),
+    ],
+    zoo: Annotated[Path, typer.Option(help="The models, a YAML file.", show_default=False)],
+    history: Annotated[
+        Path | None, typer.Option(help="A history store: what models did on other tasks.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Time for real fine-tunings, such as 30m or 1h30m [default: none]."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Models to show.")] = 10,
+    shortlist: Annotated[
+        int, typer.Option(min=1, help="Models to run at most; history chooses them.")
+    ] = 30,
+    select: Annotated[
+        str,
+        typer.Option(help="How the budget is spent: gain (one by one), or halving (stop early)."),
+    ] = "gain",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Fine-tune all that was run; compare the orders.")
+    ] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="Append real results to the history store.")
+    ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Weights that are not here may be fetched.")
+    ] = False,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for report, recipe and results.")
+    ] = Path("ranked"),
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Fine-tunings at a time.")
+    ] = None,
+    skip_corrupt: SkipCorrupt = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rank the models of a zoo for a task: history, transferability scores, real fine-tunings.
+
+    Writes a report, and a recipe for `stockpot recycle` that starts from the winner. Run again
+    after an interruption: what was computed is kept.
+    """
+    from stockpot.cli.output import Output
+    from stockpot.ranking.rank import Options, plan_rank, rank
+
+    out = Output(json=as_json, quiet=quiet)
+    if append and history is None:
+        raise InputError("--append needs --history STORE, the store to append to")
+    options = Options(
+        budget=None if budget is None else seconds(budget),
+        shortlist=shortlist,
+        select=select,
+        download=download,
+        skip_corrupt=skip_corrupt,
+        verify=verify,
+        jobs=jobs,
+        quiet=quiet or as_json,
+    )
+    if dry_run:
+        plan = plan_rank(task, zoo, output, history=history, options=options)
+        out.data(plan, _plan_text(plan))
+        return
+    done = rank(task, zoo, output, history=history, options=options)
+    from stockpot.report.ranking import terminal_ranking, write_ranking
+
+    report = done.folder / "report.html"
+    write_ranking(done.results, report)
+    out.data(done.results, terminal_ranking(done.results, top))
+    if append and history is not None:
+        from stockpot.ranking.append import append_results
+
+        count = append_results(history, done.results)
+        out.say(f"history: {count} results appended to {history}")
+    recipe = done.folder / "recipe.yaml"
+    out.say(f"report: {report}")
+    if recipe.exists():
+        out.say(f"next:   stockpot recycle {recipe}")
+
+
+def seconds(text: str) -> float:
+    """``90``, ``90s``, ``30m``, ``1h30m`` as seconds; ``InputError`` for anything else."""
+    compact = text.strip().lower().replace(" ", "")
+    if re.fullmatch(r"\d+(\.\d+)?", compact):
+        return float(compact)
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", compact)
+    if not parts or "".join(number + unit for number, unit in parts) != compact:
+        raise InputError(f"'{text}' is no duration", hint="write 90s, 30m or 1h30m")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def _plan_text(plan: dict[str, Any]) -> str:
+    lines = [
+        f"{plan['task']}: {plan['metric']} on {plan['judged_by']} examples",
+        f"models: {plan['models']} can be used, {len(plan['run'])} will be run",
+    ]
+    lines += [f"  {name}" for name in plan["run"]]
+    if plan["not_run"]:
+        lines.append(f"ranked by history and metadata alone: {len(plan['not_run'])}")
+    lines += [f"cannot be used: {each['model']}: {each['reason']}" for each in plan["failed"]]
+    if plan["history"]:
+        rows, columns = plan["history"]
+        lines.append(f"history: {rows} models x {columns} tasks")
+    for name, value in plan["known"].items():
+        lines.append(f"known already: {name} {value:.4g}")
+    if plan["budget"] is not None:
+        lines.append(f"fine-tunings: up to {plan['budget']:.0f} s")
+    return "\n".join(lines)

@@ -1,0 +1,62 @@
+"""Results of finished runs, appended to a history store for the next ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stockpot.ranking.history import Store
+
+
+def append_results(store: str | Path, results: Mapping[str, Any]) -> int:
+    """Append every whole fine-tuning of a ranking to a history store; returns how many.
+
+    ``results``: the content of ``rank``'s ``results.json``. The task's name there holds a hash of
+    data and training, so that only equal conditions are compared. Appending again changes nothing.
+    """
+    task = results["task"]
+    count = 0
+    with Store.open(store) as opened:
+        for model in results["models"]:
+            tuned = model["tuned"]
+            if tuned is None or tuned["steps"] < tuned["of"]:
+                continue
+            opened.add(
+                model["name"],
+                task["history_name"],
+                task["metric"],
+                tuned["value"],
+                source="stockpot rank",
+                data=task["name"],
+                facts=model["metadata"],
+            )
+            count += 1
+    return count
+
+
+def append_recycled(
+    store: str | Path, results: Mapping[str, Any], model: str | None = None
+) -> tuple[str, str, float] | None:
+    """Append what one plain fine-tuning of the base reached in a ``recycle`` run.
+
+    ``results``: the content of ``recycle``'s ``results.json``; ``model``: what the base is called
+    in the store, by default its name in the recipe. The value is the mean over runs and held-out
+    domains. Returns model, task and value; None where the recipe left that protocol out.
+    """
+    row = next((each for each in results["table"] if each["protocol"] == "single"), None)
+    if row is None:
+        return None
+    task, base = results["task"], results["backbone"]
+    name = model or base["name"]
+    with Store.open(store) as opened:
+        opened.add(
+            name,
+            task["name"],
+            task["metric"],
+            row["mean"],
+            source="stockpot recycle",
+            run=", ".join(row["domains"]),
+            facts={"parameters": float(base["parameters"])},
+        )
+    return name, task["name"], float(row["mean"])

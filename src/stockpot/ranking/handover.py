@@ -1,0 +1,69 @@
+"""Hand the winner on: a recipe for ``recycle`` that starts from it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from stockpot.files import write_text
+from stockpot.ranking.prepare import Prepared
+from stockpot.ranking.zoo import ModelEntry
+
+
+def write_recipe(path: Path, prepared: Prepared, name: str, entry: ModelEntry) -> None:
+    """Write a recipe that starts from the model ``name``; its paths start at its own folder."""
+    import yaml
+
+    request, task = prepared.request, prepared.task
+    training = request.training.model_dump(exclude_none=True)
+    if entry.learning_rate is not None:
+        training["learning_rate"] = entry.learning_rate
+    if request.limit_per_domain is not None:
+        training["limit_per_domain"] = request.limit_per_domain
+    held_out: list[str] | str = list(request.held_out) or "all"
+    recipe: dict[str, Any] = {
+        "title": f"{prepared.title}, from {name}",
+        "task": _moved(
+            request.task.model_dump(mode="json", exclude_none=True), prepared.root, path
+        ),
+        "backbone": _moved(
+            entry.spec.model_dump(mode="json", exclude_defaults=True), prepared.zoo.root, path
+        ),
+        "held_out": held_out,
+        "seed": request.seed,
+        "training": training,
+    }
+    lines = [
+        f"# Written by `stockpot rank`: '{name}' came first of {len(prepared.entries)} models."
+    ]
+    if len(task.domains) < 2:
+        lines.append(
+            f"# '{task.name}' has one domain; recycle holds one out and needs two: name a column\n"
+            "# or use folders that say where each example comes from."
+        )
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    write_text(path, "\n".join(lines) + "\n" + text)
+
+
+def _moved(spec: dict[str, Any], root: Path, recipe: Path) -> dict[str, Any]:
+    """The spec with paths that start at ``root`` written from the recipe's folder."""
+    here = recipe.parent.absolute()
+
+    def moved(value: str) -> str:
+        path = root / Path(value).expanduser()
+        return os.path.relpath(path.absolute(), here) if path.exists() else value
+
+    found = dict(spec)
+    for key in ("path", "weights"):
+        if isinstance(found.get(key), str):
+            found[key] = moved(found[key])
+    for key in ("function", "name"):
+        value = found.get(key)
+        if isinstance(value, str):
+            place, colon, attribute = value.rpartition(":")
+            if colon and place.endswith(".py"):
+                found[key] = f"{moved(place)}:{attribute}"
+            elif not colon and found.get("kind") in ("transformers", "timm"):
+                found[key] = moved(value)
+    return found

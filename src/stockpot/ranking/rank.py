@@ -1,0 +1,211 @@
+"""The verb: which model to start from, how sure that is, and what to try next.
+
+``prepare -> recall by history -> score a shortlist -> posterior -> fine-tune some -> posterior``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stockpot.errors import InputError, OutputError
+from stockpot.files import write_json
+from stockpot.progress import progress
+from stockpot.ranking.features import Extractor
+from stockpot.ranking.handover import write_recipe
+from stockpot.ranking.history import Store, Table
+from stockpot.ranking.prepare import Prepared, prepare, task_name
+from stockpot.ranking.request import Request, load_request, parse_request
+from stockpot.ranking.results import collect
+from stockpot.ranking.scoring import score_models
+from stockpot.ranking.spend import fine_tune, spend
+from stockpot.ranking.state import Options, Run
+from stockpot.ranking.zoo import Zoo, load_zoo, parse_zoo
+
+Question = str | Path | Mapping[str, Any] | Request
+Models = str | Path | Mapping[str, Any] | Zoo
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What a ranking left behind.
+
+    ``folder`` holds ``results.json`` and ``recipe.yaml``; ``work/`` is what a rerun reuses.
+    ``results``: the content of ``results.json``.
+    """
+
+    folder: Path
+    results: dict[str, Any]
+
+
+def rank(
+    task: Question,
+    zoo: Models,
+    output: str | Path,
+    *,
+    history: str | Path | None = None,
+    options: Options | None = None,
+    root: str | Path | None = None,
+) -> Ranked:
+    """Rank the models of a zoo for a task.
+
+    Args:
+        task: a YAML file, a folder of images, a table or ``.npz`` file (see ``load_request``), or
+            the same as plain data.
+        zoo: a YAML file, or its content.
+        output: folder for results; the same call goes on after an interruption.
+        history: a history store; results on this very task are taken as known.
+        root: where relative paths start, for a task or zoo given as data.
+
+    Raises:
+        InputError: task, zoo or history are wrong; found before anything runs.
+        OutputError: the output cannot be written.
+    """
+    options = options or Options()
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file", hint="give a folder for the output")
+    begun = time.perf_counter()
+    run = _open(task, zoo, output, history, options, root)
+    _score(run, _shortlist(run))
+    before = run.believe()
+    spend(run)
+    if options.verify:
+        fine_tune(run, list(run.tunable), "verifying")
+    after = run.believe()
+    results = collect(run, before, after, time.perf_counter() - begun)
+    write_json(output / "results.json", results)
+    winner = next((name for name in after.order if name in run.tunable), None)
+    if winner is not None:
+        write_recipe(output / "recipe.yaml", run.prepared, winner, run.tunable[winner])
+    return Ranked(output, results)
+
+
+def plan_rank(
+    task: Question,
+    zoo: Models,
+    output: str | Path,
+    *,
+    history: str | Path | None = None,
+    options: Options | None = None,
+    root: str | Path | None = None,
+) -> dict[str, Any]:
+    """Check everything as :func:`rank` does and say what it would do; writes nothing."""
+    options = options or Options()
+    with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
+        run = _open(task, zoo, Path(scratch), history, options, root)
+        wanted = _shortlist(run)
+        return {
+            "task": run.prepared.title,
+            "metric": run.prepared.metric,
+            "judged_by": run.prepared.judged,
+            "models": len(run.prepared.entries),
+            "run": wanted,
+            "not_run": [name for name in run.prepared.entries if name not in wanted],
+            "failed": [{"model": f.name, "reason": f.reason} for f in run.failed],
+            "sample": run.prepared.request.sample.model_dump(),
+            "history": None if run.table is None else list(run.table.values.shape),
+            "known": run.known,
+            "budget": options.budget,
+        }
+
+
+def _open(
+    task: Question,
+    zoo: Models,
+    output: Path,
+    history: str | Path | None,
+    options: Options,
+    root: str | Path | None,
+) -> Run:
+    base = Path(root) if root is not None else Path.cwd()
+    if isinstance(task, str | Path):
+        request, base_task = load_request(Path(task))
+    else:
+        request = task if isinstance(task, Request) else parse_request(task)
+        base_task = base.resolve()
+    if isinstance(zoo, str | Path):
+        zoo = load_zoo(Path(zoo))
+    elif not isinstance(zoo, Zoo):
+        zoo = parse_zoo(zoo, root=base)
+    table = _read_history(history)
+    work = output / "work"
+    prepared = prepare(
+        request,
+        base_task,
+        zoo,
+        cache=(work / "cache").resolve(),
+        skip_corrupt=options.skip_corrupt,
+        download=options.download,
+    )
+    table, known = _own_column(table, task_name(prepared), prepared)
+    extractor = Extractor(
+        prepared.task,
+        prepared.order,
+        work / "features",
+        zoo.root,
+        keep=request.sample.keep,
+        download=options.download,
+    )
+    return Run(prepared, options, table, known, extractor, failed=list(prepared.failed))
+
+
+def _read_history(history: str | Path | None) -> Table | None:
+    if history is None:
+        return None
+    if not Path(history).exists():
+        return None  # made when the results are appended
+    with Store.open(history, create=False) as store:
+        return store.table() if store.sources() else None
+
+
+def _own_column(
+    table: Table | None, name: str, prepared: Prepared
+) -> tuple[Table | None, dict[str, float]]:
+    """Results on this very task are anchors, not history."""
+    if table is None or name not in table.column:
+        return table, {}
+    column = table.values[:, table.column[name]]
+    known = {
+        model: float(column[row])
+        for model, row in table.row.items()
+        if model in prepared.entries and column[row] == column[row]
+    }
+    rest = [task for task in table.tasks if table.group(task) != table.group(name)]
+    return (table.select(tasks=rest) if rest else None), known
+
+
+def _shortlist(run: Run) -> list[str]:
+    """The models to run: the best by what is known without running any, in that order."""
+    entries = run.prepared.entries
+    if len(entries) <= run.options.shortlist:
+        return list(entries)
+    return run.believe().order[: run.options.shortlist]
+
+
+def _score(run: Run, names: list[str]) -> None:
+    entries = {name: run.prepared.entries[name] for name in names}
+    request = run.prepared.request
+    with progress("features", len(entries), quiet=run.options.quiet) as advance:
+        seen: set[str] = set()
+
+        def on_model(name: str) -> None:
+            advance(0 if name in seen else 1, f"{name:.44}")
+            seen.add(name)
+
+        run.scored = score_models(
+            entries,
+            run.extractor,
+            request.sample,
+            names=request.scores,
+            seed=request.seed,
+            on_model=on_model,
+        )
+    run.failed += run.scored.failed
+    if not run.scored.extracted:
+        first = run.failed[0]
+        raise InputError(f"no model could be run; '{first.name}': {first.reason}")

@@ -1,0 +1,145 @@
+"""One ranking on its way: what was asked, what is known so far, what is believed of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from stockpot.ranking.beliefs import Beliefs, believe
+from stockpot.ranking.features import Extractor, Failed
+from stockpot.ranking.halving import Rung
+from stockpot.ranking.history import Table
+from stockpot.ranking.prepare import Prepared
+from stockpot.ranking.scoring import Scored
+from stockpot.ranking.tuning import Tuned, Tuner
+from stockpot.ranking.zoo import FeatureEntry, ModelEntry
+
+SHORTLIST = 30
+
+
+@dataclass(frozen=True)
+class Options:
+    """How far ``rank`` goes.
+
+    Attributes:
+        budget: seconds of fine-tuning in all, jobs of earlier runs included; None: none.
+        select: ``"gain"`` fine-tunes whole models one after the other, each time the one worth most
+            per second; ``"halving"`` trains many a little and the better half on.
+        shortlist: how many models are run at most; the rest is ranked by history and metadata.
+        download: weights that are not here may be fetched.
+        verify: fine-tune all that was run afterwards, and compare orders.
+        jobs: fine-tunings at a time (default: one per core and thread).
+    """
+
+    budget: float | None = None
+    select: Literal["gain", "halving"] = "gain"
+    shortlist: int = SHORTLIST
+    download: bool = False
+    skip_corrupt: bool = False
+    verify: bool = False
+    jobs: int | None = None
+    backend: str = "local"
+    quiet: bool = False
+
+
+@dataclass
+class Run:
+    """All that is known while a ranking goes on.
+
+    ``table``: the history without this task; ``known``: results on this very task from the history.
+    ``tuned``: whole fine-tunings; ``rungs``: of successive halving.
+    """
+
+    prepared: Prepared
+    options: Options
+    table: Table | None
+    known: dict[str, float]
+    extractor: Extractor
+    scored: Scored = field(default_factory=Scored)
+    tuned: dict[str, Tuned] = field(default_factory=dict)
+    rungs: list[Rung] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+
+    @property
+    def alive(self) -> list[str]:
+        """Models that have not failed, in the order of the zoo."""
+        failed = {each.name for each in self.failed}
+        return [name for name in self.prepared.entries if name not in failed]
+
+    @property
+    def tunable(self) -> dict[str, ModelEntry]:
+        """Models that were run and can be trained."""
+        found: dict[str, ModelEntry] = {}
+        for name in self.alive:
+            entry = self.prepared.entries[name]
+            if name in self.scored.extracted and not isinstance(entry, FeatureEntry):
+                found[name] = entry
+        return found
+
+    @property
+    def metadata(self) -> dict[str, dict[str, float | str]]:
+        """What the zoo says and what was measured, by model."""
+        found: dict[str, dict[str, float | str]] = {}
+        for name, entry in self.prepared.entries.items():
+            found[name] = dict(entry.metadata)
+            made = self.scored.extracted.get(name)
+            if made is not None and "parameters" in made.facts:
+                found[name]["parameters"] = float(made.facts["parameters"])
+        return found
+
+    @property
+    def workers(self) -> int:
+        """Fine-tunings at a time."""
+        if self.options.backend == "serial":
+            return 1
+        cores = len(os.sched_getaffinity(0))
+        return self.options.jobs or max(1, cores // self.prepared.request.threads)
+
+    def believe(self) -> Beliefs:
+        """The posterior given all that is known so far."""
+        anchors = dict(self.known)
+        anchors |= {name: one.value for name, one in self.tuned.items()}
+        alive = self.alive
+        return believe(
+            alive,
+            table=self.table,
+            metadata=self.metadata,
+            scores=self.scored.by_score(),
+            anchors={name: value for name, value in anchors.items() if name in alive},
+        )
+
+    def tuner(self) -> Tuner:
+        """What fine-tunes this ranking's models."""
+        work = self.extractor.cache.parent
+        tunable = self.tunable
+        return Tuner(
+            self.prepared.request,
+            self.prepared.task,
+            self.prepared.split,
+            tunable,
+            {name: self.scored.extracted[name].facts["fingerprint"] for name in tunable},
+            root=self.prepared.root,
+            zoo=self.prepared.zoo.root,
+            workplace=work,
+            cache=(work / "cache").resolve(),
+            skip_corrupt=self.options.skip_corrupt,
+        )
+
+    def costs(self, tuner: Tuner) -> dict[str, float]:
+        """Seconds that fine-tuning each model will take, in the scale of those that were done."""
+        found = {}
+        for name in tuner.entries:
+            estimate = tuner.estimate(self.scored.extracted[name].facts)
+            if estimate is not None:
+                found[name] = estimate
+        pairs = [(one.seconds, found[name]) for name, one in self.tuned.items() if name in found]
+        if pairs:
+            scale = sum(real for real, _ in pairs) / max(sum(guess for _, guess in pairs), 1e-9)
+            found = {name: value * scale for name, value in found.items()}
+        return found
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What was measured of a model when it was run; empty if it was not."""
+        made = self.scored.extracted.get(name)
+        return {} if made is None else made.facts

@@ -1,0 +1,89 @@
+"""Recall finds the right cluster with few scores; halving trains the good ones to the end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stockpot.errors import InputError
+from stockpot.ranking.halving import recall, successive_halving
+
+
+def test_recall_scores_one_model_of_each_cluster() -> None:
+    history = np.array([[0.9, 0.1], [0.8, 0.15], [0.1, 0.9], [0.2, 0.8], [np.nan, np.nan]])
+    asked: list[str] = []
+
+    def proxy(name: str) -> float:
+        asked.append(name)
+        return {"a": -2.0, "c": -0.5, "new": -1.0}[name]
+
+    found = recall(history, ["a", "b", "c", "d", "new"], proxy, clusters=2, keep=3)
+    assert sorted(asked) == ["a", "c", "new"]
+    assert found.clusters == {"a": "a", "b": "a", "c": "c", "d": "c", "new": "new"}
+    # mean result times exp of the representative's score
+    assert found.scores["b"] == pytest.approx(np.mean([0.8, 0.15]) * np.exp(-2.0))
+    assert found.scores["d"] == pytest.approx(0.5 * np.exp(-0.5))
+    overall = np.nanmean(history)
+    assert found.scores["new"] == pytest.approx(overall * np.exp(-1.0))
+    assert found.models == ("c", "d", "new")
+
+
+def test_recall_refuses_other_shapes_and_takes_one_model() -> None:
+    with pytest.raises(InputError, match="2 rows"):
+        recall(np.ones((2, 2)), ["a"], lambda name: 0.0)
+    assert recall(np.ones((1, 2)), ["a"], lambda name: 0.0).models == ("a",)
+
+
+def curves(final: dict[str, float]):
+    """Learning curves that approach their end; training costs are noted."""
+    spent: dict[str, int] = {}
+
+    def train(models, until: int):
+        for name in models:
+            spent[name] = until
+        return {name: final[name] * (1 - 0.5 * np.exp(-until / 20)) for name in models}
+
+    return train, spent
+
+
+def test_half_goes_at_every_rung_and_the_last_is_trained_to_the_end() -> None:
+    final = {f"m{i}": 0.5 + i / 20 for i in range(8)}
+    train, spent = curves(final)
+    rungs = successive_halving(list(final), train, 80)
+    assert [len(rung.measured) for rung in rungs] == [8, 4, 2, 1]
+    assert [rung.steps for rung in rungs] == [10, 20, 40, 80]
+    assert rungs[-1].kept == ("m7",)
+    assert sum(spent.values()) == 4 * 10 + 2 * 20 + 40 + 80
+    assert spent["m0"] == 10
+
+
+def test_a_prediction_can_save_a_late_bloomer() -> None:
+    early = {"slow": 0.2, "fast": 0.6}
+    known = {"slow": 0.9, "fast": 0.6}
+    rungs = successive_halving(
+        ["slow", "fast"], lambda models, until: early, 4, predict=lambda m, step, v: known[m]
+    )
+    assert rungs[0].kept == ("slow",)
+
+
+def test_what_is_not_affordable_is_not_started() -> None:
+    final = {f"m{i}": float(i) for i in range(4)}
+    train, _ = curves(final)
+    rungs = successive_halving(list(final), train, 40, afford=lambda models, until: until < 40)
+    assert [rung.steps for rung in rungs] == [10, 20]
+    with pytest.raises(InputError, match="rate"):
+        successive_halving(["a"], train, 4, rate=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 50), st.integers(2, 4))
+def test_steps_grow_and_models_fall(count: int, steps: int, rate: int) -> None:
+    final = {f"m{i}": float(i) for i in range(count)}
+    train, _ = curves(final)
+    rungs = successive_halving(list(final), train, steps, rate=rate)
+    assert [r.steps for r in rungs] == sorted({r.steps for r in rungs})
+    assert rungs[-1].steps <= steps
+    sizes = [len(r.measured) for r in rungs]
+    assert sizes == sorted(sizes, reverse=True)
