@@ -7,7 +7,8 @@ Times are medians over rounds in which all sides take turns, so that a busy mach
 them alike; on a CPU they are processor time. Weights are random: they do not change the time.
 
 * forward: f(x), the linearised model with everything or the last block, K components summed before
-  (K = 1, 5, 20), an ensemble of K fine-tunings, and one that shares the trunk below the last block;
+  (K = 1, 5, 20), the statistics composer (one direction, 1,024 numbers), an ensemble of K
+  fine-tunings, and one that shares the trunk below the last block;
 * training: one step (forward, backward, AdamW) of everything and of the last block, linearised or
   not, on raw inputs or on activations that were kept.
 
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 
 from stockpot.backbones.compat import ensure_torchvision
 from stockpot.tangent import AverageComposer, Component, TangentModel
+from stockpot.tangent.statistics.sketch import TangentSketch
 
 COMPONENTS = (1, 5, 20)
 Times = dict[str, float]
@@ -167,10 +169,25 @@ def _forward_sides(
         composed = AverageComposer(last).compose(_components(last, count))
         sides[f"last block, K={count}"] = lambda composed=composed: composed.predict(case.batch)
     sides["last block, kept trunk"] = lambda: composed.predict(kept)
+    sides["last block, statistics"] = _statistics(case, last)
     sides["ensemble of 5"] = ensemble(5)
     sides["ensemble of 5, shared trunk"] = sharing(5)
     sides["ensemble of 20, shared trunk"] = sharing(20)
     return sides
+
+
+def _statistics(case: Case, last: TangentModel) -> Callable[[], Any]:
+    """The statistics composer's forward: per-example gradients of the last block along one
+    direction, sketched to 1,024 numbers, times the solution; again the same for any K."""
+    classes = 10
+    moved = {weights.data_ptr() for weights in last.weights.values()}
+    for parameter in last.upper.parameters():
+        parameter.requires_grad_(parameter.data_ptr() in moved)
+    sketch = TangentSketch(
+        last.upper, classes, dimension=1024, directions=1, seed=0, device=last.device
+    )
+    solution = torch.zeros(1024, classes, dtype=torch.float64, device=last.device)
+    return lambda: sketch(last.trunk(case.batch)) @ solution
 
 
 def _training_sides(
