@@ -50,6 +50,7 @@ def rank_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for report, recipe and results.")
     ] = Path("ranked"),
+    backend: Annotated[str, typer.Option(help="serial, or local processes.")] = "local",
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Fine-tunings at a time.")
     ] = None,
@@ -76,6 +77,7 @@ def rank_command(
         download=download,
         skip_corrupt=skip_corrupt,
         verify=verify,
+        backend=backend,
         jobs=jobs,
         quiet=quiet or as_json,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from stockpot.errors import InputError
 from stockpot.ranking.beliefs import Beliefs, believe
 from stockpot.ranking.features import Extractor, Failed
 from stockpot.ranking.halving import Rung
@@ -33,7 +34,7 @@ class Options:
     """
 
     budget: float | None = None
-    select: Literal["gain", "halving"] = "gain"
+    select: str = "gain"
     shortlist: int = SHORTLIST
     download: bool = False
     skip_corrupt: bool = False
@@ -41,6 +42,10 @@ class Options:
     jobs: int | None = None
     backend: str = "local"
     quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.select not in ("gain", "halving"):
+            raise InputError(f"select: got '{self.select}', expected 'gain' or 'halving'")
 
 
 @dataclass

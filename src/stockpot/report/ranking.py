@@ -279,11 +279,11 @@ def terminal_ranking(results: Mapping[str, Any], top: int = 10) -> str:
     lines = textwrap.wrap(f"{said['answer']}. {said['sure']}", _WIDTH)
     lines.append("")
     heading = "expected" if by_value else "place"
-    lines.append(f"   {'':30}{heading:>9}  {'90 %':^13}{'P(best)':>8}{'tuned':>8}{'cost':>9}")
+    lines.append(f"   {'':27}{heading:>9}  {'90 %':^13}{'P(best)':>8}{'tuned':>8}{'cost':>9}")
     for index, model in enumerate(results["models"][:top], 1):
         point = _point(model, by_value)
         value = _measured(model)
-        name = model["name"] if len(model["name"]) <= 29 else model["name"][:28] + "…"
+        name = model["name"] if len(model["name"]) <= 26 else model["name"][:25] + "…"
         if by_value:
             mean = numbers.score(point["mean"], metric)
             interval = numbers.spread(point["low"], point["high"], metric)
@@ -292,7 +292,7 @@ def terminal_ranking(results: Mapping[str, Any], top: int = 10) -> str:
         tuned = "" if value is None else numbers.score(value, metric)
         cost = numbers.duration(model["cost"]["tuning_seconds"]).replace(numbers.NO_BREAK, " ")
         best = chance(model["p_best"]).replace(numbers.NO_BREAK, " ")
-        lines.append(f"{index:>2} {name:<30}{mean:>9}  {interval:^13}{best:>8}{tuned:>8}{cost:>9}")
+        lines.append(f"{index:>2} {name:<27}{mean:>9}  {interval:^13}{best:>8}{tuned:>8}{cost:>9}")
     if len(results["models"]) > top:
         lines.append(f"   and {len(results['models']) - top} more: see the report, or --top")
     lines.append("")
