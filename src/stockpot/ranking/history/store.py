@@ -258,6 +258,11 @@ class Store:
             )
         )
 
+    def metrics(self) -> list[str]:
+        """The metrics of all results."""
+        rows = self._connection.execute("SELECT DISTINCT metric FROM results ORDER BY metric")
+        return [metric for (metric,) in rows]
+
     def sources(self) -> list[dict[str, Any]]:
         """Per source: results, models, tasks, set aside."""
         rows = self._connection.execute(
