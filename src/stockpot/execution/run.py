@@ -14,6 +14,7 @@ from stockpot.execution.job import Backend, Job, Outcome, Ticket, in_order
 from stockpot.files import output_error, sync, write_json
 
 DONE = "done.json"
+PLAN = "plan.json"
 
 
 def run_jobs(
@@ -27,7 +28,7 @@ def run_jobs(
 
     A job works in ``workplace/partial/<key>``, which gets its final name only when the job is
     finished and flushed to disk. After a crash, a kill or an interrupt the same call goes on where
-    it stopped.
+    it stopped. ``workplace/plan.json`` lists the jobs of the latest call, for those who watch.
 
     Args:
         on_finished: called with each job, and whether it had been finished before.
@@ -40,6 +41,8 @@ def run_jobs(
     order = list(in_order(list(jobs)))
     folders = {job: workplace / "jobs" / job.key for job in order}
     with _locked(workplace):
+        plan = [{"key": job.key, "label": job.label, "weight": job.weight} for job in order]
+        write_json(workplace / PLAN, plan)
         pending: dict[Job, set[Job]] = {}
         for job in order:
             if (folders[job] / DONE).exists():

@@ -38,10 +38,11 @@ def name_sources(sources: Mapping[str, Source] | Sequence[Source]) -> dict[str, 
 
 
 def short_name(source: Source) -> str | None:
-    """What to call a model on disk or on the hub; None for a state in memory."""
+    """What to call a model on disk, on the hub or opened; None for a state in memory."""
+    if isinstance(source, Checkpoint):
+        return short_name(source.path) if source.path else source.label
     if not isinstance(source, str | Path):
-        path = source.path if isinstance(source, Checkpoint) else None
-        return short_name(path) if path else None
+        return None
     path = Path(source)
     if path.exists():
         path = path.absolute()
