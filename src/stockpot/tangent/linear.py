@@ -63,6 +63,7 @@ class TangentModel:
             "head": head,
             "example": example,
         }
+        self._wanted = wanted
         self._halves = split_module(module, **wanted)
         self.base_digest, self.head_digest = _digests(self._halves)
         kinds = {p.dtype for p in module.parameters()}
@@ -126,6 +127,10 @@ class TangentModel:
         self._bind()
         self.__dict__.pop("device", None)
         return self
+
+    def widened(self) -> TangentModel:
+        """The same on a float64 copy of the module."""
+        return TangentModel(self.module, precision="float64", **self._wanted)
 
     def zeros(self) -> dict[str, Tensor]:
         """A delta of zeros, float32 (float64 under that precision), with the weights' strides."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
+import torch
 from torch import Tensor
 
+from stockpot.errors import InputError
 from stockpot.tangent import AverageComposer, Component, TangentModel
 from stockpot.tangent.testing import CHECKS, Subject
 from tests.tangent.core.tiny import Network, component, differences, images
@@ -38,3 +41,52 @@ def subject() -> Subject:
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_contract(check, subject: Subject) -> None:
     check(subject)
+
+
+def test_subtracting_what_was_added_leaves_nothing(subject: Subject) -> None:
+    """compose(a, b) - b equals a, to 1e-6 in outputs even where b is taken off as a third term."""
+    a, b, *_ = subject.components
+    minus = replace(b, task="minus b")
+    alone = subject.composer.compose([a], [1.0]).predict(subject.inputs)
+    taken = subject.composer.compose([a, b, minus], [1.0, 1.0, -1.0]).predict(subject.inputs)
+    assert float((taken - alone).abs().max() / alone.abs().max()) < 1e-6
+    exact = subject.composer.compose([a, b], "sum").without(b.task)
+    assert torch.equal(exact.predict(subject.inputs), alone)
+
+
+def test_outputs_are_the_mean_of_outputs(subject: Subject) -> None:
+    each = [
+        subject.composer.compose([c], [1.0]).predict(subject.inputs) for c in subject.components
+    ]
+    composed = subject.composer.compose(subject.components)
+    assert composed.classes == ("class-0", "class-1", "class-2", "class-3", "class-4")
+    mean = torch.stack(each).double().mean(0)
+    assert torch.allclose(composed.predict(subject.inputs).double(), mean, atol=1e-5)
+
+
+def test_what_cannot_be_taken_away_is_told(subject: Subject) -> None:
+    composer, components = subject.composer, subject.components
+    composed = composer.compose(components)
+    with pytest.raises(InputError, match="no component 'nobody'"):
+        composed.without("nobody")
+    twins = composer.compose([components[0], replace(components[0], seed=5)])
+    with pytest.raises(InputError, match="2 components 'site-0'"):
+        twins.without("site-0")
+    with pytest.raises(InputError, match="partial sums"):
+        composer.finish([composer.partial(components)]).without("site-0")
+    with pytest.raises(InputError, match="no partial sums"):
+        composer.finish([])
+    with pytest.raises(InputError, match="unknown weights 'best'"):
+        composer.compose(components, "best")  # type: ignore[arg-type]
+    narrow = AverageComposer(TangentModel(Network(), parameters=["head.*"]))
+    with pytest.raises(InputError, match="has no tangent here"):
+        narrow.compose(components)
+
+
+def test_shapes_that_differ_are_told() -> None:
+    from stockpot.tangent.composer import weighted_sum
+
+    with pytest.raises(InputError, match=r"shape \(3,\)"):
+        weighted_sum([{"w": torch.zeros(2)}, {"w": torch.zeros(3)}], [1.0, 1.0])
+    found = weighted_sum([{"a": torch.ones(1)}, {"b": torch.ones(1)}], [2.0, 3.0])
+    assert {name: float(value) for name, value in found.items()} == {"a": 2.0, "b": 3.0}
