@@ -11,8 +11,10 @@ from scipy.stats import multivariate_normal
 from stockpot.ranking.gram import Moments
 from stockpot.ranking.scores import Evidence, compute, pool_values
 from stockpot.ranking.scores import workspace as workspace_module
+from stockpot.ranking.scores.etran import nearest_mean
 from stockpot.ranking.scores.logme import Dual, Normal, fixed_point
 from stockpot.ranking.scores.spectrum import Spectrum
+from stockpot.ranking.scores.workspace import Workspace
 
 from .references import REFERENCES, between
 from .worlds import world
@@ -197,6 +199,15 @@ def test_pool_scores_depend_on_the_pool_and_others_do_not():
         assert one["only"].value == 0.0
     plain = {model: compute(["logme"], each)["logme"] for model, each in worlds.items()}
     assert pool_values("logme", plain) == plain
+
+
+def test_the_nearest_mean_is_what_its_name_says():
+    evidence = world(dtype=np.float64)
+    x, y = evidence.features, evidence.targets
+    means = np.array([x[y == c].mean(axis=0) for c in range(4)])
+    likelihood = np.exp(-0.5 * ((x[:, None] - means) ** 2).sum(axis=-1)) * np.bincount(y)
+    expected = (likelihood / likelihood.sum(axis=1, keepdims=True))[np.arange(len(y)), y].mean()
+    assert nearest_mean(Workspace(evidence)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_large_tasks_are_subsampled_with_every_class(monkeypatch):

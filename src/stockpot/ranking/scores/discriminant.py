@@ -28,25 +28,35 @@ class Discriminant:
     shrinkage: float
     logit_error: float
 
-    def posterior(self, rows: np.ndarray) -> np.ndarray:
-        """``p(c | x)`` of centred rows, float64, shape (n, C)."""
-        logits = rows @ self.weights + self.bias
+    def posterior(self, rows: np.ndarray, offset: np.ndarray | None = None) -> np.ndarray:
+        """``p(c | x)`` of rows, float64, shape (n, C).
+
+        rows: centred, shape (n, D); the product is formed in their precision. offset: what is left
+        to subtract from every row, float64, shape (D,).
+        """
+        bias = self.bias if offset is None else self.bias - offset @ self.weights
+        logits = (rows @ self.weights.astype(rows.dtype, copy=False)).astype(np.float64)
+        logits += bias
         logits -= logits.max(axis=1, keepdims=True)
         np.exp(logits, out=logits)
         logits /= logits.sum(axis=1, keepdims=True)
         return np.asarray(logits)
 
-    def confidence(self, rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Posterior of each row's own class, shape (n,)."""
-        return np.asarray(self.posterior(rows)[np.arange(len(codes)), codes])
+
+def uncertainty(probabilities: np.ndarray) -> float:
+    """Mean change of probabilities for a unit change of their logits."""
+    return float(np.mean(probabilities * (1.0 - probabilities)))
 
 
-def largest_eigenvalue(lower: np.ndarray) -> float:
-    """Three double rounds of power iteration from the row sums, as SFDA's shrinkage is defined."""
+def largest_eigenvalue(lower: np.ndarray, scale: np.ndarray) -> float:
+    """Three double rounds of power iteration from the row sums, as SFDA's shrinkage is defined.
+
+    The matrix is ``lower`` (its lower triangle) with rows and columns times ``scale``.
+    """
     from scipy.linalg import blas
 
     def times(vector: np.ndarray) -> np.ndarray:
-        return np.asarray(blas.dsymv(1.0, lower, vector, lower=1))
+        return np.asarray(scale * blas.dsymv(1.0, lower, scale * vector, lower=1))
 
     x = times(np.ones(len(lower)))
     if not np.any(x):
@@ -63,7 +73,7 @@ def largest_eigenvalue(lower: np.ndarray) -> float:
 def discriminant(moments: Moments, shrinkage: float | None = None) -> Discriminant:
     """Fit; without ``shrinkage`` it is ``max(exp(-5 s), 1e-10)``, s the largest eigenvalue of S_w.
 
-    Source: Shao et al. 2022, arXiv 2207.03036, eq. 3 and 5.
+    Source: Shao et al. 2022, arXiv 2207.03036, and the authors' metrics.py.
     """
     from scipy.linalg import blas, lapack, solve_triangular
 
@@ -75,9 +85,8 @@ def discriminant(moments: Moments, shrinkage: float | None = None) -> Discrimina
     within = blas.dsyrk(-1.0, weighted, beta=1.0, c=within, lower=1, overwrite_c=1)
     variances = np.diagonal(within) * scale**2 / rows
     if shrinkage is None:
-        raw = within * (scale / rows)
-        raw *= scale[:, None]
-        shrinkage = max(float(np.exp(-5.0 * largest_eigenvalue(raw))), 1e-10)
+        largest = largest_eigenvalue(within, scale) / rows
+        shrinkage = max(float(np.exp(-5.0 * largest)), 1e-10)
     # In scaled units: ((1 - l) S_w + l mean(S_w) I) = scale A scale.
     within *= (1.0 - shrinkage) / rows
     within[np.diag_indices(len(within))] += shrinkage * float(variances.mean()) / scale**2

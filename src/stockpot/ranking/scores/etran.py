@@ -6,8 +6,9 @@ added with weights 0.15 and 0.85; alone, the value is the second part.
 
 The authors' discriminant takes eigenvectors of ``S_w^-1 S_b`` with a routine for symmetric
 matrices, which this is not. They come out orthonormal, so their posterior is that of the nearest
-class mean, S_w plays no part. The value has the posterior of the paper's eq. 8;
-``details["nearest_mean"]`` is theirs. For a regression the second part is minus the mean squared
+class mean, S_w plays no part. The value has the posterior of linear discriminant
+analysis, which the paper describes;
+``nearest_mean`` is theirs. For a regression the second part is minus the mean squared
 error of least squares through the singular value decomposition.
 """
 
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stockpot.ranking.scores.discriminant import Discriminant, discriminant
+from stockpot.ranking.scores.discriminant import Discriminant, uncertainty
 from stockpot.ranking.scores.score import Score, Value
 
 if TYPE_CHECKING:
@@ -39,28 +40,22 @@ def _energy(work: Workspace) -> float:
     return float(np.partition(rows, lowest - 1)[:lowest].mean())
 
 
-def _confidence(work: Workspace, fitted: Discriminant) -> tuple[float, float]:
-    """Mean probability of the right class, and how far rounding may move it."""
-    total = doubt = 0.0
-    for place, block in work.blocks():
-        right = fitted.confidence(block, work.codes[place])
-        total += float(right.sum())
-        doubt += fitted.logit_error * float(np.sum(right * (1.0 - right)))
-    return total / work.rows, doubt / work.rows
+def nearest_mean(work: Workspace) -> float:
+    """Mean probability of the right class by the nearest class mean: the authors' posterior."""
+    moments = work.moments(work.precisions[-1])
+    means = (moments.centred_class_means() * moments.scale).T
+    bias = np.log(work.counts / work.rows) - 0.5 * np.einsum("ij,ij->j", means, means)
+    posterior = Discriminant(means, bias, 0.0, 0.0).posterior(work.centred())
+    return float(posterior[np.arange(work.rows), work.codes].mean())
 
 
 def _classification(work: Workspace) -> tuple[float, dict[str, float]]:
     for precision in work.precisions:
-        moments = work.moments(precision)
-        fitted = discriminant(moments)
-        value, doubt = _confidence(work, fitted)
-        if doubt <= _GOOD:
+        fitted, posterior = work.discriminant(precision)
+        right = posterior[np.arange(work.rows), work.codes]
+        if fitted.logit_error * uncertainty(right) <= _GOOD:
             break
-    means = (moments.centred_class_means() * moments.scale).T
-    bias = np.log(work.counts / work.rows) - 0.5 * np.einsum("ij,ij->j", means, means)
-    nearest, _ = _confidence(work, Discriminant(means, bias, 0.0, 0.0))
-    details = {"shrinkage": fitted.shrinkage, "nearest_mean": nearest}
-    return value, details
+    return float(right.mean()), {"shrinkage": fitted.shrinkage}
 
 
 def _regression(work: Workspace) -> tuple[float, dict[str, float]]:
@@ -100,7 +95,7 @@ SCORE = Score(
     needs=("features",),
     kinds=("classification", "regression"),
     formula="0.15 unit(mean lowest logsumexp(x)) + 0.85 unit(mean p_LDA(y_i | x_i)) over a pool",
-    source="Gholami et al. 2023, ICCV, arXiv 2308.02027, eq. 4, 8 and 10",
+    source="Gholami et al. 2023, ICCV, arXiv 2308.02027; the authors' metrics.py and tw.py",
     when="A pool of similar models; a value changes with the pool.",
     instead=("sfda", "logme"),
     function=_etran,

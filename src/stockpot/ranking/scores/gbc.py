@@ -5,8 +5,8 @@ Features are projected onto 64 principal components; a class is a Gaussian with 
 authors' code, so a class of one row is a ball of that size.
 
 The authors' code takes the determinant of a spherical covariance to be its single variance, and so
-leaves out a factor of 64 before the logarithm. The value here has the determinant of the paper's
-eq. 2; ``details["authors"]`` is theirs.
+leaves out a factor of 64 before the logarithm. The value here has the determinant, as the
+Bhattacharyya distance has; ``details["authors"]`` is theirs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ SCORE = Score(
     needs=("features",),
     kinds=("classification",),
     formula="-sum_{c != d} exp(-DB(c, d)), Bhattacharyya distance of spherical Gaussians, PCA 64",
-    source="Pandy et al. 2022, arXiv 2111.12780, eq. 2 to 4",
+    source="Pandy et al. 2022, arXiv 2111.12780; gbc.py in google-research's stable_transfer",
     when="A quick look at class overlap; weak on self-supervised models.",
     instead=("logme", "reg_hscore"),
     function=_gbc,

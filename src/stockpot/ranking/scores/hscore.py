@@ -58,7 +58,7 @@ def shrinkage(moments: Moments) -> tuple[float, float]:
 
     With S the covariance and m its mean eigenvalue: d = |S - m I|^2 / D and
     b = (mean_i |x_i|^4 - |S|^2) / (D N), shrinkage = min(b, d) / d (J. Multivariate Analysis 88,
-    2004, section 3.3).
+    2004).
     """
     rows, size = moments.rows, moments.dimensions
     covariance = moments.scaled_scatter()
@@ -132,7 +132,7 @@ SCORE = Score(
     needs=("features or moments",),
     kinds=("classification",),
     formula="tr(cov(X)^+ cov(E[X | y]))",
-    source="Bao et al. 2019, ICIP, arXiv 2212.10082, definition 2",
+    source="Bao et al. 2019, ICIP, arXiv 2212.10082",
     when="Many more rows than features; else the regularised one.",
     instead=("logme",),
     function=_plain,
@@ -143,7 +143,7 @@ REGULARISED = Score(
     needs=("features or moments",),
     kinds=("classification",),
     formula="(1 - s) tr(((1 - s) cov(X) + s tr(cov)/D I)^-1 cov(E[X | y])), s by Ledoit-Wolf",
-    source="Ibrahim et al. 2021, arXiv 2110.06893, section 4.2",
+    source="Ibrahim et al. 2021, arXiv 2110.06893; tllib's hscore.py",
     when="Classification with any number of rows; beside LogME, the cheapest second opinion.",
     instead=("logme",),
     function=_regularised,

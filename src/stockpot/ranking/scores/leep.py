@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def log_expected_prediction(
     probabilities: np.ndarray, codes: np.ndarray, starts: np.ndarray
 ) -> float:
-    """``mean_i log sum_z P(y_i | z) p_iz`` with ``P(y | z)`` from the soft counts (eq. 3).
+    """``mean_i log sum_z P(y_i | z) p_iz`` with ``P(y | z)`` from the soft counts.
 
     Args:
         probabilities: source posterior of each row, shape (N, Z), rows sorted by class.
@@ -44,7 +44,7 @@ SCORE = Score(
     needs=("logits",),
     kinds=("classification",),
     formula="mean_i log sum_z P(y_i | z) p(z | x_i)",
-    source="Nguyen et al. 2020, arXiv 2002.12462, eq. 3",
+    source="Nguyen et al. 2020, arXiv 2002.12462; tllib's leep.py",
     when="Models with a classification head of their own; features are not needed.",
     instead=("nleep", "logme"),
     function=_leep,

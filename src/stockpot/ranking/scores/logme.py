@@ -11,7 +11,7 @@ scores share, through O(D) solves: ``X^T X`` is that scatter plus ``N mu mu^T``,
 
 **Where this differs from the authors' code.** Their fixed-point code keeps D/2 log a but leaves out
 the D - N zero eigenvalues of X^T X from the sum of log(a + b s) where N < D, so it is off by
-(D - N)/(2N) log a a row. The evidence of the model (their eq. 3) has the same term on both
+(D - N)/(2N) log a a row. The evidence of the model has the same term on both
 sides: N/2 log a - sum over N eigenvalues. That is what is computed here; values for N < D then
 compare across widths. ``details["authors"]`` is their number.
 """
@@ -113,7 +113,7 @@ def fixed_point(
     tolerance: float = TOLERANCE,
     epsilon: float = EPSILON,
 ) -> Fit:
-    """Iterate a and b of every column (arXiv 2110.10545, algorithm 3).
+    """Iterate a and b of every column (arXiv 2110.10545).
 
     Another ``tolerance`` and ``epsilon`` give the values of other code: 0.01 and 0 those of tllib.
     """
@@ -203,7 +203,7 @@ SCORE = Score(
     needs=("features or moments",),
     kinds=KINDS,
     formula="mean over columns y of max over a, b of log p(y | X, a, b) / N",
-    source="You et al. 2021, arXiv 2102.11005, eq. 3; fixed point: arXiv 2110.10545, algorithm 3",
+    source="You et al. 2021, arXiv 2102.11005; fixed point: 2110.10545 and the authors' LogME.py",
     when="The default feature score: any target, no parameter, seldom the worst.",
     instead=("linear_probe",),
     function=_logme,

@@ -97,7 +97,7 @@ def _variant(score: Score) -> Score:
         needs=("features", "source"),
         kinds=("classification",),
         formula=f"{score.title} of x + shift of its class, shifts from repelling balls",
-        source="Li et al. 2023, ICCV, arXiv 2308.15074, section 3; settings of the authors' code",
+        source="Li et al. 2023, ICCV, arXiv 2308.15074; the authors' metrics.py",
         when="Self-supervised models, whose classes overlap before fine-tuning.",
         instead=(score.name,),
         function=_after(score),

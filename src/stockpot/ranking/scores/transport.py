@@ -76,7 +76,7 @@ def _otce(work: Workspace) -> Value:
 def fit_weights(values: Sequence[Value], accuracies: np.ndarray) -> tuple[float, float, float]:
     """Weights of domain difference and task difference, and an offset, by least squares.
 
-    Fitted on auxiliary tasks whose transfer accuracies are known (arXiv 2103.13843, eq. 6); three
+    Fitted on auxiliary tasks whose transfer accuracies are known (arXiv 2103.13843); three
     or more of them. OTCE is then ``l1 W + l2 H + b``.
     """
     if len(values) < 3:
@@ -142,7 +142,7 @@ OTCE = Score(
     needs=("features", "source targets"),
     kinds=("classification",),
     formula="-H(Y_t | Y_s) under the cheapest coupling of source and target rows",
-    source="Tan et al. 2021, arXiv 2103.13843, eq. 2 to 5; the authors' released simplification",
+    source="Tan et al. 2021, arXiv 2103.13843; the authors' released simplification",
     when="The source data are at hand and lie in another domain than the target.",
     instead=("nce", "leep", "logme"),
     function=_otce,

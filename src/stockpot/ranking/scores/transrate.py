@@ -115,7 +115,7 @@ SCORE = Score(
     needs=("features",),
     kinds=("classification", "regression"),
     formula="R(X) - mean_c R(X_c), R(X) = logdet(I + X^T X / (n e)) / 2, e = 1e-4",
-    source="Huang et al. 2022, arXiv 2106.09362, eq. 4 and 6",
+    source="Huang et al. 2022, arXiv 2106.09362; tllib's transrate.py",
     when="Models of one width: its value grows with the number of features.",
     instead=("logme",),
     function=_transrate,

@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from stockpot.errors import ScoreError
-from stockpot.ranking.gram import Moments
+from stockpot.ranking.gram import CHUNK, Moments
+from stockpot.ranking.scores.discriminant import Discriminant, discriminant
 from stockpot.ranking.scores.score import Evidence, join_pair
 from stockpot.ranking.scores.spectrum import Spectrum
 
@@ -30,6 +31,8 @@ class Workspace:
         self.rows = len(evidence.targets)
         self._moments: dict[int, Moments] = {}
         self._spectra: dict[int, Spectrum] = {}
+        self._discriminants: dict[int, tuple[Discriminant, np.ndarray]] = {}
+        self._principal: dict[int, np.ndarray] = {}
         self._singular: tuple[np.ndarray, np.ndarray] | None = None
 
     # ------------------------------------------------------------------------------------ targets
@@ -164,6 +167,20 @@ class Workspace:
         for start in range(0, self.rows, size):
             yield slice(start, start + size), self.centred(start, start + size)
 
+    def discriminant(self, precision: int) -> tuple[Discriminant, np.ndarray]:
+        """Discriminant of the classes, and its posterior of all rows, float64, shape (N, C)."""
+        if precision not in self._discriminants:
+            moments = self.moments(precision)
+            fitted = discriminant(moments)
+            kind = moments.shift.dtype
+            mean = moments.mean.astype(kind)
+            posterior = np.empty((self.rows, len(self.classes)))
+            for start in range(0, self.rows, CHUNK):
+                rows = (self.features[start : start + CHUNK] - mean).astype(kind, copy=False)
+                posterior[start : start + CHUNK] = fitted.posterior(rows, moments.mean - mean)
+            self._discriminants[precision] = fitted, posterior
+        return self._discriminants[precision]
+
     # ------------------------------------------------------------------------------------ spectra
     @property
     def kernel(self) -> np.ndarray:
@@ -214,6 +231,8 @@ class Workspace:
         k is ``components`` or the rank, whichever is less. Exact, where the usual code takes a
         randomised decomposition. The largest loading of a component is positive.
         """
+        if components in self._principal:
+            return self._principal[components]
         vectors = self._loadings(components)
         if not vectors.shape[1]:
             raise ScoreError("not defined here: the features are constant")
@@ -222,6 +241,7 @@ class Workspace:
         scores = np.empty((self.rows, vectors.shape[1]))
         for place, block in self.blocks():
             scores[place] = block @ vectors
+        self._principal[components] = scores
         return scores
 
     def _loadings(self, components: int) -> np.ndarray:
