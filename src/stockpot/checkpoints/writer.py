@@ -31,8 +31,8 @@ class CheckpointWriter:
     """
 
     def __init__(self, layout: Mapping[Path, Header]) -> None:
-        self._files: list[_CachedFile | DirectFile] = []
-        self._place: dict[str, tuple[_CachedFile | DirectFile, int]] = {}
+        self._files: list[CachedFile | DirectFile] = []
+        self._place: dict[str, tuple[CachedFile | DirectFile, int]] = {}
         self.tensors: dict[str, TensorInfo] = {}
         try:
             for path, header in layout.items():
@@ -42,7 +42,8 @@ class CheckpointWriter:
             raise
 
     def _begin(self, path: Path, header: Header) -> None:
-        file = _open_file(path, header.file_size)
+        take_room(path, header.file_size)
+        file = open_sized(path, header.file_size)
         self._files.append(file)
         file.write(memoryview(header_bytes(header.tensors, header.metadata)), 0)
         for name, offset in header.offsets.items():
@@ -60,7 +61,7 @@ class CheckpointWriter:
     def flush(self) -> None:
         """Bring to the disk what has been written so far and waits in the page cache."""
         for file in self._files:
-            if isinstance(file, _CachedFile):
+            if isinstance(file, CachedFile):
                 file.finish()
 
     def finish(self) -> None:
@@ -73,7 +74,7 @@ class CheckpointWriter:
             self._files.pop().close()
 
 
-class _CachedFile:
+class CachedFile:
     """A file that is written through the page cache."""
 
     def __init__(self, path: Path) -> None:
@@ -89,8 +90,8 @@ class _CachedFile:
         os.close(self._descriptor)
 
 
-def _open_file(path: Path, size: int) -> _CachedFile | DirectFile:
-    """A new file of ``size`` bytes, its room taken."""
+def take_room(path: Path, size: int) -> None:
+    """Make a new file of ``size`` bytes."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         if hasattr(os, "posix_fallocate"):
@@ -99,11 +100,15 @@ def _open_file(path: Path, size: int) -> _CachedFile | DirectFile:
             os.ftruncate(descriptor, size)
     finally:
         os.close(descriptor)
+
+
+def open_sized(path: Path, size: int) -> CachedFile | DirectFile:
+    """A file that has ``size`` bytes, for writing any part of it."""
     if size >= _DIRECT_FROM and hasattr(os, "O_DIRECT"):
         # Not every file system can do it (some network and memory ones).
         with suppress(OSError):
             return DirectFile(path, size)
-    return _CachedFile(path)
+    return CachedFile(path)
 
 
 @contextmanager
@@ -131,6 +136,22 @@ def folder_writer(
 
     The folder is the caller's to make whole (``stockpot.files.atomic_folder``).
     """
+    layout = folder_layout(folder, tensors, metadata, max_shard_size)
+    writer = CheckpointWriter(layout)
+    try:
+        yield writer
+        writer.finish()
+    finally:
+        writer.close()
+
+
+def folder_layout(
+    folder: Path,
+    tensors: Mapping[str, TensorInfo],
+    metadata: Mapping[str, str],
+    max_shard_size: int = DEFAULT_SHARD,
+) -> dict[Path, Header]:
+    """Files of a model folder and what each will hold; writes the index where there are several."""
     shards = split_shards(tensors, max_shard_size)
     if len(shards) == 1:
         names = ["model.safetensors"]
@@ -147,16 +168,10 @@ def folder_writer(
             folder / "model.safetensors.index.json",
             {"metadata": sizes, "weight_map": dict(sorted(weight_map.items()))},
         )
-    layout = {
+    return {
         folder / file: build_header(shard, metadata)
         for file, shard in zip(names, shards, strict=True)
     }
-    writer = CheckpointWriter(layout)
-    try:
-        yield writer
-        writer.finish()
-    finally:
-        writer.close()
 
 
 def split_shards(

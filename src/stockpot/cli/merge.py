@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stockpot.cli.options import DryRun, Json, Overwrite, Quiet
+from stockpot.cli.options import (
+    Address,
+    DryRun,
+    Jobs,
+    Json,
+    Overwrite,
+    Quiet,
+    choose_backend,
+)
 
 if TYPE_CHECKING:
     from stockpot.cli.output import Output
+    from stockpot.execution import Backend
     from stockpot.merging import MergeReport
     from stockpot.merging.job import Spec
 
@@ -55,6 +64,14 @@ def merge_command(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu (no torch), or a torch device.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads [default: cores].")] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            help="Share the tensors out over workers: local processes, or ray for a cluster."
+        ),
+    ] = None,
+    jobs: Jobs = None,
+    address: Address = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of a folder.")] = "5GB",
     hashes: Annotated[
         bool, typer.Option("--hash/--no-hash", help="Record the parents' content hashes.")
@@ -101,21 +118,19 @@ def merge_command(
     if output is None:
         raise InputError("no output was given", hint="add -o FOLDER or -o FILE.safetensors")
 
-    from stockpot.merging.backends import backend_for
-    from stockpot.merging.engine import Options
-    from stockpot.merging.merge import run_merge
-    from stockpot.merging.report import MergeReport
-
-    report = run_merge(
+    report = _merge(
         spec,
         output,
-        options=Options(threads, None, allow_nonfinite, backend_for(device)),
+        _workers(backend, jobs, address, device),
+        jobs,
+        threads,
+        device,
+        allow_nonfinite=allow_nonfinite,
         max_shard_size=_bytes(max_shard_size),
         hash_parents=hashes,
         overwrite=overwrite,
         quiet=quiet or as_json,
     )
-    assert isinstance(report, MergeReport)
     if recalibrate is not None:
         from stockpot.merging.recalibrate import recalibrate_output
 
@@ -124,6 +139,56 @@ def merge_command(
     for warning in report.warnings:
         out.say(f"note: {warning}")
     out.data({"output": str(output), **report.to_json()}, _words(report, output))
+
+
+def _workers(
+    backend: str | None, jobs: int | None, address: str | None, device: str
+) -> str | Backend | None:
+    from stockpot.errors import InputError
+
+    if backend is None:
+        if jobs is not None or address is not None:
+            raise InputError("--jobs and --address go with --backend local or --backend ray")
+        return None
+    gpus = float(device != "cpu") if backend == "ray" else None
+    return choose_backend(backend, jobs, address, gpus)
+
+
+def _merge(
+    spec: Spec,
+    output: Path,
+    backend: str | Backend | None,
+    jobs: int | None,
+    threads: int | None,
+    device: str,
+    *,
+    allow_nonfinite: bool,
+    **rest: Any,
+) -> MergeReport:
+    """In this process, or by the workers of a backend."""
+    from stockpot.merging.merge import run_merge
+    from stockpot.merging.report import MergeReport
+
+    if backend is not None:
+        from stockpot.merging.distributed import merge_with
+
+        return merge_with(
+            backend,
+            spec,
+            output,
+            workers=jobs,
+            threads=threads or 1,
+            device=device,
+            allow_nonfinite=allow_nonfinite,
+            **rest,
+        )
+    from stockpot.merging.backends import backend_for
+    from stockpot.merging.engine import Options
+
+    options = Options(threads, None, allow_nonfinite, backend_for(device))
+    report = run_merge(spec, output, options=options, **rest)
+    assert isinstance(report, MergeReport)
+    return report
 
 
 def _spec(

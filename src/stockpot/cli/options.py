@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from stockpot.execution import Backend as ReadyBackend
 
 Json = Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words.")]
@@ -15,3 +18,42 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 SkipCorrupt = Annotated[
     bool, typer.Option("--skip-corrupt", help="Leave out unreadable images and list them.")
 ]
+Backend = Annotated[str, typer.Option(help="serial, local processes, or ray for a cluster.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        min=1,
+        help="Jobs at a time [default: cores; on a cluster what has room].",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="The Ray cluster [default: RAY_ADDRESS, else on this machine].",
+    ),
+]
+GpusPerJob = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, help="On a cluster: GPUs of a job, such as 0.25 [default: 1 where there are any]."
+    ),
+]
+
+
+def choose_backend(
+    backend: str, jobs: int | None, address: str | None, gpus_per_job: float | None
+) -> str | ReadyBackend:
+    """What these options ask for. Raises ``InputError`` where they contradict each other."""
+    from stockpot.errors import InputError
+
+    if backend == "ray":
+        from stockpot.execution import Ray
+
+        return Ray(address, jobs, gpus=gpus_per_job)
+    for option, value in (("--address", address), ("--gpus-per-job", gpus_per_job)):
+        if value is not None:
+            raise InputError(f"{option} is for --backend ray, and the backend is '{backend}'")
+    return backend

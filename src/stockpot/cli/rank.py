@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from stockpot.cli.options import DryRun, Json, Quiet, SkipCorrupt
+from stockpot.cli.options import (
+    Address,
+    Backend,
+    DryRun,
+    GpusPerJob,
+    Jobs,
+    Json,
+    Quiet,
+    SkipCorrupt,
+    choose_backend,
+)
 from stockpot.errors import InputError
 
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -50,10 +60,10 @@ def rank_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for report, recipe and results.")
     ] = Path("ranked"),
-    backend: Annotated[str, typer.Option(help="serial, or local processes.")] = "local",
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Fine-tunings at a time.")
-    ] = None,
+    backend: Backend = "local",
+    jobs: Jobs = None,
+    address: Address = None,
+    gpus_per_job: GpusPerJob = None,
     skip_corrupt: SkipCorrupt = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -77,7 +87,7 @@ def rank_command(
         download=download,
         skip_corrupt=skip_corrupt,
         verify=verify,
-        backend=backend,
+        backend=choose_backend(backend, jobs, address, gpus_per_job),
         jobs=jobs,
         quiet=quiet or as_json,
     )

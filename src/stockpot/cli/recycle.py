@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stockpot.cli.options import DryRun, Json, Quiet, SkipCorrupt
+from stockpot.cli.options import (
+    Address,
+    Backend,
+    DryRun,
+    GpusPerJob,
+    Jobs,
+    Json,
+    Quiet,
+    SkipCorrupt,
+    choose_backend,
+)
 from stockpot.cli.output import Output
 
 if TYPE_CHECKING:
@@ -19,10 +29,10 @@ def recycle_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for model, report and results.")
     ] = Path("recycled"),
-    backend: Annotated[str, typer.Option(help="serial, or local processes.")] = "local",
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Local processes [default: cores].")
-    ] = None,
+    backend: Backend = "local",
+    jobs: Jobs = None,
+    address: Address = None,
+    gpus_per_job: GpusPerJob = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Replaces the recipe's seed.")] = None,
     change: Annotated[
         list[str] | None,
@@ -54,7 +64,7 @@ def recycle_command(
     done = recycle(
         recipe,
         output,
-        backend=backend,
+        backend=choose_backend(backend, jobs, address, gpus_per_job),
         jobs=jobs,
         seed=seed,
         skip_corrupt=skip_corrupt,

@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from stockpot.cli.options import DryRun, Json, Quiet
+from stockpot.cli.options import (
+    Address,
+    Backend,
+    DryRun,
+    GpusPerJob,
+    Jobs,
+    Json,
+    Quiet,
+    SkipCorrupt,
+    choose_backend,
+)
 
 tangent_app = typer.Typer(
     name="tangent",
@@ -32,10 +42,11 @@ def train_command(
     only: Annotated[
         list[str] | None, typer.Option(help="Train only the component of this name; repeatable.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="serial, or local processes.")] = "local",
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Local processes [default: cores].")
-    ] = None,
+    backend: Backend = "local",
+    jobs: Jobs = None,
+    address: Address = None,
+    gpus_per_job: GpusPerJob = None,
+    skip_corrupt: SkipCorrupt = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -49,15 +60,22 @@ def train_command(
 
     out = Output(json=as_json, quiet=quiet)
     if dry_run:
-        planned = plan_recipe(recipe, only or ())
+        planned = plan_recipe(recipe, only or (), skip_corrupt=skip_corrupt)
         rows = [
             f"{p['name']}: {p['examples']} examples of {p['classes']} classes, {p['steps']} steps"
             for p in planned
         ]
         out.data({"components": planned}, "\n".join(rows))
         return
+    chosen = choose_backend(backend, jobs, address, gpus_per_job)
     done = train(
-        recipe, output, only=only or (), backend=backend, jobs=jobs, quiet=quiet or as_json
+        recipe,
+        output,
+        only=only or (),
+        backend=chosen,
+        jobs=jobs,
+        skip_corrupt=skip_corrupt,
+        quiet=quiet or as_json,
     )
     for note in done.results["notes"]:
         out.say(f"note: {note}, because the fused kernel has no forward-mode derivative")
@@ -128,6 +146,7 @@ def eval_command(
     without: Annotated[
         list[str] | None, typer.Option(help="Leave this component out; repeatable.")
     ] = None,
+    skip_corrupt: SkipCorrupt = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -137,7 +156,7 @@ def eval_command(
     from stockpot.tangent.run import keep_components, load_components, open_run
 
     out = Output(json=as_json, quiet=quiet)
-    opened = open_run(recipe, run)
+    opened = open_run(recipe, run, skip_corrupt=skip_corrupt)
     found = keep_components(load_components(components or [run]), without or ())
     chosen = choose_weights(opened, found, weights)
     result = evaluate(opened, found, chosen.weights)

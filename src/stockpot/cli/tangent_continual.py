@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from stockpot.cli.options import DryRun, Json, Quiet
+from stockpot.cli.options import (
+    Address,
+    Backend,
+    DryRun,
+    GpusPerJob,
+    Jobs,
+    Json,
+    Quiet,
+    choose_backend,
+)
 
 
 def continual_command(
@@ -15,10 +24,10 @@ def continual_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for report and results.")
     ] = Path("continual"),
-    backend: Annotated[str, typer.Option(help="serial, or local processes.")] = "local",
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Local processes [default: cores].")
-    ] = None,
+    backend: Backend = "local",
+    jobs: Jobs = None,
+    address: Address = None,
+    gpus_per_job: GpusPerJob = None,
     change: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change the recipe, such as trials=2; repeatable."),
@@ -42,8 +51,14 @@ def continual_command(
         labels = plan_recipe(recipe, changes=change or ())
         out.data({"jobs": labels}, "\n".join(labels))
         return
+    chosen = choose_backend(backend, jobs, address, gpus_per_job)
     done = compare(
-        recipe, output, backend=backend, jobs=jobs, changes=change or (), quiet=quiet or as_json
+        recipe,
+        output,
+        backend=chosen,
+        jobs=jobs,
+        changes=change or (),
+        quiet=quiet or as_json,
     )
     from stockpot.report.continual import markdown_tables, terminal_tables, write_page
 

@@ -31,8 +31,12 @@ class Total:
     def join(self, other: Total) -> None:
         self._parts += other._parts
 
+    def array(self) -> np.ndarray:
+        """The chunks that have come together, in the order they came."""
+        return np.concatenate(self._parts)
+
     def value(self) -> np.ndarray | float:
-        chunks = np.concatenate(self._parts)
+        chunks = self.array()
         if chunks.ndim == 1:
             return math.fsum(chunks.tolist())
         columns = chunks.reshape(len(chunks), -1).T.tolist()
@@ -48,8 +52,10 @@ class Count:
     def join(self, other: Count) -> None:
         self._counts += other._counts
 
-    def value(self) -> np.ndarray:
+    def array(self) -> np.ndarray:
         return self._counts
+
+    value = array
 
 
 class Largest:
@@ -61,11 +67,14 @@ class Largest:
     def join(self, other: Largest) -> None:
         self._values = np.maximum(self._values, other._values)
 
-    def value(self) -> np.ndarray:
+    def array(self) -> np.ndarray:
         return self._values
+
+    value = array
 
 
 Statistic = Total | Count | Largest
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Total, Count, Largest)}
 
 
 class Sums:
@@ -82,6 +91,16 @@ class Sums:
                     self._statistics[name].join(statistic)
                 else:
                     self._statistics[name] = statistic
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What another machine joins with ``add_arrays``."""
+        return {f"{type(s).__name__} {name}": s.array() for name, s in self._statistics.items()}
+
+    def add_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Join what another machine has summed over other tensors."""
+        for key, array in arrays.items():
+            kind, _, name = key.partition(" ")
+            self.add({name: _KINDS[kind](array)})
 
     def values(self) -> Statistics:
         return {name: statistic.value() for name, statistic in self._statistics.items()}

@@ -64,6 +64,11 @@ class Work:
             if not (self.method.random and name == "seed")
         }
 
+    @property
+    def model_passes_left(self) -> int:
+        """How many passes that sum over the whole model are still to come."""
+        return sum(step.scope == "model" for step in self.passes[self.passes_done :])
+
     def facts(self) -> dict[str, Any]:
         """What the method wants in the report."""
         found = self.shared | self.statistics
@@ -103,9 +108,9 @@ class Engine:
 
     def run(self, works: Sequence[Work | Copy]) -> None:
         """Merge everything. Raises ``NonFiniteError`` for NaN or infinity, unless allowed."""
-        merges = [work for work in works if isinstance(work, Work) and work.info.size]
-        for group in _groups(merges):
-            self._model_passes(group)
+        for group in model_groups(works).values():
+            for _ in range(group[0].model_passes_left):
+                self.finish_model_pass(group, self.model_sums(group))
         self._pool.run(
             self._merge(work) if isinstance(work, Work) else self._copy(work)
             for work in _prefetched([work for work in works if work.info.size])
@@ -115,21 +120,35 @@ class Engine:
         """Run the passes of one tensor, so that its statistics are there."""
         self._pool.run(iter([self._passes(work)]))
 
-    def _model_passes(self, group: list[Work]) -> None:
-        """Run the passes of a group up to the last one that sums over the whole model."""
-        passes, arguments = group[0].passes, group[0].arguments
-        last = max(i for i, step in enumerate(passes) if step.scope == "model")
-        shared: Statistics = {}
-        for step in passes[: last + 1]:
-            if step.scope == "tensor":
-                self._pool.run(self._tensor_pass(work, step) for work in group)
-            elif step.needed(shared):
-                sums = Sums()
-                self._pool.run(self._reduce(work, step, sums) for work in group)
-                shared = dict(step.finish(shared | sums.values(), None, **arguments))
+    def model_sums(self, group: Sequence[Work]) -> Sums | None:
+        """Run a group's passes up to the next one that sums over the whole model, and take that
+        sum over these tensors. None where the method does without.
+        """
+        step = self._next_model_pass(group)
+        if not step.needed(group[0].shared):
+            return None
+        sums = Sums()
+        self._pool.run(self._reduce(work, step, sums) for work in group)
+        return sums
+
+    def finish_model_pass(self, group: Sequence[Work], sums: Sums | None) -> None:
+        """End the pass that ``model_sums`` has begun, with sums over all tensors of the model."""
+        step, first = self._next_model_pass(group), group[0]
+        shared = first.shared
+        if sums is not None:
+            shared = dict(step.finish(shared | sums.values(), None, **first.arguments))
+        for work in group:
+            work.shared = shared
+            work.passes_done += 1
+
+    def _next_model_pass(self, group: Sequence[Work]) -> Pass:
+        first = group[0]
+        while first.passes[first.passes_done].scope == "tensor":
+            step = first.passes[first.passes_done]
+            self._pool.run(self._tensor_pass(work, step) for work in group)
             for work in group:
-                work.shared = shared
                 work.passes_done += 1
+        return first.passes[first.passes_done]
 
     def _merge(self, work: Work) -> Flow[NumpyBackend]:
         yield from self._passes(work)
@@ -299,13 +318,13 @@ def _position(place: int, shape: tuple[int, ...]) -> list[int]:
     return [int(i) for i in np.unravel_index(place, shape)] if shape else []
 
 
-def _groups(works: Sequence[Work]) -> list[list[Work]]:
-    """Works with model-wide statistics, by method and parameters."""
+def model_groups(works: Sequence[Work | Copy]) -> dict[str, list[Work]]:
+    """Works that wait for sums over the whole model, by method and parameters."""
     groups: dict[str, list[Work]] = {}
     for work in works:
-        if any(step.scope == "model" for step in work.passes):
+        if isinstance(work, Work) and work.info.size and work.model_passes_left:
             groups.setdefault(f"{work.method.name} {work.parameters}", []).append(work)
-    return list(groups.values())
+    return groups
 
 
 def _prefetched(works: Sequence[Work | Copy]) -> Iterator[Work | Copy]:

@@ -24,7 +24,7 @@ from stockpot.provenance import Parent, Record, write_card, write_record
 
 REPORT_NAME = "merge_report.json"
 
-_METADATA = {"format": "pt"}
+METADATA = {"format": "pt"}
 _FLUSH_EVERY = 0.2  # seconds
 _KEPT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 _NOT_KEPT = (REPORT_NAME, "stockpot.json", "adapter_config.json", "trainer_state.json")
@@ -65,19 +65,29 @@ def write_output(
         return job.report(digests, time.perf_counter() - started)
 
     if output.suffix == ".safetensors":
-        with file_writer(output, tensors, _METADATA) as writer:
+        with file_writer(output, tensors, METADATA) as writer:
             report = fill(writer)
-        write_json(output.with_suffix(".merge.json"), report.to_json())
+        write_json(report_beside(output), report.to_json())
         return report
     with atomic_folder(output, replace=overwrite) as folder:
-        with folder_writer(folder, tensors, _METADATA, max_shard_size) as writer:
+        with folder_writer(folder, tensors, METADATA, max_shard_size) as writer:
             report = fill(writer)
-        _copy_companions(job, folder)
-        write_json(folder / REPORT_NAME, report.to_json())
-        record = make_record(report, output.name)
-        write_record(folder, record)
-        write_card(folder, record, library_name=_library(folder))
+        complete_folder(job, folder, report, output.name)
     return report
+
+
+def complete_folder(job: MergeJob, folder: Path, report: MergeReport, name: str) -> None:
+    """Add to the weights in ``folder`` what makes it a model: config, report, record and card."""
+    _copy_companions(job, folder)
+    write_json(folder / REPORT_NAME, report.to_json())
+    record = make_record(report, name)
+    write_record(folder, record)
+    write_card(folder, record, library_name=_library(folder))
+
+
+def report_beside(output: Path) -> Path:
+    """Where the report of a merge into one file lies."""
+    return output.with_suffix(".merge.json")
 
 
 def make_record(report: MergeReport, name: str) -> Record:

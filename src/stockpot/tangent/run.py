@@ -15,7 +15,7 @@ import numpy as np
 
 from stockpot.backbones import Backbone, Model, load_backbone
 from stockpot.errors import BackboneError, InputError, OutputError
-from stockpot.execution import Job, in_order, make_backend, run_jobs
+from stockpot.execution import Backend, Job, in_order, make_backend, run_jobs
 from stockpot.files import atomic_file, digest, file_digest, write_json
 from stockpot.progress import progress
 from stockpot.provenance import Parent, Record, versions, write_record
@@ -59,6 +59,7 @@ class _Examined:
     task: Task
     backbone: Backbone
     division: Division
+    skip_corrupt: bool
 
 
 def train(
@@ -66,8 +67,9 @@ def train(
     output: Path,
     *,
     only: Sequence[str] = (),
-    backend: str = "local",
+    backend: str | Backend = "local",
     jobs: int | None = None,
+    skip_corrupt: bool = False,
     quiet: bool = False,
 ) -> Trained:
     """Train every component of a recipe (or ``only`` some) into ``output``.
@@ -79,7 +81,7 @@ def train(
         raise OutputError(f"{output} is a file", hint="give a folder for the output")
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         keep = (output / "work" / "cache").resolve()
-        examined = _examine(recipe, keep if keep.exists() else Path(scratch))
+        examined = _examine(recipe, keep if keep.exists() else Path(scratch), skip_corrupt)
         wanted = plan(examined, str(keep), only)
     cores = len(os.sched_getaffinity(0))
     workers = make_backend(backend, jobs or max(1, cores // examined.recipe.threads))
@@ -105,10 +107,12 @@ def train(
     return Trained(output, tuple(paths), results)
 
 
-def plan_recipe(recipe: Path, only: Sequence[str] = ()) -> list[dict[str, Any]]:
+def plan_recipe(
+    recipe: Path, only: Sequence[str] = (), *, skip_corrupt: bool = False
+) -> list[dict[str, Any]]:
     """Check everything and name the components that ``train`` would make; writes nothing."""
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
-        examined = _examine(recipe, Path(scratch))
+        examined = _examine(recipe, Path(scratch), skip_corrupt)
         wanted = plan(examined, scratch, only)
     training = examined.recipe.training
     return [
@@ -132,7 +136,7 @@ def plan(examined: _Examined, cache: str, only: Sequence[str]) -> list[tuple[Sha
         "content": task.fingerprint,
         "limit": recipe.limit_per_domain,
         "seed": recipe.seed,
-        "skip_corrupt": False,
+        "skip_corrupt": examined.skip_corrupt,
     }
     backbone = {
         "spec": recipe.backbone.model_dump(mode="json"),
@@ -190,7 +194,7 @@ def plan(examined: _Examined, cache: str, only: Sequence[str]) -> list[tuple[Sha
     return made
 
 
-def open_run(recipe: Path, folder: Path) -> Opened:
+def open_run(recipe: Path, folder: Path, *, skip_corrupt: bool = False) -> Opened:
     """Data, base and head of components that ``train`` wrote to ``folder``.
 
     Raises ``InputError`` where the folder holds no components.
@@ -198,7 +202,7 @@ def open_run(recipe: Path, folder: Path) -> Opened:
     if not (folder / HEAD).is_file():
         raise InputError(f"{folder} holds no components", hint="run `stockpot tangent train` first")
     cache = folder / "work" / "cache"
-    examined = _examine(recipe, cache)
+    examined = _examine(recipe, cache, skip_corrupt)
     network = Model(examined.backbone, len(examined.task.classes))
     load_head(folder / HEAD, network)
     model = TangentModel(
@@ -249,9 +253,11 @@ def keep_components(components: Sequence[Component], without: Sequence[str]) -> 
     return kept
 
 
-def _examine(path: Path, cache: Path) -> _Examined:
+def _examine(path: Path, cache: Path, skip_corrupt: bool) -> _Examined:
     recipe, root = load_recipe(path), path.parent.resolve()
-    task = load_task(recipe.task, root=root, cache=cache, seed=recipe.seed)
+    task = load_task(
+        recipe.task, root=root, skip_corrupt=skip_corrupt, cache=cache, seed=recipe.seed
+    )
     if recipe.limit_per_domain is not None:
         task = limit_task(task, recipe.limit_per_domain, recipe.seed)
     division = divide(task, recipe)
@@ -268,7 +274,7 @@ def _examine(path: Path, cache: Path) -> _Examined:
         precision=recipe.precision,
     )
     model.probe(backbone.prepare(task.inputs[:2]))
-    return _Examined(recipe, root, task, backbone, division)
+    return _Examined(recipe, root, task, backbone, division, skip_corrupt)
 
 
 def _results(examined: _Examined, paths: Sequence[Path], notes: list[str]) -> dict[str, Any]:
@@ -278,6 +284,7 @@ def _results(examined: _Examined, paths: Sequence[Path], notes: list[str]) -> di
         "base_digest": components[0].base_digest,
         "head_digest": components[0].head_digest,
         "classes": list(examined.task.classes),
+        "skipped": list(examined.task.skipped),
         "notes": notes,
         "components": [
             {

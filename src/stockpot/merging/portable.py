@@ -1,0 +1,93 @@
+"""A spec as JSON values, so that another process or machine can open the same merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stockpot.checkpoints import Checkpoint
+from stockpot.errors import InputError
+from stockpot.merging.job import LayerStack, Source, Spec
+from stockpot.merging.settings import Rule
+
+
+def spec_to_json(spec: Spec) -> dict[str, Any]:
+    """``spec`` with absolute paths. Raises ``InputError`` for a model that is not a file or id."""
+    return {
+        "models": [_to_json(source) for source in spec.models],
+        "method": spec.method,
+        "base": None if spec.base is None else _to_json(spec.base),
+        "parameters": {name: _value(item) for name, item in spec.parameters.items()},
+        "rules": [
+            [list(rule.match), rule.layers, rule.method, dict(rule.parameters)]
+            for rule in spec.rules
+        ],
+        "heads": spec.heads,
+        "dtype": spec.dtype,
+    }
+
+
+def spec_from_json(value: Mapping[str, Any]) -> Spec:
+    """The spec that ``spec_to_json`` was given."""
+    return Spec(
+        models=[_from_json(source) for source in value["models"]],
+        method=value["method"],
+        base=None if value["base"] is None else _from_json(value["base"]),
+        parameters=value["parameters"],
+        rules=[
+            Rule(tuple(match), tuple(layers) if layers else None, method, parameters)
+            for match, layers, method, parameters in value["rules"]
+        ],
+        heads=value["heads"],
+        dtype=value["dtype"],
+    )
+
+
+def stamps(value: Any) -> list[Any]:
+    """Size and time of every file that a spec (as JSON) names, to notice that one has changed."""
+    if isinstance(value, Mapping):
+        value = [item for _, item in sorted(value.items())]
+    if isinstance(value, list):
+        return [stamp for item in value for stamp in stamps(item)]
+    if not isinstance(value, str) or not value.startswith("/"):
+        return []
+    path = Path(value)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found = [(file, file.stat()) for file in files if file.is_file()]
+    return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in found]
+
+
+def _to_json(source: Source) -> Any:
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        return str(path.resolve()) if path.exists() else str(source)
+    if isinstance(source, Spec):
+        return {"merge": spec_to_json(source)}
+    if isinstance(source, LayerStack):
+        return {"layers": [[_to_json(s), first, last] for s, first, last in source.slices]}
+    raise InputError(
+        "models in memory cannot be merged by several processes",
+        hint="write them to files that all machines see",
+    )
+
+
+def _from_json(value: Any) -> Source:
+    if isinstance(value, str):
+        return value
+    if "merge" in value:
+        return spec_from_json(value["merge"])
+    return LayerStack(tuple((_from_json(s), first, last) for s, first, last in value["layers"]))
+
+
+def _value(item: Any) -> Any:
+    """A parameter; files of statistics by their absolute path."""
+    if isinstance(item, list | tuple):
+        return [_value(one) for one in item]
+    if isinstance(item, Path) or (isinstance(item, str) and Path(item).exists()):
+        return str(Path(item).resolve())
+    if isinstance(item, Checkpoint) or (
+        isinstance(item, Mapping) and any(hasattr(one, "shape") for one in item.values())
+    ):
+        return _to_json(item)
+    return item
