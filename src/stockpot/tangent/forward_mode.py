@@ -120,7 +120,7 @@ def find_workarounds(attempt: Callable[[], Any], module: nn.Module) -> tuple[str
     """Run ``attempt`` until it succeeds, switching on what its errors ask for; returns the names.
 
     ``module`` is watched meanwhile, so that an error names the innermost module that raised it.
-    Each workaround that is applied is said once, as a warning of the logger ``stockpot``.
+    Each workaround is said once in a process, as a warning of the logger ``stockpot``.
     Raises ``BackboneError`` naming module, operator and what to do.
     """
     _load_quietly()
@@ -141,10 +141,14 @@ def find_workarounds(attempt: Callable[[], Any], module: nn.Module) -> tuple[str
         chosen += more
     for workaround in WORKAROUNDS:
         if workaround.name in chosen:
-            _LOG.warning(
-                "%s, because the fused kernel has no forward-mode derivative", workaround.said
-            )
+            say(workaround.said)
     return chosen
+
+
+@functools.cache
+def say(text: str) -> None:
+    """Once in a process."""
+    _LOG.warning("%s, because the fused kernel has no forward-mode derivative", text)
 
 
 @functools.cache

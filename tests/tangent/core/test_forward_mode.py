@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stockpot.errors import BackboneError
-from stockpot.tangent import TangentModel
+from stockpot.tangent import TangentModel, forward_mode
 from tests.tangent.core.tiny import differences, random_delta
 
 
@@ -113,6 +113,7 @@ WORK = {
 @pytest.mark.parametrize("name", WORK)
 def test_layers_work_as_they_are_or_by_another_kernel(name, caplog) -> None:
     make, call, replaced = WORK[name]
+    forward_mode.say.cache_clear()
     torch.manual_seed(0)
     network = Sequences(make(), call)
     inputs = torch.randn(3, 4, 8)
