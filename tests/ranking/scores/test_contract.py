@@ -176,6 +176,11 @@ def constant_features():
     return cut(evidence, features=np.full_like(evidence.features, 2.5))
 
 
+def zeros():
+    evidence = world()
+    return cut(evidence, features=np.zeros_like(evidence.features))
+
+
 def constant_columns():
     evidence = world()
     features = evidence.features.copy()
@@ -203,7 +208,15 @@ def few_rows():
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 @pytest.mark.parametrize(
     "make",
-    [one_row_a_class, constant_features, constant_columns, repeated_columns, equal_rows, few_rows],
+    [
+        one_row_a_class,
+        constant_features,
+        zeros,
+        constant_columns,
+        repeated_columns,
+        equal_rows,
+        few_rows,
+    ],
 )
 @pytest.mark.parametrize("name", list(SCORES))
 def test_poor_data_give_a_finite_value_or_a_clear_error(name, make):

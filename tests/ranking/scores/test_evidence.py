@@ -57,10 +57,30 @@ def test_unsound_evidence_is_refused_with_its_place(evidence, words):
         compute(["logme"], evidence)
 
 
-def test_large_but_finite_features_are_fine():
+@pytest.mark.parametrize("factor", [1e-30, 1e25])
+def test_features_of_any_sane_size_are_fine(factor):
     evidence = world(dtype=np.float64)
-    features = evidence.features * 1e200
-    assert "logme" in defined(replace(evidence, features=features, source=None))
+    found = compute(
+        ["logme", "hscore", "reg_hscore", "transrate", "sfda"],
+        replace(evidence, features=evidence.features * factor, source=None),
+    )
+    assert all(np.isfinite(value.value) for value in found.values())
+    plain = compute(["hscore"], evidence)["hscore"].value
+    assert found["hscore"].value == pytest.approx(plain, rel=1e-9)
+
+
+def test_features_beyond_any_use_are_refused():
+    evidence = world(dtype=np.float64)
+    with pytest.raises(ScoreError, match=r"features: numbers up to .*e\+200"):
+        compute(["logme"], replace(evidence, features=evidence.features * 1e200, source=None))
+
+
+def test_logme_of_zeros_is_the_evidence_of_noise():
+    y = world().targets
+    value = compute(["logme"], Evidence(np.zeros((60, 5)), y))["logme"].value
+    variance = 0.25 + 1e-5 / 60
+    expected = -0.5 * (np.log(2 * np.pi * variance) + 0.25 / variance)
+    assert value == pytest.approx(expected, abs=1e-9)
 
 
 def test_an_unknown_name_lists_the_scores():

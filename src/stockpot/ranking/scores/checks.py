@@ -12,6 +12,7 @@ from stockpot.ranking.scores.score import KINDS, Evidence, Score
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_LARGEST = 1e30
 _WORDS = {
     "features": "features of the target data",
     "features or moments": "features of the target data, or their running sums",
@@ -92,6 +93,12 @@ def _check_array(array: np.ndarray, name: str, rows: int | None, *, dimensions: 
                 f"{name}: NaN or infinity in {len(bad)} of {len(flat)} rows, first in row {bad[0]}",
                 hint="half precision overflows beyond 65504: extract the features in float32",
             )
+    largest = max(float(flat.max()), -float(flat.min()))
+    if largest > _LARGEST:
+        raise ScoreError(
+            f"{name}: numbers up to {largest:.1g}, whose squares lose all precision",
+            hint="scale them down, or look for a fault in the model",
+        )
 
 
 def _check_moments(evidence: Evidence) -> None:

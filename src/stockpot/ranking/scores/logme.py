@@ -33,6 +33,7 @@ TOLERANCE = 1e-3
 EPSILON = 1e-5
 ROUNDS = 11
 _GOOD = 2e-7
+_TINY = 1e-100
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def fixed_point(
         for _ in range(ROUNDS):
             t = a / b
             freedom, m2, r2 = problem.lengths(column, t)
-            a = freedom / (m2 + epsilon)
+            # Features that are all zero have no degree of freedom; a then cancels.
+            a = max(freedom, _TINY) / (m2 + epsilon)
             b = (rows - freedom) / (r2 + epsilon)
             if abs(a / b - t) <= tolerance * t:
                 break
