@@ -105,7 +105,9 @@ def _setting(
     estimates = paired_bootstrap(scores, recipe.baseline, examples=examples)
     for row in rows:
         estimate = estimates[row["method"]]
-        row["final"] = estimate.overall.to_json()
+        # The bootstrap is linear and may leave the range of an accuracy near its ends.
+        final = estimate.overall.to_json()
+        row["final"] = {key: min(max(value, 0.0), 1.0) for key, value in final.items()}
         row["covers"] = estimate.covers
         row["difference"] = estimate.difference.to_json() if estimate.difference else None
     stream = cells[0].stream
