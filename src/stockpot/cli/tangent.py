@@ -78,7 +78,7 @@ def train_command(
         quiet=quiet or as_json,
     )
     for note in done.results["notes"]:
-        out.say(f"note: {note}, because the fused kernel has no forward-mode derivative")
+        out.say(f"note: {note}")
     out.data(done.results, _component_table(done.results["components"]))
     out.say(f"components: {output / 'components'}")
 

@@ -75,6 +75,8 @@ def evaluate(
     tasks = [class_numbers(component.classes, head).tolist() for component in components]
     disjoint = len({c for task in tasks for c in task}) == sum(map(len, tasks))
     whole = _Scores(opened, composed.delta, seen)
+    if not whole.examples:
+        raise InputError("no test example is of a class that these components have seen")
     result: dict[str, Any] = {
         "classes": list(composed.classes),
         "mode": "class" if opened.recipe.components.by == "classes" else "data",

@@ -192,9 +192,10 @@ def _split_model(model: Model, parameters: str | Sequence[str], from_block: str 
 
 
 def _paths(named: Mapping[str, nn.Parameter], upper: nn.Module) -> dict[str, str]:
-    """Component name -> name inside ``upper``, for parameters that are the same object."""
+    """Component name -> name inside ``upper``, for parameters that are the same object; quantised
+    ones have no tangent."""
     inside = {id(parameter): name for name, parameter in upper.named_parameters()}
-    return {n: inside[id(p)] for n, p in named.items() if id(p) in inside}
+    return {n: inside[id(p)] for n, p in named.items() if id(p) in inside and p.is_floating_point()}
 
 
 def _select(names: Mapping[str, str], parameters: str | Sequence[str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ from stockpot.tangent.jobs import COMPONENT, HEAD
 from stockpot.tangent.linear import TangentModel
 from stockpot.tangent.recipe import TangentRecipe, load_recipe
 from stockpot.tangent.shards import Division, Shard, divide
+from stockpot.tangent.train import SINGLE_CLASS
 from stockpot.tasks import Task, load_task
 from stockpot.training import Feed
 from stockpot.training.rows import limit_task, open_feed
@@ -100,8 +101,13 @@ def train(
     for shard, job in wanted:
         paths.append(output / "components" / f"{_file_name(shard.name)}.safetensors")
         _copy(folders[job] / COMPONENT, paths[-1])
-    notes = [json.loads((folders[job] / "notes.json").read_text()) for _, job in wanted]
-    results = _results(examined, paths, sorted({n for note in notes for n in note["notes"]}))
+    replaced = {
+        f"{note}, because the fused kernel has no forward-mode derivative"
+        for _, job in wanted
+        for note in json.loads((folders[job] / "notes.json").read_text(encoding="utf-8"))["notes"]
+    }
+    notes = [*sorted(replaced), *_single_classes(examined, [shard for shard, _ in wanted])]
+    results = _results(examined, paths, notes)
     write_json(output / "components.json", results)
     _write_provenance(output, examined, results)
     return Trained(output, tuple(paths), results)
@@ -275,6 +281,12 @@ def _examine(path: Path, cache: Path, skip_corrupt: bool) -> _Examined:
     )
     model.probe(backbone.prepare(task.inputs[:2]))
     return _Examined(recipe, root, task, backbone, division, skip_corrupt)
+
+
+def _single_classes(examined: _Examined, shards: Sequence[Shard]) -> list[str]:
+    labels = examined.task.labels
+    alone = [shard.name for shard in shards if len(np.unique(labels[shard.train])) < 2]
+    return [SINGLE_CLASS.format(name=name) for name in alone]
 
 
 def _results(examined: _Examined, paths: Sequence[Path], notes: list[str]) -> dict[str, Any]:

@@ -24,6 +24,11 @@ from stockpot.training.predict import map_rows
 from stockpot.training.sampler import BalancedSampler
 
 _LOG = logging.getLogger("stockpot")
+SINGLE_CLASS = (
+    "component '{name}' holds a single class: under any loss it learns a constant, and "
+    "compositions of such components fail; give each two classes or more, or use the statistics "
+    "composer"
+)
 _SAVES = 20  # times in a run that it is put on disk
 
 
@@ -143,13 +148,7 @@ class _Run:
                 f"is no column of a head with {len(classes)} classes"
             )
         if len(used) < 2 and len(classes) > 1:
-            _LOG.warning(
-                "component '%s' holds the single class '%s': under any loss it learns a constant, "
-                "and compositions of such components fail; give each component two classes or "
-                "more, or use the statistics composer",
-                self.task,
-                classes[int(used[0])],
-            )
+            _LOG.warning(SINGLE_CLASS.format(name=self.task))
         self.feed.to(self.model.device)
         outputs = self._backward(self.rows[: self.settings.batch_size])
         if outputs != len(classes):

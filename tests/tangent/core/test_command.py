@@ -145,6 +145,14 @@ def test_classes_and_random_parts(tmp_path) -> None:
     assert "knowing the task" in run("eval", recipe, tmp_path / "out")
 
 
+def test_one_class_a_component_is_warned_about(tmp_path) -> None:
+    by = {"by": "classes", "classes": 1}
+    recipe = write_world(tmp_path, components=by, training={"epochs": 1})
+    notes = data("train", recipe, "-o", tmp_path / "out", "--backend", "serial")["notes"]
+    assert len(notes) == 4
+    assert "single class" in notes[0]
+
+
 def load(path: Path, **changes):
     recipe = TangentRecipe(**{**load_recipe(path).model_dump(), **changes})
     return load_task(recipe.task, root=path.parent), recipe

@@ -116,7 +116,7 @@ def test_a_single_class_is_warned_about(caplog) -> None:
     rows = np.flatnonzero(task.labels == 1)
     made = train(task, model, feed, rows, settings=SETTINGS.model_copy(update={"epochs": 1}))
     assert made.classes == ("red",)
-    assert "single class 'red'" in caplog.text
+    assert "'all' holds a single class" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -162,3 +162,16 @@ def test_schedules() -> None:
     assert TangentSettings(learning_rate=0.5, schedule="constant").rate(9, 10) == 0.5
     assert TangentSettings(epochs=50, batch_size=32).steps(100) == 157
     assert TangentSettings(epochs=0.1, batch_size=32).steps(1) == 1
+
+
+def test_sixteen_bits_train_too() -> None:
+    task = image_task()
+    backbone = cnn_backbone(None)
+    network = Model(backbone, 2)
+    draw_head(network, seed=3)
+    feed = build_feed(task, backbone, folder=Path("unused"), augmentation=False)
+    model = TangentModel(network, precision="bfloat16")
+    made = train(task, model, feed, validation=np.arange(len(task)))
+    assert made.metrics["validation_accuracy"] == 1.0
+    assert {tensor.dtype for tensor in made.tensors.values()} == {torch.float32}
+    assert made.base_digest == TangentModel(network).base_digest
