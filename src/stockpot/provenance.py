@@ -23,9 +23,9 @@ SCHEMA = 1
 FILE_NAME = "stockpot.json"
 
 # The Hub's word for how a model came from its `base_model` entries; other kinds have no such word.
-_RELATIONS = {"finetune": "finetune", "merge": "merge", "adapter": "adapter"}
+RELATIONS = {"finetune": "finetune", "merge": "merge", "adapter": "adapter"}
 # What the Hub accepts as a model id. A card with any other `base_model` is refused on upload.
-_HUB_ID = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?(?<![.-])")
+HUB_ID = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?(?<![.-])")
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def card(
     """
     import yaml
 
-    known = [parent.name for parent in record.parents if _HUB_ID.fullmatch(parent.name)]
+    known = [parent.name for parent in record.parents if HUB_ID.fullmatch(parent.name)]
     front: dict[str, Any] = {}
     if license:
         front["license"] = license
@@ -199,8 +199,8 @@ def card(
         front["pipeline_tag"] = pipeline_tag
     if known:
         front["base_model"] = list(dict.fromkeys(known))
-        if record.kind in _RELATIONS:
-            front["base_model_relation"] = _RELATIONS[record.kind]
+        if record.kind in RELATIONS:
+            front["base_model_relation"] = RELATIONS[record.kind]
     front["tags"] = list(dict.fromkeys(["stockpot", *_kind_tags(record), *tags]))
     header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
     sections = [f"---\n{header}---\n", f"# {record.name}\n"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from stockpot.errors import CheckpointError
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-_REST = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
+_REST = ("README.md", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 _PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from stockpot.cli.demo import demo_command
 from stockpot.cli.doctor import doctor_command
 from stockpot.cli.history import history_app
+from stockpot.cli.hub import pull_command, push_command
 from stockpot.cli.inspect import inspect_command
 from stockpot.cli.merge import merge_command
 from stockpot.cli.rank import rank_command
@@ -83,6 +84,8 @@ tangent_app.command("forget")(forget_command)
 tangent_app.command("verify")(verify_command)
 tangent_app.command("continual")(continual_command)
 app.add_typer(tangent_app, name="tangent")
+app.command("push")(push_command)
+app.command("pull")(pull_command)
 app.command("demo")(demo_command)
 app.add_typer(registry_app)
 app.command("doctor")(doctor_command)
