@@ -1,0 +1,428 @@
+"""The posterior: history, facts, scores and real fine-tunings of a few models in one Gaussian.
+
+``fit`` learns from a table of results, ``Posterior.for_task`` joins what is known of a new task::
+
+    posterior = fit(table, scores={"logme": values})
+    ranking = posterior.for_task(anchors={"resnet50": 0.81}, scores={"logme": {...}})
+    ranking.order[:3], ranking.next({"vit": 120.0})[0].model
+
+A model's standing on a new task is its mean over history (drawn towards what its facts say, the
+fewer results it has) plus a deviation, Gaussian with the covariance of :mod:`.covariance`; anchors
+observe the deviation nearly exactly, scores through a learnt gain (:mod:`.evidence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from stockpot.errors import InputError
+from stockpot.ranking.history.table import Array, Fact, Mask, Table, mean_scores
+from stockpot.ranking.posterior.condition import (
+    Conditioned,
+    Observations,
+    condition,
+    no_observations,
+)
+from stockpot.ranking.posterior.covariance import Profiles
+from stockpot.ranking.posterior.evidence import Sensor, assumed, learn_sensor, observe
+from stockpot.ranking.posterior.learning import (
+    Settings,
+    bucket,
+    deviations,
+    expected_spread,
+    learn,
+)
+from stockpot.ranking.posterior.marginals import (
+    expected_rank,
+    models_above,
+    probability_best,
+)
+from stockpot.ranking.posterior.metadata import Prior, learn_prior
+from stockpot.ranking.posterior.result import Estimate, Evidence, Ranking, Standing
+from stockpot.ranking.posterior.scale import metric_of, place_anchors, typical_metric
+
+Facts = Mapping[str, Mapping[str, Fact]]
+Metric = tuple[Array, Array, Array, float]
+
+
+def fit(
+    table: Table,
+    metadata: Facts | None = None,
+    scores: Mapping[str, Array] | None = None,
+) -> Posterior:
+    """Learn from a table of results.
+
+    ``metadata``: facts per model, joined to those of the table. ``scores``: name -> ``(M, T)`` with
+    nan, transferability scores of the table's models on its tasks, higher is better; what each is
+    worth is learnt from them. A table without tasks is allowed: then facts and scores decide.
+    Deterministic. Raises ``InputError`` on a score of another shape.
+    """
+    facts: dict[str, dict[str, Fact]] = {m: dict(table.metadata.get(m, {})) for m in table.models}
+    for model, more in (metadata or {}).items():
+        facts.setdefault(model, {}).update(more)
+    for name, values in (scores or {}).items():
+        if values.shape != table.values.shape:
+            raise InputError(
+                f"score '{name}' has shape {values.shape}, the table {table.values.shape}"
+            )
+    return Posterior(table, facts, scores or {})
+
+
+class Posterior:
+    """What the history says; made by :func:`fit`.
+
+    ``settings``: number of anchors (see ``learning.BUCKETS``) -> what was learnt for it;
+    ``prior``: what facts say; ``sensors``: what each score is worth.
+    """
+
+    def __init__(self, table: Table, facts: Facts, scores: Mapping[str, Array]) -> None:
+        self.table = table
+        self.facts = facts
+        self._known = np.isfinite(table.scores)
+        self._counts = self._known.sum(axis=1)
+        self._trust = _trust(table.scores, self._known)
+        self.prior = self._learn_prior()
+        own = [facts.get(model, {}) for model in table.models]
+        self._rows = self._complete(table.scores, self._known, own)
+        self._reliability = self._reliabilities(self._counts, own)
+        self.settings: dict[int, Settings] = learn(
+            self._rows, self._known, table.oriented, self._reliability
+        )
+        self.sensors: dict[str, Sensor] = {
+            name: learn_sensor(
+                name, values, self._rows, self._known, self.settings[0], self._reliability
+            )
+            for name, values in scores.items()
+        }
+        self._profiles: dict[tuple[int, tuple[str, ...]], Profiles] = {}
+
+    def for_task(
+        self,
+        anchors: Mapping[str, float] | None = None,
+        scores: Mapping[str, Mapping[str, float]] | None = None,
+        candidates: Iterable[str] | None = None,
+        *,
+        metadata: Facts | None = None,
+        lower_is_better: bool = False,
+    ) -> Ranking:
+        """Rank ``candidates`` (default: all models of the history) for a new task.
+
+        ``anchors``: model -> metric really reached on the new task. ``scores``: name -> model ->
+        transferability score on it, higher is better. Both, and ``candidates``, may name models
+        that the history has never seen; ``metadata`` holds facts about them. Raises ``InputError``
+        on a value that is not finite, or no candidates.
+        """
+        anchors = dict(anchors or {})
+        scores = scores or {}
+        _check(anchors, scores)
+        names = list(dict.fromkeys(self.table.models if candidates is None else candidates))
+        if not names:
+            raise InputError("there is no model to rank")
+        new = tuple(sorted({*names, *anchors} - set(self.table.row)))
+        facts = {**self.facts, **(metadata or {})}
+        models = [*self.table.models, *new]
+        position = {name: index for index, name in enumerate(models)}
+        chosen = np.array([position[name] for name in names])
+        which = bucket(len(anchors))
+        settings = self.settings[which]
+        profiles = self._rows_with(which, new, facts)
+        anchored = np.array([position[name] for name in anchors], dtype=np.int64)
+        sign = -1.0 if lower_is_better else 1.0
+        values = sign * np.array(list(anchors.values()), dtype=np.float64)
+        return self._rank(settings, profiles, models, chosen, anchored, values, scores, sign)
+
+    def _rank(
+        self,
+        settings: Settings,
+        profiles: Profiles,
+        models: list[str],
+        chosen: np.ndarray[tuple[int], np.dtype[np.int64]],
+        anchored: np.ndarray[tuple[int], np.dtype[np.int64]],
+        values: Array,
+        scores: Mapping[str, Mapping[str, float]],
+        sign: float,
+    ) -> Ranking:
+        shared = profiles.shared(anchored)
+        mean, unit = shared.mean, shared.variance
+        placed = np.empty(0)
+        seen, sources = no_observations(), [models[i] for i in anchored]
+        if len(anchored):
+            prior = mean[anchored]
+            spread = expected_spread(prior, shared)
+            placed = place_anchors(values, settings.scale, float(prior.mean()), spread)
+            doubt = (1.0 - profiles.reliability[anchored]) * unit
+            seen = Observations(
+                anchored, placed - prior, np.ones(len(anchored)), settings.noise * unit + doubt
+            )
+        measured = np.zeros(len(models), dtype=bool)
+        measured[anchored] = True
+        sensors = {name: self.sensors.get(name) or assumed(name) for name in scores}
+        columns = {
+            name: np.array([own.get(model, np.nan) for model in models], dtype=np.float64)
+            for name, own in scores.items()
+        }
+        more, owners = observe(sensors, columns, mean, measured)
+        seen = seen.joined(more)
+        sources += owners
+        base, general = profiles.own(shared)
+        variance = base + settings.general * general + (1.0 - profiles.reliability) * (unit + 0.3)
+        found = Conditioned(
+            np.zeros(len(models)), np.zeros(len(models)), np.zeros((len(models), 0))
+        )
+        if len(seen.rows):
+            parts = profiles.shared(seen.rows) if len(more.rows) else shared
+            found = condition(parts.base + settings.general * parts.general, seen)
+        location = mean + found.shift
+        deviation = deviations(variance - found.reduction, unit)
+        if len(anchored):
+            location[anchored] = placed
+            deviation[anchored] = 0.02
+        metric = self._metric(settings, placed, values, location, deviation)
+        reasons = _Reasons(self, models, mean, found.parts, sources, len(anchored))
+        return _ranking(
+            settings,
+            [models[i] for i in chosen],
+            location[chosen],
+            deviation[chosen],
+            measured[chosen],
+            None if metric is None else tuple(part[chosen] for part in metric[:3]) + (metric[3],),  # type: ignore[arg-type]
+            [reasons(int(i)) for i in chosen],
+            self._evidence(settings, sensors, scores, len(anchored)),
+            {models[i]: float(v) for i, v in zip(anchored, values, strict=True)},
+            sign,
+        )
+
+    def _metric(
+        self,
+        settings: Settings,
+        placed: Array,
+        values: Array,
+        location: Array,
+        deviation: Array,
+    ) -> Metric | None:
+        """Expected metric, its ends, and the metric per unit of the scale."""
+        ends = [location, location + settings.low * deviation, location + settings.high * deviation]
+        if len(placed) >= 3 and float(np.ptp(placed)) > 1e-9:
+            mean, low, high = (metric_of(points, placed, values) for points in ends)
+            return mean, low, high, float(np.polyfit(placed, values, 1)[0])
+        columns = [
+            (self.table.oriented[known, task], settings.scale(self.table.scores[known, task]))
+            for task in range(len(self.table.tasks))
+            for known in [self._known[:, task]]
+            if known.sum() >= 5
+        ]
+        if not columns:
+            return None
+        curves = [typical_metric(columns, points) for points in ends]
+        (mean, _), (_, lows), (_, highs) = curves
+        low, high = np.quantile(lows, 0.1, axis=0), np.quantile(highs, 0.9, axis=0)
+        slope = float(np.median([np.ptp(y) / max(float(np.ptp(x)), 1e-9) for y, x in columns]))
+        if len(placed):
+            # One or two results fix the level; the spread is still that of other tasks.
+            level = float(np.mean(values))
+            centre = float(np.mean(placed))
+            offset = slope * (location - centre)
+            mean = level + offset
+            low = level + slope * (ends[1] - centre) - slope
+            high = level + slope * (ends[2] - centre) + slope
+        return mean, low, high, slope
+
+    def _evidence(
+        self,
+        settings: Settings,
+        sensors: Mapping[str, Sensor],
+        scores: Mapping[str, Mapping[str, float]],
+        anchors: int,
+    ) -> list[Evidence]:
+        results = int(self._known.sum())
+        found = [
+            Evidence(
+                "history",
+                results > 0,
+                f"{results:,} results of {int((self._counts > 0).sum()):,} models on "
+                f"{len(self.table.tasks)} tasks"
+                if results
+                else "no results in the history",
+            ),
+            Evidence("metadata", self.prior.explained > 0, self.prior.reason),
+        ]
+        if anchors:
+            words = f"{anchors} models measured on this task"
+            if settings.tasks:
+                words += (
+                    f"; with as many, correlation with the truth went from "
+                    f"{settings.merit_without:.2f} to {settings.merit:.2f} over {settings.tasks} "
+                    "tasks left out"
+                )
+            found.append(Evidence("anchors", True, words))
+        for name, sensor in sensors.items():
+            known = sum(np.isfinite(value) for value in scores[name].values())
+            used = sensor.used and known >= 2
+            found.append(
+                Evidence(name, used, sensor.reason if known >= 2 else "fewer than 2 values")
+            )
+        return found
+
+    def _learn_prior(self) -> Prior:
+        own = [self.facts.get(model, {}) for model in self.table.models]
+        means = mean_scores(self.table.scores)
+        filled = np.where(self._known, self.table.scores, means[:, None])
+        return learn_prior(own, filled, self._counts.astype(np.float64))
+
+    def _complete(self, scores: Array, known: Mask, facts: Sequence[Mapping[str, Fact]]) -> Array:
+        """Rows without gaps: a gap holds the model's mean (drawn towards what its facts say) plus
+        how its facts' row departs from its own mean."""
+        guess = self.prior(facts)
+        level = guess.mean(axis=1) if guess.shape[1] else np.zeros(len(guess))
+        counts = known.sum(axis=1)
+        means = (np.where(known, scores, 0.0).sum(axis=1) + self._trust * level) / (
+            counts + self._trust
+        )
+        gap = means[:, None] + guess - level[:, None]
+        return np.asarray(np.where(known, scores, gap), dtype=np.float64)
+
+    def _reliabilities(self, counts: Array, facts: Sequence[Mapping[str, Fact]]) -> Array:
+        """0..1: share of a model's standing that its results, or its facts, account for."""
+        tasks = max(len(self.table.tasks), 1)
+        share = counts / (counts + self._trust) / (tasks / (tasks + self._trust))
+        told = np.array([self.prior.explained if own else 0.0 for own in facts])
+        return np.asarray(share + (1.0 - share) * told, dtype=np.float64)
+
+    def _rows_with(self, which: int, new: tuple[str, ...], facts: Facts) -> Profiles:
+        key = (which, new)
+        if key not in self._profiles or new:
+            own = [facts.get(model, {}) for model in new]
+            empty = np.full((len(new), len(self.table.tasks)), np.nan)
+            rows = np.concatenate([self._rows, self._complete(empty, np.isfinite(empty), own)])
+            reliability = np.concatenate(
+                [self._reliability, self._reliabilities(np.zeros(len(new)), own)]
+            )
+            self._profiles[key] = Profiles(self.settings[which].scale(rows), reliability)
+        return self._profiles[key]
+
+
+def _trust(scores: Array, known: Mask) -> float:
+    """How many results outweigh the prior: variance within models over variance between them."""
+    counts = known.sum(axis=1)
+    several = counts >= 2
+    if several.sum() < 3:
+        return 2.0
+    means = mean_scores(scores)[several]
+    squares = np.where(known, (scores - mean_scores(scores)[:, None]) ** 2, 0.0)[several]
+    within = float((squares.sum(axis=1) / (counts[several] - 1)).mean())
+    between = float(means.var() - (within / counts[several]).mean())
+    return float(np.clip(within / max(between, 1e-3), 0.5, 20.0))
+
+
+def _check(anchors: Mapping[str, float], scores: Mapping[str, Mapping[str, float]]) -> None:
+    for model, value in anchors.items():
+        if not np.isfinite(value):
+            raise InputError(f"the result of anchor '{model}' is {value}, expected a finite number")
+    for name, own in scores.items():
+        for model, value in own.items():
+            if np.isinf(value):
+                raise InputError(f"score '{name}' of '{model}' is infinite")
+
+
+class _Reasons:
+    """Puts what moved a model into words."""
+
+    def __init__(
+        self,
+        posterior: Posterior,
+        models: list[str],
+        mean: Array,
+        parts: Array,
+        sources: list[str],
+        anchors: int,
+    ) -> None:
+        self._counts = posterior._counts
+        self._models = models
+        self._mean = mean
+        self._parts = parts
+        self._sources = sources
+        self._anchors = anchors
+        self._explained = posterior.prior.explained
+        self._place = (-mean).argsort(kind="stable").argsort() + 1
+
+    def __call__(self, index: int) -> tuple[str, ...]:
+        count = int(self._counts[index]) if index < len(self._counts) else 0
+        words = []
+        if count:
+            words.append(
+                f"place {self._place[index]} of {len(self._models)} by history "
+                f"({count} task{'s' * (count > 1)})"
+            )
+        elif self._explained > 0:
+            words.append("no results in the history; judged by its facts")
+        else:
+            words.append("no results in the history")
+        row = self._parts[index]
+        if self._anchors:
+            moves = row[: self._anchors]
+            total = float(moves.sum())
+            if abs(total) >= 0.05:
+                most = int(np.argmax(moves * np.sign(total)))
+                words.append(f"{total:+.2f} from anchors, most by {self._sources[most]}")
+        names = self._sources[self._anchors :]
+        for name in dict.fromkeys(names):
+            total = float(row[self._anchors :][[n == name for n in names]].sum())
+            if abs(total) >= 0.05:
+                words.append(f"{total:+.2f} from {name}")
+        return tuple(words)
+
+
+def _ranking(
+    settings: Settings,
+    names: list[str],
+    location: Array,
+    deviation: Array,
+    measured: Mask,
+    metric: Metric | None,
+    reasons: list[tuple[str, ...]],
+    evidence: list[Evidence],
+    values: Mapping[str, float],
+    sign: float,
+) -> Ranking:
+    from scipy.special import ndtri
+
+    count = len(names)
+    low = np.where(measured, location, location + settings.low * deviation)
+    high = np.where(measured, location, location + settings.high * deviation)
+    ranks = expected_rank(location, deviation)
+    best_rank = 0.5 + models_above(high, location, deviation)
+    worst_rank = 0.5 + models_above(low, location, deviation)
+    best_rank, worst_rank = (np.clip(r, 1.0, float(count)) for r in (best_rank, worst_rank))
+    chance = probability_best(
+        location, np.where(measured, deviation, deviation * settings.sharpness)
+    )
+
+    def standing(rank: float) -> float:
+        return float(ndtri(np.clip((count - rank + 0.5) / count, 0.5 / count, 1 - 0.5 / count)))
+
+    def in_units(index: int) -> Estimate | None:
+        if metric is None:
+            return None
+        if measured[index]:
+            value = sign * values[names[index]]
+            return Estimate(value, value, value)
+        ends = [sign * float(metric[part][index]) for part in range(3)]
+        return Estimate(ends[0], min(ends), max(ends))
+
+    order = np.argsort(-location, kind="stable")
+    standings = tuple(
+        Standing(
+            names[i],
+            Estimate(standing(ranks[i]), standing(worst_rank[i]), standing(best_rank[i])),
+            Estimate(float(ranks[i]), float(best_rank[i]), float(worst_rank[i])),
+            in_units(int(i)),
+            float(chance[i]),
+            bool(measured[i]),
+            (*(("measured on this task",) if measured[i] else ()), *reasons[i]),
+        )
+        for i in order
+    )
+    unit = float("nan") if metric is None else metric[3]
+    return Ranking(standings, tuple(evidence), location[order], deviation[order], unit)

@@ -1,0 +1,87 @@
+"""The scale on which the posterior works, and how results of a new task are put on it.
+
+Within-task normal scores have a long lower tail of runs that diverged or landed in the wrong
+column; what went wrong once says little about the next task. So the scale is the normal score with
+its lower tail drawn in: a mean of ``max(z, c)`` over the cut points :data:`CUTS`, whose weights are
+learnt from the history (:mod:`.learning`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stockpot.ranking.history.table import Array, normal_scores
+
+# No cut, one standard deviation below the middle, half of one.
+CUTS = (-9.0, -1.0, -0.5)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """``z -> sum_c weights[c] * max(z, CUTS[c])``; increasing, slope 1 above the highest cut."""
+
+    weights: tuple[float, ...] = (0.3, 0.4, 0.3)
+
+    def __call__(self, scores: Array) -> Array:
+        """Normal scores of any shape onto the scale; nan stays nan."""
+        parts = [w * np.maximum(scores, c) for w, c in zip(self.weights, CUTS, strict=True)]
+        return np.asarray(sum(parts), dtype=np.float64)
+
+
+def cut(index: int) -> Scale:
+    """The scale with one cut point."""
+    return Scale(tuple(float(i == index) for i in range(len(CUTS))))
+
+
+def place_anchors(values: Array, scale: Scale, mean: float, spread: float) -> Array:
+    """Put results ``values`` ``(k,)`` of a new task (higher is better) on the scale.
+
+    The task's own mean and spread are unknown, so those of the same models' prior are taken:
+    ``mean``, and ``spread``, the standard deviation to expect of such a sample. Between, half the
+    weight is on ranks (a diverged run is only the last), half on the values, robustly standardised
+    by their 16th, 50th and 84th percentiles. Equal values give ``mean``.
+    """
+    ranks = _standard(scale(normal_scores(values[:, None])[:, 0]))
+    low, middle, high = np.percentile(values, [16.0, 50.0, 84.0])
+    width = float(high - low) / 2
+    if width <= 0:
+        return np.asarray(mean + spread * ranks, dtype=np.float64)
+    plain = _standard(np.clip((values - middle) / width, -1.5, 3.0))
+    return np.asarray(mean + spread * (ranks + plain) / 2, dtype=np.float64)
+
+
+def _standard(values: Array) -> Array:
+    centred = values - values.mean()
+    deviation = float(np.sqrt((centred**2).mean()))
+    return np.asarray(centred / deviation if deviation > 1e-9 else centred * 0.0)
+
+
+def metric_of(points: Array, placed: Array, values: Array) -> Array:
+    """Metric at ``points`` of the scale, given anchors ``placed`` there with their ``values``.
+
+    Linear between the anchors, which lie on an increasing curve by construction; beyond them the
+    line through all of them goes on. Needs two different values.
+    """
+    order = np.argsort(placed, kind="stable")
+    x, y = placed[order], np.sort(values)
+    slope = float(np.polyfit(x, y, 1)[0])
+    inside = np.interp(points, x, y)
+    beyond = np.minimum(points - x[0], 0.0) + np.maximum(points - x[-1], 0.0)
+    return np.asarray(inside + slope * beyond, dtype=np.float64)
+
+
+def typical_metric(columns: Sequence[tuple[Array, Array]], points: Array) -> tuple[Array, Array]:
+    """Metric at ``points`` as other tasks have it: median over tasks, and all of them.
+
+    ``columns``: per task the values and their places on the scale. Returns ``(n,)`` and
+    ``(tasks, n)``.
+    """
+    curves = []
+    for values, placed in columns:
+        order = np.argsort(placed, kind="stable")
+        curves.append(np.interp(points, placed[order], np.sort(values)))
+    stacked = np.array(curves)
+    return np.median(stacked, axis=0), stacked
