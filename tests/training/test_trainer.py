@@ -288,7 +288,7 @@ def test_texts_of_a_step_go_through_in_parts_of_one_length_with_the_same_gradien
     task = text_task()
     states = []
     for size in (1000, 2):
-        monkeypatch.setattr("stockpot.training.trainer._PART", size)
+        monkeypatch.setattr("stockpot.training.feed._PART", size)
         backbone = text_backbone(tmp_path / "bert")
         backbone.network.config.hidden_dropout_prob = 0.0
         for module in backbone.network.modules():

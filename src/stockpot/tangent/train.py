@@ -19,7 +19,8 @@ from stockpot.tangent.component import Component
 from stockpot.tangent.linear import Delta, TangentModel
 from stockpot.tangent.losses import add_norm_gradient, loss_of
 from stockpot.tangent.settings import TangentSettings
-from stockpot.training.feed import Feed
+from stockpot.tasks import named_generator
+from stockpot.training.feed import Feed, parts_by_length
 from stockpot.training.predict import map_rows
 from stockpot.training.sampler import BalancedSampler
 
@@ -215,17 +216,18 @@ class _Run:
 
     def _backward(self, rows: np.ndarray) -> int:
         """Gradients of the loss on ``rows``; notes the loss and returns the number of outputs."""
-        from stockpot.tasks import named_generator
-
         generator = None
         if self.settings.augmentation:
             generator = named_generator(self.seed, "augmentation", self.task, self.step)
-        outputs = self.model(self.feed.batch(rows, augment=generator), self.delta)
-        target = torch.from_numpy(self.labels[rows].astype(np.int64)).to(outputs.device)
-        loss = loss_of(outputs, target, self.settings)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.loss = float(loss.detach())
-        return outputs.shape[1]
+        self.loss, columns = 0.0, 0
+        for part in parts_by_length(self.feed, rows, self.model.device):
+            outputs = self.model(self.feed.batch(part, augment=generator), self.delta)
+            target = torch.from_numpy(self.labels[part].astype(np.int64)).to(outputs.device)
+            loss = loss_of(outputs, target, self.settings) * (len(part) / len(rows))
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.loss += float(loss.detach())
+            columns = outputs.shape[1]
+        return columns
 
     def _check_gradients(self) -> None:
         """The zero-head trap: behind a head of zeros every block's tangent has gradient zero."""

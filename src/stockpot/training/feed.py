@@ -17,6 +17,7 @@ from stockpot.training.augmentation import augment as augment_images
 from stockpot.training.cache import ActivationCache, open_cache
 
 _CPU = torch.device("cpu")
+_PART = 16  # texts per forward pass on CPU, where padding costs more than small matrices
 
 
 class Feed(Protocol):
@@ -104,6 +105,17 @@ class CachedFeed:
         if taken.ndim == 4:  # kept as (N, H, W, C): the memory order that convolutions like
             taken = taken.permute(0, 3, 1, 2)
         return Activations(taken)
+
+
+def parts_by_length(feed: Feed, rows: np.ndarray, device: torch.device) -> list[np.ndarray]:
+    """Texts of a step by length on a CPU, so that short ones are not padded to the longest.
+
+    The gradient is that of the whole batch: rows do not see each other in a transformer.
+    """
+    if feed.lengths is None or device.type != "cpu":
+        return [rows]
+    ordered = rows[np.argsort(feed.lengths[rows], kind="stable")]
+    return np.array_split(ordered, max(1, len(rows) // _PART))
 
 
 def build_feed(

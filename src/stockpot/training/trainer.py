@@ -21,12 +21,10 @@ from stockpot.files import atomic_file
 from stockpot.tasks import named_generator
 from stockpot.training.averaging import LossValley, RunningMean
 from stockpot.training.device import make_accelerator
-from stockpot.training.feed import Feed
+from stockpot.training.feed import Feed, parts_by_length
 from stockpot.training.hyperparameters import HyperParameters
 from stockpot.training.predict import predict
 from stockpot.training.sampler import BalancedSampler
-
-_PART = 16  # texts per forward pass on CPU, where padding costs more than small matrices
 
 
 @dataclass
@@ -220,7 +218,7 @@ class Trainer:
         generator = named_generator(self.seed, "augmentation", step)
         self.optimizer.zero_grad()
         value = 0.0
-        for part in self._parts(rows):
+        for part in parts_by_length(self.feed, rows, self.device):
             batch = self.feed.batch(part, augment=generator)
             loss = self._forward(batch, part) * (len(part) / len(rows))
             value += float(loss.detach())
@@ -234,16 +232,6 @@ class Trainer:
             self._segment.add(self._live())
         if step + 1 in self.snapshot_steps:
             self.progress.snapshots[step + 1] = self.state()
-
-    def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Texts of a step by length, so that short ones are not padded to the longest.
-
-        The gradient is that of the whole batch: rows do not see each other in a transformer.
-        """
-        if self.feed.lengths is None or self.device.type != "cpu":
-            return [rows]
-        ordered = rows[np.argsort(self.feed.lengths[rows], kind="stable")]
-        return np.array_split(ordered, max(1, len(rows) // _PART))
 
     def _forward(self, batch: Any, rows: np.ndarray) -> Tensor:
         with self.accelerator.autocast():
