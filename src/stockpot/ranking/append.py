@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stockpot.ranking.history import Store
+import numpy as np
+
+from stockpot.ranking.history import Store, Table
 
 
 def append_results(store: str | Path, results: Mapping[str, Any]) -> int:
@@ -14,6 +16,7 @@ def append_results(store: str | Path, results: Mapping[str, Any]) -> int:
 
     ``results``: the content of ``rank``'s ``results.json``. The task's name there holds a hash of
     data and training, so that only equal conditions are compared. Appending again changes nothing.
+    Scores go into the store's score log, from which later rankings learn what each is worth.
     """
     task = results["task"]
     count = 0
@@ -32,7 +35,42 @@ def append_results(store: str | Path, results: Mapping[str, Any]) -> int:
                 facts=model["metadata"],
             )
             count += 1
+    _append_scores(score_log(store), results)
     return count
+
+
+def score_log(store: str | Path) -> Path:
+    """Where scores of a store's tasks are kept: beside it, since they are no results."""
+    return Path(f"{store}.scores")
+
+
+def past_scores(store: str | Path, table: Table) -> dict[str, np.ndarray]:
+    """Score -> ``(M, T)`` aligned to ``table``, nan where none was computed; from the score log."""
+    path = score_log(store)
+    if not path.exists():
+        return {}
+    found: dict[str, np.ndarray] = {}
+    with Store.open(path, create=False) as log:
+        names = log.metrics() if log.sources() else []
+        for name in names:
+            known = log.table(metric=name)
+            aligned = np.full(table.values.shape, np.nan)
+            for model, row in known.row.items():
+                for task, column in known.column.items():
+                    if model in table.row and task in table.column:
+                        value = known.values[row, column]
+                        aligned[table.row[model], table.column[task]] = value
+            if np.isfinite(aligned).any():
+                found[name] = aligned
+    return found
+
+
+def _append_scores(path: Path, results: Mapping[str, Any]) -> None:
+    task = results["task"]["history_name"]
+    with Store.open(path) as log:
+        for model in results["models"]:
+            for name, value in model["scores"].items():
+                log.add(model["name"], task, name, value, source="stockpot rank")
 
 
 def append_recycled(

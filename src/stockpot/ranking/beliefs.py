@@ -1,80 +1,102 @@
-"""What is believed of every model, from history, metadata, scores and real fine-tunings."""
+"""What is believed of every model of a zoo: the posterior, asked about one task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from stockpot.ranking.history import Table
+from stockpot.ranking.posterior import Estimate, Posterior, Ranking, Standing, fit
+
+Facts = Mapping[str, Mapping[str, float | str]]
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Expected value with its 90 % interval."""
+class Beliefs:
+    """The posterior's answer. ``bounds``: least and largest value that the metric can have; None
+    where the history's results are in other units, so that levels mean nothing here."""
 
-    mean: float
-    low: float
-    high: float
+    ranking: Ranking
+    bounds: tuple[float, float] | None
 
-    def to_json(self) -> dict[str, float]:
-        return {"mean": self.mean, "low": self.low, "high": self.high}
+    @property
+    def order(self) -> list[str]:
+        """Models, best first."""
+        return self.ranking.order
 
+    @cached_property
+    def models(self) -> dict[str, Standing]:
+        """Each model's standing."""
+        return {each.model: each for each in self.ranking.standings}
 
-@dataclass(frozen=True)
-class Belief:
-    """``rank``: place among all models, 1 is first; ``value``: result in the metric's units, None
-    where nothing says what level to expect; ``p_best``: probability of being the best of all."""
+    def value(self, model: str) -> Estimate | None:
+        """Expected result in the metric's units and its 90 % interval."""
+        found = self.models[model].metric
+        if found is None or self.bounds is None:
+            return None
+        low, high = self.bounds
+        return Estimate(
+            *(float(np.clip(v, low, high)) for v in (found.mean, found.low, found.high))
+        )
 
-    rank: Estimate
-    value: Estimate | None
-    p_best: float
-    reasons: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, model: str) -> dict[str, Any]:
+        """One model: place, value (None where nothing says what to expect), P(best), reasons."""
+        standing, value = self.models[model], self.value(model)
         return {
-            "rank": self.rank.to_json(),
-            "value": None if self.value is None else self.value.to_json(),
-            "p_best": self.p_best,
-            "reasons": list(self.reasons),
+            "rank": standing.rank.to_json(),
+            "value": None if value is None else value.to_json(),
+            "p_best": standing.best,
+            "reasons": list(standing.reasons),
         }
 
-
-@dataclass
-class Beliefs:
-    models: dict[str, Belief]
-    order: list[str]
-    evidence: list[str]
+    @property
+    def evidence(self) -> list[dict[str, Any]]:
+        """Every source of evidence: name, whether it was used, and why."""
+        return [{**each.to_json(), "used": bool(each.used)} for each in self.ranking.evidence]
 
     def next(self, costs: Mapping[str, float], count: int) -> list[str]:
-        return sorted(costs, key=lambda n: self.models[n].rank.mean)[:count]
+        """The ``count`` models, among those with a cost, most worth fine-tuning per second."""
+        wanted = {model: max(cost, 1e-9) for model, cost in costs.items()}
+        found = [each.model for each in self.ranking.next(wanted) if each.model in wanted]
+        return found[:count]
+
+
+def learn(
+    models: Sequence[str],
+    table: Table | None,
+    metadata: Facts,
+    scores: Mapping[str, np.ndarray] | None = None,
+) -> Posterior:
+    """The posterior over a history; without one, over models that have no results yet.
+
+    ``scores``: what each transferability score said on the tasks of the history, aligned to it.
+    """
+    if table is None:
+        table = Table(tuple(models), (), np.empty((len(models), 0)))
+    return fit(table, metadata, scores)
 
 
 def believe(
+    posterior: Posterior,
     models: Sequence[str],
     *,
-    table: Table | None,
-    metadata: Mapping[str, Mapping[str, float | str]],
+    metadata: Facts,
     scores: Mapping[str, Mapping[str, float]],
     anchors: Mapping[str, float],
+    metric: str,
 ) -> Beliefs:
-    z = np.zeros(len(models))
-    for s in scores.values():
-        v = np.array([s.get(m, np.nan) for m in models])
-        if np.isfinite(v).sum() > 1 and np.nanstd(v) > 0:
-            z += np.nan_to_num((v - np.nanmean(v)) / np.nanstd(v))
-    a = np.array([anchors.get(m, np.nan) for m in models])
-    if np.isfinite(a).sum() > 1 and np.nanstd(a) > 0:
-        z += 5 * np.nan_to_num((a - np.nanmean(a)) / np.nanstd(a))
-    rank = (-z).argsort().argsort() + 1.0
-    p = np.exp(z - z.max())
-    p /= p.sum()
-    found = {
-        m: Belief(
-            Estimate(r, max(1, r - 2), min(len(models), r + 2)), None, float(q), ()
-        )
-        for m, r, q in zip(models, rank, p, strict=True)
-    }
-    return Beliefs(found, sorted(models, key=lambda m: found[m].rank.mean), [])
+    """What is believed of ``models`` on a new task.
+
+    ``scores``: score -> model -> value; ``anchors``: model -> result of a real fine-tuning;
+    ``metric``: ``"accuracy"`` (a fraction) or ``"r2"``.
+    """
+    ranking = posterior.for_task(anchors, scores, models, metadata=metadata)
+    values = posterior.table.values
+    high = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
+    foreign = high > 1.0 and len(anchors) < 3  # three anchors and more set the level themselves
+    bounds = None if foreign else ((0.0, 1.0) if metric == "accuracy" else (-np.inf, 1.0))
+    return Beliefs(ranking, bounds)

@@ -15,6 +15,7 @@ from typing import Any
 from stockpot.errors import InputError, OutputError
 from stockpot.files import write_json
 from stockpot.progress import progress
+from stockpot.ranking.append import past_scores
 from stockpot.ranking.features import Extractor
 from stockpot.ranking.handover import write_recipe
 from stockpot.ranking.history import Store, Table
@@ -143,6 +144,7 @@ def _open(
         download=options.download,
     )
     table, known = _own_column(table, task_name(prepared), prepared)
+    past = past_scores(history, table) if history is not None and table is not None else {}
     extractor = Extractor(
         prepared.task,
         prepared.order,
@@ -151,7 +153,7 @@ def _open(
         keep=request.sample.keep,
         download=options.download,
     )
-    return Run(prepared, options, table, known, extractor, failed=list(prepared.failed))
+    return Run(prepared, options, table, past, known, extractor, failed=list(prepared.failed))
 
 
 def _read_history(history: str | Path | None) -> Table | None:

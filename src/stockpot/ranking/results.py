@@ -71,8 +71,8 @@ def _model(
     count = facts.get("parameters")
     return {
         "name": name,
-        **after.models[name].to_json(),
-        "before": before.models[name].to_json(),
+        **after.to_json(name),
+        "before": before.to_json(name),
         "metadata": run.metadata.get(name, {}),
         "scores": {score: value.value for score, value in values.items()},
         "warnings": {score: value.warning for score, value in values.items() if value.warning},

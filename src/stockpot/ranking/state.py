@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from stockpot.errors import InputError
-from stockpot.ranking.beliefs import Beliefs, believe
+from stockpot.execution import Backend
+from stockpot.ranking.beliefs import Beliefs, believe, learn
 from stockpot.ranking.features import Extractor, Failed
 from stockpot.ranking.halving import Rung
 from stockpot.ranking.history import Table
+from stockpot.ranking.posterior import Posterior
 from stockpot.ranking.prepare import Prepared
 from stockpot.ranking.scoring import Scored
 from stockpot.ranking.tuning import Tuned, Tuner
@@ -40,7 +45,7 @@ class Options:
     skip_corrupt: bool = False
     verify: bool = False
     jobs: int | None = None
-    backend: str = "local"
+    backend: str | Backend = "local"
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -52,13 +57,15 @@ class Options:
 class Run:
     """All that is known while a ranking goes on.
 
-    ``table``: the history without this task; ``known``: results on this very task from the history.
+    ``table``: the history without this task; ``past_scores``: scores computed on its tasks;
+    ``known``: results on this very task from the history.
     ``tuned``: whole fine-tunings; ``rungs``: of successive halving.
     """
 
     prepared: Prepared
     options: Options
     table: Table | None
+    past_scores: dict[str, np.ndarray]
     known: dict[str, float]
     extractor: Extractor
     scored: Scored = field(default_factory=Scored)
@@ -107,12 +114,20 @@ class Run:
         anchors |= {name: one.value for name, one in self.tuned.items()}
         alive = self.alive
         return believe(
+            self.posterior,
             alive,
-            table=self.table,
             metadata=self.metadata,
             scores=self.scored.by_score(),
             anchors={name: value for name, value in anchors.items() if name in alive},
+            metric=self.prepared.metric,
         )
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """What the history says, learnt once."""
+        entries = self.prepared.entries
+        facts = {name: dict(entry.metadata) for name, entry in entries.items()}
+        return learn(list(entries), self.table, facts, self.past_scores)
 
     def tuner(self) -> Tuner:
         """What fine-tunes this ranking's models."""
