@@ -17,7 +17,7 @@ from stockpot.files import digest, write_json
 from stockpot.provenance import versions
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Composed
-from stockpot.tangent.forgetting.membership import Auc, auc, margins
+from stockpot.tangent.forgetting.membership import auc, margins
 from stockpot.training import Feed
 
 SCHEMA = 1
@@ -155,12 +155,11 @@ def membership(before: Composed, after: Composed, evidence: Evidence) -> dict[st
     others = evidence.test[np.isin(evidence.labels[evidence.test], classes)]
     found: dict[str, Any] = {"attack": "population, margin of the true class", "level": 0.95}
     for name, model in (("before", before), ("after", after)):
-        scores = [
+        inside, outside = (
             margins(outputs(model, evidence.feed, rows), evidence.labels[rows])
             for rows in (evidence.members, others)
-        ]
-        measured: Auc = auc(*scores)
-        found[name] = measured.to_json()
+        )
+        found[name] = auc(inside, outside).to_json()
     return found
 
 

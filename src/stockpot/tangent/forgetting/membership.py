@@ -63,7 +63,7 @@ def margins(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Output of the true class minus the largest other one: (N, C) and (N,) -> (N,)."""
     outputs = np.array(outputs, dtype=np.float64)
     rows = np.arange(len(labels))
-    own = outputs[rows, labels].copy()
+    own: np.ndarray = outputs[rows, labels].copy()
     if outputs.shape[1] == 1:
         return own
     outputs[rows, labels] = -np.inf
