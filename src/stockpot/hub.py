@@ -376,9 +376,10 @@ def _hub(repository: str, *, quiet: bool) -> Iterator[None]:
         raise StockpotError(f"'{repository}': the hub failed ({status}): {reason}") from error
     except ValueError as error:  # a card or a name that the hub does not accept
         raise InputError(f"'{repository}': {error}") from error
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # an upload that failed is a RuntimeError
+        reason = f"{error} {error.__cause__ or ''}".strip().splitlines()[0]
         raise StockpotError(
-            f"'{repository}': the hub cannot be reached: {error}", hint="try again later"
+            f"'{repository}': the hub cannot be reached: {reason}", hint="try again later"
         ) from error
     finally:
         if silenced:
