@@ -15,6 +15,7 @@ from stockpot.tangent.linear import TangentModel
 from stockpot.tangent.settings import TangentSettings
 from stockpot.tangent.train import train_component
 from stockpot.training import build_feed
+from stockpot.training.device import best_device
 from stockpot.training.rows import open_backbone, open_feed, open_task
 
 HEAD = "head.safetensors"
@@ -85,7 +86,7 @@ def component(
     task, body = open_task(data, root, cache), open_backbone(backbone, root)
     network = Model(body, len(task.classes))
     load_head(inputs["head"] / HEAD, network)
-    model = TangentModel(network, parameters=parameters, precision=precision)
+    model = TangentModel(network, parameters=parameters, precision=precision).to(best_device())
     made = train_component(
         model,
         open_feed(task, body, inputs["features"]),

@@ -28,6 +28,7 @@ from stockpot.tangent.shards import Division, Shard, divide
 from stockpot.tangent.train import SINGLE_CLASS
 from stockpot.tasks import Task, load_task
 from stockpot.training import Feed
+from stockpot.training.device import best_device
 from stockpot.training.rows import limit_task, open_feed
 
 _JOBS = "stockpot.tangent.jobs"
@@ -221,7 +222,7 @@ def open_run(recipe: Path, folder: Path, *, skip_corrupt: bool = False) -> Opene
         examined.recipe,
         examined.task,
         examined.division,
-        model,
+        model.to(best_device()),
         open_feed(examined.task, examined.backbone, feed),
     )
 
