@@ -30,7 +30,10 @@ def test_the_square_loss_control_is_the_non_linear_run_with_another_loss() -> No
         ({"methods": ["tmcc"]}, "did you mean 'tmc'"),
         ({"methods": ["ridge"]}, "baseline 'tmc' is not among"),
         ({"settings": [{"mode": "data"}]}, "needs 'parts'"),
-        ({"settings": [{"mode": "class", "classes": 2, "parts": 3}]}, "no use for 'parts'"),
+        (
+            {"settings": [{"mode": "class", "classes": 2, "parts": 3}]},
+            "needs one of 'parts' and 'classes'",
+        ),
         ({"settings": [{"mode": "class", "classes": 2}] * 2}, "stands twice"),
         ({"nonlinear_square": {"kapppa": 3}}, "kapppa"),
         ({"trails": 3}, "did you mean 'trials'"),
@@ -55,3 +58,15 @@ def test_changes_from_the_command_line(tmp_path: Path) -> None:
             load_recipe(path, ["trials=2", wrong])
     with pytest.raises(RecipeError, match="a recipe is a mapping"):
         parse_recipe([1])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[3] / "examples" / "tangent").rglob("*.yaml")), ids=str
+)
+def test_shipped_recipes_are_right(path: Path) -> None:
+    made = load_recipe(path)
+    assert made.method_names
+    if path.parent.name == "paper":
+        training = made.tangent
+        assert (training.learning_rate, training.norm_penalty) == (1e-4, 1e-5)
+        assert (training.epochs, training.milestones, made.kappa["class"]) == (50, (0.5, 0.8), 15)

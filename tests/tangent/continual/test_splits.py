@@ -16,6 +16,7 @@ SETTINGS = [
     Setting(mode="data", parts=4),
     Setting(mode="class", classes=2),
     Setting(mode="task", classes=4),
+    Setting(mode="class", parts=4),
 ]
 
 
@@ -42,6 +43,8 @@ def test_classes_come_in_another_order_in_another_trial() -> None:
     orders = {tuple(p.classes for p in deal(TASK, DATA, SETTINGS[1], s).parts) for s in range(5)}
     assert len(orders) > 1
     assert [len(p.classes) for p in deal(TASK, DATA, SETTINGS[2], 0).parts] == [4, 2]
+    assert [len(p.classes) for p in deal(TASK, DATA, SETTINGS[3], 0).parts] == [2, 2, 1, 1]
+    assert [setting.name for setting in SETTINGS] == ["data-4", "class-2", "task-4", "class-in-4"]
 
 
 def test_limits_keep_classes_balanced() -> None:
@@ -53,8 +56,10 @@ def test_limits_keep_classes_balanced() -> None:
 def test_impossible_deals_are_refused() -> None:
     with pytest.raises(InputError, match="would be empty"):
         deal(points(2), Data(test_per_class=1), Setting(mode="data", parts=9), 0)
-    with pytest.raises(InputError, match="6 classes a task"):
+    with pytest.raises(InputError, match="too few"):
         deal(TASK, DATA, Setting(mode="class", classes=6), 0)
+    with pytest.raises(InputError, match="too few"):
+        deal(TASK, DATA, Setting(mode="class", parts=7), 0)
     with pytest.raises(InputError, match="no examples to train on"):
         deal(TASK, Data(test_per_class=40), SETTINGS[0], 0)
     with pytest.raises(InputError, match="no examples to train on"):

@@ -30,22 +30,25 @@ class Setting(_Strict):
         description="data: random parts of all classes; class: some classes each, told apart from "
         "all seen so far; task: likewise, but told apart within their task only"
     )
-    parts: int | None = Field(None, ge=2, description="number of tasks (mode: data)")
-    classes: int | None = Field(None, ge=1, description="classes of a task (modes: class, task)")
+    parts: int | None = Field(None, ge=2, description="number of tasks")
+    classes: int | None = Field(
+        None, ge=1, description="modes class, task: classes of a task, instead of parts"
+    )
 
     @model_validator(mode="after")
     def _sizes(self) -> Setting:
-        for name, wanted in (("parts", self.mode == "data"), ("classes", self.mode != "data")):
-            given = getattr(self, name) is not None
-            if given != wanted:
-                word = "needs" if wanted else "has no use for"
-                raise ValueError(f"'mode: {self.mode}' {word} '{name}'")
+        if self.mode == "data" and (self.parts is None or self.classes is not None):
+            raise ValueError("'mode: data' needs 'parts' and has no use for 'classes'")
+        if (self.parts is None) == (self.classes is None):
+            raise ValueError(f"'mode: {self.mode}' needs one of 'parts' and 'classes'")
         return self
 
     @property
     def name(self) -> str:
-        """Such as ``data-5`` (five parts) or ``class-2`` (two classes a task)."""
-        return f"{self.mode}-{self.parts or self.classes}"
+        """Such as ``data-5`` (five parts), ``class-2`` (two classes a task), ``class-in-5``."""
+        if self.mode == "data" or self.parts is None:
+            return f"{self.mode}-{self.parts or self.classes}"
+        return f"{self.mode}-in-{self.parts}"
 
 
 class Data(_Strict):

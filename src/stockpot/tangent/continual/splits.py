@@ -56,17 +56,22 @@ def deal(task: Task, data: Data, setting: Setting, seed: int) -> Stream:
         )
     order = named_generator(seed, "class order").permutation(len(task.classes))
     size = setting.classes or 1
-    if size >= len(order):
+    if max(size, setting.parts or 0) >= len(order) + bool(setting.parts):
         raise InputError(
-            f"setting {setting.name}: {size} classes a task, the data has {len(order)}",
-            hint="give fewer classes a task, so that there are two tasks or more",
+            f"setting {setting.name}: the data has {len(order)} classes, too few for two tasks "
+            "or more with one class or more",
+            hint="give fewer classes a task, or fewer parts",
         )
+    groups = (
+        np.array_split(order, setting.parts)
+        if setting.parts is not None
+        else [order[start : start + size] for start in range(0, len(order), size)]
+    )
     parts = []
-    for index, start in enumerate(range(0, len(order), size)):
-        classes = tuple(sorted(order[start : start + size].tolist()))
-        parts.append(
-            Part(f"task-{index + 1}", train[np.isin(task.labels[train], classes)], classes)
-        )
+    for index, group in enumerate(groups):
+        classes = tuple(sorted(group.tolist()))
+        rows = train[np.isin(task.labels[train], classes)]
+        parts.append(Part(f"task-{index + 1}", rows, classes))
     return Stream(tuple(parts), test)
 
 
