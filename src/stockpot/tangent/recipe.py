@@ -14,6 +14,8 @@ from stockpot.tangent.settings import TangentSettings
 from stockpot.tasks.specs import TaskSpec
 from stockpot.yaml_lines import Location, field_names, load_with_lines, validated
 
+KAPPA_FOR_CLASSES = 15.0
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,6 +77,18 @@ class TangentRecipe(_Strict):
     limit_per_domain: int | None = Field(None, ge=2, description="at most so many examples of each")
     seed: int = Field(0, ge=0, description="of splits and training")
     threads: int = Field(1, ge=1, description="CPU threads of a job; results depend on it")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kappa_for_classes(cls, value: Any) -> Any:
+        """The paper's code takes kappa 15 where components hold different classes."""
+        if not isinstance(value, Mapping):
+            return value
+        components, training = value.get("components"), value.get("training", {})
+        by_classes = isinstance(components, Mapping) and components.get("by") == "classes"
+        if by_classes and isinstance(training, Mapping) and "kappa" not in training:
+            return {**value, "training": {**training, "kappa": KAPPA_FOR_CLASSES}}
+        return value
 
 
 def load_recipe(path: Path) -> TangentRecipe:

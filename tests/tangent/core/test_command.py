@@ -207,6 +207,17 @@ def test_all_problems_of_a_recipe_are_told_with_their_lines(tmp_path) -> None:
         parse_recipe({**yaml.safe_load(path.read_text()), "components": {"classes": 2}})
 
 
+def test_kappa_is_the_papers_unless_it_is_given() -> None:
+    plain = {
+        "task": {"kind": "arrays", "path": "x"},
+        "backbone": {"kind": "function", "name": "a:b"},
+    }
+    assert parse_recipe(plain).training.kappa == 5
+    classes = {**plain, "components": {"by": "classes", "classes": 2}}
+    assert parse_recipe(classes).training.kappa == 15
+    assert parse_recipe({**classes, "training": {"kappa": 7}}).training.kappa == 7
+
+
 def test_a_model_that_cannot_be_used_is_told_before_training(tmp_path) -> None:
     recipe = write_world(tmp_path, parameters=["nothing.*"])
     assert "matches none" in run("train", recipe, "-o", tmp_path / "out", code=2)
