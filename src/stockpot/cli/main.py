@@ -18,6 +18,8 @@ from stockpot.cli.merge import merge_command
 from stockpot.cli.rank import rank_command
 from stockpot.cli.recycle import recycle_command
 from stockpot.cli.registry import registry_app
+from stockpot.cli.serve import serve_command
+from stockpot.cli.submit import submit_command
 from stockpot.cli.tangent import tangent_app
 from stockpot.cli.tangent_continual import continual_command
 from stockpot.cli.tangent_forget import forget_command, verify_command
@@ -84,10 +86,12 @@ tangent_app.command("forget")(forget_command)
 tangent_app.command("verify")(verify_command)
 tangent_app.command("continual")(continual_command)
 app.add_typer(tangent_app, name="tangent")
+app.command("submit", context_settings={"allow_interspersed_args": False})(submit_command)
 app.command("push")(push_command)
 app.command("pull")(pull_command)
 app.command("demo")(demo_command)
 app.add_typer(registry_app)
+app.command("serve")(serve_command)
 app.command("doctor")(doctor_command)
 
 

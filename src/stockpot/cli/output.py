@@ -27,6 +27,6 @@ class Output:
         """The result: ``value`` for machines or ``text`` for people."""
         if self.json:
             plain = value if not isinstance(value, dict) else {"schema": 1, **value}
-            print(json.dumps(plain, ensure_ascii=False, allow_nan=False))  # noqa: T201
+            print(json.dumps(plain, ensure_ascii=False, allow_nan=False), flush=True)  # noqa: T201
         else:
-            print(text)  # noqa: T201
+            print(text, flush=True)  # noqa: T201

@@ -43,7 +43,7 @@ text { fill: var(--ink); }
 class Node:
     """A box of the tree; ``stands_for`` > 1 where alike nodes were drawn as one.
 
-    ``href``: where a click leads; empty for none.
+    ``href``: where a click leads; empty for none. ``here``: the node that the page is about.
     """
 
     id: str
@@ -51,6 +51,7 @@ class Node:
     kind: str
     stands_for: int = 1
     href: str = ""
+    here: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def family_tree(
 ) -> str:
     """Draw ``lineage`` (nodes and edges of results.json); empty text when there is none.
 
-    Nodes may have a ``href``.
+    Nodes may have a ``href``, and one may be ``here``.
     """
     nodes, edges = _read(lineage)
     if not nodes:
@@ -162,8 +163,9 @@ def gather(
         for member in members:
             stands_in[member.id] = first.id
         words = first.label if len(members) == 1 else f"{len(members)} {first.kind}s"
+        joined_here = any(member.here for member in members)
         link = first.href if len(members) == 1 else ""
-        kept.append(Node(first.id, words, first.kind, len(members), link))
+        kept.append(Node(first.id, words, first.kind, len(members), link, joined_here))
     joined: dict[tuple[str, str, str], float | None] = {}
     for edge in edges:
         name = (stands_in[edge.start], stands_in[edge.end], edge.role)
@@ -175,7 +177,7 @@ def gather(
 
 def _read(lineage: dict[str, Any]) -> tuple[list[Node], list[Edge]]:
     nodes = [
-        Node(n["id"], n["label"], n["kind"], href=n.get("href", ""))
+        Node(n["id"], n["label"], n["kind"], href=n.get("href", ""), here=n.get("here", False))
         for n in lineage.get("nodes", [])
     ]
     known = {node.id for node in nodes}
@@ -222,8 +224,8 @@ def _ordered(nodes: list[Node], edges: list[Edge], depth: dict[str, int]) -> lis
 
 
 def _families(nodes: list[Node], edges: list[Edge], depth: dict[str, int]) -> dict[str, int | None]:
-    """Colour of each node: that of the init it descends from; none for the base and joins."""
-    order = [node.id for node in nodes if node.kind in ("wild", "auxiliary")]
+    """Colour of each node: that of the init or fine-tuning it descends from; none for joins."""
+    order = [node.id for node in nodes if node.kind in ("wild", "auxiliary", "finetune")]
     family: dict[str, int | None] = {}
     for node in sorted(nodes, key=lambda each: depth[each.id]):
         parents = {
@@ -266,8 +268,9 @@ def _node(node: Node, at: tuple[float, float], box: float, family: int | None) -
             else []
         ),
         svg.element("rect", x=x, y=y - _HEIGHT / 2, width=box, height=_HEIGHT, rx=7),
-        svg.text(x + box / 2, y + 4.2, words, text_anchor="middle", font_size=size),
-        class_=f"node n-{node.kind} {_css(family)}",
+        svg.text(x + box / 2, y + 4.2, words, text_anchor="middle"),
+        font_size=size,
+        class_=f"node n-{node.kind} {_css(family)}{' here' if node.here else ''}",
     )
     if not node.href:
         return drawn

@@ -1,0 +1,57 @@
+"""Forms: signing in and out, colours, accept and revert. Each carries the seal of its page."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from stockpot.errors import InputError
+from stockpot.web.shell import SESSION, THEMES, Shells, local, remember
+from stockpot.web.views import Views
+
+_PAUSE = 0.5  # seconds after a wrong token
+
+
+class Changes:
+    """What a form may do. Every method answers one POST."""
+
+    def __init__(self, views: Views, shells: Shells) -> None:
+        self.views = views
+        self.shells = shells
+
+    async def theme(self, request: Request) -> Response:
+        """Light, dark, or as the system has it."""
+        fields = await self.shells.form(request, signed_in=False)
+        chosen = fields.get("theme", "")
+        if chosen not in THEMES:
+            raise InputError(f"there are no colours '{chosen}'")
+        answer = RedirectResponse(local(fields.get("back", "/")), 303)
+        remember(answer, chosen)
+        return answer
+
+    async def sign_in_page(self, request: Request) -> Response:
+        """Asks for the token."""
+        back = local(request.query_params.get("back", "/"))
+        return self.shells.page(request, "sign_in.html.j2", back=back, failed=False)
+
+    async def sign_in(self, request: Request) -> Response:
+        """Opens a session for who knows the token."""
+        fields = await self.shells.form(request, signed_in=False)
+        back = local(fields.get("back", "/"))
+        session = self.shells.keeper.sign_in(fields.get("token", "").strip())
+        if session is None:
+            await asyncio.sleep(_PAUSE)
+            return self.shells.page(request, "sign_in.html.j2", status=403, back=back, failed=True)
+        answer = RedirectResponse(back, 303)
+        answer.set_cookie(SESSION, session, httponly=True, samesite="strict")
+        return answer
+
+    async def sign_out(self, request: Request) -> Response:
+        """Ends the session."""
+        await self.shells.form(request, signed_in=False)
+        self.shells.keeper.sign_out(request.cookies.get(SESSION))
+        answer = RedirectResponse("/", 303)
+        answer.delete_cookie(SESSION, httponly=True, samesite="strict")
+        return answer

@@ -1,0 +1,205 @@
+"""How far runs are: read from their folders, without touching them."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from stockpot.web.runs import Run
+
+_KEY = re.compile(r"[0-9a-f]{20}")
+_RECENT = 60.0  # seconds: a folder that was written to so lately belongs to a living run
+_TEXT = 20_000_000  # bytes of a log or plan
+_TRACE = 4000
+
+
+@dataclass(frozen=True)
+class Job:
+    """``state``: "done", "running", "failed", "waiting", or "stopped": begun, and nobody at it.
+
+    ``seconds`` it took, where it is done; ``idle`` seconds since it last wrote, where it is not.
+    """
+
+    key: str
+    label: str
+    state: str
+    weight: float = 1.0
+    seconds: float | None = None
+    idle: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``active``: whether a process holds the run's lock. ``share`` of the work done, 0 to 1."""
+
+    run: Run
+    active: bool
+    jobs: tuple[Job, ...]
+    planned: bool
+
+    def count(self, state: str) -> int:
+        """Jobs in a state."""
+        return sum(job.state == state for job in self.jobs)
+
+    @property
+    def share(self) -> float:
+        whole = sum(job.weight for job in self.jobs)
+        return sum(job.weight for job in self.jobs if job.state == "done") / whole if whole else 0.0
+
+    @property
+    def state(self) -> str:
+        """One word for the whole run."""
+        if self.active:
+            return "running"
+        if self.count("failed"):
+            return "failed"
+        return "finished" if self.count("done") == len(self.jobs) else "stopped"
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the rest will take, by what was done so far; None before that is known."""
+        done = [job for job in self.jobs if job.state == "done" and job.seconds is not None]
+        pace = sum(job.weight for job in done)
+        if not self.active or not self.planned or len(done) < 3 or not pace:
+            return None
+        rest = sum(job.weight for job in self.jobs if job.state != "done")
+        spent = sum(job.seconds or 0.0 for job in done)
+        return rest * spent / pace / max(1, self.count("running"))
+
+
+def progress(run: Run, now: float | None = None) -> Progress:
+    """How far a run is. Jobs in the order of the plan, else in that of their starts."""
+    place = run.work
+    assert place is not None
+    now = time.time() if now is None else now
+    plan = _plan(place)
+    known = plan or _started(place)
+    latest = _latest(place)
+    active = is_locked(place / ".lock")
+    if active is None:
+        active = any(now - when < _RECENT for _, when in latest.values())
+    jobs = tuple(
+        _job(place, key, label, weight, latest, active, now) for key, label, weight in known
+    )
+    return Progress(run, active, jobs, planned=bool(plan))
+
+
+def watch(runs: Iterable[Run]) -> list[Progress]:
+    """All runs that have jobs: those at work first, then the latest first."""
+    found = [progress(run) for run in runs if run.work is not None]
+    return sorted(
+        (each for each in found if each.jobs), key=lambda each: (not each.active, -each.run.changed)
+    )
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether some process holds a lock on a file, without trying to take it; None: unknown.
+
+    Trying would make a run that begins at this moment fail. Linux lists all locks.
+    """
+    try:
+        inode = path.stat().st_ino
+        listing = Path("/proc/locks").read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+    held = {field.rsplit(":", 1)[-1] for field in listing.split() if field.count(":") == 2}
+    # A lock of another machine on shared storage is not listed here.
+    return True if str(inode) in held else None
+
+
+def _plan(place: Path) -> list[tuple[str, str, float]]:
+    try:
+        value = json.loads(_read(place / "plan.json"))
+        found = [(str(e["key"]), str(e["label"]), float(e["weight"])) for e in value]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+    return [each for each in found if _KEY.fullmatch(each[0])]
+
+
+def _started(place: Path) -> list[tuple[str, str, float]]:
+    """Jobs in the order in which they were first started."""
+    found: dict[str, str] = {}
+    try:
+        lines = _read(place / "log.jsonl").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            if _KEY.fullmatch(entry["key"]):
+                found.setdefault(entry["key"], str(entry["label"]))
+        except (ValueError, TypeError, KeyError):
+            continue  # the line that is being written
+    return [(key, label, 1.0) for key, label in found.items()]
+
+
+def _latest(place: Path) -> dict[str, tuple[Path, float]]:
+    """The newest attempt at each unfinished job, and when it last wrote."""
+    found: dict[str, tuple[Path, float]] = {}
+    try:
+        folders = sorted((place / "partial").iterdir())
+    except OSError:
+        return found
+    for folder in folders:
+        try:
+            times = [folder.stat().st_mtime]
+            times += [each.stat().st_mtime for each in folder.iterdir()]
+        except OSError:
+            continue  # finished at this moment
+        found[folder.name.partition("~")[0]] = (folder, max(times))
+    return found
+
+
+def _job(
+    place: Path,
+    key: str,
+    label: str,
+    weight: float,
+    latest: dict[str, tuple[Path, float]],
+    active: bool,
+    now: float,
+) -> Job:
+    label = label or key
+    done = _done(place / "jobs" / key / "done.json")
+    if done is not None:
+        return Job(key, label, "done", weight, seconds=done)
+    if key not in latest:
+        return Job(key, label, "waiting", weight)
+    folder, when = latest[key]
+    error = _error(folder)
+    state = "failed" if error and not active else "running" if active else "stopped"
+    return Job(key, label, state, weight, idle=max(0.0, now - when), error=error)
+
+
+def _done(path: Path) -> float | None:
+    return _seconds(path) if path.is_file() else None
+
+
+@lru_cache(maxsize=100_000)
+def _seconds(path: Path) -> float:
+    """A finished job never changes."""
+    try:
+        value: Any = json.loads(_read(path))
+        return float(value["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0.0
+
+
+def _error(folder: Path) -> str:
+    try:
+        return _read(folder / "error.log")[-_TRACE:]
+    except OSError:
+        return ""
+
+
+def _read(path: Path) -> str:
+    if path.stat().st_size > _TEXT:
+        raise OSError(f"{path} is too large")
+    return path.read_text(encoding="utf-8", errors="replace")

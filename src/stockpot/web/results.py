@@ -1,0 +1,90 @@
+"""Results of runs as pages: what they say in one line, their figures, their whole report."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from markupsafe import Markup
+
+from stockpot.errors import InputError
+from stockpot.report import continual, page, ranking
+from stockpot.report.headline import headline
+from stockpot.web.runs import Run, kind, read_results
+
+_INLINE = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
+_RENDER = {"rank": ranking.render, "recycle": page.render, "continual": continual.render}
+
+
+def answer(run: Run) -> dict[str, str]:
+    """Kind, title and the answer of a run in words; of unreadable results what is wrong."""
+    try:
+        found = read_results(run)
+        with _as_we_know_them():
+            name = kind(found)
+            words = {
+                "rank": lambda: ranking.headline(found)["answer"],
+                "recycle": lambda: headline(found).words,
+                "continual": lambda: continual.headline(found),
+            }
+            said = str(words[name]()) if name in words else "results of an unknown kind"
+            return {"kind": name, "title": str(found.get("title", "")), "answer": said}
+    except InputError as error:
+        return {"kind": "", "title": "", "answer": error.message}
+
+
+def safe_ranking(found: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Headline and pictures of a ranking. Raises ``InputError`` for results we do not know."""
+    with _as_we_know_them():
+        return {
+            "words": ranking.headline(found),
+            "figures": {
+                "wide": Markup(ranking.posterior(found, models, 1108, "posterior-wide")),
+                "narrow": Markup(ranking.posterior(found, models, 360, "posterior-narrow")),
+            },
+        }
+
+
+def report_page(found: dict[str, Any]) -> tuple[str, str]:
+    """A report, and the policy under which its own style and script run, and nothing else.
+
+    Raises ``InputError`` for results we do not know.
+    """
+    render = _RENDER.get(kind(found))
+    if render is None:
+        raise InputError("these results were written by something that this server does not know")
+    with _as_we_know_them():
+        text = render(found)
+    allowed: dict[str, list[str]] = {"style": [], "script": []}
+    for tag, inside in _INLINE.findall(text):
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        allowed[tag].append(f"'sha256-{digest}'")
+    policy = "; ".join(
+        (
+            "default-src 'none'",
+            *(f"{tag}-src {' '.join(hashes)}" for tag, hashes in allowed.items() if hashes),
+            "img-src data:",
+            "form-action 'none'",
+            "base-uri 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
+    return text, policy
+
+
+@contextmanager
+def _as_we_know_them() -> Iterator[None]:
+    """Results are files that anybody may have written: what is missing in them is their fault."""
+    from jinja2 import UndefinedError
+
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, UndefinedError) as error:
+        raise InputError(
+            f"these results lack something ({type(error).__name__}: {error})",
+            hint="were they written by another version of stockpot?",
+        ) from error
