@@ -307,7 +307,7 @@ def seconds(call: Callable[[], Any], rounds: int = 3) -> tuple[float, Any]:
 def compare_times(theirs: dict[str, Call], rows: int, width: int, classes: int) -> None:
     """One line a score: values and CPU seconds of both."""
     evidence = made(rows, width, classes)
-    x, y, p = evidence.features, evidence.targets, probabilities(evidence)
+    x, y = evidence.features, evidence.targets
     assert x is not None
     wide = x.astype(np.float64)
     print(f"\n{rows} rows, {width} features, {classes} classes, float32\n")
@@ -332,8 +332,8 @@ def compare_times(theirs: dict[str, Call], rows: int, width: int, classes: int) 
         line("hscore", "H-score (tllib)", lambda: theirs["hscore"](wide, y), "hscore")
         line("transrate", "TransRate (tllib)", lambda: theirs["transrate"](wide, y), "transrate")
         line("sfda", "SFDA (authors)", lambda: theirs["sfda"](wide.copy(), y), "sfda")
-    line("leep", "LEEP (tllib)", lambda: theirs["leep"](p, y), "leep")
-    line("nce", "NCE (tllib)", lambda: theirs["nce"](p.argmax(axis=1), y), "nce")
+    line("leep", "LEEP (tllib)", lambda: theirs["leep"](probabilities(evidence), y), "leep")
+    line("nce", "NCE (tllib)", lambda: theirs["nce"](evidence.logits.argmax(axis=1), y), "nce")
     cheap = defined(evidence, cheap=True)
     together, _ = seconds(lambda: compute(cheap, evidence))
     gram, matrix = seconds(lambda: wide.T @ wide)

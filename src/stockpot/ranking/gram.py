@@ -13,11 +13,14 @@ value would move by more than it may asks for ``precision=64`` instead; see ``wo
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
 
-CHUNK = 1024
+CHUNK = 2048
+_PILOT = 512
+_PART = 256
 _LEAST_SCALE, _LARGEST_SCALE = -120, 120
 
 
@@ -55,7 +58,9 @@ class Moments:
         return self
 
     def _start(self, features: np.ndarray) -> None:
-        first = np.asarray(features[:CHUNK], dtype=np.float64)
+        # Rows from all over the batch: one that is sorted by class starts with a class or two.
+        pilot = features[:: max(1, len(features) // _PILOT)]
+        first = np.asarray(pilot, dtype=np.float64)
         kind = np.float32 if self.precision == 32 else np.float64
         self.dimensions = first.shape[1]
         self.shift = first.mean(axis=0).astype(kind)
@@ -80,39 +85,59 @@ class Moments:
         product = blas.ssyrk if self.precision == 32 else blas.dsyrk
         # The transpose of a row-major chunk is the column-major D x rows that BLAS wants: no copy.
         self.products += product(1.0, scaled.T, lower=1)
+        for start in range(0, len(features), _PART):
+            self._sums(centred[start : start + _PART], targets[start : start + _PART])
+        self.rows += len(features)
+
+    def _sums(self, centred: np.ndarray, targets: np.ndarray) -> None:
+        """Everything but the products, in float64, on rows that fit in a processor's cache."""
         wide = centred.astype(np.float64, copy=False)
         norms = np.einsum("ij,ij->i", wide, wide)
         self.squares += float(norms.sum())
         self.fourths += float(norms @ norms)
         self.cubes += norms @ wide
-        self.sums += wide.sum(axis=0)
-        if self.classes is not None:
-            order = np.argsort(targets, kind="stable")
-            present, starts = np.unique(targets[order], return_index=True)
-            if np.any(order[1:] < order[:-1]):
-                wide = wide[order]
-            # One sum a class: ``np.add.reduceat`` takes ten times as long along this axis.
-            stops = np.append(starts[1:], len(wide))
-            for code, start, stop in zip(present, starts, stops, strict=True):
-                self.cross[code] += wide[start:stop].sum(axis=0)
-            counts = np.bincount(targets, minlength=self.classes)
-            self.target_sums += counts
-            self.target_squares += counts
-        else:
+        if self.classes is None:
             values = np.asarray(targets, dtype=np.float64)
+            self.sums += wide.sum(axis=0)
             self.cross += values.T @ wide
             self.target_sums += values.sum(axis=0)
             self.target_squares += np.einsum("ij,ij->j", values, values)
-        self.rows += len(features)
+            return
+        order = np.argsort(targets, kind="stable")
+        present, starts = np.unique(targets[order], return_index=True)
+        if np.any(order[1:] < order[:-1]):
+            wide = wide[order]
+        # One sum a class: ``np.add.reduceat`` takes ten times as long along this axis.
+        stops = np.append(starts[1:], len(wide))
+        for code, start, stop in zip(present, starts, stops, strict=True):
+            total = wide[start:stop].sum(axis=0)
+            self.cross[code] += total
+            self.sums += total
+        counts = np.bincount(targets, minlength=self.classes)
+        self.target_sums += counts
+        self.target_squares += counts
 
     # ------------------------------------------------------------------------------- what is known
+    def of_present_classes(self) -> Moments:
+        """These moments less the classes that no row has; they share their arrays."""
+        there = self.target_sums > 0
+        if self.classes is None or there.all():
+            return self
+        made = copy(self)
+        made.classes = int(there.sum())
+        for name in ("cross", "target_sums", "target_squares"):
+            setattr(made, name, getattr(self, name)[there])
+        return made
+
     @property
     def entry_error(self) -> float:
         """Standard deviation of the rounding error of an entry of the scaled Gram matrix; about
         twice what is measured.
         """
         unit = 2.0**-24 if self.precision == 32 else 2.0**-53
-        return unit * float(np.sqrt(self.rows * min(self.rows, CHUNK) / 2.0))
+        # Should later batches vary more than the first, the scale says too little of them.
+        spread = max(1.0, float(np.diagonal(self.products).max()) / self.rows)
+        return unit * spread * float(np.sqrt(self.rows * min(self.rows, CHUNK) / 2.0))
 
     @property
     def mean(self) -> np.ndarray:
@@ -128,6 +153,13 @@ class Moments:
 
         offset = self.sums / self.scale
         return np.asarray(blas.dsyr(-1.0 / self.rows, offset, a=self.products, lower=1))
+
+    def within_scatter(self) -> np.ndarray:
+        """As ``scaled_scatter``, of rows less the mean of their class, which all have rows."""
+        from scipy.linalg import blas
+
+        means = np.asfortranarray((self.cross / self.scale / np.sqrt(self.target_sums)[:, None]).T)
+        return np.asarray(blas.dsyrk(-1.0, means, beta=1.0, c=self.products, lower=1))
 
     def gram(self) -> np.ndarray:
         """``X^T X`` of the features as they came; lower triangle of (D, D), by columns."""

@@ -48,7 +48,7 @@ def spoiled(field, position, number):
         ),
         (
             replace(world(), moments=Moments(classes=9).add(np.ones((60, 12)), np.zeros(60, int))),
-            "moments: made for 9 classes",
+            "moments: made for 1 classes, the targets have 4",
         ),
     ],
 )
@@ -139,6 +139,15 @@ def test_running_sums_alone_are_enough_for_some(kind):
     found, expected = compute(names, bare), compute(names, evidence)
     for name in names:
         assert found[name].value == pytest.approx(expected[name].value, rel=1e-5)
+
+
+def test_running_sums_may_know_of_classes_that_no_row_has():
+    evidence = world()
+    moments = Moments(classes=9, precision=64).add(evidence.features, evidence.targets + 3)
+    bare = Evidence(None, evidence.targets, moments=moments)
+    for name in defined(bare):
+        expected = compute([name], evidence)[name].value
+        assert compute([name], bare)[name].value == pytest.approx(expected, rel=1e-9)
 
 
 def test_values_come_in_the_order_of_the_names_and_once():

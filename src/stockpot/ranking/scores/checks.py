@@ -105,7 +105,8 @@ def _check_moments(evidence: Evidence) -> None:
     assert evidence.moments is not None
     targets = np.asarray(evidence.targets)
     if evidence.kind == "classification":
-        expected, got, word = len(np.unique(targets)), evidence.moments.classes, "classes"
+        expected, word = len(np.unique(targets)), "classes"
+        got = evidence.moments.of_present_classes().classes
     else:
         expected, got, word = targets[0].size, evidence.moments.columns, "columns of targets"
     if got != expected:

@@ -75,14 +75,12 @@ def discriminant(moments: Moments, shrinkage: float | None = None) -> Discrimina
 
     Source: Shao et al. 2022, arXiv 2207.03036, and the authors' metrics.py.
     """
-    from scipy.linalg import blas, lapack, solve_triangular
+    from scipy.linalg import lapack, solve_triangular
 
     rows = moments.rows
     scale = moments.scale
     means = moments.centred_class_means()
-    within = moments.scaled_scatter()
-    weighted = np.asfortranarray((means * np.sqrt(moments.target_sums)[:, None]).T)
-    within = blas.dsyrk(-1.0, weighted, beta=1.0, c=within, lower=1, overwrite_c=1)
+    within = moments.within_scatter()
     variances = np.diagonal(within) * scale**2 / rows
     if shrinkage is None:
         largest = largest_eigenvalue(within, scale) / rows

@@ -35,6 +35,8 @@ ROUNDS = 11
 _GOOD = 2e-7
 _TINY = 1e-100
 
+Lengths = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -65,24 +67,36 @@ class Normal:
         turned = spectrum.turn(np.column_stack([cross, update]))
         self.cross, self.update = turned[:, :-1], turned[:, -1]
 
-    def lengths(self, column: int, t: float) -> tuple[float, float, float]:
-        """Degrees of freedom, |m|^2 and |y - X m|^2 at ``m = (G + t)^-1 w``."""
-        values = self.spectrum.eigenvalues
-        w = self.cross[:, column]
-        solved = self.spectrum.solve(t, np.column_stack([w, self.update]))
-        inner, beside = solved[:, 0], solved[:, 1]
-        bend = 1.0 + float(self.update @ beside)
-        inner = inner - beside * (float(self.update @ inner) / bend)
-        freedom = float(np.sum(values / (values + t))) + t * float(beside @ beside) / bend
-        m2 = float(inner @ inner)
+    def lengths(self, columns: np.ndarray, t: np.ndarray) -> Lengths:
+        """Degrees of freedom, |m|^2 and |y - X m|^2 at ``m = (G + t)^-1 w``, a t each column."""
+        w, inner, beside = self._solved(columns, t)
+        bend = 1.0 + self.update @ beside
+        inner -= beside * ((self.update @ inner) / bend)
+        freedom = _freedom(self.spectrum.eigenvalues, t) + t * _squares(beside) / bend
+        m2 = _squares(inner)
         # |y - X m|^2 = |y|^2 - m^T w - t |m|^2, because G m = w - t m.
-        return freedom, m2, max(float(self.squares[column] - inner @ w) - t * m2, 0.0)
+        r2 = self.squares[columns] - np.einsum("ij,ij->j", inner, w) - t * m2
+        return freedom, m2, np.maximum(r2, 0.0)
 
-    def log_determinant(self, a: float, b: float) -> float:
+    def _solved(
+        self, columns: np.ndarray, t: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """w, and ``(S + t)^-1`` of w and of u, for each column; shape (D, columns) each."""
+        w = self.cross[:, columns]
+        inner, beside = np.empty_like(w, order="F"), np.empty_like(w, order="F")
+        both = np.empty((len(w), 2), order="F")
+        both[:, 1] = self.update
+        for place, shift in enumerate(t):
+            both[:, 0] = w[:, place]
+            solved = self.spectrum.solve(shift, both)
+            inner[:, place], beside[:, place] = solved[:, 0], solved[:, 1]
+        return w, inner, beside
+
+    def log_determinants(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Of ``a + b G``."""
-        solved = self.spectrum.solve(a / b, self.update[:, None])[:, 0]
-        plain = float(np.sum(np.log(a + b * self.spectrum.eigenvalues)))
-        return plain + float(np.log1p(self.update @ solved))
+        once = self.update[:, None]
+        bends = [float(self.update @ self.spectrum.solve(t, once)[:, 0]) for t in a / b]
+        return _log_determinants(self.spectrum.eigenvalues, a, b) + np.log1p(bends)
 
 
 class Dual:
@@ -92,18 +106,31 @@ class Dual:
         self.spectrum = spectrum
         self.turned = spectrum.turn(columns)
 
-    def lengths(self, column: int, t: float) -> tuple[float, float, float]:
+    def lengths(self, columns: np.ndarray, t: np.ndarray) -> Lengths:
         """Degrees of freedom, |m|^2 and |y - X m|^2 at ``m = X^T (K + t)^-1 y``."""
-        values = self.spectrum.eigenvalues
-        y = self.turned[:, column]
-        inner = self.spectrum.solve(t, y[:, None])[:, 0]
-        square = float(inner @ inner)
-        m2 = max(float(inner @ y) - t * square, 0.0)
-        return float(np.sum(values / (values + t))), m2, t * t * square
+        y = self.turned[:, columns]
+        inner = np.column_stack(
+            [self.spectrum.solve(shift, y[:, [place]]) for place, shift in enumerate(t)]
+        )
+        square = _squares(inner)
+        m2 = np.maximum(np.einsum("ij,ij->j", inner, y) - t * square, 0.0)
+        return _freedom(self.spectrum.eigenvalues, t), m2, t * t * square
 
-    def log_determinant(self, a: float, b: float) -> float:
+    def log_determinants(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Of ``a + b K``."""
-        return float(np.sum(np.log(a + b * self.spectrum.eigenvalues)))
+        return _log_determinants(self.spectrum.eigenvalues, a, b)
+
+
+def _squares(columns: np.ndarray) -> np.ndarray:
+    return np.asarray(np.einsum("ij,ij->j", columns, columns))
+
+
+def _freedom(eigenvalues: np.ndarray, t: np.ndarray) -> np.ndarray:
+    return np.asarray((eigenvalues / (eigenvalues + t[:, None])).sum(axis=1))
+
+
+def _log_determinants(eigenvalues: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log(a[:, None] + b[:, None] * eigenvalues).sum(axis=1))
 
 
 def fixed_point(
@@ -119,43 +146,41 @@ def fixed_point(
     Another ``tolerance`` and ``epsilon`` give the values of other code: 0.01 and 0 those of tllib.
     """
     values = problem.spectrum.eigenvalues
-    found = np.empty((6, columns))
-    for column in range(columns):
-        a = b = 1.0
-        for _ in range(ROUNDS):
-            t = a / b
-            freedom, m2, r2 = problem.lengths(column, t)
-            # Features that are all zero have no degree of freedom; a then cancels.
-            a = max(freedom, _TINY) / (m2 + epsilon)
-            b = (rows - freedom) / (r2 + epsilon)
-            if abs(a / b - t) <= tolerance * t:
-                break
-        evidence = (
-            len(values) / 2.0 * np.log(a)
-            + rows / 2.0 * np.log(b)
-            - 0.5 * problem.log_determinant(a, b)
-            - 0.5 * b * r2
-            - 0.5 * a * m2
-            - rows / 2.0 * np.log(2.0 * np.pi)
-        ) / rows
-        inverse = float(np.sqrt(np.sum((a + b * values) ** -2.0)))
-        found[:, column] = evidence, a, b, m2, r2, inverse
-    return Fit(*found)
+    a, b, m2, r2 = (np.ones(columns) for _ in range(4))
+    left = np.arange(columns)
+    for _ in range(ROUNDS):
+        t = a[left] / b[left]
+        freedom, m2[left], r2[left] = problem.lengths(left, t)
+        # Features that are all zero have no degree of freedom; a then cancels.
+        a[left] = np.maximum(freedom, _TINY) / (m2[left] + epsilon)
+        b[left] = (rows - freedom) / (r2[left] + epsilon)
+        left = left[np.abs(a[left] / b[left] - t) > tolerance * t]
+        if not len(left):
+            break
+    evidence = (
+        len(values) / 2.0 * np.log(a)
+        + rows / 2.0 * np.log(b)
+        - 0.5 * problem.log_determinants(a, b)
+        - 0.5 * b * r2
+        - 0.5 * a * m2
+        - rows / 2.0 * np.log(2.0 * np.pi)
+    ) / rows
+    inverse = np.sqrt(((a[:, None] + b[:, None] * values) ** -2.0).sum(axis=1))
+    return Fit(evidence, a, b, m2, r2, inverse)
 
 
 def _logme(work: Workspace) -> Value:
-    outputs = work.columns
     if work.wide:
-        problem = Dual(Spectrum(work.kernel), outputs)
-        return _value(fixed_point(problem, outputs.shape[1], work.rows), work, 64)
-    squares = np.einsum("ij,ij->j", outputs, outputs)
+        problem = Dual(Spectrum(work.kernel), work.columns)
+        return _value(fixed_point(problem, work.columns.shape[1], work.rows), work, 64)
     for precision in work.precisions:
         moments = work.moments(precision)
         spectrum = work.spectrum(precision)
         update = np.sqrt(work.rows) * moments.mean
+        squares = moments.target_squares
         normal = Normal(spectrum, moments.feature_targets().T, squares, update)
         try:
-            fit = fixed_point(normal, outputs.shape[1], work.rows)
+            fit = fixed_point(normal, len(squares), work.rows)
         except FloatingPointError:
             doubt = np.inf
             continue
@@ -166,14 +191,14 @@ def _logme(work: Workspace) -> Value:
         if doubt <= _GOOD:
             break
     if doubt > _GOOD and work.evidence.features is not None:
-        return _value(_decomposed(work, squares), work, 64)
+        return _value(_decomposed(work), work, 64)
     value = _value(fit, work, moments.precision)
     if doubt > _GOOD:
         return Value(value.value, value.details, f"rounding may change the value by {doubt:.1g}")
     return value
 
 
-def _decomposed(work: Workspace, squares: np.ndarray) -> Fit:
+def _decomposed(work: Workspace) -> Fit:
     """From singular values of the features: ten times slower, right at any scale of features."""
     from scipy.linalg import svd
 
@@ -181,6 +206,7 @@ def _decomposed(work: Workspace, squares: np.ndarray) -> Fit:
     left, values, right = svd(features, full_matrices=False, check_finite=False)
     cross = right.T @ (values[:, None] * (left.T @ work.columns))
     nothing = np.zeros(features.shape[1])
+    squares = np.einsum("ij,ij->j", work.columns, work.columns)
     normal = Normal(Diagonal(values, right.T), cross, squares, nothing)
     return fixed_point(normal, work.columns.shape[1], work.rows)
 

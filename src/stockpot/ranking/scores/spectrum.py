@@ -6,9 +6,19 @@ leading eigenvectors then cost next to nothing; the full eigenvector matrix come
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache, cached_property
+from typing import Any, cast
 
 import numpy as np
+
+
+@cache
+def _dptsv() -> Callable[..., Any]:
+    """LAPACK's tridiagonal solver; thousands of calls would each pay for an import."""
+    from scipy.linalg import lapack
+
+    return cast("Callable[..., Any]", lapack.dptsv)
 
 
 class Spectrum:
@@ -57,9 +67,7 @@ class Spectrum:
 
         Raises ``FloatingPointError`` if the shift is lost in the rounding errors of T.
         """
-        from scipy.linalg import lapack
-
-        _, _, solved, info = lapack.dptsv(self.diagonal + shift, self.beside, turned)
+        _, _, solved, info = _dptsv()(self.diagonal + shift, self.beside, turned)
         if info:
             raise FloatingPointError("shift below the rounding error of the matrix")
         return np.asarray(solved)

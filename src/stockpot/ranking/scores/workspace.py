@@ -114,12 +114,16 @@ class Workspace:
         return values
 
     # ------------------------------------------------------------------------------ second moments
+    @cached_property
+    def given(self) -> Moments | None:
+        """The moments that came with the evidence, of the classes that rows have."""
+        given = self.evidence.moments
+        return None if given is None else given.of_present_classes()
+
     def moments(self, precision: int) -> Moments:
         """Sums over all rows, with products in float32 or float64."""
-        given = self.evidence.moments
-        if self.evidence.features is None and given is not None:
-            return given
-        if given is not None and given.precision >= precision:
+        given = self.given
+        if given is not None and (self.evidence.features is None or given.precision >= precision):
             return given
         if precision not in self._moments:
             if self.kind == "classification":
@@ -137,7 +141,7 @@ class Workspace:
 
         Products in float32 save half the time of large matrices and none of small ones.
         """
-        given = self.evidence.moments
+        given = self.given
         if self.evidence.features is None and given is not None:
             return (given.precision,)
         small = self.rows * self.features.shape[1] ** 2 < _SMALL
