@@ -41,6 +41,9 @@ def rank_command(
         typer.Option(help="Time for real fine-tunings, such as 30m or 1h30m [default: none]."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Models to show.")] = 10,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Leave out this model of the zoo; repeatable.")
+    ] = None,
     shortlist: Annotated[
         int, typer.Option(min=1, help="Models to run at most; history chooses them.")
     ] = 30,
@@ -75,7 +78,8 @@ def rank_command(
     after an interruption: what was computed is kept.
     """
     from stockpot.cli.output import Output
-    from stockpot.ranking.rank import Options, plan_rank, rank
+    from stockpot.ranking.rank import plan_rank, rank
+    from stockpot.ranking.state import Options
 
     out = Output(json=as_json, quiet=quiet)
     if append and history is None:
@@ -83,6 +87,7 @@ def rank_command(
     options = Options(
         budget=None if budget is None else seconds(budget),
         shortlist=shortlist,
+        without=tuple(without or ()),
         select=select,
         download=download,
         skip_corrupt=skip_corrupt,

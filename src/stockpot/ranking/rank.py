@@ -133,6 +133,7 @@ def _open(
         zoo = load_zoo(Path(zoo))
     elif not isinstance(zoo, Zoo):
         zoo = parse_zoo(zoo, root=base)
+    zoo = zoo.without(options.without)
     table = _read_history(history)
     work = output / "work"
     prepared = prepare(

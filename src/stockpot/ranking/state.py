@@ -32,6 +32,7 @@ class Options:
         budget: seconds of fine-tuning in all, jobs of earlier runs included; None: none.
         select: ``"gain"`` fine-tunes whole models one after the other, each time the one worth most
             per second; ``"halving"`` trains many a little and the better half on.
+        without: models of the zoo to leave out, by name.
         shortlist: how many models are run at most; the rest is ranked by history and metadata.
         download: weights that are not here may be fetched.
         verify: fine-tune all that was run afterwards, and compare orders.
@@ -41,6 +42,7 @@ class Options:
     budget: float | None = None
     select: str = "gain"
     shortlist: int = SHORTLIST
+    without: tuple[str, ...] = ()
     download: bool = False
     skip_corrupt: bool = False
     verify: bool = False

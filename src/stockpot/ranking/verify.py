@@ -52,13 +52,13 @@ def compare_orders(
         predictors["linear probe"] = {n: float(v) for n, v in probes.items() if v is not None}
     rows = []
     for label, guess in predictors.items():
-        values = np.array([guess[name] for name in names])
+        guesses = np.array([guess[name] for name in names])
         rows.append(
             {
                 "predictor": label,
-                "tau": weighted_tau(real, values),
-                "regret": float(real.max() - real[int(values.argmax())]),
-                "first": names[int(values.argmax())],
+                "tau": weighted_tau(real, guesses),
+                "regret": float(real.max() - real[int(guesses.argmax())]),
+                "first": names[int(guesses.argmax())],
             }
         )
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.errors import RecipeError
+from stockpot.errors import InputError, RecipeError
 from stockpot.yaml_lines import (
     Location,
     field_names,
     line_of,
     load_with_lines,
+    suggestion,
     validated,
 )
 
@@ -114,6 +115,15 @@ class Zoo:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def without(self, names: Sequence[str]) -> Zoo:
+        """The zoo without some models; ``InputError`` for a name it does not have."""
+        for name in names:
+            if name not in self.entries:
+                raise InputError(
+                    f"the zoo has no model '{name}'{suggestion(name, list(self.entries))}"
+                )
+        return Zoo({n: e for n, e in self.entries.items() if n not in names}, self.root)
 
     def metadata(self) -> dict[str, Metadata]:
         """What the file says about each model."""

@@ -84,6 +84,8 @@ def test_a_dry_run_says_what_would_happen(world: tuple[Path, Path], tmp_path: Pa
     )
     assert found.exit_code == 0, found.output
     assert "2 will be run" in found.stdout
+    left = run("rank", task, "--zoo", models, "-o", out, "--dry-run", "--without", "good")
+    assert "  good" not in left.stdout
     assert "cannot be used: resnet18" in found.stdout
     assert "up to 60 s" in found.stdout
     assert not out.exists()
@@ -95,6 +97,9 @@ def test_wrong_input_is_exit_code_2(world: tuple[Path, Path], tmp_path: Path) ->
     assert run("rank", task, "--zoo", models, "--append").exit_code == 2
     assert run("rank", task, "--zoo", models, "--budget", "soon").exit_code == 2
     assert run("rank", task, "--zoo", models, "--select", "luck").exit_code == 2
+    found = run("rank", task, "--zoo", models, "--without", "goood")
+    assert found.exit_code == 2
+    assert "did you mean 'good'" in found.stderr
     models.write_text("models:\n  - kind: timm\n    nmae: x\n")
     found = run("rank", task, "--zoo", models)
     assert found.exit_code == 2

@@ -13,7 +13,8 @@ from stockpot.errors import InputError, OutputError, RecipeError
 from stockpot.ranking import spend
 from stockpot.ranking.append import append_results
 from stockpot.ranking.history import Store
-from stockpot.ranking.rank import Options, plan_rank, rank
+from stockpot.ranking.rank import plan_rank, rank
+from stockpot.ranking.state import Options
 from stockpot.recycling import load_recipe
 from tests.ranking.rank.tiny import QUALITY, write_task, zoo
 

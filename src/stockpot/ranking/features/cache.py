@@ -55,7 +55,8 @@ class FeatureCache:
     def add(self, arrays: Mapping[str, np.ndarray], seconds: float) -> None:
         """Write the next chunk. ``seconds`` of work are added to what the model has cost."""
         with atomic_file(self._file(self.chunks)) as temporary, temporary.open("wb") as handle:
-            np.savez(handle, **{name: _narrow(values) for name, values in arrays.items()})
+            kept = {name: _narrow(values) for name, values in arrays.items()}
+            np.savez(handle, **kept)  # type: ignore[arg-type]
         self.describe({"seconds": round(self.seconds + seconds, 4)})
 
     def add_moments(self, moments: Moments, chunks: int, seconds: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,7 +243,7 @@ class _Reader:
             "operations": graph.to_json(),
         }
 
-    def read(self, raw: Any) -> Mapping[str, np.ndarray]:
+    def read(self, raw: Any) -> Arrays:
         """Arrays for one chunk; rows in their order."""
         import torch
 
@@ -259,7 +258,7 @@ class _Reader:
                     encoded, order[start : start + _BATCH], self.device
                 )
                 parts.append(self._forward(batch))
-        found = {}
+        found: Arrays = {}
         for name in parts[0]:
             values = np.concatenate([part[name] for part in parts])
             found[name] = np.empty_like(values)
