@@ -26,6 +26,10 @@ Vectors = NDArray[np.float64]
 RELATED = 0.3
 # Spread of g for children: fine-tunings keep some of their parent's direction.
 _SPREAD = 0.12
+# Share of siblings whose steps look alike, and prior odds for a child: most models were fine-tuned
+# from what everybody starts from, not from each other. Set on real trainings (docs/registry.md).
+_ALIKE = 0.4
+_PRIOR = 0.12
 # A part of the combination below this share is noise.
 _LEAST_WEIGHT = 0.03
 _MOST_MEMBERS = 12
@@ -64,9 +68,10 @@ def child_odds(y: Vectors, p: Vectors, a: Vectors) -> float:
     spread = _SPREAD + noise
     # A child may go on in its parent's direction, which a sibling of the same task does as well.
     as_child = _normal(min(g, 0.0), 0.0, spread)
-    # Siblings share some of their way, so that they lie anywhere between 0.5 and 1 of the way back.
-    as_sibling = _normal(g, -0.75 * power, 0.2 * power + noise)
-    return as_child / max(as_sibling, 1e-9)
+    # Siblings share some of their way, so that they lie anywhere between 0.5 and 1 of the way back,
+    # and some share so much of it that the angle does not tell.
+    as_sibling = (1 - _ALIKE) * _normal(g, -0.75 * power, 0.2 * power + noise) + _ALIKE / 0.6
+    return _PRIOR * as_child / as_sibling
 
 
 def _normal(x: float, mean: float, spread: float) -> float:
@@ -81,40 +86,28 @@ class Descent:
     confidence: float
 
 
-def descend(
+def climb(
     y: Vectors, vectors: Vectors, parents: Mapping[int, Sequence[int]], related: Sequence[int]
 ) -> Descent:
-    """Walk from the nearest root of the tree down to the most probable parent of ``y``.
+    """From the model nearest to ``y`` up the tree, as long as that is rather a sibling.
 
     ``vectors`` (n, d) are the models, ``parents`` maps places to places of parents, ``related`` are
     the places to be considered.
     """
-    known = set(related)
-    children: dict[int, list[int]] = {}
-    roots = []
-    for place in related:
-        above = [each for each in parents.get(place, ()) if each in known and each != place]
-        if above:
-            children.setdefault(above[0], []).append(place)
-        else:
-            roots.append(place)
-    roots = roots or list(related)
-    distance = np.linalg.norm(vectors[roots] - y, axis=1)
-    current = roots[int(np.argmin(distance))]
-    confidence, seen = 1.0, {current}
+    known, seen = set(related), set[int]()
+    distance = np.linalg.norm(vectors[list(related)] - y, axis=1)
+    current = related[int(np.argmin(distance))]
+    doubt = 1.0
     while True:
-        below = [each for each in children.get(current, []) if each not in seen]
-        if not below:
-            return Descent(current, confidence)
-        odds = [child_odds(y, vectors[each], vectors[current]) for each in below]
-        # All are compared with "none of them": their odds share one unit of doubt.
-        total = 1.0 + sum(odds)
-        best = int(np.argmax(odds))
-        if odds[best] <= 1.0:
-            return Descent(current, confidence / total)
-        confidence *= odds[best] / total
-        current = below[best]
         seen.add(current)
+        above = [each for each in parents.get(current, ()) if each in known and each not in seen]
+        if not above:
+            return Descent(current, doubt)
+        odds = min(child_odds(y, vectors[current], vectors[each]) for each in above)
+        if odds >= 1.0:
+            return Descent(current, doubt * odds / (1.0 + odds))
+        doubt = 1.0 / (1.0 + odds)
+        current = above[0]
 
 
 @dataclass(frozen=True)

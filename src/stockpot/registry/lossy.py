@@ -67,7 +67,7 @@ def encode(option: Option, stored: Array, dtype: str, rows: int, base: Array) ->
     if option.name == "sign":
         scale = np.float32(np.mean(np.abs(delta), dtype=np.float64))
         signs = np.packbits(delta.reshape(-1) >= 0)
-        return bytes(scale.tobytes() + signs.tobytes())
+        return b"".join([bytes(scale.tobytes()), signs.tobytes()])
     return _encode_low_rank(delta, option.rank)
 
 

@@ -19,7 +19,7 @@ from stockpot.registry.geometry import (
     Mixture,
     Vectors,
     agreement,
-    descend,
+    climb,
     mixture,
     scales,
 )
@@ -86,7 +86,7 @@ def find_parents(
     scale = scales(near.vectors[related], near.matrices)
     y, vectors = near.own / scale, near.vectors / scale
     parents = _known_parents(registry, near.rows)
-    found = descend(y, vectors, parents, related)
+    found = climb(y, vectors, parents, related)
     root = _root(found.place, parents, set(related))
     merged = mixture(y, vectors, root, related)
     if merged is not None and _is_merge(merged, y - vectors[root], y, tensors):

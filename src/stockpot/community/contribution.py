@@ -1,0 +1,121 @@
+"""A contribution: somebody's fine-tuning of a version of a line, put up for review."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stockpot.errors import InputError
+from stockpot.files import digest
+from stockpot.registry import Link, Registry, add
+from stockpot.registry.documents import seal, unseal
+
+SCHEMA = 1
+FINETUNE, COMPONENT = "finetune", "component"
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """``model`` was fine-tuned from ``base`` (ids in the registry) and is proposed for ``line``.
+
+    ``kind``: "finetune", or "component" for a tangent component. ``id`` is the hash of the rest, so
+    that proposing the same thing twice is one contribution.
+    """
+
+    line: str
+    model: str
+    base: str
+    name: str
+    author: str
+    note: str
+    kind: str
+
+    @property
+    def id(self) -> str:
+        return digest(self.to_json())[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **vars(self)}
+
+
+def contribute(
+    registry: Registry,
+    source: str | Path,
+    *,
+    line: str = "main",
+    base: str | None = None,
+    name: str | None = None,
+    author: str = "",
+    note: str = "",
+    quiet: bool = True,
+) -> Contribution:
+    """Put a fine-tuning (or a tangent component) of a version of ``line`` up for review.
+
+    ``base``: the version it was fine-tuned from, by default the newest. Weights with NaN or
+    infinity are refused here (``NonFiniteError``); the rest is for ``review``. Raises
+    ``InputError`` for a line or base that is not there.
+    """
+    versions = [version["model"] for version in registry.line(line)]
+    if not versions:
+        raise InputError(
+            f"there is no line '{line}' to contribute to",
+            hint=f"stockpot registry add BASE --line {line}",
+        )
+    origin = registry.find(base or line)
+    if origin not in versions:
+        raise InputError(
+            f"'{base}' is no version of the line '{line}'",
+            hint="fine-tune from one of them: stockpot registry log --line " + line,
+        )
+    parent = registry.manifest(origin)
+    link = Link(parent.name, parent.digest, "base", None, origin)
+    kind = COMPONENT if _is_component(Path(source)) else FINETUNE
+    done = add(registry, source, name=name, kind=kind, links=[link], note=note, quiet=quiet)
+    found = Contribution(line, done.id, origin, done.manifest.name, author, note, kind)
+    registry.store.write(f"proposals/{found.id}.json", [seal(found.to_json())])
+    registry.store.flush()
+    return found
+
+
+def contributions(registry: Registry, line: str | None = None) -> list[Contribution]:
+    """All contributions (to a line), by name."""
+    found = [_read(registry, key) for key in registry.store.keys("proposals")]
+    kept = [each for each in found if line is None or each.line == line]
+    return sorted(kept, key=lambda each: (each.name, each.id))
+
+
+def find_contribution(registry: Registry, wanted: str) -> Contribution:
+    """A contribution by id (its first six digits and more) or by name.
+
+    Raises ``InputError`` for none or several.
+    """
+    every = contributions(registry)
+    found = [
+        each
+        for each in every
+        if each.name == wanted or (len(wanted) >= 6 and each.id.startswith(wanted))
+    ]
+    if len(found) != 1:
+        names = ", ".join(f"{each.name} {each.id[:8]}" for each in (found or every)[:6])
+        raise InputError(
+            f"{'several contributions are' if found else 'no contribution is'} called '{wanted}'",
+            hint=f"there are {names}" if names else "stockpot contribute puts one up",
+        )
+    return found[0]
+
+
+def _read(registry: Registry, key: str) -> Contribution:
+    value = unseal(registry.store.read(key), key)
+    value.pop("schema")
+    return Contribution(**value)
+
+
+def _is_component(source: Path) -> bool:
+    """Whether a file is a tangent component: its header says so."""
+    if source.suffix != ".safetensors" or not source.is_file():
+        return False
+    from stockpot.checkpoints import open_checkpoint
+
+    with open_checkpoint(source) as checkpoint:
+        return {"component", "digest"} <= checkpoint.metadata.keys()

@@ -1,0 +1,258 @@
+"""May a contribution come in? Each check gives a verdict, a reason in words, and its numbers.
+
+Thresholds for huge layers come from real fine-tunings of all-MiniLM-L6-v2 (docs/registry.md): the
+matrix that moved most did so 1.5 to 2.1 times as far as the median matrix, the vector 4.5 to 8
+times as far as the median tensor.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stockpot.checkpoints import open_checkpoint, write_checkpoint
+from stockpot.community.contribution import (
+    COMPONENT,
+    Contribution,
+    contributions,
+    find_contribution,
+)
+from stockpot.community.measuring import Meter, fall, is_worse, task_json
+from stockpot.community.tasks import MaintainerTask
+from stockpot.errors import InputError, LineageError, NonFiniteError, StockpotError
+from stockpot.evaluation.connectivity import interpolate
+from stockpot.inspection import check_lineage, compare
+from stockpot.registry import Registry, checkout
+from stockpot.registry.documents import seal, unseal
+
+MATRIX_TIMES, VECTOR_TIMES = 8.0, 50.0
+# A matrix that has moved by its own norm is another matrix.
+MATRIX_MOST = 1.0
+BARRIER = 0.05
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question that was asked. ``numbers`` are what the answer rests on."""
+
+    name: str
+    passed: bool
+    words: str
+    numbers: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Review:
+    """All checks of a contribution against the version ``against``."""
+
+    contribution: str
+    model: str
+    against: str
+    checks: tuple[Check, ...]
+
+    @property
+    def accepted(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def reason(self) -> str:
+        """Why not, or that nothing speaks against it."""
+        failed = [f"{check.name}: {check.words}" for check in self.checks if not check.passed]
+        return "; ".join(failed) or "nothing speaks against it"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "contribution": self.contribution,
+            "model": self.model,
+            "against": self.against,
+            "accepted": self.accepted,
+            "reason": self.reason,
+            "checks": [vars(check) for check in self.checks],
+        }
+
+
+def review(
+    registry: Registry,
+    contribution: Contribution | str,
+    tasks: Sequence[MaintainerTask] = (),
+    *,
+    meter: Meter | None = None,
+    points: int = 3,
+    limit: float = BARRIER,
+) -> Review:
+    """Examine a contribution against its base and the newest version, and keep the outcome.
+
+    In this order, ending where it makes no sense to go on: whether its weights are finite and
+    descend from its base, whether single layers moved beyond reason, whether the line to its base
+    stays good on the tasks (``points`` models on it, a fall of at most ``limit``), and whether the
+    newest version, averaged with it, loses more than its tolerance on any task: a fine-tuning
+    alone may forget, as long as the average does not. ``meter`` remembers scores between reviews.
+    """
+    found = (
+        find_contribution(registry, contribution) if isinstance(contribution, str) else contribution
+    )
+    meter = meter or Meter(tasks)
+    if found.kind == COMPONENT:
+        checks = [_component_check(registry, found)]
+    else:
+        checks = [_lineage(registry, found)]
+        if checks[0].passed:
+            checks.append(_layers(registry, found))
+        if all(check.passed for check in checks) and meter.tasks:
+            checks += _measure(registry, found, meter, points, limit)
+    done = Review(found.id, found.model, registry.find(found.line), tuple(checks))
+    number = len(registry.store.keys(f"reviews/{found.id}")) + 1
+    key = f"reviews/{found.id}/{number:06d}.json"
+    registry.store.write(key, [seal(done.to_json())])
+    registry.store.flush()
+    return done
+
+
+def last_review(registry: Registry, contribution: Contribution) -> dict[str, Any] | None:
+    """The newest review of a contribution; None before the first."""
+    keys = registry.store.keys(f"reviews/{contribution.id}")
+    return unseal(registry.store.read(keys[-1]), keys[-1]) if keys else None
+
+
+def _lineage(registry: Registry, found: Contribution) -> Check:
+    base, model = registry.checkpoint(found.base), registry.checkpoint(found.model)
+    try:
+        seen = check_lineage(base, model)
+    except (LineageError, NonFiniteError) as error:
+        return Check("lineage", False, error.message, {})
+    missing = [name for name in base.names if name not in model]
+    if missing:
+        words = f"it lacks '{missing[0]}' ({len(missing)} tensors of its base are missing)"
+        return Check("lineage", False, words, {"missing": len(missing)})
+    return Check(
+        "lineage", True, seen.reason, {"adjusted": seen.adjusted, "distance": seen.distance}
+    )
+
+
+def _layers(registry: Registry, found: Contribution) -> Check:
+    seen = compare({found.name: registry.checkpoint(found.model)}, registry.checkpoint(found.base))
+    moved = [
+        (layer.name, layer.counted, layer.change[-1])
+        for layer in seen.layers
+        if layer.change is not None and layer.change[-1]
+    ]
+    if not moved:
+        return Check("layers", False, "its weights are those of its base: nothing is new", {})
+    matrices = [change for _, counted, change in moved if counted and change is not None]
+    typical = float(np.median(matrices or [change for _, _, change in moved if change]))
+    worst: tuple[float, str, float] | None = None
+    for name, counted, change in moved:
+        assert change is not None
+        times = change / (typical * (MATRIX_TIMES if counted else VECTOR_TIMES))
+        if counted and change > MATRIX_MOST:
+            times = max(times, 1.0 + change)
+        if worst is None or times > worst[0]:
+            worst = times, name, change
+    assert worst is not None
+    numbers = {"typical": typical, "tensor": worst[1], "change": worst[2]}
+    if worst[0] > 1.0:
+        words = (
+            f"'{worst[1]}' moved by {worst[2]:.1%} of its norm, {worst[2] / typical:.0f} times as "
+            f"far as the median matrix: broken, or made to overrule the others in an average"
+        )
+        return Check("layers", False, words, numbers)
+    words = f"the median matrix moved by {typical:.2%}, no tensor out of proportion"
+    return Check("layers", True, words, numbers)
+
+
+def _measure(
+    registry: Registry, found: Contribution, meter: Meter, points: int, limit: float
+) -> list[Check]:
+    checks: list[Check] = []
+    with tempfile.TemporaryDirectory(prefix="stockpot-review-") as scratch:
+        place = Path(scratch)
+        manifests = [registry.manifest(each) for each in (found.base, found.model, found.line)]
+        base, model, current = (
+            (each.digest, place / folder)
+            for each, folder in zip(manifests, ("base", "model", "current"), strict=True)
+        )
+        for manifest, (_, folder) in zip(manifests, (base, model, current), strict=True):
+            checkout(registry, manifest, folder)
+        steps = [step / (points - 1) for step in range(points)]
+        between = [_mixed(registry, found.base, found.model, step, place) for step in steps[1:-1]]
+        half = _mixed(registry, current[0], found.model, 0.5, place)
+        for task in meter.tasks:
+            try:
+                way = [meter.scores(task, *each) for each in (base, *between, model)]
+                estimate = meter.against(task, half, current)
+            except InputError as error:
+                # Features that are not finite are the contribution's fault, not the user's.
+                checks.append(Check(f"task {task.name}", False, error.message, {}))
+                continue
+            drop = fall(steps, way)
+            words = f"between its base and it the score falls by {drop:.1%} at most"
+            numbers = {"barrier": drop, "values": [float(each.mean()) for each in way]}
+            checks.append(
+                Check(
+                    f"connectivity {task.name}",
+                    drop <= limit,
+                    f"{words} (limit {limit:.1%})",
+                    numbers,
+                )
+            )
+            gap = estimate.difference
+            assert gap is not None
+            words = (
+                f"alone {way[-1].mean():.1%}, averaged with the current version "
+                f"{estimate.overall.mean:.1%}: {gap.mean:+.1%} ({gap.low:+.1%} to {gap.high:+.1%}; "
+                f"tolerance {task.tolerance:.1%})"
+            )
+            holds = not is_worse(estimate, task.tolerance)
+            checks.append(Check(f"task {task.name}", holds, words, task_json(estimate)))
+    return checks
+
+
+def _mixed(
+    registry: Registry, first: str, second: str, share: float, place: Path
+) -> tuple[str, Path]:
+    """A model folder ``share`` of the way from one model to another, and its digest."""
+    start, end = registry.checkpoint(first), registry.checkpoint(second)
+    folder = place / f"mixed-{start.digest()[:12]}-{end.digest()[:12]}-{share:.6f}"
+    if not folder.exists():
+        checkout(registry, first, folder)
+        for file in folder.glob("*.safetensors*"):
+            file.unlink()
+        ends = [{name: each.read(name) for name in start.names} for each in (start, end)]
+        dtypes = {name: start.info(name).dtype for name in start.names}
+        mixed = interpolate(*ends, share)
+        write_checkpoint(folder / "model.safetensors", mixed, dtypes=dtypes)
+    with open_checkpoint(folder) as checkpoint:
+        return checkpoint.digest(), folder
+
+
+def _component_check(registry: Registry, found: Contribution) -> Check:
+    """A component adds up with others that were made on the very same base and head."""
+    from stockpot.community.components import load_component
+
+    try:
+        component = load_component(registry, found)
+    except StockpotError as error:
+        return Check("component", False, error.message, {})
+    stored = registry.manifest(found.base).tensors()
+    shapes = {name: each.info.shape for name, each in stored.items()}
+    for name, tensor in component.tensors.items():
+        fits = [own for own in shapes if own == name or own.endswith(f".{name}")]
+        fits += [own for own in shapes if name.endswith(f".{own}")]
+        if fits and all(shapes[own] != tuple(tensor.shape) for own in fits):
+            words = f"'{name}' is {list(tensor.shape)}, in the base it is {list(shapes[fits[0]])}"
+            return Check("component", False, words, {})
+    for other in contributions(registry, found.line):
+        if other.kind != COMPONENT or other.id == found.id:
+            continue
+        first = load_component(registry, other)
+        if (first.base_digest, first.head_digest) != (component.base_digest, component.head_digest):
+            words = f"it was made on other weights than {other.name}: they do not add up"
+            return Check("component", False, words, {})
+    words = f"made on the base of the others, from {component.examples} examples"
+    return Check("component", True, words, {"examples": component.examples})
