@@ -22,7 +22,7 @@ TOPICS += ("cognition", "communication", "event", "food", "group")
 
 
 def fashion(path: str = "/usr/share/datasets/fashion-mnist", pool: int = 600) -> Task:
-    """Fashion-MNIST classes 5 to 9: domain train (``pool`` images of each class) and test (1,000).
+    """Fashion-MNIST classes 5 to 9: domain train (``pool`` images of each class) and test (400).
 
     The base has seen classes 0 to 4 only. Package `dataset-fashion-mnist` of Debian has the files.
     """
@@ -31,8 +31,8 @@ def fashion(path: str = "/usr/share/datasets/fashion-mnist", pool: int = 600) ->
     for label in range(5, 10):
         for domain, own in enumerate((np.arange(60_000), np.arange(60_000, len(labels)))):
             found = own[labels[own] == label]
-            if domain == 0:
-                found = named_generator(0, "fashion", label).permutation(found)[:pool]
+            count = 400 if domain else pool
+            found = named_generator(0, "fashion", label).permutation(found)[:count]
             rows.append(np.sort(found))
             domains.append(np.full(len(found), domain))
     chosen = np.concatenate(rows)

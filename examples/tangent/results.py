@@ -2,7 +2,7 @@
 
     python examples/tangent/results.py --page docs/results/tangent.md
 
-Makes the small base if it is not there (half a minute), runs the three recipes of this folder, five
+Makes the small base if it is not there (two minutes), runs the three recipes of this folder, five
 trials each, and a curve of sketch sizes. Finished jobs are not repeated, so a second call only
 writes the page anew. Needs Debian's package `dataset-fashion-mnist`, scikit-learn, and the weights
 and texts of `stockpot demo --fetch-only`.
