@@ -145,7 +145,7 @@ class Workspace:
         if self.evidence.features is None and given is not None:
             return (given.precision,)
         small = self.rows * self.features.shape[1] ** 2 < _SMALL
-        return (64,) if small else (32, 64)
+        return (64,) if small or 64 in self._moments else (32, 64)
 
     def covariance(self, precision: int) -> np.ndarray:
         """Covariance of the features (divided by N); lower triangle of (D, D), by columns."""
