@@ -296,4 +296,4 @@ def test_the_hubs_client_is_offline_while_a_model_loads(monkeypatch: pytest.Monk
         pass
     assert os.environ["HF_HUB_OFFLINE"] == "0"
     with network(allowed=True):
-        assert constants.HF_HUB_OFFLINE == before
+        assert before == constants.HF_HUB_OFFLINE

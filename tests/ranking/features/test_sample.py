@@ -1,4 +1,4 @@
-"""Every beginning of the sample order is a fair sample, and the stop rule knows noise from signal."""
+"""Every beginning of the sample order is a fair sample; the stop rule tells noise from signal."""
 
 from __future__ import annotations
 

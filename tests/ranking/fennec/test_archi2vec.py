@@ -1,4 +1,4 @@
-"""archi2vec: equal architectures get equal vectors, similar ones similar, whatever their weights."""
+"""archi2vec: equal architectures get equal vectors, similar ones similar, whatever the weights."""
 
 from __future__ import annotations
 

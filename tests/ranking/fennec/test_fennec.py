@@ -1,4 +1,4 @@
-"""Fennec against slow references: discriminant by its formulas, factors that exist, online speed."""
+"""Fennec against slow references: discriminant by its formulas, factors that exist."""
 
 from __future__ import annotations
 
