@@ -29,7 +29,12 @@ tangent_app = typer.Typer(
 
 Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Weights = Annotated[
-    str, typer.Option(help="uniform, sum, examples, learnt, or numbers such as 0.5,0.3,0.2.")
+    str | None,
+    typer.Option(
+        help="uniform, sum, examples, learnt, 0.5,0.3,0.2 or north=0.5,south=0.5 "
+        "[default: uniform for deltas, sum for statistics].",
+        show_default=False,
+    ),
 ]
 
 
@@ -92,7 +97,7 @@ def compose_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The composed component.")] = Path(
         "composed.safetensors"
     ),
-    weights: Weights = "uniform",
+    weights: Weights = None,
     without: Annotated[
         list[str] | None, typer.Option(help="Leave this component out; repeatable.")
     ] = None,
@@ -115,13 +120,16 @@ def compose_command(
 
     out = Output(json=as_json, quiet=quiet)
     found = keep_components(load_components(components), without or ())
+    if not found:
+        raise InputError("nothing to compose: no components are left")
     rule: Any
     if weights == "learnt":
         if recipe is None or run is None:
             raise InputError("learnt weights need validation rows", hint="give --recipe and --run")
         rule = choose_weights(open_run(recipe, run), found, weights).weights
     else:
-        rule = parse_weights(weights)
+        default = "uniform" if found[0].kind == "delta" else "sum"
+        rule = parse_weights(weights or default, found)
     composed = aggregate(found, rule, name=output.stem)
     if not dry_run:
         composed.save(output)
@@ -142,7 +150,7 @@ def eval_command(
         list[Path] | None,
         typer.Option("--component", "-c", help="These files instead of all; repeatable."),
     ] = None,
-    weights: Weights = "uniform",
+    weights: Weights = None,
     without: Annotated[
         list[str] | None, typer.Option(help="Leave this component out; repeatable.")
     ] = None,
@@ -177,7 +185,8 @@ def _evaluation(result: dict[str, Any]) -> str:
     if "task_incremental" in result:
         rows.append(f"  knowing the task  {100 * result['task_incremental']:5.1f} %")
     rows += [f"  {name}  {100 * value:5.1f} %" for name, value in result["by_domain"].items()]
-    rows.append(f"base      {100 * result['base_accuracy']:5.1f} %")
+    if result["base_accuracy"] is not None:
+        rows.append(f"base      {100 * result['base_accuracy']:5.1f} %")
     for one in result["components"]:
         rows.append(f"{one['weight']:+.3f} {one['name']}  alone {100 * one['accuracy']:5.1f} %")
     return "\n".join(rows)

@@ -24,7 +24,9 @@ def forget_command(
     certificate: Annotated[
         Path | None, typer.Option("--output", "-o", help="The certificate [RUN/forgotten-*.json].")
     ] = None,
-    weights: Annotated[str, typer.Option(help="uniform, sum or examples.")] = "uniform",
+    weights: Annotated[
+        str | None, typer.Option(help="uniform, sum or examples [default: the composer's own].")
+    ] = None,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train the rest from nothing and compare.")
     ] = False,
@@ -39,7 +41,7 @@ def forget_command(
     from stockpot.errors import InputError
     from stockpot.tangent.forgetting.run import forget
 
-    if weights not in ("uniform", "sum", "examples"):
+    if weights not in (None, "uniform", "sum", "examples"):
         raise InputError(f"unknown weights '{weights}'", hint="uniform, sum or examples")
     out = Output(json=as_json, quiet=quiet)
     done = forget(

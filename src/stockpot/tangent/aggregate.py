@@ -1,4 +1,4 @@
-"""Sum deltas into one component, without the base: on a server, or from files.
+"""Sum components into one, without the base: on a server, or from files.
 
 One round of federated averaging on deltas is exactly the paper's composition: every client trains a
 component on its own data, and the server sums them. The server needs neither base nor data.
@@ -23,22 +23,23 @@ COMPOSED = "composed"
 def aggregate(
     components: Sequence[Component], weights: Weights = "examples", *, name: str = COMPOSED
 ) -> Component:
-    """One delta for many: sum_k w_k delta_k, float64 sums in the order of digests, rounded once.
+    """One component for many: sum_k w_k t_k, float64 sums in the order of digests, rounded once.
 
     By default weights are the shares of the examples, as in federated averaging (McMahan et al.
-    2017, algorithm 1). ``settings["composed"]`` lists the terms. The bytes of the tensors are those
-    of ``AverageComposer.compose`` with the same weights.
-    Raises ``InputError`` for no components, other kinds, or one that stands twice;
+    2017, algorithm 1); statistics are made to be summed (``weights="sum"``).
+    ``settings["composed"]`` lists the terms. The bytes of deltas are those of
+    ``AverageComposer.compose`` with the same weights.
+    Raises ``InputError`` for no components, different kinds, or one that stands twice;
     ``BaseMismatchError`` where they were made on different bases.
     """
     values = resolve_weights(components, weights)
     first = components[0]
     for component in components:
         component.check_base(first.base_digest, first.head_digest)
-        if component.kind != "delta":
+        if component.kind != first.kind:
             raise InputError(
-                f"component '{component.task}' holds {component.kind}, expected delta",
-                hint="statistics are summed by their own composer",
+                f"component '{component.task}' holds {component.kind}, "
+                f"'{first.task}' holds {first.kind}"
             )
     order = sorted(zip(components, values, strict=True), key=lambda part: part[0].digest)
     digests = [component.digest for component, _ in order]
@@ -49,7 +50,7 @@ def aggregate(
         torch.float32, next(iter(first.tensors.values()), torch.zeros(0)).dtype
     )
     return Component(
-        kind="delta",
+        kind=first.kind,
         base_digest=first.base_digest,
         head_digest=first.head_digest,
         task=name,
@@ -108,5 +109,5 @@ def from_arrays(arrays: Sequence[np.ndarray], about: Mapping[str, Any]) -> Compo
 
 
 def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What every component of a head says: the names of its columns."""
-    return {"head_classes": settings["head_classes"]} if "head_classes" in settings else {}
+    """What components of one base have in common: the head's columns, the feature map."""
+    return {name: settings[name] for name in ("head_classes", "features") if name in settings}

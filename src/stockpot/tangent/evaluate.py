@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from stockpot.errors import InputError
 from stockpot.tangent.component import Component
-from stockpot.tangent.composer import AverageComposer, ComposedDelta, Weights
+from stockpot.tangent.composer import Weights, resolve_weights
 from stockpot.tangent.learning import learn_weights
 from stockpot.tangent.modes import accuracy_among, class_numbers, own_task
 from stockpot.tangent.run import Opened
-from stockpot.tangent.train import predict_delta
+from stockpot.training.predict import map_rows
+
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,18 @@ class Chosen:
     pull: float | None = None
 
 
-def choose_weights(opened: Opened, components: Sequence[Component], wanted: str) -> Chosen:
-    """``wanted``: "uniform", "sum", "examples", "learnt", or numbers with commas.
+def choose_weights(
+    opened: Opened, components: Sequence[Component], wanted: str | None = None
+) -> Chosen:
+    """``wanted``: "learnt", what ``parse_weights`` takes, or None for the composer's own rule.
 
     Learnt ones come from the validation rows of the recipe's shards.
     """
-    from stockpot.tangent.composer import resolve_weights
-
     if wanted == "learnt":
+        if opened.composer.kind != "delta":
+            raise InputError(
+                "weights are learnt for deltas only", hint="statistics compose to joint training"
+            )
         found = learn_weights(
             opened.model,
             components,
@@ -43,46 +50,73 @@ def choose_weights(opened: Opened, components: Sequence[Component], wanted: str)
             kappa=opened.recipe.training.kappa,
         )
         return Chosen(list(found.weights), "learnt", found.pull)
-    return Chosen(resolve_weights(components, parse_weights(wanted)), wanted)
+    rule = wanted or opened.composer.default
+    return Chosen(resolve_weights(components, parse_weights(rule, components)), rule)
 
 
-def parse_weights(text: str) -> Weights:
-    """A rule's name, or numbers with commas between them; ``InputError`` for anything else."""
+def parse_weights(text: str, components: Sequence[Component]) -> Weights:
+    """A rule's name, numbers in the components' order, or ``name=number`` for each component.
+
+    Raises ``InputError`` for anything else.
+    """
     if text in ("uniform", "sum", "examples"):
         return text  # type: ignore[return-value]
+    if "=" in text:
+        return _named(text, components)
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise InputError(
             f"weights '{text}' are neither a rule nor numbers",
-            hint="uniform, sum, examples, learnt, or such as 0.5,0.3,0.2",
+            hint="uniform, sum, examples, learnt, 0.5,0.3,0.2 or north=0.5,south=0.5",
         ) from None
+
+
+def _named(text: str, components: Sequence[Component]) -> list[float]:
+    given: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = part.rpartition("=")
+        try:
+            given[name] = float(number)
+        except ValueError:
+            raise InputError(f"weights: '{part}' is not name=number") from None
+    names = [component.task for component in components]
+    for name in given:
+        if name not in names:
+            raise InputError(
+                f"there is no component '{name}'", hint=f"there are {', '.join(names)}"
+            )
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise InputError(f"weights: '{missing[0]}' has none", hint="leave it out with --without")
+    return [given[name] for name in names]
 
 
 def evaluate(
     opened: Opened, components: Sequence[Component], weights: Sequence[float]
 ) -> dict[str, Any]:
-    """Accuracy of the base, of each component and of their composition, by test domain.
+    """Accuracy of the base (None for statistics), of each component and of their composition.
 
     Components by classes are judged class-incrementally (among all classes seen) and, where their
     classes are disjoint, task-incrementally; others data-incrementally.
     """
-    composer = AverageComposer(opened.model)
+    composer = opened.composer
     composed = composer.compose(components, weights)
-    assert isinstance(composed, ComposedDelta)
     head = opened.task.classes
     seen = class_numbers(composed.classes, head)
     tasks = [class_numbers(component.classes, head).tolist() for component in components]
     disjoint = len({c for task in tasks for c in task}) == sum(map(len, tasks))
-    whole = _Scores(opened, composed.delta, seen)
+    whole = _Scores(opened, composed.predict, seen)
     if not whole.examples:
         raise InputError("no test example is of a class that these components have seen")
+    deltas = composer.kind == "delta"
     result: dict[str, Any] = {
+        "composer": opened.recipe.composer.kind,
         "classes": list(composed.classes),
         "mode": "class" if opened.recipe.components.by == "classes" else "data",
         "accuracy": whole.mean,
         "by_domain": whole.by_domain,
-        "base_accuracy": _Scores(opened, {}, seen).mean,
+        "base_accuracy": _Scores(opened, opened.model.native, seen).mean if deltas else None,
         "examples": whole.examples,
     }
     if disjoint and len(tasks) > 1:
@@ -91,7 +125,7 @@ def evaluate(
         {
             "name": component.task,
             "weight": float(weight),
-            "accuracy": _Scores(opened, composer.compose([component], [1.0]).state(), seen).mean,
+            "accuracy": _Scores(opened, composer.compose([component], [1.0]).predict, seen).mean,
         }
         for component, weight in zip(components, weights, strict=True)
     ]
@@ -99,9 +133,9 @@ def evaluate(
 
 
 class _Scores:
-    """Accuracies of one delta among the classes ``seen``; rows of other classes are left out."""
+    """Accuracies of one model among the classes ``seen``; rows of other classes are left out."""
 
-    def __init__(self, opened: Opened, delta: Any, seen: np.ndarray) -> None:
+    def __init__(self, opened: Opened, predict: Callable[[Any], Tensor], seen: np.ndarray) -> None:
         labels = opened.task.labels
         self.by_domain: dict[str, float] = {}
         self.outputs: list[np.ndarray] = []
@@ -110,7 +144,7 @@ class _Scores:
             kept = rows[np.isin(labels[rows], seen)]
             if not len(kept):
                 continue
-            outputs = predict_delta(opened.model, delta, opened.feed, kept)
+            outputs = map_rows(predict, opened.feed, kept, _BATCH, opened.model.device)
             self.by_domain[domain] = accuracy_among(outputs, labels[kept], seen)
             self.outputs.append(outputs)
             self.labels.append(labels[kept])

@@ -10,8 +10,10 @@ import numpy as np
 
 from stockpot.backbones import Model
 from stockpot.files import write_json
+from stockpot.tangent.choice import statistics_composer
 from stockpot.tangent.head import draw_head, load_head, save_head
 from stockpot.tangent.linear import TangentModel
+from stockpot.tangent.recipe import Composition
 from stockpot.tangent.settings import TangentSettings
 from stockpot.tangent.train import train_component
 from stockpot.training import build_feed
@@ -103,3 +105,29 @@ def component(
     )
     made.save(out / COMPONENT)
     write_json(out / "notes.json", {"notes": list(model.notes), "metrics": dict(made.metrics)})
+
+
+def statistics(
+    out: Path,
+    inputs: Folders,
+    *,
+    data: Values,
+    backbone: Values,
+    composer: Values,
+    fingerprint: str,
+    name: str,
+    rows: list[int],
+    root: str,
+    cache: str,
+) -> None:
+    """Sum the statistics of one component."""
+    task, body = open_task(data, root, cache), open_backbone(backbone, root)
+    made = statistics_composer(Composition(**composer), body, task.classes).component(
+        open_feed(task, body, inputs["features"]),
+        task.labels,
+        np.asarray(rows, dtype=np.int64),
+        task=name,
+        fingerprint=fingerprint,
+    )
+    made.save(out / COMPONENT)
+    write_json(out / "notes.json", {"notes": [], "metrics": {}})

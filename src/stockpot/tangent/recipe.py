@@ -50,6 +50,24 @@ class Head(_Strict):
     file: str | None = Field(None, description="a saved head, instead of a random one")
 
 
+class Composition(_Strict):
+    """What a component is, and how components become a model."""
+
+    kind: Literal["average", "statistics"] = Field(
+        "average", description="deltas that are averaged, or sums that give joint training"
+    )
+    features: Literal["tangent", "random", "plain"] = Field(
+        "tangent", description="statistics: sketched gradients, random projections, or the base's"
+    )
+    dimension: int = Field(4096, ge=1, description="statistics: length of the feature vector")
+    directions: int = Field(4, ge=1, description="statistics: directions of the sketch")
+    seed: int = Field(0, ge=0, description="statistics: draws sketch or projection")
+    solver: Literal["ridge", "means"] = Field("ridge", description="statistics: what is solved")
+    penalty: float | None = Field(
+        None, gt=0, description="statistics: of the ridge; default: by cross-validation"
+    )
+
+
 class TangentRecipe(_Strict):
     """The whole of it. Relative paths start at the recipe's own folder."""
 
@@ -65,6 +83,7 @@ class TangentRecipe(_Strict):
         "float32", description="type that the model computes in"
     )
     head: Head = Field(Head(), description="shared by all components")
+    composer: Composition = Field(Composition(), description="of the components")
     components: Shards = Field(Shards(), description="one for each of these parts of the data")
     training: TangentSettings = Field(TangentSettings(), description="of one component")
     held_out: list[str] = Field([], description="domains that no component sees")
@@ -106,4 +125,4 @@ def parse_recipe(
     return validated(TangentRecipe, value, source=source, lines=lines, known=_ALL_KEYS)
 
 
-_ALL_KEYS = field_names(TangentRecipe, Shards, Head, TangentSettings, BackboneSpec)
+_ALL_KEYS = field_names(TangentRecipe, Shards, Head, Composition, TangentSettings, BackboneSpec)

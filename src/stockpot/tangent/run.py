@@ -19,7 +19,9 @@ from stockpot.execution import Backend, Job, in_order, make_backend, run_jobs
 from stockpot.files import atomic_file, digest, file_digest, write_json
 from stockpot.progress import progress
 from stockpot.provenance import Parent, Record, versions, write_record
+from stockpot.tangent.choice import make_composer, statistics_composer
 from stockpot.tangent.component import Component
+from stockpot.tangent.composer import Composer
 from stockpot.tangent.head import load_head
 from stockpot.tangent.jobs import COMPONENT, HEAD
 from stockpot.tangent.linear import TangentModel
@@ -52,6 +54,16 @@ class Opened:
     division: Division
     model: TangentModel
     feed: Feed
+    composer: Composer
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A component to be made: its rows, its job, and the job of the head all share."""
+
+    shard: Shard
+    job: Job
+    head: Job
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +99,7 @@ def train(
         wanted = plan(examined, str(keep), only)
     cores = len(os.sched_getaffinity(0))
     workers = make_backend(backend, jobs or max(1, cores // examined.recipe.threads))
-    everything = [job for _, job in wanted]
+    everything = [wanted[0].head, *(planned.job for planned in wanted)]
     total = sum(job.weight for job in in_order(everything))
     with progress("components", total, quiet=quiet) as advance:
         folders = run_jobs(
@@ -97,17 +109,16 @@ def train(
             on_finished=lambda job, reused: advance(job.weight, f"{job.label:.44}"),
         )
     paths = []
-    head = everything[0].inputs["head"]
-    _copy(folders[head] / HEAD, output / HEAD)
-    for shard, job in wanted:
-        paths.append(output / "components" / f"{_file_name(shard.name)}.safetensors")
-        _copy(folders[job] / COMPONENT, paths[-1])
+    _copy(folders[wanted[0].head] / HEAD, output / HEAD)
+    for planned in wanted:
+        paths.append(output / "components" / f"{_file_name(planned.shard.name)}.safetensors")
+        _copy(folders[planned.job] / COMPONENT, paths[-1])
     replaced = {
         f"{note}, because the fused kernel has no forward-mode derivative"
-        for _, job in wanted
-        for note in json.loads((folders[job] / "notes.json").read_text(encoding="utf-8"))["notes"]
+        for planned in wanted
+        for note in json.loads((folders[planned.job] / "notes.json").read_text())["notes"]
     }
-    notes = [*sorted(replaced), *_single_classes(examined, [shard for shard, _ in wanted])]
+    notes = [*sorted(replaced), *_single_classes(examined, [one.shard for one in wanted])]
     results = _results(examined, paths, notes)
     write_json(output / "components.json", results)
     _write_provenance(output, examined, results)
@@ -121,21 +132,21 @@ def plan_recipe(
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         examined = _examine(recipe, Path(scratch), skip_corrupt)
         wanted = plan(examined, scratch, only)
-    training = examined.recipe.training
+    trained = examined.recipe.composer.kind == "average"
     return [
         {
-            "name": shard.name,
-            "examples": len(shard.train),
-            "validation": len(shard.validation),
-            "classes": len(np.unique(examined.task.labels[shard.train])),
-            "steps": training.steps(len(shard.train)),
+            "name": one.shard.name,
+            "examples": len(one.shard.train),
+            "validation": len(one.shard.validation),
+            "classes": len(np.unique(examined.task.labels[one.shard.train])),
+            "steps": examined.recipe.training.steps(len(one.shard.train)) if trained else 0,
         }
-        for shard, _ in wanted
+        for one in wanted
     ]
 
 
-def plan(examined: _Examined, cache: str, only: Sequence[str]) -> list[tuple[Shard, Job]]:
-    """One job a component, which needs the head and the trunk's activations."""
+def plan(examined: _Examined, cache: str, only: Sequence[str]) -> list[Planned]:
+    """One job a component, which needs the trunk's activations and, to be trained, the head."""
     recipe, task = examined.recipe, examined.task
     places = {"root": str(examined.root), "cache": cache}
     data = {
@@ -181,23 +192,32 @@ def plan(examined: _Examined, cache: str, only: Sequence[str]) -> list[tuple[Sha
             )
     made = []
     for name in only or known:
-        arguments = {
+        shard = known[name]
+        arguments: dict[str, Any] = {
             "data": data,
             "backbone": backbone,
-            "parameters": recipe.parameters,
-            "precision": recipe.precision,
             "fingerprint": fingerprint,
             "name": name,
-            "rows": known[name].train.tolist(),
-            "validation": known[name].validation.tolist(),
-            "settings": recipe.training.model_dump(mode="json"),
-            "seed": recipe.seed,
+            "rows": shard.train.tolist(),
         }
-        inputs = {"head": head, "features": features}
-        job = Job(
-            f"{_JOBS}:component", arguments, inputs, places, f"component {name}", recipe.threads, 3
-        )
-        made.append((known[name], job))
+        inputs = {"features": features}
+        if recipe.composer.kind == "statistics":
+            function = "statistics"
+            # Solver and penalty are for the sum, not for what is summed.
+            arguments["composer"] = recipe.composer.model_dump(exclude={"solver", "penalty"})
+        else:
+            function = "component"
+            inputs["head"] = head
+            arguments |= {
+                "parameters": recipe.parameters,
+                "precision": recipe.precision,
+                "validation": shard.validation.tolist(),
+                "settings": recipe.training.model_dump(mode="json"),
+                "seed": recipe.seed,
+            }
+        label = f"component {name}"
+        job = Job(f"{_JOBS}:{function}", arguments, inputs, places, label, recipe.threads, 3)
+        made.append(Planned(shard, job, head))
     return made
 
 
@@ -215,7 +235,7 @@ def open_run(recipe: Path, folder: Path, *, skip_corrupt: bool = False) -> Opene
     model = TangentModel(
         network, parameters=examined.recipe.parameters, precision=examined.recipe.precision
     )
-    features = plan(examined, str(cache), ())[0][1].inputs["features"]
+    features = plan(examined, str(cache), ())[0].job.inputs["features"]
     prepared = folder / "work" / "jobs" / features.key
     feed = run_features(features, folder) if not prepared.exists() else prepared
     return Opened(
@@ -224,6 +244,7 @@ def open_run(recipe: Path, folder: Path, *, skip_corrupt: bool = False) -> Opene
         examined.division,
         model.to(best_device()),
         open_feed(examined.task, examined.backbone, feed),
+        make_composer(examined.recipe.composer, model, examined.backbone, examined.task.classes),
     )
 
 
@@ -274,6 +295,9 @@ def _examine(path: Path, cache: Path, skip_corrupt: bool) -> _Examined:
             f"backbone '{recipe.backbone.name}' takes {backbone.modality} inputs, "
             f"task '{task.name}' has {task.modality} inputs"
         )
+    if recipe.composer.kind == "statistics":
+        statistics_composer(recipe.composer, backbone, task.classes)
+        return _Examined(recipe, root, task, backbone, division, skip_corrupt)
     # Everything that can be wrong with the linearisation is found here, before any job.
     model = TangentModel(
         Model(backbone, len(task.classes)),
@@ -285,6 +309,8 @@ def _examine(path: Path, cache: Path, skip_corrupt: bool) -> _Examined:
 
 
 def _single_classes(examined: _Examined, shards: Sequence[Shard]) -> list[str]:
+    if examined.recipe.composer.kind == "statistics":
+        return []
     labels = examined.task.labels
     alone = [shard.name for shard in shards if len(np.unique(labels[shard.train])) < 2]
     return [SINGLE_CLASS.format(name=name) for name in alone]

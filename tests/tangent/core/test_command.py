@@ -244,3 +244,40 @@ def test_the_page_names_every_key() -> None:
     for model in (TangentRecipe, TangentSettings):
         for key in model.model_fields:
             assert f"`{key}`" in page or f"{key}:" in page, key
+
+
+def test_statistics_by_the_same_commands(tmp_path) -> None:
+    composer = {"kind": "statistics", "dimension": 64, "directions": 2}
+    recipe = write_world(tmp_path, composer=composer)
+    out, file = tmp_path / "out", tmp_path / "sum.safetensors"
+    assert data("train", recipe, "--dry-run")["components"][0]["steps"] == 0
+    run("train", recipe, "-o", out, "--backend", "serial")
+    found = data("eval", recipe, out)
+    assert found["composer"] == "statistics"
+    assert found["weights"] == "sum"
+    assert found["accuracy"] > 0.85
+    assert found["base_accuracy"] is None
+    assert "base" not in run("eval", recipe, out)
+    terms = data("compose", out, "-o", file)["terms"]
+    assert [term["weight"] for term in terms] == [1.0] * 3
+    assert data("eval", recipe, out, "-c", file)["by_domain"] == found["by_domain"]
+    assert "learnt for deltas only" in run("eval", recipe, out, "--weights", "learnt", code=2)
+    less = data("eval", recipe, out, "--without", "north")
+    certificate = data("forget", recipe, out, "north", "--retrain")
+    assert certificate["against_composed"]["weights"] == 0
+    assert data("eval", recipe, out)["by_domain"] == less["by_domain"]
+
+
+def test_weights_by_name(trained, tmp_path) -> None:
+    _, out = trained
+    file = tmp_path / "c.safetensors"
+    named = data("compose", out, "-o", file, "--weights", "south=2,east=0.5,north=-1")["terms"]
+    assert {t["task"]: t["weight"] for t in named} == {"south": 2.0, "east": 0.5, "north": -1.0}
+    for weights, words in (
+        ("south=2,east=1", "'north' has none"),
+        ("south=2,west=1,east=1,north=1", "no component 'west'"),
+        ("south=x", "not name=number"),
+    ):
+        assert words in run("compose", out, "-o", file, "--weights", weights, code=2)
+    gone = [part for name in ("east", "north", "south") for part in ("--without", name)]
+    assert "no components are left" in run("compose", out, "-o", file, *gone, code=2)

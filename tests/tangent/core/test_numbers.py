@@ -88,7 +88,7 @@ def test_a_server_refuses_what_does_not_belong(components) -> None:
     with pytest.raises(BaseMismatchError):
         aggregate([components[0], replace(components[1], base_digest="0")])
     with pytest.raises(InputError, match="statistics"):
-        aggregate([replace(components[0], kind="statistics")])
+        aggregate([components[0], replace(components[1], kind="statistics")])
     with pytest.raises(InputError, match="2 weights for 3"):
         aggregate(components, [1.0, 2.0])
     with pytest.raises(InputError, match="finite"):

@@ -15,7 +15,7 @@ import numpy as np
 from stockpot.errors import InputError
 from stockpot.files import write_json
 from stockpot.tangent.component import Component
-from stockpot.tangent.composer import AverageComposer, Rule
+from stockpot.tangent.composer import Rule
 from stockpot.tangent.forgetting.certificate import Certificate, Evidence, certify
 from stockpot.tangent.jobs import COMPONENT
 from stockpot.tangent.run import Opened, load_components, open_run, train
@@ -53,14 +53,15 @@ def forget(
     names: Sequence[str],
     *,
     certificate: Path | None = None,
-    weights: Rule = "uniform",
+    weights: Rule | None = None,
     retrain: bool = False,
     keep: bool = False,
     quiet: bool = False,
 ) -> Forgotten:
     """Remove components from ``run``, and write a certificate of what is left of them.
 
-    ``recipe`` and ``run`` as for ``train``; ``names``: tasks of components. With ``retrain`` the
+    ``recipe`` and ``run`` as for ``train``; ``names``: tasks of components; ``weights``: by default
+    the composer's own rule. With ``retrain`` the
     remaining components are trained again from nothing and compared. The component's file, the job
     it came from and the cached activations, which hold its rows, are deleted after the certificate
     is written, unless ``keep``. The certificate's default place is ``run/forgotten-NAME.json``.
@@ -80,7 +81,7 @@ def forget(
     retrained, seconds = None, _seconds(run, known - set(names))
     if retrain:
         retrained, seconds = _retrain(recipe, sorted(known - set(names)), quiet=quiet)
-    composed = AverageComposer(opened.model).compose(components, weights)
+    composed = opened.composer.compose(components, weights)
     _, made = certify(
         composed,
         list(names),
@@ -131,7 +132,7 @@ def verify(
         checks.append(("the kept components are those it names", complete))
         if complete:
             rest = [component for component in found if component.digest in set(kept)]
-            composed = AverageComposer(opened.model).compose(rest, _weights(value, rest))
+            composed = opened.composer.compose(rest, _weights(value, rest))
             same = composed.digest == value["after"]
             checks.append(("composing them gives the model it names", same))
         if retrain:
