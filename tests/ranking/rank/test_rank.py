@@ -176,8 +176,8 @@ def test_wrong_input_is_found_before_anything_is_written(task: Path, tmp_path: P
         rank(task, {"models": [{"kind": "timm"}]}, out, root=tmp_path)
     with pytest.raises(InputError, match="no model of the zoo"):
         rank(task, {"models": [{"kind": "transformers", "name": "a/b"}]}, out, root=tmp_path)
+    bad = {"task": {"kind": "arrays", "path": "data.npz"}, "held_out": ["mars"]}
     with pytest.raises(InputError, match="no domain"):
-        bad = {"task": {"kind": "arrays", "path": "data.npz"}, "held_out": ["mars"]}
         rank(bad, zoo(), out, root=tmp_path)
     (tmp_path / "no.db").write_text("x" * 2000)
     with pytest.raises(InputError, match="history store"):
