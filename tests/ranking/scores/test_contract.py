@@ -84,7 +84,8 @@ def test_is_what_the_paper_says(name, kind, dtype):
 
 @pytest.mark.parametrize("rows", [24, 40])
 @pytest.mark.parametrize(
-    "name", ["logme", "hscore", "transrate", "gbc", "loo_ridge", "knn", "sfda"]
+    "name",
+    ["logme", "hscore", "reg_hscore", "transrate", "gbc", "loo_ridge", "knn", "sfda", "emms"],
 )
 def test_is_what_the_paper_says_with_more_features_than_rows(name, rows):
     evidence = world(rows=rows, width=48)

@@ -40,6 +40,38 @@ def _emms(work: Workspace) -> Value:
     labels = (labels - labels.mean(axis=0)) / (labels.std(axis=0) + SMALL)
     rows, width, count = labels.shape
     flat = labels.reshape(rows, width * count)
+    if work.wide:
+        features = work.centred()
+        features /= np.sqrt((features * features).mean(axis=0)) + SMALL
+        values, vectors = eigh(features @ features.T, check_finite=False)
+        turned = vectors[:, _kept(values, rows)].T @ flat
+    else:
+        turned = _through_moments(work, flat)
+    # In these coordinates the fit of any mixture is its own columns.
+    turned = turned.reshape(-1, width, count)
+    lam = np.full(count, 1.0 / count)
+    fitted = turned @ lam
+    gram = np.einsum("nek,nel->kl", labels, labels)
+    lam = sparsemax(np.linalg.lstsq(gram, np.einsum("rek,re->k", turned, fitted), rcond=None)[0])
+    target = float(lam @ gram @ lam)
+    residual = target - 2.0 * float(np.vdot(turned @ lam, fitted)) + float(np.vdot(fitted, fitted))
+    warning = None
+    if residual < 1e-9 * target:
+        warning = f"saturated: {rows} rows of these features fit any embedding; use more rows"
+    return Value(-residual / rows * width, {"weights": [float(each) for each in lam]}, warning)
+
+
+def _kept(values: np.ndarray, rows: int) -> np.ndarray:
+    """Which eigenvalues, ascending, are more than rounding errors of the largest."""
+    least = max(rows, len(values)) * np.finfo(np.float64).eps * max(values[-1], 1e-300)
+    return np.asarray(values > least)
+
+
+def _through_moments(work: Workspace, flat: np.ndarray) -> np.ndarray:
+    """Columns in an orthonormal basis of the standardised features' column space."""
+    from scipy.linalg import eigh
+
+    rows = work.rows
     moments = work.moments(64)
     # Standardised features are z scale / (deviation + small), z those of the moments.
     scatter = moments.scaled_scatter()
@@ -51,17 +83,8 @@ def _emms(work: Workspace) -> Value:
     for place, block in work.blocks():
         cross += (block / (deviation + SMALL)).T @ flat[place]
     values, vectors = eigh(scatter, lower=True, check_finite=False, overwrite_a=True)
-    keep = values > max(rows, len(values)) * np.finfo(np.float64).eps * values[-1]
-    turned = (vectors[:, keep] / np.sqrt(values[keep])).T @ cross
-    # In these coordinates the fit of any mixture is its own columns.
-    turned = turned.reshape(-1, width, count)
-    lam = np.full(count, 1.0 / count)
-    fitted = turned @ lam
-    gram = np.einsum("nek,nel->kl", labels, labels)
-    lam = sparsemax(np.linalg.lstsq(gram, np.einsum("rek,re->k", turned, fitted), rcond=None)[0])
-    target = float(lam @ gram @ lam)
-    residual = target - 2.0 * float(np.vdot(turned @ lam, fitted)) + float(np.vdot(fitted, fitted))
-    return Value(-residual / rows * width, {"weights": [float(each) for each in lam]})
+    keep = _kept(values, rows)
+    return np.asarray((vectors[:, keep] / np.sqrt(values[keep])).T @ cross)
 
 
 SCORE = Score(

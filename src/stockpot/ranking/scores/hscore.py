@@ -54,12 +54,7 @@ def h_score(moments: Moments) -> tuple[float, float, bool]:
 
 
 def shrinkage(moments: Moments) -> tuple[float, float]:
-    """Ledoit and Wolf's shrinkage of the covariance (divided by N), and its mean variance.
-
-    With S the covariance and m its mean eigenvalue: d = |S - m I|^2 / D and
-    b = (mean_i |x_i|^4 - |S|^2) / (D N), shrinkage = min(b, d) / d (J. Multivariate Analysis 88,
-    2004).
-    """
+    """Ledoit and Wolf's shrinkage of the covariance (divided by N), and its mean variance."""
     rows, size = moments.rows, moments.dimensions
     covariance = moments.scaled_scatter()
     covariance *= moments.scale / rows
@@ -67,9 +62,18 @@ def shrinkage(moments: Moments) -> tuple[float, float]:
     diagonal = np.diagonal(covariance)
     mean = float(diagonal.mean())
     square = 2.0 * float(np.vdot(covariance, covariance)) - float(diagonal @ diagonal)
+    return _amount(mean, square, moments.fourth_moment(), rows, size), mean
+
+
+def _amount(mean: float, square: float, fourths: float, rows: int, size: int) -> float:
+    """Shrinkage from m = tr(S)/D, |S|^2 and sum_i |x_i|^4, S the covariance.
+
+    d = |S - m I|^2 / D and b = (mean_i |x_i|^4 - |S|^2) / (D N): min(b, d) / d (Ledoit and Wolf
+    2004, J. Multivariate Analysis 88).
+    """
     spread = square / size - mean**2
-    noise = (moments.fourth_moment() / rows - square) / (size * rows)
-    return (min(max(noise, 0.0), spread) / spread if spread > 0 else 1.0), mean
+    noise = (fourths / rows - square) / (size * rows)
+    return min(max(noise, 0.0), spread) / spread if spread > 0 else 1.0
 
 
 def regularised_h_score(moments: Moments) -> tuple[float, float, float]:
@@ -95,7 +99,31 @@ def regularised_h_score(moments: Moments) -> tuple[float, float, float]:
     return value, entry * float(np.linalg.norm(solved.T @ solved)), amount
 
 
+def _dual_plain(work: Workspace) -> Value:
+    """With N <= D: the share of each class's indicator in the features' column space."""
+    values, left = work.singular(work.rows)
+    sums = np.add.reduceat(left, work.starts, axis=0)
+    value = float(np.sum(sums * sums / work.counts[:, None]))
+    bound = len(work.classes) - 1
+    return Value(
+        value,
+        {"full_rank": len(values) == work.rows - 1, "precision": 64, "bound": bound},
+        _saturation(work, value, bound),
+    )
+
+
+def _saturation(work: Workspace, value: float, bound: int) -> str | None:
+    if value <= 0.999 * bound:
+        return None
+    return (
+        f"saturated: {work.rows} rows of these features separate any labels; "
+        "use the regularised H-score, or more rows"
+    )
+
+
 def _plain(work: Workspace) -> Value:
+    if work.wide:
+        return _dual_plain(work)
     for precision in work.precisions:
         moments = work.moments(precision)
         value, doubt, full = h_score(moments)
@@ -103,19 +131,36 @@ def _plain(work: Workspace) -> Value:
         if good:
             break
     bound = min(len(work.classes) - 1, moments.dimensions)
-    warning = None
-    if value > 0.999 * bound:
-        warning = (
-            f"saturated: {work.rows} rows of {moments.dimensions} features separate any "
-            "labels; use the regularised H-score, or more rows"
-        )
-    elif not good and moments.precision == 32:
+    warning = _saturation(work, value, bound)
+    if warning is None and not good and moments.precision == 32:
         warning = f"rounding may change the value by {doubt:.1g}"
     details = {"full_rank": full, "precision": moments.precision, "bound": bound}
     return Value(value, details, warning)
 
 
+def _dual_regularised(work: Workspace) -> Value:
+    """With N <= D: ``X S^-1 X^T = K ((1 - a) K / N + a m)^-1``, K the centred N x N kernel."""
+    from scipy.linalg import solve
+
+    rows, size = work.rows, work.features.shape[1]
+    kernel = work.centred_kernel
+    lengths = np.diagonal(kernel)
+    mean = float(lengths.sum()) / (rows * size)
+    square = float(np.vdot(kernel, kernel)) / rows**2
+    amount = _amount(mean, square, float(lengths @ lengths), rows, size)
+    if amount >= 1.0 or mean == 0.0:
+        return Value(0.0, {"shrinkage": 1.0, "precision": 64})
+    indicator = work.columns / np.sqrt(work.counts * (rows - 1.0))
+    matrix = (1.0 - amount) / rows * kernel
+    matrix[np.diag_indices(rows)] += amount * mean
+    solved = solve(matrix, kernel @ indicator, assume_a="pos", check_finite=False)
+    value = (1.0 - amount) * float(np.vdot(indicator, solved))
+    return Value(value, {"shrinkage": amount, "precision": 64})
+
+
 def _regularised(work: Workspace) -> Value:
+    if work.wide:
+        return _dual_regularised(work)
     for precision in work.precisions:
         moments = work.moments(precision)
         value, doubt, amount = regularised_h_score(moments)
