@@ -9,6 +9,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from stockpot.cli.contribute import (
+    accept_command,
+    contribute_command,
+    revert_command,
+    review_command,
+)
 from stockpot.cli.demo import demo_command
 from stockpot.cli.doctor import doctor_command
 from stockpot.cli.history import history_app
@@ -91,6 +97,10 @@ app.command("push")(push_command)
 app.command("pull")(pull_command)
 app.command("demo")(demo_command)
 app.add_typer(registry_app)
+app.command("contribute")(contribute_command)
+app.command("review")(review_command)
+app.command("accept")(accept_command)
+app.command("revert")(revert_command)
 app.command("serve")(serve_command)
 app.command("doctor")(doctor_command)
 

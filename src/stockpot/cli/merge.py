@@ -105,7 +105,7 @@ def merge_command(
         return
     if not sources:
         raise InputError("nothing to merge", hint="give a recipe, or models and --method")
-    parameters = _parameters(change or [])
+    parameters = read_parameters(change or [])
     if rank is not None:
         _merge_adapters(out, sources, output, rank, parameters)
         return
@@ -315,7 +315,7 @@ def _words(report: MergeReport, output: Path) -> str:
     return text
 
 
-def _parameters(pairs: list[str]) -> dict[str, Any]:
+def read_parameters(pairs: list[str]) -> dict[str, Any]:
     if not pairs:
         return {}
     import yaml
