@@ -37,6 +37,10 @@ def serve_command(
             help="Who knows the token in it may accept and revert; made if it is not there."
         ),
     ] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(help="Tasks on which a version must hold before it is accepted, YAML."),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -60,7 +64,7 @@ def serve_command(
     if registry is None and Path(".stockpot").is_dir():
         registry = ".stockpot"
     token, made = read_token(token_file) if token_file is not None else (None, False)
-    settings = Settings(registry, tuple(runs or ()), token, tuple(allow_host or ()))
+    settings = Settings(registry, tuple(runs or ()), token, tuple(allow_host or ()), tasks)
 
     def ready(address: str) -> None:
         out.data({"address": address}, address)

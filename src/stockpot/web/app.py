@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -16,6 +16,7 @@ from stockpot.errors import InputError, OutputError, StockpotError
 from stockpot.web.changes import Changes
 from stockpot.web.guard import LOOPBACK, Guard
 from stockpot.web.keeper import Keeper
+from stockpot.web.proposals import Maintainer
 from stockpot.web.shell import Settings, Shells
 from stockpot.web.views import Views
 
@@ -26,17 +27,17 @@ _WORDS = {
 }
 
 
-def make_app(settings: Settings) -> Starlette:
+def make_app(settings: Settings) -> Guard:
     """The dashboard as an ASGI application.
 
     Raises ``InputError`` where there is no registry at ``settings.registry``, or a folder of
-    ``settings.runs`` is missing.
+    ``settings.runs`` is missing, or the file of tasks is wrong.
     """
     _check(settings)
     keeper = Keeper(settings.token)
     shells = Shells(settings, keeper)
     views = Views(settings, shells)
-    changes = Changes(views, shells)
+    changes = Changes(views, shells, Maintainer(settings.tasks))
 
     def failed(request: Request, error: Exception) -> Response:
         title, words, hint, status = _explain(error)
@@ -44,12 +45,14 @@ def make_app(settings: Settings) -> Starlette:
             request, "error.html.j2", status=status, title=title, words=words, hint=hint
         )
 
-    return Starlette(
+    pages = Starlette(
         routes=[
             Route("/", views.tree),
             Route("/models/{model}", views.model),
             Route("/models/{model}/angles", views.model_angles),
             Route("/lines/{line}", views.line),
+            Route("/lines/{line}/accept", changes.accept, methods=["POST"]),
+            Route("/lines/{line}/revert", changes.revert, methods=["POST"]),
             Route("/compare", views.compare),
             Route("/results", views.results),
             Route("/results/{run}", views.result),
@@ -63,13 +66,14 @@ def make_app(settings: Settings) -> Starlette:
             Route("/sign-in", changes.sign_in, methods=["POST"]),
             Route("/sign-out", changes.sign_out, methods=["POST"]),
         ],
-        middleware=[Middleware(Guard, hosts=(*LOOPBACK, *settings.hosts))],
         exception_handlers={
             StockpotError: failed,
             HTTPException: failed,
             Exception: failed,
         },
     )
+    # Around everything, so that answers to what goes wrong are guarded too.
+    return Guard(pages, hosts=(*LOOPBACK, *settings.hosts))
 
 
 def serve(
@@ -87,9 +91,7 @@ def serve(
     import uvicorn
 
     hosts = settings.hosts if host in ("0.0.0.0", "::", "") else (*settings.hosts, host)
-    app = make_app(
-        Settings(settings.registry, settings.runs, settings.token, tuple(dict.fromkeys(hosts)))
-    )
+    app = make_app(replace(settings, hosts=tuple(dict.fromkeys(hosts))))
     listener = listen(host, port)
     with listener:
         config = uvicorn.Config(

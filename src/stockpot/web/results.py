@@ -38,9 +38,10 @@ def answer(run: Run) -> dict[str, str]:
 
 
 def safe_ranking(found: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Headline and pictures of a ranking. Raises ``InputError`` for results we do not know."""
+    """Metric, headline and pictures. Raises ``InputError`` for results we do not know."""
     with _as_we_know_them():
         return {
+            "metric": found["task"]["metric"],
             "words": ranking.headline(found),
             "figures": {
                 "wide": Markup(ranking.posterior(found, models, 1108, "posterior-wide")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,15 @@ class Settings:
 
     ``registry``: folder or address; None: none. ``runs``: folders to look for runs in. ``token``:
     who knows it may accept and revert; None: nobody. ``hosts``: names under which the server may be
-    asked, beside those of this machine.
+    asked, beside those of this machine. ``tasks``: a file of tasks on which what is accepted must
+    hold.
     """
 
     registry: str | None = None
     runs: tuple[Path, ...] = ()
     token: str | None = None
     hosts: tuple[str, ...] = ()
+    tasks: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,17 @@ class Notice:
 
     words: str
     tone: str = "good"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What was filled in: fields by name, which may have several values."""
+
+    fields: Mapping[str, Sequence[str]]
+
+    def one(self, name: str, default: str = "") -> str:
+        """The last value of a field."""
+        return self.fields.get(name, (default,))[-1]
 
 
 @dataclass(frozen=True)
@@ -117,15 +131,15 @@ class Shells:
             self._notices.pop(next(iter(self._notices)))
         self._notices[request.cookies.get(BROWSER, "")] = Notice(words, tone)
 
-    async def form(self, request: Request, *, signed_in: bool) -> dict[str, str]:
-        """The fields of a form that we made for this browser.
+    async def form(self, request: Request, *, signed_in: bool) -> Form:
+        """A form that we made for this browser.
 
         Raises ``HTTPException`` (403) for one that carries no seal of ours, or where ``signed_in``
         is needed and is not so; ``InputError`` for one that is no form.
         """
         fields = await _fields(request)
         session = request.cookies.get(SESSION)
-        if not self.keeper.is_sealed(fields.pop("seal", ""), request.cookies.get(BROWSER), session):
+        if not self.keeper.is_sealed(fields.one("seal"), request.cookies.get(BROWSER), session):
             raise HTTPException(403, "This form is too old. Load its page anew and try again.")
         if signed_in and not self.keeper.signed_in(session):
             raise HTTPException(403, "Sign in to change something.")
@@ -154,7 +168,7 @@ def _is_ours(browser: str) -> bool:
     return len(browser) == 32 and browser.replace("-", "").replace("_", "").isalnum()
 
 
-async def _fields(request: Request) -> dict[str, str]:
+async def _fields(request: Request) -> Form:
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/x-www-form-urlencoded":
         raise InputError("expected a form")
@@ -167,4 +181,4 @@ async def _fields(request: Request) -> dict[str, str]:
         found = parse_qs(body.decode("ascii"), max_num_fields=100, keep_blank_values=True)
     except ValueError as error:
         raise InputError("expected a form") from error
-    return {name: values[-1] for name, values in found.items()}
+    return Form(found)

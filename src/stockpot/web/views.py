@@ -17,6 +17,7 @@ from stockpot.web.angles import Angles
 from stockpot.web.card import card_html, split_card
 from stockpot.web.jobs import watch
 from stockpot.web.pages import assets, drawings, version
+from stockpot.web.proposals import METHODS, proposals
 from stockpot.web.results import answer, report_page, safe_ranking
 from stockpot.web.runs import find_run, find_runs, kind, read_results
 from stockpot.web.shell import Settings, Shells
@@ -125,10 +126,21 @@ class Views:
         )
 
     def line(self, request: Request) -> Response:
-        """The versions of a line."""
-        line, names = data.line(self.place, request.path_params["line"])
+        """The versions of a line, what is in the newest one, and what waits."""
+        name = request.path_params["line"]
+        line, names = data.line(self.place, name)
+        found = proposals(self.place, name)
         numbered = list(zip(range(1, len(names) + 1), line.versions, names, strict=True))
-        return self.shells.page(request, "line.html.j2", line=line, versions=numbered[::-1])
+        return self.shells.page(
+            request,
+            "line.html.j2",
+            line=line,
+            versions=numbered[::-1],
+            inside=[each for each in found if each.state == "in"],
+            waiting=[each for each in found if each.state != "in"],
+            methods=METHODS,
+            place=self.place,
+        )
 
     def results(self, request: Request) -> Response:
         """What finished runs found."""
@@ -144,14 +156,13 @@ class Views:
         found = read_results(run)
         if kind(found) != "rank":
             return RedirectResponse(f"/results/{quote(run.key)}/report", 303)
-        models = found["models"][:_RANKED]
+        models = list(found["models"])[:_RANKED]
         return self.shells.page(
             request,
             "ranking.html.j2",
             run=run,
             results=found,
             models=models,
-            metric=found["task"]["metric"],
             **safe_ranking(found, models),
         )
 
