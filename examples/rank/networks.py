@@ -5,7 +5,7 @@ Functions for ``kind: function`` entries of a zoo; each returns a network from i
     lite0, lite1, lite2     EfficientNet-Lite (Tan and Le 2019; no squeeze-and-excitation, ReLU6)
     efficientnet_b0         EfficientNet-B0
     mobilenet_v2            MobileNetV2 (Sandler et al. 2018)
-    mobilenet_v3_trunk      MobileNetV3-Large (Howard et al. 2019), last stage dilated, as inside the
+    mobilenet_v3_trunk      MobileNetV3-Large (Howard et al. 2019), last stage dilated, as in the
                             segmentation network LRASPP
     resnet18                ResNet-18 (He et al. 2016); ``stride`` 1 keeps the first map large
 """
