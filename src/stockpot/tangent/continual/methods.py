@@ -33,11 +33,6 @@ class Method:
     combine: Combine
     cost: str
 
-    @property
-    def every_step(self) -> bool:
-        """Whether there is a model after each task, and not only at the end."""
-        return self.combine != "joint"
-
 
 _ALL = (
     Method("tmc", "TMC, uniform", "tangent", "tangent", "delta", "1 jvp"),
