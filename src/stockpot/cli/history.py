@@ -116,6 +116,95 @@ def show_command(
     Output(json=as_json).data(value, _show_text(table, value, task))
 
 
+@history_app.command("evaluate")
+def evaluate_command(
+    history: Annotated[Path, typer.Argument(metavar="STORE|CSV|FOLDER", show_default=False)],
+    anchors: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="Results revealed per task; repeatable. Default 0, 5, 20."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Draws of anchors per task.")] = 3,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Hold out only tasks of this name or glob; repeatable.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Hold out only every N-th task.")] = 1,
+    score: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FILE.csv: a transferability score, models x tasks; repeatable."),
+    ] = None,
+    format: Annotated[str, typer.Option(help="Of a file that is no store.")] = "auto",
+    metadata: Annotated[Path | None, typer.Option(help="CSV of facts per model.")] = None,
+    clean: Annotated[bool, typer.Option(help="Leave out rows that were set aside.")] = True,
+    page: Annotated[
+        Path | None, typer.Option(help="Write a Markdown page, and the picture beside it.")
+    ] = None,
+    as_json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Leave one task out: how well do history, facts and a few real results rank the models?"""
+    from stockpot.cli.inspect import table as columns
+    from stockpot.cli.output import Output
+    from stockpot.files import write_text
+    from stockpot.ranking.evaluate import evaluate
+    from stockpot.report import history as report
+
+    out = Output(json=as_json, quiet=quiet)
+    loaded, _, aside = load_table(history, format=format, metadata=metadata, clean=clean)
+    if aside and clean:
+        out.say(f"{len(aside)} models set aside")
+    found = evaluate(
+        loaded,
+        anchors=sorted(set(anchors or (0, 5, 20))),
+        repeats=repeats,
+        tasks=_chosen(loaded, task, every),
+        scores=_scores(loaded, score or []),
+        seed=seed,
+        quiet=quiet or as_json,
+    ).to_json()
+    if page is not None:
+        picture = page.with_suffix(".svg")
+        report.write_reliability(found, history.name, picture)
+        write_text(page, report.markdown(found, history.name, picture=picture.name, level=1))
+        out.say(f"page: {page}")
+    text = columns([report.heading(), *report.rows(found)])
+    out.data(found, "\n".join([text, "", *report.notes(found)]))
+
+
+def _chosen(table: Table, globs: list[str] | None, every: int) -> list[str]:
+    from fnmatch import fnmatchcase
+
+    from stockpot.errors import InputError
+
+    names = [t for t in table.tasks if not globs or any(fnmatchcase(t, g) for g in globs)]
+    if not names:
+        raise InputError(f"no task is named {' or '.join(globs or [])}")
+    return names[::every]
+
+
+def _scores(table: Table, pairs: list[str]) -> dict[str, Any]:
+    import numpy as np
+
+    from stockpot.errors import InputError
+    from stockpot.ranking.history import read_results
+
+    found = {}
+    for pair in pairs:
+        name, equals, file = pair.partition("=")
+        if not equals or not name or not file:
+            raise InputError(f"'{pair}' is not NAME=FILE.csv")
+        own = read_results(Path(file), "matrix").table
+        values = np.full(table.values.shape, np.nan)
+        for i, model in enumerate(table.models):
+            for j, task in enumerate(table.tasks):
+                if model in own.row and task in own.column:
+                    values[i, j] = own.values[own.row[model], own.column[task]]
+        if not np.isfinite(values).any():
+            raise InputError(f"{file} shares no model and task with the history")
+        found[name] = values
+    return found
+
+
 def load_table(
     path: Path,
     *,

@@ -16,7 +16,7 @@ Sources: Savage (1956) for the scores; Vigna (2015) for the weighted tau.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,7 +24,14 @@ from stockpot.ranking.history.table import Array, Mask
 from stockpot.ranking.posterior.condition import Observations, condition
 from stockpot.ranking.posterior.covariance import Profiles, Rows, Shared
 from stockpot.ranking.posterior.marginals import probability_best
-from stockpot.ranking.posterior.scale import CUTS, Scale, cut, place_anchors
+from stockpot.ranking.posterior.scale import (
+    CUTS,
+    Scale,
+    cut,
+    metric_of,
+    metric_slope,
+    place_anchors,
+)
 
 NOISES = np.array([0.25, 0.5, 1.0, 2.0, 4.0])
 GENERALS = (0.0, 0.5, 1.0)
@@ -39,6 +46,7 @@ _LEAST_MODELS, _LEAST_TASKS = 6, 3
 class Settings:
     """``noise``: variance of an anchor, in units of D; ``general``: strength of the general order;
     ``low``, ``high``: 5 % and 95 % quantiles of errors in predicted standard deviations;
+    ``metric_low``, ``metric_high``: likewise of the metric, as the anchors tell its units;
     ``sharpness``: factor on deviations for P(best); ``merit``: correlation with the truth, and
     ``merit_without``: that of the mean over history; ``tasks``: how many it was learnt from."""
 
@@ -47,6 +55,8 @@ class Settings:
     general: float = 0.5
     low: float = -1.645
     high: float = 1.645
+    metric_low: float = -2.5
+    metric_high: float = 2.5
     sharpness: float = 1.0
     merit: float = float("nan")
     merit_without: float = float("nan")
@@ -204,16 +214,19 @@ def _calibrate(
 ) -> Settings:
     truth = settings.scale(rows)
     errors, losses = [], []
+    in_units: list[Array] = []
     seen_tasks: set[int] = set()
     for trial in trials:
         shared = profiles.shared(trial.anchors, without=trial.task)
         base, general = profiles.own(shared)
         variance = base + settings.general * general
         mean = shared.mean
+        residual = np.empty(0)
         if len(trial.anchors):
+            residual = _residual(shared, settings.scale, trial, values)
             seen = Observations(
                 trial.anchors,
-                _residual(shared, settings.scale, trial, values),
+                residual,
                 np.ones(len(trial.anchors)),
                 np.full(len(trial.anchors), settings.noise * shared.variance),
             )
@@ -223,6 +236,9 @@ def _calibrate(
         outcome = truth[trial.rest, trial.task]
         centred = mean[trial.rest]
         errors.append((outcome - centred) / deviation)
+        in_units += _metric_errors(
+            residual + shared.mean[trial.anchors], centred, deviation, trial, values
+        )
         if trial.task not in seen_tasks and len(seen_tasks) < 20:
             seen_tasks.add(trial.task)
             best = values[trial.rest, trial.task] == values[trial.rest, trial.task].max()
@@ -234,17 +250,32 @@ def _calibrate(
             )
     low, high = np.quantile(np.concatenate(errors), [0.05, 0.95])
     sharpness = SHARPNESS[int(np.argmin(np.mean(losses, axis=0)))]
-    return Settings(
-        settings.scale,
-        settings.noise,
-        settings.general,
-        min(float(low), -0.2),
-        max(float(high), 0.2),
-        sharpness,
-        merit,
-        without,
-        tasks,
+    metric_low, metric_high = Settings.metric_low, Settings.metric_high
+    if in_units:
+        metric_low, metric_high = np.quantile(np.concatenate(in_units), [0.05, 0.95])
+    return replace(
+        settings,
+        low=min(float(low), -0.2),
+        high=max(float(high), 0.2),
+        metric_low=min(float(metric_low), -0.2),
+        metric_high=max(float(metric_high), 0.2),
+        sharpness=sharpness,
+        merit=merit,
+        merit_without=without,
+        tasks=tasks,
     )
+
+
+def _metric_errors(
+    placed: Array, mean: Array, deviation: Array, trial: _Trial, values: Array
+) -> list[Array]:
+    """Errors of the expected metric of the rest, in predicted standard deviations."""
+    if len(placed) < 3 or float(np.ptp(placed)) <= 1e-9:
+        return []
+    known = values[trial.anchors, trial.task]
+    slope = metric_slope(placed, known)
+    expected = metric_of(mean, placed, known)
+    return [(values[trial.rest, trial.task] - expected) / (slope * deviation)]
 
 
 def deviations(variance: Array, unit: float) -> Array:

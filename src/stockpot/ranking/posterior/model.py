@@ -41,7 +41,7 @@ from stockpot.ranking.posterior.marginals import (
 )
 from stockpot.ranking.posterior.metadata import Prior, learn_prior
 from stockpot.ranking.posterior.result import Estimate, Evidence, Ranking, Standing
-from stockpot.ranking.posterior.scale import metric_of, place_anchors, typical_metric
+from stockpot.ranking.posterior.scale import metric_of, metric_slope, place_anchors, typical_metric
 
 Facts = Mapping[str, Mapping[str, Fact]]
 Metric = tuple[Array, Array, Array, float]
@@ -187,7 +187,9 @@ class Posterior:
             location[chosen],
             deviation[chosen],
             measured[chosen],
-            None if metric is None else tuple(part[chosen] for part in metric[:3]) + (metric[3],),  # type: ignore[arg-type]
+            None
+            if metric is None
+            else (metric[0][chosen], metric[1][chosen], metric[2][chosen], metric[3]),
             [reasons(int(i)) for i in chosen],
             self._evidence(settings, sensors, scores, len(anchored)),
             {models[i]: float(v) for i, v in zip(anchored, values, strict=True)},
@@ -202,32 +204,36 @@ class Posterior:
         location: Array,
         deviation: Array,
     ) -> Metric | None:
-        """Expected metric, its ends, and the metric per unit of the scale."""
-        ends = [location, location + settings.low * deviation, location + settings.high * deviation]
+        """Expected metric, the ends of its 90 % interval, and the metric per unit of the scale.
+
+        Three anchors or more tell the task's level and spread; without, other tasks stand in.
+        """
         if len(placed) >= 3 and float(np.ptp(placed)) > 1e-9:
-            mean, low, high = (metric_of(points, placed, values) for points in ends)
-            return mean, low, high, float(np.polyfit(placed, values, 1)[0])
+            slope = metric_slope(placed, values)
+            mean = metric_of(location, placed, values)
+            width = slope * deviation
+            low, high = mean + settings.metric_low * width, mean + settings.metric_high * width
+            return mean, low, high, slope
         columns = [
             (self.table.oriented[known, task], settings.scale(self.table.scores[known, task]))
             for task in range(len(self.table.tasks))
             for known in [self._known[:, task]]
             if known.sum() >= 5
         ]
-        if not columns:
+        if len(columns) < 2:
             return None
-        curves = [typical_metric(columns, points) for points in ends]
-        (mean, _), (_, lows), (_, highs) = curves
-        low, high = np.quantile(lows, 0.1, axis=0), np.quantile(highs, 0.9, axis=0)
         slope = float(np.median([np.ptp(y) / max(float(np.ptp(x)), 1e-9) for y, x in columns]))
         if len(placed):
             # One or two results fix the level; the spread is still that of other tasks.
-            level = float(np.mean(values))
-            centre = float(np.mean(placed))
-            offset = slope * (location - centre)
-            mean = level + offset
-            low = level + slope * (ends[1] - centre) - slope
-            high = level + slope * (ends[2] - centre) + slope
-        return mean, low, high, slope
+            mean = float(values.mean()) + slope * (location - float(placed.mean()))
+            low, high = (
+                mean + slope * (end * deviation + np.sign(end))
+                for end in (settings.low, settings.high)
+            )
+            return mean, low, high, slope
+        mean, off = typical_metric(columns, location)
+        ends = [typical_metric(columns, location + end * deviation) for end in (-1.0, 1.0)]
+        return mean, ends[0][0] - off, ends[1][0] + off, slope
 
     def _evidence(
         self,
@@ -272,16 +278,19 @@ class Posterior:
         return learn_prior(own, filled, self._counts.astype(np.float64))
 
     def _complete(self, scores: Array, known: Mask, facts: Sequence[Mapping[str, Fact]]) -> Array:
-        """Rows without gaps: a gap holds the model's mean (drawn towards what its facts say) plus
-        how its facts' row departs from its own mean."""
+        """Rows without gaps: a gap holds the model's mean, drawn towards what its facts say, plus
+        how its facts' row departs from its own mean. Where facts say something, whole rows move
+        with the mean."""
         guess = self.prior(facts)
         level = guess.mean(axis=1) if guess.shape[1] else np.zeros(len(guess))
-        counts = known.sum(axis=1)
-        means = (np.where(known, scores, 0.0).sum(axis=1) + self._trust * level) / (
-            counts + self._trust
-        )
+        trust = self._trust / (1.0 - self.prior.explained)
+        total = np.where(known, scores, 0.0).sum(axis=1)
+        means = (total + trust * level) / (known.sum(axis=1) + trust)
         gap = means[:, None] + guess - level[:, None]
-        return np.asarray(np.where(known, scores, gap), dtype=np.float64)
+        rows = np.where(known, scores, gap)
+        if self.prior.explained > 0.0 and rows.shape[1]:
+            rows = rows + (means - rows.mean(axis=1))[:, None]
+        return np.asarray(rows, dtype=np.float64)
 
     def _reliabilities(self, counts: Array, facts: Sequence[Mapping[str, Fact]]) -> Array:
         """0..1: share of a model's standing that its results, or its facts, account for."""

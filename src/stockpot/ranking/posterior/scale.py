@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stockpot.ranking.history.table import Array, normal_scores
+from stockpot.ranking.history.table import Array
 
 # No cut, one standard deviation below the middle, half of one.
 CUTS = (-9.0, -1.0, -0.5)
@@ -44,7 +44,10 @@ def place_anchors(values: Array, scale: Scale, mean: float, spread: float) -> Ar
     weight is on ranks (a diverged run is only the last), half on the values, robustly standardised
     by their 16th, 50th and 84th percentiles. Equal values give ``mean``.
     """
-    ranks = _standard(scale(normal_scores(values[:, None])[:, 0]))
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
+    ranks = _standard(scale(ndtri((rankdata(values) - 0.5) / len(values))))
     low, middle, high = np.percentile(values, [16.0, 50.0, 84.0])
     width = float(high - low) / 2
     if width <= 0:
@@ -59,6 +62,12 @@ def _standard(values: Array) -> Array:
     return np.asarray(centred / deviation if deviation > 1e-9 else centred * 0.0)
 
 
+def metric_slope(placed: Array, values: Array) -> float:
+    """Metric per unit of the scale: the line through all anchors; positive."""
+    centred = placed - placed.mean()
+    return max(float(centred @ values) / float(centred @ centred), 1e-12)
+
+
 def metric_of(points: Array, placed: Array, values: Array) -> Array:
     """Metric at ``points`` of the scale, given anchors ``placed`` there with their ``values``.
 
@@ -67,21 +76,28 @@ def metric_of(points: Array, placed: Array, values: Array) -> Array:
     """
     order = np.argsort(placed, kind="stable")
     x, y = placed[order], np.sort(values)
-    slope = float(np.polyfit(x, y, 1)[0])
+    slope = metric_slope(placed, values)
     inside = np.interp(points, x, y)
     beyond = np.minimum(points - x[0], 0.0) + np.maximum(points - x[-1], 0.0)
     return np.asarray(inside + slope * beyond, dtype=np.float64)
 
 
 def typical_metric(columns: Sequence[tuple[Array, Array]], points: Array) -> tuple[Array, Array]:
-    """Metric at ``points`` as other tasks have it: median over tasks, and all of them.
+    """Metric at ``points`` ``(n,)`` as other tasks have it, and how far a new task may be off.
 
-    ``columns``: per task the values and their places on the scale. Returns ``(n,)`` and
-    ``(tasks, n)``.
+    ``columns``: per task the values and their places on the scale. Returns the mean over tasks and
+    the half-width of a 90 % prediction interval for one more task (Student's t), ``(n,)`` each;
+    infinite for a single task.
     """
+    from scipy.stats import t
+
     curves = []
     for values, placed in columns:
         order = np.argsort(placed, kind="stable")
         curves.append(np.interp(points, placed[order], np.sort(values)))
-    stacked = np.array(curves)
-    return np.median(stacked, axis=0), stacked
+    stacked, count = np.array(curves), len(curves)
+    mean = stacked.mean(axis=0)
+    if count < 2:
+        return mean, np.full(len(points), np.inf)
+    spread = stacked.std(axis=0, ddof=1) * np.sqrt(1.0 + 1.0 / count)
+    return mean, np.asarray(t.ppf(0.95, count - 1) * spread, dtype=np.float64)
