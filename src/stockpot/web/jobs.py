@@ -84,7 +84,8 @@ def progress(run: Run, now: float | None = None) -> Progress:
     latest = _latest(place)
     active = is_locked(place / ".lock")
     if active is None:
-        active = any(now - when < _RECENT for _, when in latest.values())
+        alive = any(now - when < _RECENT for _, when in latest.values())
+        active = alive and not any(_error(folder) for folder, _ in latest.values())
     jobs = tuple(
         _job(place, key, label, weight, latest, active, now) for key, label, weight in known
     )
