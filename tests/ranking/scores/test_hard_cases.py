@@ -201,6 +201,11 @@ def test_pool_scores_depend_on_the_pool_and_others_do_not():
     assert pool_values("logme", plain) == plain
 
 
+def test_regression_of_few_rows_leaves_no_residual():
+    value = compute(["etran"], world("regression", rows=12, width=30))["etran"]
+    assert value.value == pytest.approx(0.0, abs=1e-9)
+
+
 def test_the_nearest_mean_is_what_its_name_says():
     evidence = world(dtype=np.float64)
     x, y = evidence.features, evidence.targets

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stockpot.ranking.scores.discriminant import Discriminant, uncertainty
+from stockpot.ranking.scores.hscore import reduced
 from stockpot.ranking.scores.score import Score, Value
 
 if TYPE_CHECKING:
@@ -59,12 +60,19 @@ def _classification(work: Workspace) -> tuple[float, dict[str, float]]:
 
 
 def _regression(work: Workspace) -> tuple[float, dict[str, float]]:
-    from scipy.linalg import lstsq
+    """Minus the mean squared residual of least squares without an offset."""
+    targets = work.columns
+    if work.wide:
+        from scipy.linalg import lstsq
 
-    features = work.features.astype(np.float64)
-    weights = lstsq(features, work.columns, lapack_driver="gelsd", check_finite=False)[0]
-    rest = features @ weights - work.columns
-    return -float(np.mean(rest * rest)), {}
+        features = work.features.astype(np.float64)
+        rest = features @ lstsq(features, targets, check_finite=False)[0] - targets
+        return -float(np.mean(rest * rest)), {}
+    moments = work.moments(64)
+    half, _, _ = reduced(moments.gram(), moments.feature_targets().T)
+    explained = np.einsum("ij,ij->j", half, half)
+    rest = np.maximum(moments.target_squares - explained, 0.0) / work.rows
+    return -float(rest.mean()), {}
 
 
 def _etran(work: Workspace) -> Value:

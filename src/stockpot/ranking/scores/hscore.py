@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _GOOD = 2e-7
 
 
-def _reduced(lower: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+def reduced(lower: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
     """``L^-1 M`` and ``A^-1 M`` of a scatter A = L L^T, columns M; whether A has full rank.
 
     Without full rank the pseudo-inverse takes the inverse's place.
@@ -46,7 +46,7 @@ def _reduced(lower: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def h_score(moments: Moments) -> tuple[float, float, bool]:
     """Value, an estimate of its rounding error, and whether the covariance has full rank."""
     means = (moments.centred_class_means() * np.sqrt(moments.target_sums)[:, None]).T
-    half, solved, full = _reduced(moments.scaled_scatter(), means)
+    half, solved, full = reduced(moments.scaled_scatter(), means)
     value = float(np.einsum("ij,ij->", half, half))
     # d tr(M^T A^-1 M) = -tr(A^-1 M M^T A^-1 dA), entries of dA independent.
     doubt = moments.entry_error * float(np.linalg.norm(solved.T @ solved))

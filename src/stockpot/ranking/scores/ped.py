@@ -101,6 +101,7 @@ def _variant(score: Score) -> Score:
         when="Self-supervised models, whose classes overlap before fine-tuning.",
         instead=(score.name,),
         function=_after(score),
+        cheap=False,
     )
 
 

@@ -121,10 +121,13 @@ def discrepancy(first: Rkme, second: Rkme) -> float:
 
 def search(rows: np.ndarray, offers: Mapping[str, Rkme]) -> list[tuple[str, float]]:
     """Names of the offers with their discrepancy to a user's rows, the nearest first."""
+    wanted: dict[tuple[int, float], Rkme] = {}
     found = []
     for name, offer in offers.items():
-        wanted = specify(rows, points=len(offer.points), gamma=offer.gamma)
-        found.append((name, discrepancy(wanted, offer)))
+        form = len(offer.points), offer.gamma
+        if form not in wanted:
+            wanted[form] = specify(rows, points=form[0], gamma=form[1])
+        found.append((name, discrepancy(wanted[form], offer)))
     return sorted(found, key=lambda pair: pair[1])
 
 
