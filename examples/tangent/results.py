@@ -21,7 +21,7 @@ import torch
 
 from stockpot.backbones import load_backbone
 from stockpot.files import write_json
-from stockpot.report.continual import markdown_tables, sentence, write_page
+from stockpot.report.continual import markdown_tables, write_page
 from stockpot.tangent.continual import compare
 from stockpot.tangent.continual.recipe import ContinualRecipe, load_recipe
 from stockpot.tangent.continual.splits import deal
@@ -79,8 +79,7 @@ def page(found: dict[str, Any], curve: Any, path: Path) -> str:
     )
     for results in found.values():
         parts += [f"## {results['title']}\n", about(results), markdown_tables(results)]
-        parts += [f"- {sentence(results, setting)}" for setting in results["settings"]]
-        parts += ["", exactness(results)]
+        parts.append(exactness(results))
     if curve:
         parts.append(curve_table(curve))
     return "\n".join(part.rstrip() + "\n" if part else "" for part in parts)

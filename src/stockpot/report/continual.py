@@ -64,7 +64,7 @@ def render(results: dict[str, Any]) -> str:
     page = environment.get_template("continual.html.j2").render(
         results=results,
         headline=headline(results),
-        details=[sentence(results, s) for s in results["settings"]],
+        said={s["name"]: comparisons(s) for s in results["settings"]},
         groups=[(s["name"], _grouped(s)) for s in results["settings"]],
         best={s["name"]: _best(s) for s in results["settings"]},
         baseline=_label(results["settings"][0], results["baseline"]),
@@ -92,14 +92,13 @@ def headline(results: dict[str, Any]) -> str:
     return words + "."
 
 
-def sentence(results: dict[str, Any], setting: dict[str, Any]) -> str:
-    """What the comparisons of one setting say, in words."""
-    said = [
+def comparisons(setting: dict[str, Any]) -> list[str]:
+    """What one setting says about the pairs of methods that belong side by side."""
+    return [
         f"{_label(setting, one['method'])} against {_label(setting, one['against'])}: "
         f"{typographic(one['words'])}"
         for one in setting["comparisons"]
     ]
-    return f"{setting['name']}: " + ("; ".join(said) if said else "nothing to compare") + "."
 
 
 def markdown_tables(results: dict[str, Any]) -> str:
@@ -117,6 +116,7 @@ def markdown_tables(results: dict[str, Any]) -> str:
                 lines.append(_row(_cells(m, best, ordered=ordered)))
         parts.append(f"**{setting['name']}** ({_size(setting)})\n\n" + "\n".join(lines) + "\n")
         parts += [f"> {warning}\n" for warning in setting["warnings"]]
+        parts.append("\n".join(f"- {words}" for words in comparisons(setting)) + "\n")
     return "\n".join(parts)
 
 
@@ -139,10 +139,8 @@ def terminal_tables(results: dict[str, Any]) -> str:
                 lines.append(line.rstrip())
         for warning in setting["warnings"]:
             lines += textwrap.wrap(f"warning: {warning}", 80)
-    lines += [
-        "",
-        *(line for s in results["settings"] for line in textwrap.wrap(sentence(results, s), 80)),
-    ]
+        for words in comparisons(setting):
+            lines += textwrap.wrap(words, 80, subsequent_indent="  ")
     return "\n".join(lines)
 
 

@@ -38,7 +38,7 @@ _ALL = (
     Method("tmc", "TMC, uniform", "tangent", "tangent", "delta", "1 jvp"),
     Method(
         "statistics",
-        "Statistics of sketched tangents",
+        "Statistics, sketched tangents",
         "statistics",
         "tangent map",
         "statistics",
