@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from stockpot.errors import BackboneError
 
@@ -58,6 +59,19 @@ def _no_onednn() -> Iterator[None]:
             flags.__exit__(None, None, None)
 
 
+class _PlainHardsigmoid(TorchFunctionMode):
+    """relu6(x + 3) / 6, the definition of hardsigmoid, whose own derivative has no derivative."""
+
+    _NAMES = ("hardsigmoid", "hardsigmoid_")
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in self._NAMES:
+            return torch.nn.functional.relu6(args[0] + 3) / 6
+        return func(*args, **(kwargs or {}))
+
+
 @dataclass(frozen=True)
 class Workaround:
     """Another way to compute the same thing. ``pattern`` matches the operators it replaces."""
@@ -86,6 +100,12 @@ WORKAROUNDS = (
         r"mkldnn_rnn_layer",
         "recurrent layers are computed without oneDNN",
         _no_onednn,
+    ),
+    Workaround(
+        "plain-hardsigmoid",
+        r"hardsigmoid",
+        "hardsigmoid is computed by its definition",
+        _PlainHardsigmoid,
     ),
 )
 
@@ -192,13 +212,14 @@ def _watch(module: nn.Module) -> Iterator[list[str]]:
 def _explained(text: str, where: str, module: nn.Module) -> BackboneError:
     kind = type(module.get_submodule(where)).__name__
     where = where.removeprefix("module").removeprefix(".")  # the wrapper's own name
+    place = f"module '{where}' ({kind})" if where else "the model, or in the way back through it"
     found = (re.search(pattern, text) for pattern in _OPERATOR)
     operator = next((match[1].rstrip(".,") for match in found if match), None)
     advice = next((word for pattern, word in _ADVICE if re.search(pattern, text)), None)
     if advice is None and "inplace" in text.replace("-", ""):
         advice = "the module changes a buffer or an input in place; put it in evaluation mode"
     return BackboneError(
-        f"forward-mode differentiation fails in module '{where or 'the model itself'}' ({kind})"
+        f"forward-mode differentiation fails in {place}"
         + (f", operator {operator}" if operator else "")
         + f": {text.strip().splitlines()[0]}",
         hint=advice or "leave this module out of `parameters`, or linearise from a later block on",

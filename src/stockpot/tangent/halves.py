@@ -139,7 +139,13 @@ def _cut(module: nn.Module, name: str, example: Any) -> Cut:
     inner = name.removeprefix(f"{place}.")
     stack = find_stack(encoder, inner) if isinstance(encoder, nn.Module) else None
     if stack is None:
-        return cut_graph(module, name, readout=_logits)
+        try:
+            return cut_graph(module, name, readout=_logits)
+        except BackboneError as error:
+            raise BackboneError(
+                error.message.replace("freeze_below", "from_block"),
+                hint="name another block, or give `parameters`: names need no cut",
+            ) from error
     assert encoder is not None
     if example is None or (isinstance(example, Mapping) and not _maskable(example)):
         raise InputError(

@@ -106,6 +106,7 @@ WORK = {
     "layer norm": (lambda: nn.LayerNorm(8), None, False),
     "dropout": (lambda: nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5)), None, False),
     "batch norm": (lambda: nn.BatchNorm1d(4), None, False),
+    "hardsigmoid": (lambda: nn.Sequential(nn.Linear(8, 8), nn.Hardsigmoid()), None, True),
     "in place": (lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True)), None, False),
 }
 
