@@ -29,6 +29,7 @@ from stockpot.cli.submit import submit_command
 from stockpot.cli.tangent import tangent_app
 from stockpot.cli.tangent_continual import continual_command
 from stockpot.cli.tangent_forget import forget_command, verify_command
+from stockpot.cli.tangent_look import check_command, show_command
 from stockpot.errors import StockpotError
 from stockpot.version import VERSION
 
@@ -88,6 +89,8 @@ app.command("merge")(merge_command)
 app.command("rank")(rank_command)
 app.command("inspect")(inspect_command)
 app.add_typer(history_app, name="history")
+tangent_app.command("show")(show_command)
+tangent_app.command("check")(check_command)
 tangent_app.command("forget")(forget_command)
 tangent_app.command("verify")(verify_command)
 tangent_app.command("continual")(continual_command)

@@ -19,10 +19,11 @@ from stockpot.execution import Backend, Job, in_order, make_backend, run_jobs
 from stockpot.files import atomic_file, digest, file_digest, write_json
 from stockpot.progress import progress
 from stockpot.provenance import Parent, Record, versions, write_record
+from stockpot.tangent.checks import Linearisation, check_linearisation
 from stockpot.tangent.choice import make_composer, statistics_composer
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Composer
-from stockpot.tangent.head import load_head
+from stockpot.tangent.head import draw_head, load_head
 from stockpot.tangent.jobs import COMPONENT, HEAD
 from stockpot.tangent.linear import TangentModel
 from stockpot.tangent.recipe import TangentRecipe, load_recipe
@@ -219,6 +220,21 @@ def plan(examined: _Examined, cache: str, only: Sequence[str]) -> list[Planned]:
         job = Job(f"{_JOBS}:{function}", arguments, inputs, places, label, recipe.threads, 3)
         made.append(Planned(shard, job, head))
     return made
+
+
+def check_recipe(path: Path, rows: int = 8) -> tuple[TangentModel, Linearisation]:
+    """The recipe's model with the head it would get, and how good its derivative is on its data."""
+    with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
+        examined = _examine(path, Path(scratch), False)
+    recipe = examined.recipe
+    network = Model(examined.backbone, len(examined.task.classes))
+    if recipe.head.file is not None:
+        load_head(examined.root / recipe.head.file, network)
+    else:
+        draw_head(network, seed=recipe.head.seed)
+    model = TangentModel(network, parameters=recipe.parameters, precision=recipe.precision)
+    batch = examined.backbone.prepare(examined.task.inputs[:rows])
+    return model, check_linearisation(model, batch)
 
 
 def open_run(recipe: Path, folder: Path, *, skip_corrupt: bool = False) -> Opened:

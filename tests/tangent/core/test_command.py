@@ -207,6 +207,15 @@ def test_all_problems_of_a_recipe_are_told_with_their_lines(tmp_path) -> None:
         parse_recipe({**yaml.safe_load(path.read_text()), "components": {"classes": 2}})
 
 
+def test_a_saved_head_is_taken_again(trained, tmp_path) -> None:
+    _, out = trained
+    head = out / "head.safetensors"
+    recipe = write_world(tmp_path, head={"file": str(head)}, training={"epochs": 1})
+    run("train", recipe, "-o", tmp_path / "out", "--backend", "serial")
+    assert (tmp_path / "out" / "head.safetensors").read_bytes() == head.read_bytes()
+    assert data("check", recipe)["holds"]
+
+
 def test_kappa_is_the_papers_unless_it_is_given() -> None:
     plain = {
         "task": {"kind": "arrays", "path": "x"},
@@ -281,3 +290,37 @@ def test_weights_by_name(trained, tmp_path) -> None:
         assert words in run("compose", out, "-o", file, "--weights", weights, code=2)
     gone = [part for name in ("east", "north", "south") for part in ("--without", name)]
     assert "no components are left" in run("compose", out, "-o", file, *gone, code=2)
+
+
+def test_show_and_check(trained, tmp_path) -> None:
+    recipe, out = trained
+    shown = data("show", out)["components"]
+    assert [one["name"] for one in shown] == ["east", "north", "south"]
+    assert shown[0]["numbers"] == sum(t.numel() for t in load_components([out])[0].tensors.values())
+    file = tmp_path / "c.safetensors"
+    run("compose", out, "-o", file)
+    assert "+0.3333 north" in run("show", file)
+    file.write_bytes(file.read_bytes()[:-4] + b"xxxx")
+    assert "corrupted" in run("show", file, code=2)
+    found = data("check", recipe)
+    assert found["holds"]
+    assert found["error"] < 1e-7
+    assert "ok" in run("check", recipe)
+
+
+def test_a_wrong_derivative_fails_the_check(tmp_path) -> None:
+    recipe = write_world(tmp_path)
+    wrong = (Path(__file__).parent / "test_checks.py").read_text(encoding="utf-8")
+    start, end = wrong.index("class Wrong"), wrong.index("class Squares")
+    (tmp_path / "net.py").write_text(
+        "from typing import Any\nimport torch\nfrom torch import Tensor, nn\n"
+        + wrong[start:end]
+        + "class Net(nn.Module):\n"
+        "    feature_dim, input_shape = 5, (5,)\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.first = nn.Linear(5, 5)\n"
+        "        nn.init.eye_(self.first.weight)\n        nn.init.zeros_(self.first.bias)\n"
+        "    def forward(self, x):\n        return Wrong.apply(self.first(x))\n"
+        "def net():\n    return Net()\n"
+    )
+    assert "WRONG" in run("check", recipe, code=1)
