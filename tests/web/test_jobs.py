@@ -67,7 +67,12 @@ def test_a_run_at_work(tmp_path: Path) -> None:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             known = find_runs([tmp_path])
-            if known and known[0].work and (found := progress(known[0])).count("done") == 3:
+            if (
+                known
+                and known[0].work
+                and (found := progress(known[0])).jobs[-1:]
+                and found.jobs[-1].state == "running"
+            ):
                 break
             time.sleep(0.02)
         assert found.active
