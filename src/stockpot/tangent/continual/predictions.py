@@ -24,7 +24,7 @@ from stockpot.tangent.jobs import COMPONENT, HEAD
 from stockpot.tangent.linear import TangentModel
 from stockpot.tangent.statistics.composer import ComposedStatistics, StatisticsComposer
 from stockpot.tangent.statistics.maps import FeatureMap
-from stockpot.tangent.statistics.sums import collect
+from stockpot.tangent.statistics.sums import Sums, collect
 from stockpot.tangent.train import predict_delta
 from stockpot.tasks import Task
 from stockpot.training import Feed, predict
@@ -146,17 +146,26 @@ def _of_statistics(setup: Setup, means: bool, notes: dict[str, Any]) -> Iterator
         composed = composer.compose(components[:count])
         assert isinstance(composed, ComposedStatistics)
         outputs = test @ composed.solution.weight
-        notes["penalty"] = composed.solution.penalty
+        notes["penalty"] = penalty = composed.solution.penalty
         yield outputs.numpy()
     notes["solve_seconds"] = (time.perf_counter() - start) / len(components)
     notes["component_bytes"] = sum(8 * t.numel() for t in components[0].tensors.values())
-    joint = composer.compose([component(np.sort(np.concatenate(setup.rows)), "all")])
-    notes["gap_to_joint"] = _gap(test, composed, joint)
-    rest = composer.compose([component(np.sort(np.concatenate(setup.rows[1:])), "rest")])
-    notes["gap_to_retrained"] = _gap(test, composed.without("task-0"), rest)
+    # With the penalty that was chosen: the gaps are those of the sums.
+    for key, parts, rows in (
+        ("gap_to_joint", components, setup.rows),
+        ("gap_to_retrained", components[1:], setup.rows[1:]),
+    ):
+        again = component(np.sort(np.concatenate(rows)), "all at once")
+        one, two = (
+            composer.solve(
+                Sums.from_tensors(composer.partial(each).sums, setup.task.classes),
+                penalty,
+            )
+            for each in (parts, [again])
+        )
+        notes[key] = _gap(test @ one.weight, test @ two.weight)
 
 
-def _gap(test: Tensor, first: Any, second: Any) -> float:
+def _gap(one: Tensor, two: Tensor) -> float:
     """Largest difference of outputs, relative to the largest output."""
-    one, two = (test @ each.solution.weight for each in (first, second))
     return float((one - two).abs().max() / two.abs().max())

@@ -127,11 +127,11 @@ class StatisticsComposer(Composer):
             settings={"features": self.features.to_json()},
         )
 
-    def solve(self, sums: Sums) -> Solution:
-        """The classifier of some statistics."""
+    def solve(self, sums: Sums, penalty: float | None = None) -> Solution:
+        """The classifier of some statistics; ``penalty`` instead of the composer's own rule."""
         if self.solver == "means":
             return class_means(sums)
-        return ridge(sums, self.penalty, device=self.device)
+        return ridge(sums, penalty or self.penalty, device=self.device)
 
     def _build(self, sums: Mapping[str, Tensor], terms: Sequence[Term], **made: Any) -> Composed:
         return ComposedStatistics(self, sums, terms, **made)
