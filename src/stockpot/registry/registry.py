@@ -52,6 +52,7 @@ class Registry:
             )
         self.index = Index(_index_path(self.store))
         self._seen: tuple[int, float] | None = None
+        self._known: set[str] | None = None
         self.refresh()
 
     def close(self) -> None:
@@ -72,7 +73,7 @@ class Registry:
         if state is not None and state == self._seen:
             return 0
         there = {key.removeprefix("models/").removesuffix(".json") for key in self._model_keys()}
-        known = self.index.ids()
+        known = self.index.ids() if self._known is None else self._known
         new, gone = sorted(there - known), known - there
         if new or gone:
             described = [(self._read_manifest(model), model) for model in new]
@@ -83,6 +84,7 @@ class Registry:
                     self.index.remove(model)
                 for manifest, model in described:
                     self.put_in_index(manifest, times[model])
+        self._known = there
         settled = state is not None and time.time() - state[1] > _SETTLED
         self._seen = state if settled else None
         return len(new)
@@ -92,7 +94,7 @@ class Registry:
         with self.index.transaction():
             for model in self.index.ids():
                 self.index.remove(model)
-        self._seen = None
+        self._seen = self._known = None
         return self.refresh()
 
     def put_in_index(self, manifest: Manifest, added: float, index: Index | None = None) -> None:
@@ -189,7 +191,7 @@ class Registry:
             self.store.flush()
         with self.index.transaction():
             self.index.remove(ident)
-        self._seen = None
+        self._seen = self._known = None
         return ident
 
     def _read_manifest(self, model: str) -> Manifest:

@@ -1,0 +1,315 @@
+"""Contribute, review, accept, revert: what comes in, what does not and why, and exact reverts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from stockpot.checkpoints.torch_io import load_state  # noqa: E402
+from stockpot.community import (  # noqa: E402
+    accept,
+    contribute,
+    contributions,
+    history,
+    load_tasks,
+    replay,
+    revert,
+    review,
+)
+from stockpot.community.measuring import Meter  # noqa: E402
+from stockpot.errors import InputError, NonFiniteError, StockpotError  # noqa: E402
+from stockpot.registry import checkout  # noqa: E402
+from stockpot.registry.checking import verify  # noqa: E402
+from stockpot.report.community import page  # noqa: E402
+from tests.community.conftest import World, save  # noqa: E402
+from tests.registry.models import files  # noqa: E402
+
+
+def test_two_rounds_one_refused_one_taken_back(world: World) -> None:
+    """The story: five contributors, two rounds; after the revert every byte is as if never seen."""
+    meter = Meter(world.tasks)
+    names = ["ada", "ben", "cleo", "dora"]
+    with world.registry() as registry:
+        for seed, name in enumerate(names):
+            contribute(registry, world.tuned(f"{name}-1", seed), author=name)
+        bad = load_state(world.tuned("eve-1", 4))
+        bad["2.weight"] = bad["2.weight"] * 40
+        contribute(registry, save(world.root / "models" / "eve-1", bad), author="eve")
+        first = contributions(registry)
+        reviews = {each.name: review(registry, each, meter=meter, limit=0.3) for each in first}
+        assert [name for name, done in reviews.items() if not done.accepted] == ["eve-1"]
+        assert "'2.weight' moved by" in reviews["eve-1"].reason
+        with pytest.raises(InputError, match="eve-1 was refused: layers"):
+            accept(registry, ["eve-1"])
+        good = [each for each in first if each.name != "eve-1"]
+        done = accept(registry, good, meter=meter)
+        assert (done.version, set(done.scores)) == (2, {"north", "east"})
+        # The soup of the paper: the plain mean of the contributions.
+        checkout(registry, "main", world.root / "one")
+        states = [load_state(world.root / "models" / each.name) for each in good]
+        for name, tensor in load_state(world.root / "one").items():
+            mean = np.mean([state[name].double().numpy() for state in states], axis=0)
+            assert np.allclose(tensor.numpy(), mean, atol=1e-6)
+
+        start = load_state(world.root / "one")
+        for seed, name in enumerate([*names, "eve"]):
+            contribute(registry, world.tuned(f"{name}-2", 10 + seed, start), author=name)
+        second = [each for each in contributions(registry) if each.name.endswith("-2")]
+        for each in second:
+            review(registry, each, meter=meter, limit=0.3)
+        accept(registry, second, method="stock", meter=meter)
+        assert replay(registry, "main") == registry.find("main")
+        with_ben = registry.find("main")
+
+        gone = revert(registry, "ben-2", why="asked for", meter=meter)
+        assert (gone.version, gone.dropped) == (4, ())
+        assert replay(registry, "main") == registry.find("main") != with_ben
+        checkout(registry, "main", world.root / "after")
+        assert [
+            each.name
+            for each in contributions(registry)
+            if each.id in history(registry, "main").accepted
+        ] == ["ada-1", "ada-2", "ben-1", "cleo-1", "cleo-2", "dora-1", "dora-2", "eve-2"]
+        html = page(registry, "main")
+        assert verify(registry).problems == ()
+        events = [version["event"]["what"] for version in registry.line("main")]
+        assert events == ["start", "accept", "accept", "revert"]
+
+        with world.registry("never") as never:
+            for each in good:
+                contribute(never, world.root / "models" / each.name, author=each.author)
+            accept(never, contributions(never), force=True)
+            rest = [
+                contribute(never, world.root / "models" / each.name, author=each.author)
+                for each in second
+                if each.name != "ben-2"
+            ]
+            # In another order: it does not matter.
+            accept(never, rest[::-1], method="stock", force=True)
+            checkout(never, "main", world.root / "never-saw")
+            assert never.find("main") == registry.find("main")
+    assert files(world.root / "after") == files(world.root / "never-saw")
+    for words in ("Scores by version", "1 refused", "1 taken back", "without ben-2 (asked for)"):
+        assert words in html
+    assert "http" not in html.replace("http://www.w3.org", "")
+
+
+def test_taking_back_an_early_contribution_takes_what_had_seen_it(world: World) -> None:
+    with world.registry() as registry:
+        for seed, name in enumerate(("ada", "ben")):
+            contribute(registry, world.tuned(name, seed))
+        accept(registry, ["ada", "ben"], force=True)
+        checkout(registry, "main", world.root / "one")
+        later = world.tuned("cleo", 5, load_state(world.root / "one"))
+        contribute(registry, later)
+        aside = contribute(registry, world.tuned("dora", 6), base="main~1")
+        accept(registry, ["cleo", "dora"], force=True)
+        gone = revert(registry, "ben")
+        names = {each.id: each.name for each in contributions(registry)}
+        assert [names[each] for each in gone.dropped] == ["cleo"]
+        assert aside.id in history(registry, "main").accepted
+        assert "had seen it" in registry.line("main")[-1]["event"]["words"]
+        # Everything taken back: the very base.
+        revert(registry, "ada")
+        revert(registry, "dora")
+        assert registry.find("main") == registry.find("base")
+        with pytest.raises(InputError, match="is not in the newest version"):
+            revert(registry, "dora")
+        accept(registry, ["dora"], force=True)  # and it can come again
+        assert replay(registry, "main") == registry.find("main")
+
+
+def test_reverted_from_several_rounds_equals_never_seen(world: World) -> None:
+    """By task arithmetic in three rounds, each on the version before; the last one goes."""
+    with world.registry() as registry, world.registry("never") as never:
+        for turn in range(3):
+            for home in (registry, never):
+                checkout(home, "main", world.root / "start", overwrite=True)
+                start = load_state(world.root / "start")
+                model = world.tuned(f"m{turn}", turn, start)
+                if home is never and turn == 2:
+                    continue
+                contribute(home, model)
+                accept(
+                    home,
+                    [f"m{turn}"],
+                    method="task_arithmetic",
+                    parameters={"scale": 0.5},
+                    force=True,
+                )
+        revert(registry, "m2")
+        assert registry.find("main") == never.find("main")
+
+
+def test_what_is_refused_and_why(world: World) -> None:
+    with world.registry() as registry:
+        meter = Meter(world.tasks)
+        broken = load_state(world.tuned("nan", 0))
+        broken["0.bias"][3] = float("nan")
+        with pytest.raises(NonFiniteError, match=r"'0.bias' holds NaN or infinity at \[3\]"):
+            contribute(registry, save(world.root / "models" / "nan", broken))
+        torch.manual_seed(3)
+        stranger = {name: torch.randn_like(tensor) for name, tensor in world.base.items()}
+        part = {name: tensor for name, tensor in world.base.items() if name != "2.bias"}
+        scrambled = {name: tensor.flip(0) for name, tensor in world.base.items()}
+        cases = {
+            "stranger": (stranger, "lineage"),
+            "copy": (world.base, "nothing is new"),
+            "part": (part, "lacks '2.bias'"),
+            "scrambled": (scrambled, "lineage"),
+        }
+        for name, (state, reason) in cases.items():
+            contribute(registry, save(world.root / "models" / name, state))
+            done = review(registry, name, meter=meter)
+            assert not done.accepted, name
+            assert reason in done.reason, (name, done.reason)
+            with pytest.raises(InputError, match="was refused"):
+                accept(registry, [name])
+        contribute(registry, world.tuned("good", 1))
+        with pytest.raises(InputError, match="has not been reviewed"):
+            accept(registry, ["good"])
+        with pytest.raises(InputError, match="no contribution is called"):
+            accept(registry, ["nobody"])
+        with pytest.raises(InputError, match="given twice"):
+            accept(registry, ["good", "good"], force=True)
+        with pytest.raises(InputError, match="no line 'other'"):
+            contribute(registry, world.root / "base", line="other")
+        with pytest.raises(InputError, match="is no version of the line"):
+            contribute(registry, world.root / "base", base="good")
+        accept(registry, ["good"], force=True)
+        with pytest.raises(InputError, match="in the line 'main' already"):
+            accept(registry, ["good"], force=True)
+        contribute(registry, world.tuned("late", 2), base="main~1")
+        with pytest.raises(InputError, match="needs the difference to this very version"):
+            accept(registry, ["late"], method="stock", force=True)
+
+
+def test_a_version_that_loses_on_a_task_does_not_come(world: World) -> None:
+    """A backdoor too small for the eye of the layers: features that say nothing about the task."""
+
+    class Blind:
+        name, tolerance = "seen", 0.05
+
+        def scores(self, folder: Path) -> np.ndarray:
+            state = load_state(folder)
+            moved = any(not torch.equal(state[n], world.base[n]) for n in state)
+            return np.zeros(200) + (np.arange(200) % 4 > (2 if moved else 0))
+
+    meter = Meter([Blind()])  # type: ignore[list-item]
+    with world.registry() as registry:
+        contribute(registry, world.tuned("m", 0))
+        done = review(registry, "m", meter=meter)
+        failed = [check.name for check in done.checks if not check.passed]
+        assert failed == ["connectivity seen", "task seen"]
+        assert "tolerance 5.0%" in done.reason
+        review(registry, "m")  # without tasks nothing speaks against it
+        with pytest.raises(InputError, match=r"loses 50\.0% on the task 'seen'"):
+            accept(registry, ["m"], meter=meter)
+        assert len(registry.line("main")) == 1
+
+
+def test_a_barrier_on_the_way_is_seen(world: World) -> None:
+    class Hill:
+        """Good at both ends, bad in between."""
+
+        name, tolerance = "hill", 1.0
+        ends: tuple[float, float] = (0.0, 1.0)
+
+        def scores(self, folder: Path) -> np.ndarray:
+            value = float(load_state(folder)["2.bias"][0])
+            inside = min(abs(value - end) for end in self.ends) > 1e-6
+            return np.full(50, 0.2 if inside else 0.9)
+
+    with world.registry() as registry:
+        model = world.tuned("m", 0)
+        task = Hill()
+        task.ends = (float(world.base["2.bias"][0]), float(load_state(model)["2.bias"][0]))
+        contribute(registry, model)
+        done = review(registry, "m", meter=Meter([task]), points=5)  # type: ignore[list-item]
+        (check,) = [each for each in done.checks if each.name == "connectivity hill"]
+        assert not check.passed
+        assert check.numbers["barrier"] == pytest.approx(0.7)
+        assert len(check.numbers["values"]) == 5
+
+
+def test_a_changed_version_is_found_by_replay(world: World) -> None:
+    with world.registry() as registry:
+        contribute(registry, world.tuned("m", 0))
+        done = accept(registry, ["m"], force=True)
+        event = registry.line("main")[-1]["event"]
+        other = contribute(registry, world.tuned("n", 1), base="main~1")
+        event["contributions"] = [other.id]
+        registry.advance("main", done.model, event)
+        with pytest.raises(StockpotError, match=r"round 2 of 'main' gives"):
+            replay(registry, "main")
+
+
+def test_the_same_contribution_twice_is_one(world: World) -> None:
+    with world.registry() as registry:
+        model = world.tuned("m", 0)
+        assert contribute(registry, model).id == contribute(registry, model).id
+        assert len(contributions(registry)) == 1
+        contribute(registry, model, author="somebody else")
+        with pytest.raises(InputError, match="several contributions"):
+            review(registry, "m")
+
+
+def test_tangent_components_come_in_and_out_exactly(world: World) -> None:
+    from stockpot.tangent.component import Component
+
+    def component(name: str, seed: int, base: str = "b" * 64) -> Path:
+        torch.manual_seed(seed)
+        delta = {n: 0.01 * torch.randn_like(t) for n, t in world.base.items()}
+        made = Component("delta", base, "c" * 64, name, ("x", "y"), 10 + seed, "d" * 64, delta)
+        (world.root / "models").mkdir(exist_ok=True)
+        return made.save(world.root / "models" / f"{name}.safetensors")
+
+    with world.registry() as registry, world.registry("never") as never:
+        for seed, name in enumerate(("a", "b", "c")):
+            found = contribute(registry, component(name, seed))
+            assert found.kind == "component"
+            assert review(registry, name).accepted
+        accept(registry, ["a", "b"], method="tangent")
+        accept(registry, ["c"], method="tangent")
+        gone = revert(registry, "a")
+        assert gone.dropped == ()
+        for name in ("b", "c"):
+            contribute(never, world.root / "models" / f"{name}.safetensors")
+        for name in ("b", "c"):
+            accept(never, [name], method="tangent", force=True)
+        assert registry.find("main") == never.find("main")
+        checkout(registry, "main", world.root / "sum")
+        total = load_state(world.root / "sum" / "tangent.safetensors")
+        parts = [Component.load(world.root / "models" / f"{n}.safetensors").tensors for n in "bc"]
+        for name, tensor in total.items():
+            mean = (parts[0][name].double() + parts[1][name].double()) / 2
+            assert torch.allclose(tensor.double(), mean, atol=1e-9)
+        contribute(registry, component("other", 9, base="e" * 64))
+        assert "do not add up" in review(registry, "other").reason
+        contribute(registry, world.tuned("tuned", 0), base="base")
+        with pytest.raises(InputError, match="does not come in by 'tangent'"):
+            accept(registry, ["tuned"], method="tangent", force=True)
+
+
+def test_files_of_tasks_are_checked(tmp_path: Path) -> None:
+    good = {"name": "t", "task": {"kind": "arrays"}, "backbone": {"kind": "function"}}
+    path = tmp_path / "tasks.yaml"
+    path.write_text(json.dumps({"tasks": [good]}))
+    (task,) = load_tasks(path)
+    assert task.root == str(tmp_path)
+    for value, words in (
+        ({}, "a list 'tasks'"),
+        ({"tasks": [{**good, "name": "a b"}]}, "task 'a b': name"),
+        ({"tasks": [{**good, "extra": 1}]}, "extra"),
+        ({"tasks": [good, good]}, "same name"),
+        ({"tasks": ["x"]}, r"task '\?'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            load_tasks(value)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_tasks(tmp_path / "none.yaml")
