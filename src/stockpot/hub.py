@@ -350,7 +350,7 @@ def _make_repository(api: HfApi, repository: str, *, public: bool) -> None:
 def _hub(repository: str, *, quiet: bool) -> Iterator[None]:
     """Turn what ``huggingface_hub`` raises into one line, and keep its bars quiet."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-    from huggingface_hub.utils import (
+    from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -13,10 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from stockpot.checkpoints import write_checkpoint
 from stockpot.errors import InputError, JobError, MissingDependencyError
 from stockpot.execution import Job, Ray, Serial, make_backend, run_jobs
+from stockpot.merging.job import Spec
+from stockpot.merging.merge import run_merge
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported
 HELPERS = "tests.execution.helpers"
@@ -28,6 +33,8 @@ with_ray = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
+    # What commands that run on the cluster must be able to import.
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
     import ray
     from ray.cluster_utils import Cluster
 
@@ -172,6 +179,91 @@ def test_a_run_that_is_stopped_stops_its_jobs(
     for file in work.glob("jobs/*/steps"):
         steps = file.read_text().split()
         assert steps == [str(i) for i in range(len(steps))]
+
+
+def parents(folder: Path, megabytes: int) -> list[str]:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{name}.safetensors" for name in ("base", "a", "b")]
+    for path in paths:
+        state = {
+            f"layers.{i}.weight": rng.standard_normal((262, 1001)).astype(np.float32)
+            for i in range(megabytes)
+        }
+        write_checkpoint(path, state)
+    return [str(path) for path in paths]
+
+
+@with_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning:ray")
+def test_a_merge_has_the_bytes_of_one_worker(cluster: Any, tmp_path: Path) -> None:
+    from stockpot.merging.distributed import merge_with
+
+    base, *models = parents(tmp_path / "parents", 8)
+    spec = Spec(models, "stock", base, {"granularity": "global"})
+    run_merge(spec, tmp_path / "one.safetensors")
+    merge_with(Ray(cluster.address), spec, tmp_path / "many.safetensors", part=2_000_000)
+    one, many = (tmp_path / f"{name}.safetensors" for name in ("one", "many"))
+    assert one.read_bytes() == many.read_bytes()
+
+
+@with_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning:ray")
+def test_recycle_has_the_bytes_of_this_machine(cluster: Any, tmp_path: Path) -> None:
+    from stockpot.recycling import recycle
+    from tests.recycling.tiny import recipe
+
+    value = recipe(tmp_path, protocols=["linear_probe", "erm", "soup_uniform"], auxiliaries=[])
+    here = recycle(value, tmp_path / "here", root=tmp_path, backend="serial", quiet=True)
+    ray = Ray(cluster.address)
+    there = recycle(value, tmp_path / "there", root=tmp_path, backend=ray, quiet=True)
+    names = sorted(path.name for path in here.model.iterdir())
+    assert names == sorted(path.name for path in there.model.iterdir())
+    for name in names:
+        assert (here.model / name).read_bytes() == (there.model / name).read_bytes()
+
+
+def submit(address: str, *words: Any) -> list[str]:
+    start = [sys.executable, "-m", "stockpot", "submit", "--address", address]
+    return [*start, *map(str, words)]
+
+
+@with_ray
+@pytest.mark.slow
+def test_a_command_is_submitted_watched_and_stopped(cluster: Any, tmp_path: Path) -> None:
+    base, *models = parents(tmp_path / "parents", 2)
+    words = ["merge", *models, "--base", base, "-m", "ties", "-o", tmp_path / "merged.safetensors"]
+    command = submit(cluster.address, *words, "--backend", "ray", "--json")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["method"] == "ties"
+    run_merge(Spec(models, "ties", base), tmp_path / "one.safetensors")
+    merged = tmp_path / "merged.safetensors"
+    assert merged.read_bytes() == (tmp_path / "one.safetensors").read_bytes()
+
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+
+    from tests.recycling.tiny import recipe
+
+    file, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    file.write_text(json.dumps(recipe(tmp_path)))  # JSON is YAML
+    process = subprocess.Popen(
+        submit(cluster.address, "recycle", file, "-o", out, "--backend", "ray"),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )
+    log = out / "work" / "log.jsonl"
+    when(log.exists, lambda: process.send_signal(signal.SIGINT)).join()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "run the same command again" in err
 
 
 def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

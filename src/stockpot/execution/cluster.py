@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -55,12 +56,12 @@ class Ray:
             raise InputError(f"ray: the number of jobs at a time must be at least 1, got {workers}")
         if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
             raise InputError(f"ray: GPUs of a job are a fraction or a whole number, got {gpus:g}")
-        if importlib.util.find_spec("ray") is None:
-            raise MissingDependencyError("ray", extra="ray", purpose="running jobs on a cluster")
+        require_ray()
         self.workers = workers or _AT_ONCE
         self._address, self._gpus = address, gpus
         self._retries, self._patience = retries, patience
         self._running: dict[Any, Ticket] = {}
+        self._ray: Any = None
         self._connected = self._owned = False
         self._moved = 0.0
 
@@ -81,8 +82,7 @@ class Ray:
 
     def wait(self) -> Outcome:
         """Block until a task has answered, or Ray has given it up."""
-        import ray
-
+        ray = self._ray
         while True:
             ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_LOOK)
             if ready:
@@ -107,38 +107,28 @@ class Ray:
         """Cancel what is running, and end the cluster if it was started here."""
         if not self._connected:
             return
-        import ray
-
         for task in self._running:
-            ray.cancel(task, force=True)
+            self._ray.cancel(task, force=True)
         self._running.clear()
         if self._owned:
-            ray.shutdown()
+            self._ray.shutdown()
         self._connected = self._owned = False
 
     def _connect(self) -> Any:
-        # Ray reports home unless told otherwise before it is imported.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
-
-        if self._connected:
-            return ray
-        if not ray.is_initialized():
-            _start(ray, self._address)
-            self._owned = True
-        self._connected = True
-        if self._gpus is None:
-            self._gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-        return ray
+        if not self._connected:
+            ready = is_connected()
+            self._ray = connect(self._address)
+            self._owned, self._connected = not ready, True
+            if self._gpus is None:
+                self._gpus = 1.0 if self._ray.cluster_resources().get("GPU", 0) else 0.0
+        return self._ray
 
     def _fits(self, ticket: Ticket) -> bool:
-        import ray
-
         return any(
             node["Alive"]
             and node["Resources"].get("CPU", 0) >= ticket.threads
             and node["Resources"].get("GPU", 0) >= (self._gpus or 0)
-            for node in ray.nodes()
+            for node in self._ray.nodes()
         )
 
 
@@ -157,24 +147,47 @@ def attempt(ticket: Ticket, version: str) -> Outcome:
     return replace(perform(replace(ticket, folder=folder)), folder=folder)
 
 
-def _start(ray: Any, address: str | None) -> None:
-    """Connect to a cluster, or start one in this process' name."""
-    quiet = {"log_to_driver": False, "logging_level": "error"}
+def is_connected() -> bool:
+    """Whether this process has its cluster already."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def connect(address: str | None, **more: Any) -> Any:
+    """Ray's module, connected to a cluster, or to one that is started here (see ``Ray``).
+
+    Raises ``MissingDependencyError``, or ``InputError`` where no cluster answers.
+    """
+    # Ray reports home unless told otherwise before it is imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    require_ray()
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    quiet = {"log_to_driver": False, "logging_level": "error", **more}
     wanted = address or os.environ.get("RAY_ADDRESS")
     try:
-        if wanted is None:
-            try:
-                ray.init("auto", **quiet)
-            except ConnectionError:
-                ray.init("local", include_dashboard=False, object_store_memory=_STORE, **quiet)
-        else:
+        if wanted is not None:
             ray.init(wanted, **quiet)
+            return ray
+        try:
+            ray.init("auto", **quiet)
+        except ConnectionError:
+            ray.init("local", include_dashboard=False, object_store_memory=_STORE, **quiet)
     except (ConnectionError, ValueError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"no Ray cluster answers at {wanted or 'this machine'}: {reason}",
             hint="start one with `ray start --head`, or check --address",
         ) from error
+    return ray
+
+
+def require_ray() -> None:
+    """Raise ``MissingDependencyError`` where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise MissingDependencyError("ray", extra="ray", purpose="running jobs on a cluster")
 
 
 def _lost(error: Exception, retries: int) -> str:

@@ -51,7 +51,7 @@ def gather(
         engine = Engine(_Nowhere(), options)
         groups = _groups_of(job, names)
         _take_sums(engine, groups, inputs, number)
-        found = {}
+        found: dict[str, Any] = {}
         for key, group in groups.items():
             if group and group[0].model_passes_left:
                 sums = engine.model_sums(group)
@@ -125,7 +125,7 @@ class PartFile:
 
     def write(self, name: str, start: int, stored: np.ndarray) -> None:
         """Storage values at element ``start`` of a tensor, from any thread."""
-        data = memoryview(np.ascontiguousarray(stored).reshape(-1).view(np.uint8))
+        data = np.ascontiguousarray(stored).reshape(-1).view(np.uint8).data
         offset = self._offsets[name] + start * stored.itemsize
         head, inside, tail = _cut(offset, len(data), self._first, self._last)
         if head:
