@@ -55,6 +55,8 @@ class Moments:
             self._start(features)
         for start in range(0, len(features), CHUNK):
             self._chunk(features[start : start + CHUNK], targets[start : start + CHUNK])
+        # Sums of squares are all positive, so their float32 errors add up; these are in float64.
+        np.fill_diagonal(self.products, self.lengths / self.scale**2)
         return self
 
     def _start(self, features: np.ndarray) -> None:
@@ -73,9 +75,9 @@ class Moments:
         self.products = np.zeros((self.dimensions, self.dimensions), order="F")
         self.sums = np.zeros(self.dimensions)
         self.cross = np.zeros((len(self.target_sums), self.dimensions))
-        self.squares = 0.0
         self.fourths = 0.0
         self.cubes = np.zeros(self.dimensions)
+        self.lengths = np.zeros(self.dimensions)
 
     def _chunk(self, features: np.ndarray, targets: np.ndarray) -> None:
         from scipy.linalg import blas
@@ -93,9 +95,9 @@ class Moments:
         """Everything but the products, in float64, on rows that fit in a processor's cache."""
         wide = centred.astype(np.float64, copy=False)
         norms = np.einsum("ij,ij->i", wide, wide)
-        self.squares += float(norms.sum())
         self.fourths += float(norms @ norms)
         self.cubes += norms @ wide
+        self.lengths += np.einsum("ij,ij->j", wide, wide)
         if self.classes is None:
             values = np.asarray(targets, dtype=np.float64)
             self.sums += wide.sum(axis=0)
@@ -199,17 +201,17 @@ class Moments:
             + 4.0 * quadratic
             + self.rows * length**2
             - 4.0 * offset @ self.cubes
-            + 2.0 * length * self.squares
+            + 2.0 * length * self.lengths.sum()
             - 4.0 * length * (offset @ self.sums)
         )
 
     # -------------------------------------------------------------------------------- to and fro
     def state(self) -> dict[str, Any]:
         """Everything as arrays, for ``numpy.savez``; ``Moments.from_state`` reads it back."""
-        names = ("shift", "scale", "products", "sums", "cross", "cubes")
+        names = ("shift", "scale", "products", "sums", "cross", "cubes", "lengths")
         kept: dict[str, Any] = {name: getattr(self, name) for name in names}
         kept["targets"] = np.stack([self.target_sums, self.target_squares])
-        kept["numbers"] = np.array([self.squares, self.fourths])
+        kept["fourths"] = np.array(self.fourths)
         kept["shape"] = np.array([self.rows, self.precision, int(self.classes is not None)])
         return kept
 
@@ -220,11 +222,11 @@ class Moments:
         outputs = state["targets"].shape[1]
         kind = {"classes": outputs} if classes else {"columns": outputs}
         made = cls(precision=precision, **kind)
-        for name in ("shift", "scale", "sums", "cross", "cubes"):
+        for name in ("shift", "scale", "sums", "cross", "cubes", "lengths"):
             setattr(made, name, np.array(state[name]))
         made.products = np.asfortranarray(state["products"])
         made.target_sums, made.target_squares = (np.array(each) for each in state["targets"])
-        made.squares, made.fourths = (float(each) for each in state["numbers"])
+        made.fourths = float(state["fourths"])
         made.rows, made.dimensions = rows, len(made.sums)
         made._inverse_scale = (1.0 / made.scale).astype(made.shift.dtype)
         return made

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
+from stockpot.errors import ScoreError
 from stockpot.ranking.gram import Moments
 from stockpot.ranking.scores import Evidence, compute, pool_values
 from stockpot.ranking.scores import workspace as workspace_module
@@ -152,6 +153,20 @@ def test_h_score_of_dependent_features_is_that_of_their_basis():
 
 def test_sfda_says_that_it_is_saturated():
     assert "saturated" in compute(["sfda"], world(rows=40, width=200))["sfda"].warning
+
+
+def test_large_dependent_features_are_decomposed_or_refused(single):
+    evidence = world(rows=200, width=8, dtype=np.float64)
+    mix = 1e4 * np.random.default_rng(0).normal(size=(8, 16))
+    features = evidence.features @ mix
+    found = compute(["logme"], Evidence(features, evidence.targets))["logme"].value
+    # The evidence depends on X X^T alone.
+    basis = evidence.features @ np.linalg.cholesky(mix @ mix.T)
+    plain = compute(["logme"], Evidence(basis, evidence.targets))["logme"].value
+    assert found == pytest.approx(plain, abs=1e-6)
+    moments = Moments(classes=4).add(features, evidence.targets)
+    with pytest.raises(ScoreError, match="too closely for sums of float32"):
+        compute(["logme"], Evidence(None, evidence.targets, moments=moments))
 
 
 def test_streamed_float32_sums_of_dependent_features_say_how_far_they_may_be_off():

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stockpot.errors import ScoreError
 from stockpot.ranking.scores.score import KINDS, Score, Value
 from stockpot.ranking.scores.spectrum import Diagonal, Spectrum
 
@@ -173,6 +174,8 @@ def _logme(work: Workspace) -> Value:
     if work.wide:
         problem = Dual(Spectrum(work.kernel), work.columns)
         return _value(fixed_point(problem, work.columns.shape[1], work.rows), work, 64)
+    fit = None
+    doubt = np.inf
     for precision in work.precisions:
         moments = work.moments(precision)
         spectrum = work.spectrum(precision)
@@ -182,7 +185,6 @@ def _logme(work: Workspace) -> Value:
         try:
             fit = fixed_point(normal, len(squares), work.rows)
         except FloatingPointError:
-            doubt = np.inf
             continue
         # Errors of the scatter's entries, and of its reduction to tridiagonal form.
         size = float(np.max(moments.scale)) ** 2 * moments.entry_error
@@ -192,6 +194,11 @@ def _logme(work: Workspace) -> Value:
             break
     if doubt > _GOOD and work.evidence.features is not None:
         return _value(_decomposed(work), work, 64)
+    if fit is None:
+        raise ScoreError(
+            "logme: the features depend on each other too closely for sums of float32 products",
+            hint="sum with precision=64, or keep the features",
+        )
     value = _value(fit, work, moments.precision)
     if doubt > _GOOD:
         return Value(value.value, value.details, f"rounding may change the value by {doubt:.1g}")
