@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,12 @@ import numpy as np
 
 from stockpot.ranking.history import Table
 from stockpot.ranking.posterior import Estimate, Posterior, Ranking, Standing, fit
+from stockpot.ranking.scores import Value
+
+# Scores that are believed before the history has tested them: both allow for few examples of many
+# features. Others saturate there, or grow with a model's width or scale, so that they compare
+# models of one kind at best.
+UNTESTED = ("logme", "reg_hscore")
 
 Facts = Mapping[str, Mapping[str, float | str]]
 
@@ -18,10 +24,12 @@ Facts = Mapping[str, Mapping[str, float | str]]
 @dataclass(frozen=True)
 class Beliefs:
     """The posterior's answer. ``bounds``: least and largest value that the metric can have; None
-    where the history's results are in other units, so that levels mean nothing here."""
+    where the history's results are in other units, so that levels mean nothing here. ``unused``:
+    scores that were computed and not believed, and why."""
 
     ranking: Ranking
     bounds: tuple[float, float] | None
+    unused: dict[str, str] = field(default_factory=dict)
 
     @property
     def order(self) -> list[str]:
@@ -56,7 +64,10 @@ class Beliefs:
     @property
     def evidence(self) -> list[dict[str, Any]]:
         """Every source of evidence: name, whether it was used, and why."""
-        return [{**each.to_json(), "used": bool(each.used)} for each in self.ranking.evidence]
+        found = [{**each.to_json(), "used": bool(each.used)} for each in self.ranking.evidence]
+        return found + [
+            {"name": name, "used": False, "reason": why} for name, why in self.unused.items()
+        ]
 
     def next(self, costs: Mapping[str, float], count: int) -> list[str]:
         """The ``count`` models, among those with a cost, most worth fine-tuning per second."""
@@ -80,6 +91,33 @@ def learn(
     return fit(table, metadata, scores)
 
 
+def trusted(
+    posterior: Posterior,
+    scored: Mapping[str, Mapping[str, Value]],
+    wanted: Sequence[str] | None = None,
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Which scores count as evidence: score -> model -> number, and why the others do not.
+
+    ``scored``: model -> score -> value. A score that is saturated for some model says nothing about
+    any: what it gives the others is inflated as well. A score that the history never tested counts
+    where it is among ``UNTESTED`` or was ``wanted`` by name.
+    """
+    kept: dict[str, dict[str, float]] = {}
+    unused: dict[str, str] = {}
+    for name in dict.fromkeys(score for values in scored.values() for score in values):
+        own = {model: values[name] for model, values in scored.items() if name in values}
+        full = [each for each in own.values() if (each.warning or "").startswith("saturated")]
+        sensor = posterior.sensors.get(name)
+        tested = sensor is not None and not sensor.reason.startswith("never tested")
+        if full:
+            unused[name] = f"saturated for {len(full)} of {len(own)} models"
+        elif not tested and name not in (wanted or UNTESTED):
+            unused[name] = "never tested on this history"
+        else:
+            kept[name] = {model: value.value for model, value in own.items()}
+    return kept, unused
+
+
 def believe(
     posterior: Posterior,
     models: Sequence[str],
@@ -88,6 +126,7 @@ def believe(
     scores: Mapping[str, Mapping[str, float]],
     anchors: Mapping[str, float],
     metric: str,
+    unused: Mapping[str, str] | None = None,
 ) -> Beliefs:
     """What is believed of ``models`` on a new task.
 
@@ -99,4 +138,4 @@ def believe(
     high = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
     foreign = high > 1.0 and len(anchors) < 3  # three anchors and more set the level themselves
     bounds = None if foreign else ((0.0, 1.0) if metric == "accuracy" else (-np.inf, 1.0))
-    return Beliefs(ranking, bounds)
+    return Beliefs(ranking, bounds, dict(unused or {}))

@@ -11,7 +11,7 @@ import numpy as np
 
 from stockpot.errors import InputError
 from stockpot.execution import Backend
-from stockpot.ranking.beliefs import Beliefs, believe, learn
+from stockpot.ranking.beliefs import Beliefs, believe, learn, trusted
 from stockpot.ranking.features import Extractor, Failed
 from stockpot.ranking.halving import Rung
 from stockpot.ranking.history import Table
@@ -115,13 +115,16 @@ class Run:
         anchors = dict(self.known)
         anchors |= {name: one.value for name, one in self.tuned.items()}
         alive = self.alive
+        wanted = self.prepared.request.scores
+        scores, unused = trusted(self.posterior, self.scored.values, wanted)
         return believe(
             self.posterior,
             alive,
             metadata=self.metadata,
-            scores=self.scored.by_score(),
+            scores=scores,
             anchors={name: value for name, value in anchors.items() if name in alive},
             metric=self.prepared.metric,
+            unused=unused,
         )
 
     @cached_property
