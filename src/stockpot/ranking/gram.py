@@ -53,8 +53,9 @@ class Moments:
         """Add rows: features (rows, D), finite; targets (rows,) codes or (rows, columns)."""
         if not self.rows:
             self._start(features)
+        room = _Room(self, min(CHUNK, len(features)))
         for start in range(0, len(features), CHUNK):
-            self._chunk(features[start : start + CHUNK], targets[start : start + CHUNK])
+            self._chunk(features[start : start + CHUNK], targets[start : start + CHUNK], room)
         # Sums of squares are all positive, so their float32 errors add up; these are in float64.
         np.fill_diagonal(self.products, self.lengths / self.scale**2)
         return self
@@ -79,14 +80,15 @@ class Moments:
         self.cubes = np.zeros(self.dimensions)
         self.lengths = np.zeros(self.dimensions)
 
-    def _chunk(self, features: np.ndarray, targets: np.ndarray) -> None:
+    def _chunk(self, features: np.ndarray, targets: np.ndarray, room: _Room) -> None:
         from scipy.linalg import blas
 
         centred = features - self.shift
-        scaled = (centred * self._inverse_scale).astype(self.shift.dtype, copy=False)
+        scaled = room.scaled[: len(features)]
+        np.multiply(centred, self._inverse_scale, out=scaled, casting="same_kind")
         product = blas.ssyrk if self.precision == 32 else blas.dsyrk
         # The transpose of a row-major chunk is the column-major D x rows that BLAS wants: no copy.
-        self.products += product(1.0, scaled.T, lower=1)
+        self.products += product(1.0, scaled.T, c=room.products, lower=1, overwrite_c=1)
         for start in range(0, len(features), _PART):
             self._sums(centred[start : start + _PART], targets[start : start + _PART])
         self.rows += len(features)
@@ -230,3 +232,12 @@ class Moments:
         made.rows, made.dimensions = rows, len(made.sums)
         made._inverse_scale = (1.0 / made.scale).astype(made.shift.dtype)
         return made
+
+
+class _Room:
+    """Arrays that every chunk of a batch uses again."""
+
+    def __init__(self, moments: Moments, rows: int) -> None:
+        size, kind = moments.dimensions, moments.shift.dtype
+        self.scaled = np.empty((rows, size), dtype=kind)
+        self.products = np.zeros((size, size), dtype=kind, order="F")
