@@ -72,7 +72,7 @@ def page(registry: Registry, line: str) -> str:
         told=told(registry, line),
         chart=Markup(chart(scored, tasks, "scores", 760, 330)),
         chart_narrow=Markup(chart(scored, tasks, "scores-narrow", 360, 300)),
-        markers=[Markup(_legend(index)) for index in range(len(tasks))],
+        markers=[Markup(legend(index)) for index in range(len(tasks))],
         tree=Markup(tree.family_tree(drawn, "tree", 1108, f"Family tree of {line}")),
         tree_narrow=Markup(tree.family_tree(drawn, "tree-narrow", 360, f"Family tree of {line}")),
     )
@@ -167,7 +167,8 @@ def _shape(index: int) -> str:
     return _SHAPES[index % len(_SHAPES)]
 
 
-def _legend(index: int) -> str:
+def legend(index: int) -> str:
+    """The mark of a task in the chart, for a list beside it."""
     mark = svg.marker(_shape(index), 14, 6, 4.6)
     return svg.element(
         "svg",

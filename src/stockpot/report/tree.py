@@ -243,7 +243,9 @@ def _families(nodes: list[Node], edges: list[Edge], depth: dict[str, int]) -> di
 
 
 def _css(family: int | None) -> str:
-    return "c-none" if family is None else f"c{family % 7}"
+    if not family:
+        return "c-none" if family is None else "c0"
+    return f"c{1 + (family - 1) % 6}"
 
 
 def _node(node: Node, at: tuple[float, float], box: float, family: int | None) -> str:

@@ -37,12 +37,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """``active``: whether a process holds the run's lock. ``share`` of the work done, 0 to 1."""
+    """``active``: whether a process holds the run's lock. ``share`` of the work done, 0 to 1.
+
+    ``jobs`` are those of the latest plan, in its order; of runs without one, those ever started.
+    ``earlier``: finished jobs of plans before. Some commands plan a few jobs at a time.
+    """
 
     run: Run
     active: bool
     jobs: tuple[Job, ...]
     planned: bool
+    earlier: tuple[Job, ...] = ()
 
     def count(self, state: str) -> int:
         """Jobs in a state."""
@@ -75,21 +80,25 @@ class Progress:
 
 
 def progress(run: Run, now: float | None = None) -> Progress:
-    """How far a run is. Jobs in the order of the plan, else in that of their starts."""
+    """How far a run is."""
     place = run.work
     assert place is not None
     now = time.time() if now is None else now
-    plan = _plan(place)
-    known = plan or _started(place)
+    plan, started = _plan(place), _started(place)
+    known = plan or started
     latest = _latest(place)
     active = is_locked(place / ".lock")
     if active is None:
-        alive = any(now - when < _RECENT for _, when in latest.values())
-        active = alive and not any(_error(folder) for folder, _ in latest.values())
+        left = [latest[key] for key, _, _ in known if key in latest]
+        alive = any(now - when < _RECENT for _, when in left)
+        active = alive and not any(_error(folder) for folder, _ in left)
     jobs = tuple(
         _job(place, key, label, weight, latest, active, now) for key, label, weight in known
     )
-    return Progress(run, active, jobs, planned=bool(plan))
+    planned = {key for key, _, _ in known}
+    others = (_job(place, *each, {}, active, now) for each in started if each[0] not in planned)
+    earlier = tuple(job for job in others if job.state == "done")
+    return Progress(run, active, jobs, bool(plan), earlier)
 
 
 def watch(runs: Iterable[Run]) -> list[Progress]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from stockpot.community import (
     Contribution,
     accept,
@@ -24,6 +26,8 @@ from stockpot.community.measuring import Meter
 from stockpot.community.review import last_review
 from stockpot.errors import InputError
 from stockpot.registry import Registry
+from stockpot.report.community import chart, legend
+from stockpot.web.data import Line
 
 # What a form offers; a contribution that is a component goes by "tangent" alone.
 METHODS = {
@@ -39,13 +43,15 @@ class Proposal:
     """A contribution and what became of it.
 
     ``state``: "in" the newest version, "passed" or "refused" by its last review, "new" before any.
-    ``checks`` are those of the review: ``name``, ``passed``, ``words``.
+    ``back``: it was in, and was taken back. ``checks`` are those of the review: ``name``,
+    ``passed``, ``words``.
     """
 
     contribution: Contribution
     state: str
     reason: str
     checks: tuple[dict[str, Any], ...]
+    back: bool
 
     @property
     def id(self) -> str:
@@ -56,12 +62,31 @@ def proposals(place: str, line: str) -> list[Proposal]:
     """All contributions to a line, those in its newest version first."""
     with Registry(place) as registry:
         inside = set(history(registry, line).accepted)
-        found = [_proposal(registry, each, inside) for each in contributions(registry, line)]
+        ever = {
+            ident
+            for version in registry.line(line)
+            for ident in version["event"].get("contributions", ())
+        }
+        found = [_proposal(registry, each, inside, ever) for each in contributions(registry, line)]
     order = ("in", "passed", "new", "refused")
     return sorted(found, key=lambda each: order.index(each.state))
 
 
-def _proposal(registry: Registry, found: Contribution, inside: set[str]) -> Proposal:
+def scores(line: Line) -> dict[str, Any]:
+    """Pictures of the scores of a line's versions, and marks of the tasks in them."""
+    events = [version["event"] for version in line.versions]
+    found = [(n, event["scores"]) for n, event in enumerate(events, 1) if event.get("scores")]
+    tasks = list(dict.fromkeys(name for _, each in found for name in each))
+    return {
+        "wide": Markup(chart(found, tasks, "scores-wide", 1108, 330)),
+        "narrow": Markup(chart(found, tasks, "scores-narrow", 358, 300)),
+        "tasks": [(name, Markup(legend(index))) for index, name in enumerate(tasks)],
+    }
+
+
+def _proposal(
+    registry: Registry, found: Contribution, inside: set[str], ever: set[str]
+) -> Proposal:
     done = last_review(registry, found) or {}
     state = "new" if not done else "passed" if done["accepted"] else "refused"
     return Proposal(
@@ -69,6 +94,7 @@ def _proposal(registry: Registry, found: Contribution, inside: set[str]) -> Prop
         "in" if found.id in inside else state,
         done.get("reason", ""),
         tuple(done.get("checks", ())),
+        back=found.id in ever - inside,
     )
 
 

@@ -17,7 +17,7 @@ from stockpot.web.angles import Angles
 from stockpot.web.card import card_html, split_card
 from stockpot.web.jobs import watch
 from stockpot.web.pages import assets, drawings, version
-from stockpot.web.proposals import METHODS, proposals
+from stockpot.web.proposals import METHODS, proposals, scores
 from stockpot.web.results import answer, report_page, safe_ranking
 from stockpot.web.runs import find_run, find_runs, kind, read_results
 from stockpot.web.shell import Settings, Shells
@@ -138,6 +138,7 @@ class Views:
             versions=numbered[::-1],
             inside=[each for each in found if each.state == "in"],
             waiting=[each for each in found if each.state != "in"],
+            scores=scores(line),
             methods=METHODS,
             place=self.place,
         )
