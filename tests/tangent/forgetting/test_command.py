@@ -86,3 +86,14 @@ def test_what_cannot_be_forgotten_is_refused(copy, trained) -> None:
     certificate = out / "forgotten-south.json"
     assert "needs the recipe" in run("verify", certificate, "--retrain", code=2)
     assert len(list((out / "components").glob("*"))) == 3
+
+
+def test_statistics_are_forgotten_likewise(tmp_path: Path) -> None:
+    composer = {"kind": "statistics", "dimension": 64, "directions": 2}
+    recipe, out = write_world(tmp_path, composer=composer), tmp_path / "out"
+    run("train", recipe, "-o", out, "--backend", "serial", "-q")
+    said = run("forget", recipe, out, "south", "--retrain", "-q")
+    assert "against a model retrained without it: the same bits" in said
+    certificate = out / "forgotten-south.json"
+    assert json.loads(certificate.read_text())["composer"] == "statistics"
+    assert "FAILS" not in run("verify", certificate, "--recipe", recipe, "--run", out, "-q")
