@@ -15,8 +15,11 @@ from typer.testing import CliRunner
 import stockpot
 from stockpot.checkpoints import write_checkpoint
 from stockpot.cli.main import app
+from stockpot.ranking.history import Store
 from stockpot.recycling import parse_recipe
+from tests.ranking.rank.tiny import QUALITY, write_task, zoo
 from tests.recycling.tiny import recipe
+from tests.tangent.core.world import write_world as write_tangent
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,15 +45,26 @@ def write_world(folder: Path) -> None:
             for key, value in base.items()
         }
         write_checkpoint(folder / name / "model.safetensors", tensors)
+    write_checkpoint(folder / "my-fine-tuning" / "model.safetensors", tensors)
     small = recipe(folder, protocols=["erm", "soup_uniform"], auxiliaries=[], runs=2)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(small))
+    write_task(folder)
+    (folder / "zoo.yaml").write_text(yaml.safe_dump(zoo()))
+    with Store.open(folder / "results.db") as store:
+        for task in ("old", "older"):
+            for place, name in enumerate(QUALITY):
+                store.add(name, task, "accuracy", 0.5 + 0.1 * place)
+    (folder / "sites").mkdir()
+    tangent = yaml.safe_load(write_tangent(folder / "sites", rows=120).read_text())
+    tangent["task"]["path"], tangent["backbone"]["name"] = "sites/data.npz", "sites/net.py:net"
+    (folder / "tangent.yaml").write_text(yaml.safe_dump(tangent))
 
 
 def test_the_readmes_commands_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_world(tmp_path)
     monkeypatch.chdir(tmp_path)
     found = commands()
-    assert {line.split()[1] for line in found} >= {"recycle", "merge", "inspect"}
+    assert {line.split()[1] for line in found} >= {"rank", "recycle", "merge", "tangent", "inspect"}
     for line in found:
         result = CliRunner().invoke(app, shlex.split(line)[1:])
         assert result.exit_code == 0, f"{line}\n{result.output}"
