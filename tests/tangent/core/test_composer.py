@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from stockpot.errors import InputError
@@ -33,9 +35,12 @@ def make_subject() -> Subject:
     return Subject(AverageComposer(model), components, inputs, truth)
 
 
-@pytest.fixture(scope="module")
+SUBJECT = make_subject()
+
+
+@pytest.fixture
 def subject() -> Subject:
-    return make_subject()
+    return SUBJECT
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -90,3 +95,30 @@ def test_shapes_that_differ_are_told() -> None:
         weighted_sum([{"w": torch.zeros(2)}, {"w": torch.zeros(3)}], [1.0, 1.0])
     found = weighted_sum([{"a": torch.ones(1)}, {"b": torch.ones(1)}], [2.0, 3.0])
     assert {name: float(value) for name, value in found.items()} == {"a": 2.0, "b": 3.0}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    order=st.permutations(range(4)),
+    weights=st.lists(st.floats(-1e3, 1e3, allow_subnormal=False), min_size=4, max_size=4),
+    cut=st.integers(1, 3),
+)
+def test_any_order_and_grouping(order: list[int], weights: list[float], cut: int) -> None:
+    """Whatever the weights: no byte depends on the order, sums of sums agree to rounding."""
+    composer, components = SUBJECT.composer, SUBJECT.components
+    first = composer.partial(components, weights)
+    turned = composer.partial([components[i] for i in order], [weights[i] for i in order])
+    assert first.terms == turned.terms
+    for name in first.sums:
+        assert torch.equal(first.sums[name], turned.sums[name])
+    parts = [order[:cut], order[cut:]]
+    halves = [
+        composer.partial([components[i] for i in part], [weights[i] for i in part])
+        for part in parts
+    ]
+    joined = composer.finish(halves)
+    scale = max(map(abs, weights)) or 1.0
+    for name, tensor in joined.state().items():
+        gap = (tensor.double() - first.sums[name]).abs().max()
+        assert float(gap) <= 1e-6 * scale
+    assert joined.terms == first.terms
