@@ -51,11 +51,13 @@ def finetune(
     swad: bool = False,
     scratch: Path | None = None,
     device: str | None = None,
+    shares: int | None = None,
 ) -> FineTuned:
     """Fine-tune ``model`` from the weights it has.
 
     ``snapshots``: steps after which the weights are kept. ``scratch``: a folder in which the run is
     saved at every evaluation, so that the same call goes on after a kill; emptied at the end.
+    ``shares``: see ``shares.py``; a program that ``torchrun`` starts several times trains together.
     Raises ``StockpotError`` when training diverges.
     """
     trainer = Trainer(
@@ -70,6 +72,7 @@ def finetune(
         swad=swad,
         snapshots=snapshots,
         device=device,
+        shares=shares,
     )
     saved = scratch / _RESUME if scratch is not None else None
     if saved is not None and saved.exists():
@@ -93,7 +96,7 @@ def finetune(
         seconds=trainer.progress.seconds,
         history=trainer.progress.history,
     )
-    if saved is not None:
+    if saved is not None and trainer.accelerator.is_main_process:
         saved.unlink(missing_ok=True)
         if saved.parent.exists() and not any(saved.parent.iterdir()):
             saved.parent.rmdir()

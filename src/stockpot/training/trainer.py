@@ -25,6 +25,7 @@ from stockpot.training.feed import Feed, parts_by_length
 from stockpot.training.hyperparameters import HyperParameters
 from stockpot.training.predict import predict
 from stockpot.training.sampler import BalancedSampler
+from stockpot.training.shares import Shares
 
 
 @dataclass
@@ -49,7 +50,8 @@ class Trainer:
     weights that go in and come out speak the original units.
 
     ``labels`` has the label of every row of the feed; ``train`` and ``validation`` are rows by
-    domain.
+    domain. ``shares``: into how many a step is cut, see ``shares.py``; every process of a run that
+    was started as several must make the same trainer.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Trainer:
         swad: bool = False,
         snapshots: Sequence[int] = (),
         device: str | None = None,
+        shares: int | None = None,
     ) -> None:
         self.model, self.feed, self.hp, self.seed, self.kind = model, feed, hp, seed, kind
         self.labels = np.asarray(labels)
@@ -73,6 +76,12 @@ class Trainer:
         self.sampler = BalancedSampler(train, hp.batch_size, seed)
         self.accelerator = make_accelerator(hp.precision, device)
         self.device = self.accelerator.device
+        self.shares = Shares(self.accelerator, shares)
+        if self.shares.count > hp.batch_size * len(train):
+            raise InputError(
+                f"{self.shares.count} shares of a step of {hp.batch_size * len(train)} rows",
+                hint="use fewer processes or a larger batch_size",
+            )
         self.snapshot_steps = frozenset(snapshots)
         self.progress = Progress()
         self.center, self.spread = 0.0, 1.0
@@ -164,7 +173,9 @@ class Trainer:
         return self._in_original_units(state) if state else self.state()
 
     def save(self, path: Path) -> None:
-        """Put the whole run on disk, whole or not at all."""
+        """Put the whole run on disk, whole or not at all; of several processes the first does."""
+        if not self.accelerator.is_main_process:
+            return
         done = self.progress
         value = {
             "model": self.model.state(),
@@ -212,17 +223,14 @@ class Trainer:
         if self._head_only and step >= self.hp.head_only_steps:
             self._head_only = False
             self.optimizer = self._make_optimizer()
-        torch.manual_seed(int(named_generator(self.seed, "step", step).integers(2**62)))
         self.model.train()
         rows = self.sampler.rows(step)
-        generator = named_generator(self.seed, "augmentation", step)
         self.optimizer.zero_grad()
-        value = 0.0
-        for part in parts_by_length(self.feed, rows, self.device):
-            batch = self.feed.batch(part, augment=generator)
-            loss = self._forward(batch, part) * (len(part) / len(rows))
-            value += float(loss.detach())
-            self.accelerator.backward(loss)
+        for share in self.shares.own:
+            own = self.shares.rows(rows, share)
+            value = self._backward(own, len(rows), (step, *self.shares.seed_words(share)))
+            self.shares.add(self.model.trained_parameters(), value)
+        value = self.shares.finish()
         if not np.isfinite(value):
             raise self._diverged("loss")
         self.optimizer.step()
@@ -232,6 +240,18 @@ class Trainer:
             self._segment.add(self._live())
         if step + 1 in self.snapshot_steps:
             self.progress.snapshots[step + 1] = self.state()
+
+    def _backward(self, rows: np.ndarray, total: int, words: tuple[int, ...]) -> float:
+        """Gradients and loss of some of the ``total`` rows of a step; ``words`` seed them."""
+        torch.manual_seed(int(named_generator(self.seed, "step", *words).integers(2**62)))
+        generator = named_generator(self.seed, "augmentation", *words)
+        value = 0.0
+        for part in parts_by_length(self.feed, rows, self.device):
+            batch = self.feed.batch(part, augment=generator)
+            loss = self._forward(batch, part) * (len(part) / total)
+            value += float(loss.detach())
+            self.accelerator.backward(loss)
+        return value
 
     def _forward(self, batch: Any, rows: np.ndarray) -> Tensor:
         with self.accelerator.autocast():
