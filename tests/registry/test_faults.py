@@ -22,7 +22,7 @@ from stockpot.registry.registry import blob_key
 from stockpot.registry.store import LocalStore
 from tests.registry.models import BASE, State, files, moved, write_model
 
-SMALL: State = {name: BASE[name] for name in ("blocks.0.fc.weight", "head.weight", "head.bias")}
+SMALL: State = {name: BASE[name] for name in ("blocks.0.fc.weight", "head.bias")}
 _WRITES = ("open", "write", "fsync", "replace", "link", "unlink", "mkdir")
 
 
@@ -70,7 +70,8 @@ def killed_at(step: int, torn: bool, work: Callable[[], None]) -> bool:
 def test_kill_at_every_write_of_add_loses_nothing(tmp_path: Path, torn: bool) -> None:
     base = write_model(tmp_path / "base", SMALL)
     tuned = write_model(tmp_path / "tuned", moved(SMALL, 1))
-    (tmp_path / "tuned" / "vocab.txt").unlink()
+    for name in ("vocab.txt", "config.json"):
+        (tuned / name).unlink()
     with init_registry(tmp_path / "start") as registry:
         add(registry, base)
     step, survived = 0, False
@@ -98,7 +99,7 @@ def test_kill_at_every_write_of_add_loses_nothing(tmp_path: Path, torn: bool) ->
             assert registry.store.keys("tmp") == []
             assert verify(registry, threads=1).unused == 0
         step += 1
-    assert step > 40
+    assert step > 30
 
 
 def test_kill_at_every_write_of_gc_keeps_what_is_needed(tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_a_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
             assert any(problem.key == key for problem in problems), (key, spot)
             flipped += 1
         path.write_bytes(whole)
-    assert flipped > 200
+    assert flipped > 150
     with Registry(place) as registry:
         assert verify(registry).problems == ()
 

@@ -135,7 +135,19 @@ def add(
                 manifest = replace(manifest, sketch=_store_bytes(registry, kept, marked, tally))
             if option is not None:
                 manifest = _state_loss(manifest, contents, option, tally)
+            if guess is not None:
+                manifest = _as_known(registry, manifest, kind or (known and known.kind))
             return _publish(registry, manifest, tally, guess)
+
+
+def _as_known(registry: Registry, manifest: Manifest, kind: str | None) -> Manifest:
+    """The manifest that is here already, where all but the guessed parents is the same."""
+    for row in registry.index.rows("digest = ?", (manifest.digest,)):
+        other = registry.manifest(row.id)
+        chosen = manifest.kind if kind else other.kind
+        if replace(manifest, parents=other.parents, kind=chosen) == other:
+            return other
+    return manifest
 
 
 def _publish(registry: Registry, manifest: Manifest, tally: _Tally, guess: Guess | None) -> Added:
