@@ -18,6 +18,9 @@ from stockpot.ranking.scores import Value
 # models of one kind at best.
 UNTESTED = ("logme", "reg_hscore")
 
+_NORMAL = 1.6449  # standard deviations from the mean to the end of a 90 % interval
+_DRAWS = 20_000
+
 Facts = Mapping[str, Mapping[str, float | str]]
 
 
@@ -25,11 +28,18 @@ Facts = Mapping[str, Mapping[str, float | str]]
 class Beliefs:
     """The posterior's answer. ``bounds``: least and largest value that the metric can have; None
     where the history's results are in other units, so that levels mean nothing here. ``unused``:
-    scores that were computed and not believed, and why."""
+    scores that were computed and not believed, and why. ``judged``: examples that a result is
+    measured on, of which an accuracy's sampling error follows; 0: results are taken as exact.
+
+    The posterior takes real results as they are. They are not: an accuracy on 200 examples is off
+    by two points and more. So a measured model's interval is that of its sampling error, and as
+    soon as something is measured, P(best) allows for it.
+    """
 
     ranking: Ranking
     bounds: tuple[float, float] | None
     unused: dict[str, str] = field(default_factory=dict)
+    judged: int = 0
 
     @property
     def order(self) -> list[str]:
@@ -47,9 +57,35 @@ class Beliefs:
         if found is None or self.bounds is None:
             return None
         low, high = self.bounds
+        if self.models[model].measured:
+            error = _NORMAL * self._error(found.mean)
+            found = Estimate(found.mean, found.mean - error, found.mean + error)
         return Estimate(
             *(float(np.clip(v, low, high)) for v in (found.mean, found.low, found.high))
         )
+
+    def _error(self, value: float) -> float:
+        """Standard error of a measured accuracy."""
+        if not self.judged or self.bounds != (0.0, 1.0):
+            return 0.0
+        # One success and one failure more: nothing is certain because 20 of 20 were right.
+        share = (value * self.judged + 1) / (self.judged + 2)
+        return float(np.sqrt(share * (1 - share) / self.judged))
+
+    @cached_property
+    def best(self) -> dict[str, float]:
+        """P(best) of every model."""
+        stated = {name: each.best for name, each in self.models.items()}
+        values = {name: self.value(name) for name in self.order}
+        known = [value for value in values.values() if value is not None]
+        measured = any(each.measured for each in self.models.values())
+        if not measured or len(known) < len(values) or self.bounds != (0.0, 1.0):
+            return stated
+        means = np.array([value.mean for value in known])
+        spread = np.array([(value.high - value.low) / (2 * _NORMAL) for value in known])
+        draws = np.random.default_rng(0).normal(means, spread, (_DRAWS, len(known)))
+        wins = np.bincount(draws.argmax(axis=1), minlength=len(known)) / _DRAWS
+        return dict(zip(values, wins.tolist(), strict=True))
 
     def to_json(self, model: str) -> dict[str, Any]:
         """One model: place, value (None where nothing says what to expect), P(best), reasons."""
@@ -57,7 +93,7 @@ class Beliefs:
         return {
             "rank": standing.rank.to_json(),
             "value": None if value is None else value.to_json(),
-            "p_best": standing.best,
+            "p_best": self.best[model],
             "reasons": list(standing.reasons),
         }
 
@@ -127,6 +163,7 @@ def believe(
     anchors: Mapping[str, float],
     metric: str,
     unused: Mapping[str, str] | None = None,
+    judged: int = 0,
 ) -> Beliefs:
     """What is believed of ``models`` on a new task.
 
@@ -138,4 +175,4 @@ def believe(
     high = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
     foreign = high > 1.0 and len(anchors) < 3  # three anchors and more set the level themselves
     bounds = None if foreign else ((0.0, 1.0) if metric == "accuracy" else (-np.inf, 1.0))
-    return Beliefs(ranking, bounds, dict(unused or {}))
+    return Beliefs(ranking, bounds, dict(unused or {}), judged)

@@ -125,6 +125,7 @@ class Run:
             anchors={name: value for name, value in anchors.items() if name in alive},
             metric=self.prepared.metric,
             unused=unused,
+            judged=self.prepared.judged,
         )
 
     @cached_property

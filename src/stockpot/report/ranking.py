@@ -75,11 +75,11 @@ def headline(results: Mapping[str, Any]) -> dict[str, str]:
         second = max(models[1:], key=lambda model: float(model["p_best"]))
         sure += f"; {second['name']} with {chance(second['p_best'])}"
     tuned = [model for model in models if model["tuned"] or model["known"] is not None]
-    done = (
-        f"{len(tuned)} of them were really fine-tuned on this task."
-        if tuned
-        else ("None of them was fine-tuned on this task yet.")
-    )
+    done = "None of them was fine-tuned on this task yet."
+    if tuned:
+        many = "All" if len(tuned) == len(models) else f"{len(tuned)}"
+        done = f"{many} of them were really fine-tuned on this task"
+        done += f", judged by {numbers.count(results['task']['judged_by'])} examples."
     following = results["next"]
     advice = ""
     if following:

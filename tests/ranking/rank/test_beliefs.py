@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from stockpot.ranking.beliefs import believe, learn, trusted
 from stockpot.ranking.history import Table
@@ -53,12 +54,38 @@ def test_a_score_that_the_history_tested_counts() -> None:
     assert "transrate" in kept
 
 
+def test_measured_accuracies_have_their_sampling_error() -> None:
+    posterior = learn(NAMES, history(), {})
+    anchors = {name: 0.6 + 0.01 * i for i, name in enumerate(NAMES)}
+
+    def ask(judged: int):
+        return believe(
+            posterior,
+            NAMES,
+            metadata={},
+            scores={},
+            anchors=anchors,
+            metric="accuracy",
+            judged=judged,
+        )
+
+    few, many = ask(100), ask(100_000)
+    value = few.value("m7")
+    assert value is not None
+    assert value.mean == anchors["m7"]
+    assert value.high - value.mean == pytest.approx(1.6449 * np.sqrt(0.67 * 0.33 / 100), rel=0.02)
+    assert 0.25 < few.best["m7"] < 0.6
+    assert many.best["m7"] > 0.95
+    assert sum(few.best.values()) == pytest.approx(1.0)
+    exact = ask(0).value("m7")
+    assert exact is not None
+    assert exact.low == exact.high
+
+
 def test_levels_are_kept_within_what_the_metric_can_be() -> None:
     def ask(table: Table | None, anchors: dict[str, float]):
         posterior = learn(NAMES, table, {})
-        return believe(
-            posterior, NAMES, metadata={}, scores={}, anchors=anchors, metric="accuracy"
-        )
+        return believe(posterior, NAMES, metadata={}, scores={}, anchors=anchors, metric="accuracy")
 
     found = ask(history(), {})
     for name in NAMES:
