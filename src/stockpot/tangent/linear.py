@@ -72,9 +72,7 @@ class TangentModel:
             wanted["example"] = _cast(example, next(module.parameters()).device, self.dtype)
             self._halves = split_module(module, **wanted)
         module.eval()
-        self._upper = self._halves.upper.eval()
-        if self._halves.trunk is not None:
-            self._halves.trunk.eval()
+        self._upper = self._halves.upper
         self._bind()
         self.notes: tuple[str, ...] = ()
         self._workarounds: tuple[str, ...] | None = None
@@ -82,6 +80,8 @@ class TangentModel:
     def _bind(self) -> None:
         """Views of the weights that take no gradient: the module's own flags stay as they are."""
         self._weights = {n: p.detach() for n, p in self._upper.named_parameters()}
+        parts = [self._upper] if self._halves.trunk is None else [self._halves.trunk, self._upper]
+        self._modules = list({id(m): m for part in parts for m in part.modules()}.values())
 
     @property
     def module(self) -> nn.Module:
@@ -242,7 +242,12 @@ class TangentModel:
         return found
 
     def _cast(self, inputs: Any) -> Any:
-        """Floating inputs on the model's device, in the type it computes in."""
+        """Floating inputs on the model's device, in the type it computes in.
+
+        The module may have been put into training mode since; its BatchNorm would change.
+        """
+        for module in self._modules:
+            module.training = False
         return _cast(inputs, self.device, self.dtype)
 
     def _widen(self, output: Tensor) -> Tensor:

@@ -160,3 +160,19 @@ def test_weights_and_flags_of_the_module_stay_as_they_are() -> None:
         TangentModel(Network(), from_block="features.blocks.1").to("cpu").trunk(images()),
         Activations,
     )
+
+
+@pytest.mark.parametrize("from_block", [None, "features.blocks.1"])
+def test_training_mode_from_outside_changes_nothing(from_block) -> None:
+    network = Network()
+    model = TangentModel(network, from_block=from_block)
+    delta = random_delta(model)
+    outputs = model(images(), delta)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.train()
+    assert torch.equal(model(images(), delta), outputs)
+    network.train()
+    model.native(images())
+    network.train()
+    model.functional(model.weights, images())
+    assert all(torch.equal(before[n], t) for n, t in network.state_dict().items())
