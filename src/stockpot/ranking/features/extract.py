@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,21 @@ class Extractor:
                 "revision": self._revisions[name],
                 "head": entry.head,
                 "task": self.task.fingerprint,
-                "order": digest(self.order.tolist()),
-                "labels": digest(self.task.labels.tolist()) if self.keep == "moments" else None,
+                "order": self._order_digest,
+                "labels": self._labels_digest if self.keep == "moments" else None,
                 "keep": self.keep,
                 "readout": entry.readout if self.keep == "moments" else None,
             }
         )
         return FeatureCache(self.cache / key[:20], self.keep)
+
+    @cached_property
+    def _order_digest(self) -> str:
+        return digest(self.order.tolist())
+
+    @cached_property
+    def _labels_digest(self) -> str:
+        return digest(self.task.labels.tolist())
 
     def _fill(self, cache: FeatureCache, entry: ModelEntry, wanted: int) -> Moments | None:
         from stockpot.ranking.features.offline import network
