@@ -209,6 +209,21 @@ def test_a_failing_model_is_a_line_and_not_an_error(tmp_path: Path) -> None:
             assert words in found.reason
 
 
+def test_a_missing_package_is_a_line_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib import metadata
+
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    entry = ModelEntry(kind="timm", name="resnet18", options={"pretrained": False})
+    found = extractor(image_task(), tmp_path)("timm", entry, 10)
+    assert isinstance(found, Failed)
+    assert "package 'timm', which is not installed" in found.reason
+
+
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(OutputError):

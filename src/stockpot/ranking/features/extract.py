@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stockpot.backbones.backbone import Backbone, load_backbone
-from stockpot.errors import BackboneError, InputError, StockpotError
+from stockpot.errors import BackboneError, InputError, MissingDependencyError, OutputError
 from stockpot.files import digest
 from stockpot.ranking.features.cache import CHUNK, Arrays, FeatureCache, Keep
 from stockpot.ranking.features.revision import revision
@@ -79,9 +79,9 @@ class Extractor:
         """
         try:
             return self.extract(name, entry, count)
-        except InputError as error:
+        except (InputError, MissingDependencyError) as error:
             return Failed(name, str(error).splitlines()[0])
-        except (StockpotError, KeyboardInterrupt):
+        except OutputError:
             raise
         except Exception as error:  # whatever somebody's model code does is its own affair
             lines = str(error).strip().splitlines() or [""]
