@@ -120,5 +120,5 @@ def test_any_order_and_grouping(order: list[int], weights: list[float], cut: int
     scale = max(map(abs, weights)) or 1.0
     for name, tensor in joined.state().items():
         gap = (tensor.double() - first.sums[name]).abs().max()
-        assert float(gap) <= 1e-6 * scale
+        assert float(gap) <= 1e-6 * scale + 1e-40  # below which float32 has nothing
     assert joined.terms == first.terms
