@@ -7,7 +7,7 @@ Times are medians over rounds in which all sides take turns, so that a busy mach
 them alike; on a CPU they are processor time. Weights are random: they do not change the time.
 
 * forward: f(x), the linearised model with everything or the last block, K components summed before
-  (K = 1, 5, 20; and these three beside each other, fastest of five times as many rounds), the
+  (K = 1, 5, 20; and these three beside each other in twelve times as many rounds), the
   statistics composer (one direction, 1,024 numbers), an ensemble of K fine-tunings, and one that
   shares the trunk below the last block;
 * training: one step (forward, backward, AdamW) of everything and of the last block, linearised or
@@ -141,35 +141,32 @@ def measure(case: Case, rounds: int, device: str) -> dict[str, Any]:
         "step_ms": 1000 * training_times["full, native"],
         "forward": _relative(forward_times, "native"),
         "composed": {
-            "full": composed_ratios(full, case.batch, 5 * rounds, device),
-            "last block": composed_ratios(last, case.batch, 5 * rounds, device),
+            "full": composed_ratios(full, case.batch, 12 * rounds, device),
+            "last block": composed_ratios(last, case.batch, 12 * rounds, device),
         },
         "training": _relative(training_times, "full, native"),
     }
 
 
 def composed_ratios(model: TangentModel, batch: Any, rounds: int, device: str) -> list[float]:
-    """Forward of K = 1, 5, 20 components against one, fastest of many rounds.
+    """Forward of K = 1, 5, 20 components against one: medians of ratios within a round.
 
     All of them compute the same; where their weights happen to lie in memory makes a few percent,
-    so every round copies them to another place.
+    so every round copies them to another place, and begins with another of them.
     """
     composer = AverageComposer(model)
-    deltas = {c: composer.compose(_components(model, c)).state() for c in COMPONENTS}
-    placed = dict(deltas)
-
-    def side(count: int) -> Callable[[], Any]:
-        return lambda: model.forward(batch, placed[count])
-
-    sides = {str(count): side(count) for count in COMPONENTS}
-    fastest = dict.fromkeys(sides, float("inf"))
-    with torch.no_grad():
-        for _ in range(rounds):
-            for count in COMPONENTS:
-                placed[count] = {name: t.clone() for name, t in deltas[count].items()}
-            for name, seconds in take_turns(sides, 1, device).items():
-                fastest[name] = min(fastest[name], seconds)
-    return [fastest[str(count)] / fastest["1"] for count in COMPONENTS]
+    deltas = [composer.compose(_components(model, count)).state() for count in COMPONENTS]
+    ratios: list[list[float]] = [[] for _ in COMPONENTS]
+    for round_ in range(rounds):
+        placed = [{name: t.clone() for name, t in delta.items()} for delta in deltas]
+        seconds = [0.0] * len(placed)
+        for turn in range(len(placed)):
+            which = (round_ + turn) % len(placed)
+            with torch.no_grad():
+                seconds[which] = timed(lambda d=placed[which]: model.forward(batch, d), device)
+        for kept, own in zip(ratios, seconds, strict=True):
+            kept.append(own / seconds[0])
+    return [statistics.median(kept) for kept in ratios]
 
 
 def _forward_sides(
@@ -277,24 +274,26 @@ def _components(model: TangentModel, count: int) -> list[Component]:
 def take_turns(sides: dict[str, Callable[[], Any]], rounds: int, device: str) -> Times:
     """Median seconds of each side; every round runs each once, in an order that turns."""
     found: dict[str, list[float]] = {name: [] for name in sides}
-    clock = time.perf_counter if device == "cuda" else time.process_time
     for side in sides.values():
         side()
     names = list(sides)
     for round_ in range(rounds):
         start_at = round_ % len(names)
         for name in names[start_at:] + names[:start_at]:
-            _wait(device)
-            start = clock()
-            sides[name]()
-            _wait(device)
-            found[name].append(clock() - start)
+            found[name].append(timed(sides[name], device))
     return {name: statistics.median(times) for name, times in found.items()}
 
 
-def _wait(device: str) -> None:
+def timed(side: Callable[[], Any], device: str) -> float:
+    """Seconds of one call: of the processor, or by the clock on a GPU."""
+    clock = time.perf_counter if device == "cuda" else time.process_time
     if device == "cuda":
         torch.cuda.synchronize()
+    start = clock()
+    side()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
 
 
 def _relative(times: Times, unit: str) -> Times:
