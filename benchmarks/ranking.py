@@ -1,9 +1,9 @@
 """How well histories predict, on public tables: leave one task out, with every trivial baseline.
 
     python benchmarks/ranking.py FOLDER                  # tables and picture, about 20 minutes
-    python benchmarks/ranking.py FOLDER --only vtab      # some of them; others are read from --work
+    python benchmarks/ranking.py FOLDER --only vtab      # some; others are read from --work
     python benchmarks/ranking.py FOLDER --page docs/ranking_results.md
-    python benchmarks/ranking.py --speed                 # time and memory at 1,000 models x 36 tasks
+    python benchmarks/ranking.py --speed                 # at 1,000 models x 36 tasks
 
 FOLDER holds the tables as CSV, one row a model, one column a task: results of IBM model-recycling
 (per base), of MTEB, open_clip, VTAB, of pruned networks (sparse-imagenet-transfer), and the tables
@@ -20,6 +20,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def pooled(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
         bins = [each for calibration in own for each in calibration["best"]]
         edges = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.01)
         best = []
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             part = [each for each in bins if low <= each["predicted"] < high]
             total = sum(each["count"] for each in part)
             if total:

@@ -29,6 +29,8 @@ from stockpot.errors import InputError
 from stockpot.ranking.history.table import Fact, Table
 
 FORMATS = ("auto", "matrix", "ibm", "mteb", "openclip", "vtab")
+# Folders of results whose model has no revision by hash.
+_REVISIONS = {"external", "no_revision_available"}
 _MISSING = {"", "nan", "na", "n/a", "none", "null", "-"}
 _MODEL_COLUMNS = ("model_name", "model", "m", "name")
 _IBM_TASKS = {"mnli", "esnli", "tweet_ev_emoji", "20_newsgroup", "wnli"}
@@ -155,6 +157,8 @@ def _from_rows(
             _number(row[i], path, line, heading[i]) if i < len(row) else math.nan for i in tasks
         ]
         own = metadata.setdefault(name, {})
+        if kind == "openclip" and name.count("|") == 1:
+            own["architecture"], own["pretraining"] = name.split("|")
         for index in facts:
             if index < len(row) and row[index].strip().lower() not in _MISSING:
                 _note_fact(own, heading[index], row[index])
@@ -283,7 +287,7 @@ def _mteb_folder(path: Path) -> Imported:
         parts = file.relative_to(path).parts
         # results/ModelName/revision/Task.json, or ModelName/Task.json; or the folder of one model.
         model = parts[-3] if len(parts) >= 3 else parts[0] if len(parts) == 2 else path.name
-        if len(parts) == 2 and len(parts[0]) == 40:
+        if len(parts) == 2 and (len(parts[0]) == 40 or parts[0] in _REVISIONS):
             model = path.name
         if value is None:
             unreadable.append(str(file.relative_to(path)))

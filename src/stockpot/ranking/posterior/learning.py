@@ -38,7 +38,7 @@ GENERALS = (0.0, 0.5, 1.0)
 SHARPNESS = (0.7, 1.0, 1.4, 2.0, 3.0, 4.5)
 BUCKETS = (0, 5, 20)
 _TEMPERATURE = 0.7
-_MODELS, _TASKS, _TRIALS = 300, 40, 72
+_MODELS, _TASKS, _TRIALS, _SHARP_TASKS = 300, 40, 72, 16
 _LEAST_MODELS, _LEAST_TASKS = 6, 3
 
 
@@ -239,7 +239,7 @@ def _calibrate(
         in_units += _metric_errors(
             residual + shared.mean[trial.anchors], centred, deviation, trial, values
         )
-        if trial.task not in seen_tasks and len(seen_tasks) < 20:
+        if trial.task not in seen_tasks and len(seen_tasks) < _SHARP_TASKS:
             seen_tasks.add(trial.task)
             best = values[trial.rest, trial.task] == values[trial.rest, trial.task].max()
             losses.append(

@@ -34,17 +34,12 @@ from stockpot.ranking.posterior.learning import (
     expected_spread,
     learn,
 )
-from stockpot.ranking.posterior.marginals import (
-    expected_rank,
-    models_above,
-    probability_best,
-)
 from stockpot.ranking.posterior.metadata import Prior, learn_prior
-from stockpot.ranking.posterior.result import Estimate, Evidence, Ranking, Standing
+from stockpot.ranking.posterior.result import Evidence, Ranking
 from stockpot.ranking.posterior.scale import metric_of, metric_slope, place_anchors, typical_metric
+from stockpot.ranking.posterior.standings import Metric, Reasons, make_ranking
 
 Facts = Mapping[str, Mapping[str, Fact]]
-Metric = tuple[Array, Array, Array, float]
 
 
 def fit(
@@ -67,7 +62,11 @@ def fit(
             raise InputError(
                 f"score '{name}' has shape {values.shape}, the table {table.values.shape}"
             )
-    return Posterior(table, facts, scores or {})
+    from threadpoolctl import threadpool_limits
+
+    # Thousands of small products: threads would only wait for each other.
+    with threadpool_limits(1, "blas"):
+        return Posterior(table, facts, scores or {})
 
 
 class Posterior:
@@ -131,7 +130,10 @@ class Posterior:
         anchored = np.array([position[name] for name in anchors], dtype=np.int64)
         sign = -1.0 if lower_is_better else 1.0
         values = sign * np.array(list(anchors.values()), dtype=np.float64)
-        return self._rank(settings, profiles, models, chosen, anchored, values, scores, sign)
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1, "blas"):
+            return self._rank(settings, profiles, models, chosen, anchored, values, scores, sign)
 
     def _rank(
         self,
@@ -180,8 +182,16 @@ class Posterior:
             location[anchored] = placed
             deviation[anchored] = 0.02
         metric = self._metric(settings, placed, values, location, deviation)
-        reasons = _Reasons(self, models, mean, found.parts, sources, len(anchored))
-        return _ranking(
+        reasons = Reasons(
+            models,
+            self._counts,
+            self.prior.explained,
+            mean,
+            found.parts,
+            sources,
+            len(anchored),
+        )
+        return make_ranking(
             settings,
             [models[i] for i in chosen],
             location[chosen],
@@ -333,105 +343,3 @@ def _check(anchors: Mapping[str, float], scores: Mapping[str, Mapping[str, float
         for model, value in own.items():
             if np.isinf(value):
                 raise InputError(f"score '{name}' of '{model}' is infinite")
-
-
-class _Reasons:
-    """Puts what moved a model into words."""
-
-    def __init__(
-        self,
-        posterior: Posterior,
-        models: list[str],
-        mean: Array,
-        parts: Array,
-        sources: list[str],
-        anchors: int,
-    ) -> None:
-        self._counts = posterior._counts
-        self._models = models
-        self._mean = mean
-        self._parts = parts
-        self._sources = sources
-        self._anchors = anchors
-        self._explained = posterior.prior.explained
-        self._place = (-mean).argsort(kind="stable").argsort() + 1
-
-    def __call__(self, index: int) -> tuple[str, ...]:
-        count = int(self._counts[index]) if index < len(self._counts) else 0
-        words = []
-        if count:
-            words.append(
-                f"place {self._place[index]} of {len(self._models)} by history "
-                f"({count} task{'s' * (count > 1)})"
-            )
-        elif self._explained > 0:
-            words.append("no results in the history; judged by its facts")
-        else:
-            words.append("no results in the history")
-        row = self._parts[index]
-        if self._anchors:
-            moves = row[: self._anchors]
-            total = float(moves.sum())
-            if abs(total) >= 0.05:
-                most = int(np.argmax(moves * np.sign(total)))
-                words.append(f"{total:+.2f} from anchors, most by {self._sources[most]}")
-        names = self._sources[self._anchors :]
-        for name in dict.fromkeys(names):
-            total = float(row[self._anchors :][[n == name for n in names]].sum())
-            if abs(total) >= 0.05:
-                words.append(f"{total:+.2f} from {name}")
-        return tuple(words)
-
-
-def _ranking(
-    settings: Settings,
-    names: list[str],
-    location: Array,
-    deviation: Array,
-    measured: Mask,
-    metric: Metric | None,
-    reasons: list[tuple[str, ...]],
-    evidence: list[Evidence],
-    values: Mapping[str, float],
-    sign: float,
-) -> Ranking:
-    from scipy.special import ndtri
-
-    count = len(names)
-    low = np.where(measured, location, location + settings.low * deviation)
-    high = np.where(measured, location, location + settings.high * deviation)
-    ranks = expected_rank(location, deviation)
-    best_rank = 0.5 + models_above(high, location, deviation)
-    worst_rank = 0.5 + models_above(low, location, deviation)
-    best_rank, worst_rank = (np.clip(r, 1.0, float(count)) for r in (best_rank, worst_rank))
-    chance = probability_best(
-        location, np.where(measured, deviation, deviation * settings.sharpness)
-    )
-
-    def standing(rank: float) -> float:
-        return float(ndtri(np.clip((count - rank + 0.5) / count, 0.5 / count, 1 - 0.5 / count)))
-
-    def in_units(index: int) -> Estimate | None:
-        if metric is None:
-            return None
-        if measured[index]:
-            value = sign * values[names[index]]
-            return Estimate(value, value, value)
-        ends = [sign * float(metric[part][index]) for part in range(3)]
-        return Estimate(ends[0], min(ends), max(ends))
-
-    order = np.argsort(-location, kind="stable")
-    standings = tuple(
-        Standing(
-            names[i],
-            Estimate(standing(ranks[i]), standing(worst_rank[i]), standing(best_rank[i])),
-            Estimate(float(ranks[i]), float(best_rank[i]), float(worst_rank[i])),
-            in_units(int(i)),
-            float(chance[i]),
-            bool(measured[i]),
-            (*(("measured on this task",) if measured[i] else ()), *reasons[i]),
-        )
-        for i in order
-    )
-    unit = float("nan") if metric is None else metric[3]
-    return Ranking(standings, tuple(evidence), location[order], deviation[order], unit)

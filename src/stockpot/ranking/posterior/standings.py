@@ -1,0 +1,126 @@
+"""From a posterior over models to a ranking for people: ranks, metrics, P(best), reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from stockpot.ranking.history.table import Array, Mask
+from stockpot.ranking.posterior.learning import Settings
+from stockpot.ranking.posterior.marginals import Pool, probability_best
+from stockpot.ranking.posterior.result import Estimate, Evidence, Ranking, Standing
+
+Metric = tuple[Array, Array, Array, float]
+
+
+class Reasons:
+    """Puts what moved a model into words.
+
+    ``counts``: results behind each model of the history; ``parts``: ``(N, k)``, what each of the
+    ``sources`` (the anchors first) added to a model's standing; ``explained``: by facts.
+    """
+
+    def __init__(
+        self,
+        models: list[str],
+        counts: Array,
+        explained: float,
+        mean: Array,
+        parts: Array,
+        sources: list[str],
+        anchors: int,
+    ) -> None:
+        self._counts = counts
+        self._models = models
+        self._mean = mean
+        self._parts = parts
+        self._sources = sources
+        self._anchors = anchors
+        self._explained = explained
+        self._place = (-mean).argsort(kind="stable").argsort() + 1
+
+    def __call__(self, index: int) -> tuple[str, ...]:
+        count = int(self._counts[index]) if index < len(self._counts) else 0
+        words = []
+        if count:
+            words.append(
+                f"place {self._place[index]} of {len(self._models)} by history "
+                f"({count} task{'s' * (count > 1)})"
+            )
+        elif self._explained > 0:
+            words.append("no results in the history; judged by its facts")
+        else:
+            words.append("no results in the history")
+        row = self._parts[index]
+        if self._anchors:
+            moves = row[: self._anchors]
+            total = float(moves.sum())
+            if abs(total) >= 0.05:
+                most = int(np.argmax(moves * np.sign(total)))
+                words.append(f"{total:+.2f} from anchors, most by {self._sources[most]}")
+        names = self._sources[self._anchors :]
+        for name in dict.fromkeys(names):
+            total = float(row[self._anchors :][[n == name for n in names]].sum())
+            if abs(total) >= 0.05:
+                words.append(f"{total:+.2f} from {name}")
+        return tuple(words)
+
+
+def make_ranking(
+    settings: Settings,
+    names: list[str],
+    location: Array,
+    deviation: Array,
+    measured: Mask,
+    metric: Metric | None,
+    reasons: list[tuple[str, ...]],
+    evidence: list[Evidence],
+    values: Mapping[str, float],
+    sign: float,
+) -> Ranking:
+    """Order ``names`` by ``location`` ``(n,)``, with ranks, metrics and P(best) from the marginals.
+
+    ``sign`` is -1 where a lower metric is better; ``values``: the measured ones, times ``sign``.
+    """
+    from scipy.special import ndtri
+
+    count = len(names)
+    low = np.where(measured, location, location + settings.low * deviation)
+    high = np.where(measured, location, location + settings.high * deviation)
+    pool = Pool(location, deviation)
+    ranks, best_rank, worst_rank = (
+        np.clip(r, 1.0, float(count))
+        for r in (pool.ranks(), 0.5 + pool.above(high), 0.5 + pool.above(low))
+    )
+    scores, best_score, worst_score = (
+        ndtri((count - r + 0.5) / count) for r in (ranks, best_rank, worst_rank)
+    )
+    chance = probability_best(
+        location, np.where(measured, deviation, deviation * settings.sharpness)
+    )
+
+    def in_units(index: int) -> Estimate | None:
+        if metric is None:
+            return None
+        if measured[index]:
+            value = sign * values[names[index]]
+            return Estimate(value, value, value)
+        ends = [sign * float(metric[part][index]) for part in range(3)]
+        return Estimate(ends[0], min(ends), max(ends))
+
+    order = np.argsort(-location, kind="stable")
+    standings = tuple(
+        Standing(
+            names[i],
+            Estimate(float(scores[i]), float(worst_score[i]), float(best_score[i])),
+            Estimate(float(ranks[i]), float(best_rank[i]), float(worst_rank[i])),
+            in_units(int(i)),
+            float(chance[i]),
+            bool(measured[i]),
+            (*(("measured on this task",) if measured[i] else ()), *reasons[i]),
+        )
+        for i in order
+    )
+    unit = float("nan") if metric is None else metric[3]
+    return Ranking(standings, tuple(evidence), location[order], deviation[order], unit)
