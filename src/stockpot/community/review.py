@@ -223,9 +223,9 @@ def _mixed(
         checkout(registry, first, folder)
         for file in folder.glob("*.safetensors*"):
             file.unlink()
-        ends = [{name: each.read(name) for name in start.names} for each in (start, end)]
+        near, far = ({name: each.read(name) for name in start.names} for each in (start, end))
         dtypes = {name: start.info(name).dtype for name in start.names}
-        mixed = interpolate(*ends, share)
+        mixed = interpolate(near, far, share)
         write_checkpoint(folder / "model.safetensors", mixed, dtypes=dtypes)
     with open_checkpoint(folder) as checkpoint:
         return checkpoint.digest(), folder

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from stockpot.checkpoints import TensorInfo
 from stockpot.checkpoints.checkpoint import join_digests
-from stockpot.checkpoints.dtypes import STORAGE, Array, widen
+from stockpot.checkpoints.dtypes import STORAGE, Array
 from stockpot.errors import InputError, NonFiniteError
-from stockpot.progress import progress
 from stockpot.provenance import Record
-from stockpot.registry import blobs, lossy
-from stockpot.registry.contents import Contents, WeightsFile, read_contents
-from stockpot.registry.documents import unseal
-from stockpot.registry.manifest import File, Link, Manifest, Stored
+from stockpot.registry import lossy
+from stockpot.registry.contents import Contents, read_contents
+from stockpot.registry.manifest import File, Link, Manifest
 from stockpot.registry.parents import Guess, find_parents
-from stockpot.registry.registry import Registry, blob_key
-from stockpot.registry.sketch import family_of, matrices, sketch
-
-# A difference is decoded after its base: longer chains make reading slow.
-_CHAIN = 2
+from stockpot.registry.registry import Registry
+from stockpot.registry.sketch import matrices, sketch
+from stockpot.registry.storing import Tally, marked_blobs, store_bytes, store_files
 
 
 @dataclass(frozen=True)
@@ -47,18 +37,6 @@ class Added:
     reused: int
     codecs: Mapping[str, int]
     guess: Guess | None
-
-
-@dataclass
-class _Tally:
-    """What the threads of one ``add`` have done so far."""
-
-    stored: int = 0
-    reused: int = 0
-    codecs: dict[str, int] = field(default_factory=dict)
-    squares: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    worst: float = 0.0
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def add(
@@ -117,8 +95,8 @@ def add(
                     "approximate storage needs a base in the registry",
                     hint="name it with --parent",
                 )
-            marked, tally = marked_blobs(registry), _Tally()
-            files = _store_files(
+            marked, tally = marked_blobs(registry), Tally()
+            files = store_files(
                 registry, contents, base, option, marked, tally, threads, renew, quiet
             )
             manifest = _manifest(contents, files, known, edges, name, kind, note)
@@ -132,11 +110,12 @@ def add(
                 if option is not None:
                     values = _stored_sketch(registry, manifest)
                 kept = values.astype("<f4").tobytes()
-                manifest = replace(manifest, sketch=_store_bytes(registry, kept, marked, tally))
+                manifest = replace(manifest, sketch=store_bytes(registry, kept, marked, tally))
             if option is not None:
                 manifest = _state_loss(manifest, contents, option, tally)
             if guess is not None:
-                manifest = _as_known(registry, manifest, kind or (known and known.kind))
+                said = kind or (known.kind if known is not None else None)
+                manifest = _as_known(registry, manifest, said)
             return _publish(registry, manifest, tally, guess)
 
 
@@ -150,7 +129,7 @@ def _as_known(registry: Registry, manifest: Manifest, kind: str | None) -> Manif
     return manifest
 
 
-def _publish(registry: Registry, manifest: Manifest, tally: _Tally, guess: Guess | None) -> Added:
+def _publish(registry: Registry, manifest: Manifest, tally: Tally, guess: Guess | None) -> Added:
     """Everything is on the disk before the manifest appears: that is the moment of adding."""
     ident = manifest.id
     key = f"models/{ident}.json"
@@ -194,7 +173,7 @@ def _manifest(
     plain = record.to_json() if record is not None else {}
     return Manifest(
         kind=kind or plain.get("kind") or fallback,
-        name=name or plain.get("name") or Path(contents.label).resolve().stem,
+        name=name or plain.get("name") or _short_name(contents.label),
         digest=digest,
         files=tuple(files),
         main=contents.main,
@@ -206,6 +185,12 @@ def _manifest(
         tokenizer=contents.tokenizer,
         note=note,
     )
+
+
+def _short_name(label: str) -> str:
+    """The last part of a path or hub id; of a file without its ending."""
+    path = Path(label)
+    return path.stem if path.is_file() else path.resolve().name.partition("@")[0]
 
 
 def _check_finite(contents: Contents) -> None:
@@ -256,145 +241,8 @@ def _base(registry: Registry, edges: Sequence[Link], contents: Contents) -> Mani
     return best[1] if best else None
 
 
-def _store_files(
-    registry: Registry,
-    contents: Contents,
-    base: Manifest | None,
-    option: lossy.Option | None,
-    marked: set[str],
-    tally: _Tally,
-    threads: int | None,
-    renew: Callable[[], None],
-    quiet: bool,
-) -> list[File]:
-    origin = {} if base is None else base.tensors()
-    files = [
-        File(
-            place,
-            path.stat().st_size,
-            blob=_store_bytes(registry, path.read_bytes(), marked, tally),
-        )
-        for place, path in contents.others.items()
-    ]
-    total = sum(info.nbytes for file in contents.weights for info in file.tensors)
-    workers = max(1, threads if threads is not None else len(os.sched_getaffinity(0)))
-    with (
-        progress("storing", total, quiet=quiet) as advance,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        for file in contents.weights:
-            inexact = option if file.path in contents.main else None
-
-            def one(info: TensorInfo, file: WeightsFile = file, how: Any = inexact) -> Stored:
-                partner = origin.get(info.name) if file.path in contents.main else None
-                if partner is not None and partner.info != info:
-                    partner = None
-                return _store_tensor(registry, file, info, partner, how, marked, tally)
-
-            stored = []
-            for tensor in pool.map(one, file.tensors):
-                stored.append(tensor)
-                advance(tensor.info.nbytes)
-                renew()
-            header = _store_bytes(registry, file.header, marked, tally)
-            files.append(File(file.path, file.size, header=header, tensors=tuple(stored)))
-    return sorted(files, key=lambda each: each.path)
-
-
-def _store_tensor(
-    registry: Registry,
-    file: WeightsFile,
-    info: TensorInfo,
-    partner: Stored | None,
-    option: lossy.Option | None,
-    marked: set[str],
-    tally: _Tally,
-) -> Stored:
-    data = file.checkpoint.raw(info.name)
-    rows = info.shape[0] if len(info.shape) > 1 else 1
-    if (
-        option is not None
-        and partner is not None
-        and lossy.applies(option, info.dtype, rows, info.size)
-    ):
-        against = _chain(registry, partner.blob, info.dtype)
-        parts, approximate = blobs.pack_lossy(option, data, info.dtype, rows, against)
-        _note_loss(tally, data, approximate, registry.values(partner.blob, info.dtype), info.dtype)
-        result = blobs.name_of(approximate.view(np.uint8))
-        if not _is_here(registry, result, marked, tally):
-            _write_blob(registry, result, parts, tally)
-        return Stored(info, result)
-    result = blobs.name_of(blobs.bits(data).view(np.uint8))
-    if not _is_here(registry, result, marked, tally):
-        near = None if partner is None else _chain(registry, partner.blob, info.dtype)
-        _write_blob(registry, result, blobs.pack(data, info.dtype, rows, near), tally)
-    return Stored(info, result)
-
-
-def _is_here(registry: Registry, name: str, marked: set[str], tally: _Tally) -> bool:
-    """Whether a blob is there and will stay: one that ``gc`` has marked is written again."""
-    key = blob_key(name)
-    if not registry.store.exists(key):
-        return False
-    if name in marked:
-        registry.store.write(key, [registry.store.read(key)])
-    with tally.lock:
-        tally.reused += 1
-    return True
-
-
-def _chain(registry: Registry, name: str, dtype: str) -> tuple[str, Array]:
-    """A blob to store a difference against: this one, or where its chain is too long, its base."""
-    depth, origins = 0, [name]
-    while (base := registry.blob_header(origins[-1]).base) is not None:
-        origins.append(base)
-        depth += 1
-    chosen = origins[0] if depth < _CHAIN else origins[depth - _CHAIN + 1]
-    return chosen, registry.values(chosen, dtype)
-
-
-def _store_bytes(registry: Registry, data: bytes, marked: set[str], tally: _Tally) -> str:
-    name = blobs.name_of(data)
-    if not _is_here(registry, name, marked, tally):
-        _write_blob(registry, name, blobs.pack_raw(data), tally)
-    return name
-
-
-def _write_blob(registry: Registry, name: str, parts: Sequence[bytes], tally: _Tally) -> None:
-    # A blob is never written over: what others are stored against keeps its coding.
-    with suppress(FileExistsError):
-        registry.store.write(blob_key(name), parts, exclusive=True)
-    kind = blobs.CODECS[blobs.read_header(parts[0], name).codec]
-    with tally.lock:
-        tally.stored += sum(map(len, parts))
-        tally.codecs[kind] = tally.codecs.get(kind, 0) + 1
-
-
-def marked_blobs(registry: Registry) -> set[str]:
-    """Blobs that a running ``gc`` is about to remove: they are written again when needed."""
-    found: set[str] = set()
-    for key in registry.store.keys("gc"):
-        try:
-            found.update(unseal(registry.store.read(key), key)["blobs"])
-        except FileNotFoundError:
-            continue
-    return found
-
-
-def _note_loss(tally: _Tally, exact: Array, stored: Array, base: Array, dtype: str) -> None:
-    """Sum up squared errors and squared differences to the base, in float64."""
-    wide = [widen(each, dtype).astype(np.float64) for each in (exact, stored, base)]
-    error = float(np.square(wide[1] - wide[0]).sum())
-    change = float(np.square(wide[0] - wide[2]).sum())
-    with tally.lock:
-        tally.squares[0] += error
-        tally.squares[1] += change
-        if change > 0:
-            tally.worst = max(tally.worst, (error / change) ** 0.5)
-
-
 def _state_loss(
-    manifest: Manifest, contents: Contents, option: lossy.Option, tally: _Tally
+    manifest: Manifest, contents: Contents, option: lossy.Option, tally: Tally
 ) -> Manifest:
     error, change = tally.squares
     digests = {
@@ -418,8 +266,3 @@ def _stored_sketch(registry: Registry, manifest: Manifest) -> Array:
     return sketch(
         taken, lambda name: registry.blob(stored[name].blob).view(STORAGE[stored[name].info.dtype])
     )
-
-
-def family(contents: Contents) -> str | None:
-    """The family of a model that is not in the registry yet."""
-    return family_of(matrices(contents.tensors))

@@ -13,7 +13,7 @@ from stockpot.checkpoints.header import build_header, header_bytes
 from stockpot.checkpoints.open import PICKLE_SUFFIXES, find_weights, weights_folder
 from stockpot.checkpoints.safetensors_file import check_link, open_file, read_index
 from stockpot.errors import CheckpointError, InputError
-from stockpot.provenance import FILE_NAME, Record, has_record, read_record
+from stockpot.provenance import Record, has_record, read_record
 
 _SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md", ".yaml", ".yml")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model")
@@ -166,8 +166,3 @@ def _converted(checkpoint: Checkpoint) -> WeightsFile:
     header = build_header(checkpoint.tensors, metadata)
     written = header_bytes(header.tensors, metadata)
     return WeightsFile("model.safetensors", written, tuple(checkpoint.tensors.values()), checkpoint)
-
-
-def is_provenance(path: str) -> bool:
-    """Whether a stored file is the model's provenance record."""
-    return path == FILE_NAME

@@ -67,7 +67,7 @@ def encode(option: Option, stored: Array, dtype: str, rows: int, base: Array) ->
     if option.name == "sign":
         scale = np.float32(np.mean(np.abs(delta), dtype=np.float64))
         signs = np.packbits(delta.reshape(-1) >= 0)
-        return b"".join([bytes(scale.tobytes()), signs.tobytes()])
+        return b"".join(part.tobytes() for part in (scale, signs))
     return _encode_low_rank(delta, option.rank)
 
 
@@ -113,7 +113,7 @@ def _encode_low_rank(delta: Array, rank: int) -> bytes:
     right_top[right_top == 0] = 1.0
     values = (values * left_top * right_top).astype(np.float32)
     halves = ((left / left_top).T.astype(np.float16), (right / right_top[:, None]).astype("f2"))
-    return values.tobytes() + b"".join(np.ascontiguousarray(half).tobytes() for half in halves)
+    return b"".join(np.ascontiguousarray(part).tobytes() for part in (values, *halves))
 
 
 def _svd(delta: Array, rank: int) -> tuple[Array, Array, Array]:
