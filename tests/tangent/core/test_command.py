@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -324,3 +325,15 @@ def test_a_wrong_derivative_fails_the_check(tmp_path) -> None:
         "def net():\n    return Net()\n"
     )
     assert "WRONG" in run("check", recipe, code=1)
+
+
+def test_the_commands_of_the_page_work(tmp_path, monkeypatch) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "tangent.md").read_text(encoding="utf-8")
+    tour = page.partition("## Five minutes")[2].partition("\n## ")[0]
+    lines = [line for line in tour.splitlines() if line.startswith("stockpot tangent ")]
+    assert len(lines) == 6
+    write_world(tmp_path, training={"epochs": 1})
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        run(*shlex.split(line, comments=True)[2:])
+    assert (tmp_path / "all.safetensors").exists()
