@@ -134,7 +134,7 @@ def sketch_curve(path: Path) -> list[dict[str, Any]]:
         batch = body.prepare(task.inputs)
         crossing = [body.trunk(part) for part in batch.split(256)]
     found = []
-    for directions, seed in ((1, 0), (4, 0), (4, 1), (4, 2), (16, 0)):
+    for directions, seed in ((1, 0), (4, 0), (4, 1), (16, 0)):
         phi_of = FeatureMap("tangent", WIDEST, directions, seed).bind(body)
         phi = torch.cat([phi_of(part) for part in crossing])
         for dimension in (256, 512, 1024, 2048, 4096):
