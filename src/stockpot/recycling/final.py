@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stockpot.backbones import Backbone
 from stockpot.backbones.folder import save_folder
+from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.execution import Job
 from stockpot.provenance import Parent, Record
@@ -32,7 +34,7 @@ def save_final(
     weights = metrics["how"].get("coefficients", {})
     facts = examined.facts
     base = Path(recipe.backbone.name).name
-    parents = [Parent(base, facts.backbone, role="base")]
+    parents = [Parent(base, _base_digest(examined.backbone), role="base")]
     for auxiliary in recipe.auxiliaries:
         role = "wild" if auxiliary.weights is not None else "auxiliary"
         parents.append(Parent(auxiliary.name, facts.auxiliaries[auxiliary.name], role=role))
@@ -59,3 +61,11 @@ def save_final(
         record=record,
         classes=examined.task.classes,
     )
+
+
+def _base_digest(backbone: Backbone) -> str:
+    """Content hash of the base's weights, as a registry knows them: those of its file if any."""
+    if backbone.folder is not None:
+        with open_checkpoint(backbone.folder) as checkpoint:
+            return checkpoint.digest()
+    return MemoryCheckpoint(backbone.state()).digest()

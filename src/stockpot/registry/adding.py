@@ -86,9 +86,9 @@ def add(
             values = sketch(taken, lambda each: main[each].checkpoint.raw(each)) if taken else None
             edges = tuple(links) if links is not None else _links(registry, known, parents)
             guess = None
-            if not edges and infer and values is not None:
+            if infer and values is not None and not any(edge.model for edge in edges):
                 guess = find_parents(registry, contents.tensors, values, contents.tokenizer)
-                edges = guess.links
+                edges += guess.links
             base = _base(registry, edges, contents)
             if option is not None and base is None:
                 raise InputError(
