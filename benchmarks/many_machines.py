@@ -29,7 +29,7 @@ from stockpot.merging.job import Spec
 from stockpot.merging.merge import run_merge
 
 SECONDS = 1.0
-JOBS = 24
+JOBS = 12
 TRIVIAL = 300
 
 

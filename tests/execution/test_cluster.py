@@ -185,12 +185,13 @@ def parents(folder: Path, megabytes: int) -> list[str]:
     folder.mkdir()
     rng = np.random.default_rng(0)
     paths = [folder / f"{name}.safetensors" for name in ("base", "a", "b")]
-    for path in paths:
-        state = {
-            f"layers.{i}.weight": rng.standard_normal((262, 1001)).astype(np.float32)
-            for i in range(megabytes)
-        }
-        write_checkpoint(path, state)
+    base = {
+        f"layers.{i}.weight": rng.standard_normal((262, 1001)).astype(np.float32)
+        for i in range(megabytes)
+    }
+    for number, path in enumerate(paths):
+        step = rng.standard_normal((262, 1001)).astype(np.float32) * 0.01 * number
+        write_checkpoint(path, {name: value + step for name, value in base.items()})
     return [str(path) for path in paths]
 
 

@@ -64,6 +64,11 @@ class _Stream:
             return bytes(self._data[start:]), self._dropped + len(self._data)
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 class Conductor:
     """A stockpot command as a process on this machine. Made by Ray on a machine of the cluster."""
 
@@ -93,6 +98,8 @@ class Conductor:
             stderr=theirs_err,
             env=environment,
             start_new_session=True,
+            # Ray is often started in the background, where shells have Ctrl-C ignored.
+            preexec_fn=_heed_interrupts,
         )
         os.close(theirs_out)
         os.close(theirs_err)
