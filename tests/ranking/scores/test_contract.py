@@ -177,6 +177,13 @@ def constant_features():
     return cut(evidence, features=np.full_like(evidence.features, 2.5))
 
 
+def one_row_of_a_class():
+    evidence = world()
+    targets = evidence.targets.copy()
+    targets[5] = 9
+    return cut(evidence, targets=targets)
+
+
 def zeros():
     evidence = world()
     return cut(evidence, features=np.zeros_like(evidence.features))
@@ -206,12 +213,12 @@ def few_rows():
     return world(rows=5, width=3, classes=2)
 
 
-@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 @pytest.mark.parametrize(
     "make",
     [
         one_row_a_class,
         constant_features,
+        one_row_of_a_class,
         zeros,
         constant_columns,
         repeated_columns,

@@ -9,6 +9,7 @@ the pool and added; alone, the value is the mean probability.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,13 +40,18 @@ def _ncti(work: Workspace) -> Value:
         fitted = LinearDiscriminantAnalysis(solver="svd")
     else:
         fitted = LinearDiscriminantAnalysis(solver="eigen", shrinkage=amount)
-    low = fitted.fit_transform(scores, work.codes)
+    alone = int(np.count_nonzero(work.counts == 1))
+    with warnings.catch_warnings():
+        # A class of one row has no variance, which the value's own warning says.
+        warnings.simplefilter("ignore", UserWarning)
+        low = fitted.fit_transform(scores, work.codes)
     posterior = fitted.predict_proba(scores)
     right = float(posterior[np.arange(work.rows), work.codes].mean())
     parts = np.split(posterior, work.starts[1:])
     compact = float(np.log(sum(np.linalg.norm(part, "nuc") for part in parts)))
     span = float(np.linalg.norm(low - low.mean(axis=0), "nuc"))
-    return Value(right, {"span": span, "confidence": right, "spread": compact})
+    warning = f"{alone} classes have one row, whose variance is unknown" if alone else None
+    return Value(right, {"span": span, "confidence": right, "spread": compact}, warning)
 
 
 def _pool(values: list[Value]) -> list[Value]:

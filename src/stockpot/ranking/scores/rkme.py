@@ -13,6 +13,7 @@ All data must live in one input space: raw inputs, or features of one fixed mode
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -79,12 +80,16 @@ def specify(rows: np.ndarray, *, points: int = POINTS, gamma: float = GAMMA, see
     Raises ``ScoreError`` where all kernel values vanish: gamma does not fit the data's scale.
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     data = np.asarray(rows, dtype=np.float64)
     if len(data) <= points:
         return Rkme(data, np.full(len(data), 1.0 / len(data)), gamma)
-    centres = KMeans(points, n_init=1, random_state=seed).fit(data).cluster_centers_
-    centres = np.asarray(centres, dtype=np.float64)
+    with warnings.catch_warnings():
+        # Fewer distinct rows than points: some points coincide, and share their weight.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = KMeans(points, n_init=1, random_state=seed).fit(data)
+    centres = np.asarray(found.cluster_centers_, dtype=np.float64)
     for turn in range(ROUNDS + 1):
         inner = kernel(centres, centres, gamma)
         cross = kernel(centres, data, gamma)
