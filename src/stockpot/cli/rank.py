@@ -97,7 +97,7 @@ def rank_command(
         quiet=quiet or as_json,
     )
     if dry_run:
-        plan = plan_rank(task, zoo, output, history=history, options=options)
+        plan = plan_rank(task, zoo, history=history, options=options)
         out.data(plan, _plan_text(plan))
         return
     done = rank(task, zoo, output, history=history, options=options)

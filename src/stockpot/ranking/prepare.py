@@ -64,6 +64,22 @@ def prepare(
     ``cache``: folder for decoded images. Raises ``InputError`` where the task is wrong, or where no
     model of the zoo can be used.
     """
+    entries: dict[str, Any] = {}
+    failed = []
+    for name, entry in zoo.entries.items():
+        try:
+            revision(entry, zoo.root)
+            if isinstance(entry, ModelEntry) and not download:
+                check_present(entry, zoo.root)
+        except StockpotError as error:
+            failed.append(Failed(name, str(error).splitlines()[0]))
+        else:
+            entries[name] = entry
+    if not entries:
+        raise InputError(
+            f"no model of the zoo can be used; '{failed[0].name}': {failed[0].reason}",
+            hint="see the paths in the zoo; --download lets hub models be fetched",
+        )
     spec = request.task
     task = load_task(spec, root=root, skip_corrupt=skip_corrupt, cache=cache, seed=request.seed)
     if request.limit_per_domain is not None:
@@ -81,22 +97,6 @@ def prepare(
         seed=request.seed,
         validation_fraction=request.validation_fraction,
     )
-    entries: dict[str, Any] = {}
-    failed = []
-    for name, entry in zoo.entries.items():
-        try:
-            revision(entry, zoo.root)
-            if isinstance(entry, ModelEntry) and not download:
-                check_present(entry, zoo.root)
-        except StockpotError as error:
-            failed.append(Failed(name, str(error).splitlines()[0]))
-        else:
-            entries[name] = entry
-    if not entries:
-        raise InputError(
-            f"no model of the zoo can be used; '{failed[0].name}': {failed[0].reason}",
-            hint="see the paths in the zoo; --download lets hub models be fetched",
-        )
     train = np.concatenate(list(split.train.values()))
     order = sample_order(task, train, seed=request.seed)
     return Prepared(request, root, zoo, task, split, order, entries, tuple(failed))

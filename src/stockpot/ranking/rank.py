@@ -89,7 +89,6 @@ def rank(
 def plan_rank(
     task: Question,
     zoo: Models,
-    output: str | Path,
     *,
     history: str | Path | None = None,
     options: Options | None = None,
@@ -178,7 +177,7 @@ def _own_column(
         for model, row in table.row.items()
         if model in prepared.entries and column[row] == column[row]
     }
-    rest = [task for task in table.tasks if table.group(task) != table.group(name)]
+    rest = [task for task in table.tasks if task != name]
     return (table.select(tasks=rest) if rest else None), known
 
 

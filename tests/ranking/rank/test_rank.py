@@ -157,9 +157,7 @@ def test_a_shortlist_is_chosen_by_history_and_the_rest_still_ranked(
         for t in range(5):
             for m, quality in QUALITY.items():
                 opened.add(m, f"other{t}", "accuracy", 0.5 + 0.3 * quality + 0.01 * t)
-    plan = plan_rank(
-        task, zoo(), tmp_path / "x", history=store, options=options(shortlist=2), root=tmp_path
-    )
+    plan = plan_rank(task, zoo(), history=store, options=options(shortlist=2), root=tmp_path)
     assert set(plan["run"]) == {"good", "fair"}
     assert not (tmp_path / "x").exists()
     done = rank(
