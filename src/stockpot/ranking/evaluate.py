@@ -158,7 +158,8 @@ def _ask(
         if not own.measured:
             value = float(table.values[i, column])
             inside = own.rank.low - 1e-9 <= places[i] <= own.rank.high + 1e-9
-            metric = own.metric and own.metric.low <= value <= own.metric.high
+            told = own.metric
+            metric = None if told is None else told.low <= value <= told.high
             ledger.cover(len(drawn), inside, metric)
         ledger.chance(len(drawn), own.best, table.oriented[i, column] == best)
     place = dict(zip(ranking.order, ranking.location, strict=True))

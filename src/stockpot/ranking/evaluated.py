@@ -24,7 +24,7 @@ class Row:
     tau: Interval
     regret: Interval
     regret5: Interval
-    rel5: float
+    rel5: float | None
     difference: Difference | None
 
     def to_json(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class Ledger:
             )
             for measure in ("tau", "regret", "regret5")
         }
-        rel5 = {m: float(np.nanmean([_mean(whole[m][t], "rel5") for t in tasks])) for m in names}
+        rel5 = {m: _known_mean([_mean(whole[m][t], "rel5") for t in tasks]) for m in names}
         return [
             Row(
                 m,
@@ -206,3 +206,9 @@ class Ledger:
 
 def _mean(values: list[dict[str, float]], measure: str) -> float:
     return float(np.mean([each[measure] for each in values]))
+
+
+def _known_mean(values: list[float]) -> float | None:
+    """Mean of what is finite; None where a ratio of metrics means nothing (negative ones)."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else None

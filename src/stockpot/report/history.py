@@ -40,7 +40,7 @@ def rows(result: Mapping[str, Any], *, digits: int = 3) -> list[list[str]]:
                 f"{gap['mean']:+.3f} ({gap['low']:+.3f}..{gap['high']:+.3f})" if gap else "",
                 f"{row['regret']['mean']:.2f}",
                 f"{row['regret5']['mean']:.2f}",
-                "" if rel5 is None or not math.isfinite(rel5) else f"{rel5:.3f}",
+                "" if rel5 is None else f"{rel5:.3f}",
             ]
         )
     return found

@@ -24,7 +24,7 @@ from stockpot.ranking.posterior.condition import (
     condition,
     no_observations,
 )
-from stockpot.ranking.posterior.covariance import Profiles
+from stockpot.ranking.posterior.covariance import Profiles, Rows
 from stockpot.ranking.posterior.learning import Settings
 
 # What is assumed of a score that was never computed on a task of the history.
@@ -123,7 +123,7 @@ def _change(
     profiles: Profiles,
     settings: Settings,
     task: int,
-    models: Array,
+    models: Rows,
     scores: Array,
     scaled: Array,
     sensor: tuple[float, float, float],

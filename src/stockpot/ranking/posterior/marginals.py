@@ -36,6 +36,14 @@ class Pool:
             return self._count(points)
         return np.interp(points, self._grid, self._counts)
 
+    def scatter(self, points: Array) -> Array:
+        """Standard deviation of the number of models above each of ``points`` ``(n,)``."""
+        from scipy.special import ndtr
+
+        chance = ndtr((self.mean - points[:, None]) / self.deviation)
+        scatter: Array = np.sqrt((chance * (1.0 - chance)).sum(axis=1))
+        return scatter
+
     def ranks(self) -> Array:
         """``(n,)``: 1 + expected number of better models; 1 is best."""
         from scipy.special import ndtr

@@ -89,9 +89,13 @@ def make_ranking(
     low = np.where(measured, location, location + settings.low * deviation)
     high = np.where(measured, location, location + settings.high * deviation)
     pool = Pool(location, deviation)
+    ranks, best_rank, worst_rank = pool.ranks(), 0.5 + pool.above(high), 0.5 + pool.above(low)
+    # Of what was measured only the others are uncertain.
+    others = 1.645 * pool.scatter(location[measured])
+    best_rank[measured], worst_rank[measured] = ranks[measured] - others, ranks[measured] + others
     ranks, best_rank, worst_rank = (
         np.clip(r, 1.0, float(count))
-        for r in (pool.ranks(), 0.5 + pool.above(high), 0.5 + pool.above(low))
+        for r in (ranks, np.minimum(best_rank, ranks), np.maximum(worst_rank, ranks))
     )
     scores, best_score, worst_score = (
         ndtri((count - r + 0.5) / count) for r in (ranks, best_rank, worst_rank)
@@ -106,7 +110,7 @@ def make_ranking(
         if measured[index]:
             value = sign * values[names[index]]
             return Estimate(value, value, value)
-        ends = [sign * float(metric[part][index]) for part in range(3)]
+        ends = [sign * float(part[index]) for part in metric[:3]]
         return Estimate(ends[0], min(ends), max(ends))
 
     order = np.argsort(-location, kind="stable")
