@@ -118,13 +118,16 @@ def test_imagenet_and_size_are_baselines_where_known() -> None:
 
 def test_lower_is_better_and_missing_cells() -> None:
     table = world(models=20, tasks=5)
+    table.values[3:7, 2] = np.nan
     values = table.values.copy()
     values[:, 2] = 100.0 - values[:, 2]
-    values[3:7, 2] = np.nan
     turned = Table(table.models, table.tasks, values, lower=frozenset({"t2"}))
-    found = evaluate(turned, anchors=(5,), tasks=["t2"], repeats=1)
-    assert found.row(POSTERIOR, 5).tau.mean > 0.2
-    assert sum(each.count for each in found.calibration[0].best) == 16
+    up, down = (evaluate(t, anchors=(5,), tasks=["t2"], repeats=1) for t in (table, turned))
+    assert down.row(POSTERIOR, 5).tau.mean == pytest.approx(up.row(POSTERIOR, 5).tau.mean)
+    assert down.row(POSTERIOR, 5).regret.mean == pytest.approx(up.row(POSTERIOR, 5).regret.mean)
+    assert down.calibration[0].metrics == up.calibration[0].metrics
+    assert down.row(POSTERIOR, 5).rel5 is None
+    assert sum(each.count for each in down.calibration[0].best) == 16
 
 
 def test_leave_one_model_out_needs_facts() -> None:
