@@ -61,10 +61,13 @@ def main() -> None:
         print(f"{name}: {folder / 'report.html'}", file=sys.stderr)
     curve = sketch_curve(arguments.output / "sketch.json") if arguments.only is None else None
     arguments.page.parent.mkdir(parents=True, exist_ok=True)
-    arguments.page.write_text(page(found, curve, arguments.page), encoding="utf-8")
+    more = [f"--set {change}" for change in arguments.changes]
+    more += [f"--only {name}" for name in arguments.only or ()]
+    command = " ".join(["python examples/tangent/results.py --page", str(arguments.page), *more])
+    arguments.page.write_text(page(found, curve, arguments.page, command), encoding="utf-8")
 
 
-def page(found: dict[str, Any], curve: Any, path: Path) -> str:
+def page(found: dict[str, Any], curve: Any, path: Path, command: str) -> str:
     """The page; a hand-written file ``NAME.notes.md`` beside it stands on top."""
     parts = ["# Tangent components on real data\n"]
     notes = path.with_suffix(".notes.md")
@@ -74,8 +77,7 @@ def page(found: dict[str, Any], curve: Any, path: Path) -> str:
     versions = next(iter(found.values()))["versions"]
     made = ", ".join(f"{name} {version}" for name, version in versions.items())
     parts.append(
-        f"`python examples/tangent/results.py --page {path.as_posix()}`: {minutes:.0f} minutes of "
-        f"one CPU core in all. Made with {made}.\n"
+        f"`{command}`: {minutes:.0f} minutes of one shared CPU core in all. Made with {made}.\n"
     )
     for results in found.values():
         parts += [f"## {results['title']}\n", about(results), markdown_tables(results)]
@@ -92,7 +94,7 @@ def about(results: dict[str, Any]) -> str:
     square = {**plain, **recipe["nonlinear_square"]}
     features = recipe["features"]
     return (
-        f"{results['trials']} trials, each with its own examples, order of classes and head. "
+        f"{results['trials']} trial{'s' * (results['trials'] > 1)}, each with its own examples, order of classes and head. "
         f"{body['trained_parameters']:,} of {body['parameters']:,} parameters trained, from "
         f"`{body['trained_from']}` on. {tangent['epochs']:g} epochs, AdamW with a cosine; "
         f"learning rates {tangent['learning_rate']:g} (tangent), {plain['learning_rate']:g} (CE), "
