@@ -3,6 +3,7 @@
 ``storage``: real fine-tunings of all-MiniLM-L6-v2 in float32, bfloat16 and float16, against the
 plain file, zstd, zipnn and git-theta's way of storing a sparse or dense update. ``--zipnn PYTHON``
 names an interpreter that has zipnn (it is not a dependency).
+``effect``: what approximate storage does to a linear probe on texts.
 ``scale``: a registry of 10,000 models: add, open, tree, ancestors, descendants, search.
 Times are medians of one thread; sizes are shares of the plain file.
 """
@@ -39,7 +40,8 @@ data = open(path, "rb").read()[-size:]
 pack = ZipNN(input_format="byte", bytearray_dtype=dtype, threads=1)
 best = [9e9, 9e9]
 for _ in range(3):
-    start = time.process_time(); small = pack.compress(data)
+    mine = bytearray(data)  # it works in its input
+    start = time.process_time(); small = pack.compress(mine)
     best[0] = min(best[0], time.process_time() - start)
     start = time.process_time(); back = pack.decompress(small)
     best[1] = min(best[1], time.process_time() - start)
@@ -54,12 +56,17 @@ def main() -> None:
     storage = commands.add_parser("storage")
     storage.add_argument("--zipnn", help="python with zipnn installed")
     storage.add_argument("--models", type=Path, help="folder of fine-tunings; made where missing")
+    storage.add_argument("--only", help="one of base, sre, a10, a60, hot30, or registry")
     storage.add_argument("--rounds", type=int, default=3)
+    effect = commands.add_parser("effect")
+    effect.add_argument("--models", type=Path, required=True, help="as for storage")
     scale = commands.add_parser("scale")
     scale.add_argument("--models", type=int, default=10_000)
     arguments = parser.parse_args()
     if arguments.what == "storage":
         measure_storage(arguments)
+    elif arguments.what == "effect":
+        measure_effect(arguments.models)
     else:
         measure_scale(arguments.models)
 
@@ -144,9 +151,13 @@ def measure_storage(arguments: argparse.Namespace) -> None:
         )
         print("|---|---|---|---|---|---|---|---|---|")
         for name, path in paths.items():
+            if arguments.only not in (None, name.split()[0]):
+                continue
             model, code = name.rsplit(" ", 1)
             base = None if model == "base" else paths[f"base {code}"]
             print(storage_row(name, path, base, code, arguments))
+        if arguments.only not in (None, "registry"):
+            return
         print()
         print(registry_rows(paths, Path(scratch)))
 
@@ -264,10 +275,63 @@ def registry_rows(paths: dict[str, Path], scratch: Path) -> str:
     return "\n".join(lines)
 
 
+def measure_effect(models: Path) -> None:
+    """Accuracy of a linear probe on the features of a60 as it is stored, on the demo's texts."""
+    from stockpot.community import MaintainerTask
+
+    assets = cache_folder() / "assets"
+    paths = fine_tunings(models)
+    task = MaintainerTask(
+        name="sentiment",
+        task={
+            "kind": "text",
+            "path": str(assets / "sentiment" / "sentiment.csv"),
+            "target": "sign",
+            "margin": 0.5,
+        },
+        backbone={"kind": "transformers", "name": str(assets / "minilm"), "max_length": 32},
+        held_out=("movies",),
+        limit_per_domain=300,
+    )
+    print("| a60 stored as | error of the difference | accuracy | rows that change |")
+    print("|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        exact = None
+        with init_registry(place / "registry") as registry:
+            add(registry, assets / "minilm", name="base")
+            for option in (None, "int8", "low-rank:64", "low-rank:16", "sign", "base alone"):
+                if option == "base alone":
+                    chosen, error = "base", ""
+                else:
+                    done = add(
+                        registry,
+                        paths["a60 F32"],
+                        parents=["base"],
+                        name=str(option),
+                        store_lossy=option,
+                    )
+                    lossy = done.manifest.lossy
+                    chosen, error = done.id, f"{lossy['error']:.2%}" if lossy else "0"
+                folder = place / "model"
+                checkout(registry, "base", folder, overwrite=True)
+                if chosen != "base":
+                    checkout(registry, chosen, folder / "new.safetensors")
+                    (folder / "new.safetensors").replace(folder / "model.safetensors")
+                scores = task.scores(folder)
+                exact = scores if exact is None else exact
+                moved = int((scores != exact).sum())
+                print(
+                    f"| {option or 'exact difference'} | {error} | {scores.mean():.1%} "
+                    f"| {moved} of {len(scores)} |",
+                    flush=True,
+                )
+
+
 def measure_scale(count: int) -> None:
-    """Small models (six matrices) in families of fine-tunings of fine-tunings and of merges."""
+    """Small models (three matrices) in families of fine-tunings of fine-tunings and of merges."""
     draw = np.random.default_rng(0)
-    shapes = {f"layer.{i}.weight": (24, 24) for i in range(6)}
+    shapes = {f"layer.{i}.weight": (24, 24) for i in range(3)}
     base = {name: draw.normal(size=shape).astype("f4") for name, shape in shapes.items()}
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
