@@ -94,7 +94,8 @@ def about(results: dict[str, Any]) -> str:
     square = {**plain, **recipe["nonlinear_square"]}
     features = recipe["features"]
     return (
-        f"{results['trials']} trial{'s' * (results['trials'] > 1)}, each with its own examples, order of classes and head. "
+        f"{results['trials']} trial{'s' * (results['trials'] > 1)}, each with its own examples, "
+        "order of classes and head. "
         f"{body['trained_parameters']:,} of {body['parameters']:,} parameters trained, from "
         f"`{body['trained_from']}` on. {tangent['epochs']:g} epochs, AdamW with a cosine; "
         f"learning rates {tangent['learning_rate']:g} (tangent), {plain['learning_rate']:g} (CE), "
