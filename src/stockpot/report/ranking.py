@@ -70,15 +70,17 @@ def headline(results: Mapping[str, Any]) -> dict[str, str]:
     """Answer, how sure it is, and the next step, in one sentence each."""
     models = results["models"]
     first = models[0]
-    sure = f"It is the best of {len(models)} with probability {chance(first['p_best'])}"
+    sure = "It has the highest expected result and is the best"
+    sure += f" of {len(models)} with probability {chance(first['p_best'])}"
     if len(models) > 1:
         second = max(models[1:], key=lambda model: float(model["p_best"]))
         sure += f"; {second['name']} with {chance(second['p_best'])}"
     tuned = [model for model in models if model["tuned"] or model["known"] is not None]
     done = "None of them was fine-tuned on this task yet."
     if tuned:
-        many = "All" if len(tuned) == len(models) else f"{len(tuned)}"
-        done = f"{many} of them were really fine-tuned on this task"
+        many = "All of them were" if len(tuned) == len(models) else f"{len(tuned)} of them were"
+        many = "One of them was" if len(tuned) == 1 < len(models) else many
+        done = f"{many} really fine-tuned on this task"
         done += f", judged by {numbers.count(results['task']['judged_by'])} examples."
     following = results["next"]
     advice = ""
