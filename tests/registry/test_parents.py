@@ -132,4 +132,8 @@ def test_the_same_weights_are_recognised(registry: Registry, tmp_path: Path) -> 
     add(registry, write_model(tmp_path / "base", BASE))
     found = guess(registry, tmp_path / "copy", BASE, README__md="# other words")
     assert found.confidence == 0.99
-    assert "the same" in found.words
+    assert "those of base" in found.words
+    done = write_model(tmp_path / "half", {n: v.astype("f2") for n, v in BASE.items()})
+    found = add(registry, done).guess
+    assert found is not None
+    assert "in float16" in found.words

@@ -246,3 +246,30 @@ def test_removed_models_are_gone_and_their_children_stay(
     assert registry.ancestors("child") == []
     checkout(registry, "child", tmp_path / "out")
     assert files(tmp_path / "out") == files(tmp_path / "child")
+
+
+def test_the_registry_needs_no_torch(tmp_path: Path) -> None:
+    """Add, look for parents, check out, compare, verify and collect, with torch out of reach."""
+    import subprocess
+    import sys
+
+    base, tuned = write_model(tmp_path / "b", BASE), write_model(tmp_path / "t", moved(BASE, 1))
+    program = f"""
+import sys
+sys.modules["torch"] = None
+from stockpot.registry import Registry, add, checkout, init_registry
+from stockpot.registry.checking import verify
+from stockpot.registry.collecting import gc
+from stockpot.registry.difference import diff
+from stockpot.registry.tree import family, text
+with init_registry({str(tmp_path / "r")!r}) as registry:
+    add(registry, {str(base)!r})
+    assert add(registry, {str(tuned)!r}).guess.links[0].name == "b"
+    checkout(registry, "t", {str(tmp_path / "out")!r})
+    assert diff(registry, "b", "t").verdict == "same ancestor"
+    assert not verify(registry).problems
+    gc(registry, grace=0)
+    assert "t  " in text(*family(registry))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert files(tmp_path / "out") == files(tuned)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stockpot.checkpoints import TensorInfo
-from stockpot.checkpoints.dtypes import Array
+from stockpot.checkpoints.dtypes import Array, narrow, widen
 from stockpot.inspection.align import align
 from stockpot.registry.geometry import (
     RELATED,
@@ -83,6 +83,9 @@ def find_parents(
             f"of weights is {top:.2f} (0 strangers, 1 equal)"
         )
         return Guess((), words, 0.0, top)
+    same = _export(near, int(np.argmax(likeness)))
+    if same is not None:
+        return same
     scale = scales(near.vectors[related], near.matrices)
     y, vectors = near.own / scale, near.vectors / scale
     parents = _known_parents(registry, near.rows)
@@ -140,6 +143,19 @@ def _candidates(
     )
 
 
+def _export(near: _Relatives, place: int) -> Guess | None:
+    """Whether the model is the nearest one itself, or that rounded to 16 bits."""
+    own, other = near.own.astype(np.float32), near.vectors[place].astype(np.float32)
+    row = near.rows[place]
+    for code, said in (("F32", "the same"), ("BF16", "rounded to bfloat16"), ("F16", "in float16")):
+        if np.array_equal(own, widen(narrow(other, code), code).astype(np.float32)):
+            words = (
+                f"the weights are those of {row.name} ({row.id[:8]}), {said}, as far as compared"
+            )
+            return Guess((_link(row, "base", None, 0.99),), words, 0.99, 1.0)
+    return None
+
+
 def _known_parents(registry: Registry, rows: Sequence[Row]) -> dict[int, list[int]]:
     place = {row.num: index for index, row in enumerate(rows)}
     found: dict[int, list[int]] = {}
@@ -188,10 +204,7 @@ def _merge(rows: Sequence[Row], root: int, merged: Mixture, top: float) -> Guess
 
 def _child(row: Row, confidence: float, likeness: float, tokenizer: str | None) -> Guess:
     notes = ""
-    if likeness >= 1.0 - 1e-9:
-        confidence, notes = 0.99, "; the weights are the same as far as they were compared"
-    else:
-        confidence *= _DIRECTION
+    confidence *= _DIRECTION
     if tokenizer is not None and row.tokenizer is not None and tokenizer != row.tokenizer:
         confidence *= _OTHER_TOKENIZER
         notes += "; but their tokenizers differ"
