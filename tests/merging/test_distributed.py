@@ -70,9 +70,9 @@ def test_bytes_and_report_are_those_of_one_worker(tmp_path: Path, parents, name,
     one, many = (tmp_path / f"{name}.safetensors" for name in ("one", "many"))
     assert many.read_bytes() == one.read_bytes()
     assert found.to_json() == expected.to_json()
-    assert many.with_suffix(".merge.json").read_bytes() == one.with_suffix(
-        ".merge.json"
-    ).read_bytes()
+    assert (
+        many.with_suffix(".merge.json").read_bytes() == one.with_suffix(".merge.json").read_bytes()
+    )
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
 
 

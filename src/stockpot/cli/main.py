@@ -61,7 +61,7 @@ class _Group(TyperGroup):
 app = typer.Typer(
     cls=_Group,
     name="stockpot",
-    help="Recycle fine-tuned models: rank, merge, add up and improve the weights that already exist.",
+    help="Recycle fine-tuned models: rank, merge, add up and improve the weights that exist.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
