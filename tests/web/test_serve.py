@@ -30,11 +30,11 @@ def test_it_says_where_it_is_and_ends_when_told(
             assert server.stdout is not None
             address = json.loads(server.stdout.readline())["address"]
             assert address.startswith("http://127.0.0.1:")
-            with urllib.request.urlopen(address, timeout=20) as answer:
+            with urllib.request.urlopen(address, timeout=60) as answer:
                 assert b"Family tree" in answer.read()
         finally:
             server.send_signal(stop)
-        out, words = server.communicate(timeout=20)
+        out, words = server.communicate(timeout=60)
     assert server.returncode == (0 if stop is signal.SIGINT else -stop)
     assert out == b""
     assert words.decode() == f"a token was made: {tmp_path / 'token'}\n"
