@@ -26,10 +26,10 @@ more, and `stockpot rank` weighs them together.
 ```python
 from stockpot.ranking.scores import Evidence, compute, defined
 
-evidence = Evidence(features, labels)              # (N, D) and (N,); or kind="multilabel", ...
+evidence = Evidence(features, labels)  # (N, D) and (N,); or kind="multilabel", ...
 values = compute(["logme", "reg_hscore"], evidence)
 values["logme"].value, values["logme"].warning
-compute(defined(evidence, cheap=True), evidence)   # all cheap ones: one Gram matrix among them
+compute(defined(evidence, cheap=True), evidence)  # all cheap ones: one Gram matrix among them
 ```
 
 Token-level tasks have one row a token, with `groups` that keep a sentence's tokens from predicting
