@@ -15,7 +15,7 @@ from pathlib import Path
 from stockpot.errors import OutputError
 from stockpot.registry.manifest import Link, Manifest
 
-_VERSION = 1
+_VERSION = 2
 _TABLES = """
 CREATE TABLE models (
     num INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
@@ -24,6 +24,7 @@ CREATE TABLE models (
 CREATE INDEX models_name ON models (name);
 CREATE INDEX models_digest ON models (digest);
 CREATE INDEX models_family ON models (family);
+CREATE INDEX models_added ON models (added, num);
 CREATE TABLE edges (
     child INTEGER NOT NULL, place INTEGER NOT NULL, parent INTEGER, digest TEXT NOT NULL,
     name TEXT NOT NULL, role TEXT NOT NULL, weight REAL, how TEXT NOT NULL, confidence REAL,
