@@ -128,6 +128,7 @@ def compare(
     for _ in range(rounds):
         for tool, command in tools.items():
             shutil.rmtree(out, ignore_errors=True)
+            warm(inputs)
             runs[tool].append(measure(arguments_of(tool, command, recipe, out)))
             wrong[tool] = wrong_share(inputs, out, method)
     case = f"{method}, {'7,203 tensors' if which == 'tiny tensors' else which}"
@@ -286,6 +287,14 @@ def cold(folder: Path, which: str, command: list[str]) -> None:
         f"\ncold cache, {4 * size / 1e9:.2f} GB in and out: cat, write and fsync {a:.2f} s, "
         f"linear merge {b:.2f} s ({b / a:.2f} times)"
     )
+
+
+def warm(folders: list[Path]) -> None:
+    """Read the weights, so that they are in the page cache."""
+    for folder in folders:
+        with (folder / "model.safetensors").open("rb", buffering=0) as handle:
+            while handle.read(1 << 24):
+                pass
 
 
 def forget(files: list[Path]) -> None:

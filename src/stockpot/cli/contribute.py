@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stockpot.cli.registry import DEFAULT, Json, Place, Quiet
+from stockpot.cli.options import Json, Quiet
+from stockpot.cli.registry import DEFAULT, Place
 
 if TYPE_CHECKING:
     from stockpot.community.measuring import Meter

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stockpot.cli.options import Json, Quiet
+
 if TYPE_CHECKING:
     from stockpot.ranking.history import Table
 
@@ -16,8 +18,6 @@ history_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_Json = Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words.")]
 _StorePath = Annotated[Path, typer.Argument(metavar="STORE", show_default=False)]
 
 
@@ -34,8 +34,8 @@ def add_command(
     fact: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE about the model; repeatable.")
     ] = None,
-    as_json: _Json = False,
-    quiet: _Quiet = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Add one result to a store, which is made if there is none."""
     from stockpot.cli.output import Output
@@ -68,8 +68,8 @@ def import_command(
         str | None, typer.Option(help="Model whose row tells when values are in wrong columns.")
     ] = None,
     clean: Annotated[bool, typer.Option(help="Set misplaced rows aside.")] = True,
-    as_json: _Json = False,
-    quiet: _Quiet = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Import result files; rows whose values stand in the wrong columns are named and set aside."""
     from stockpot.cli.output import Output
@@ -100,7 +100,7 @@ def show_command(
     task: Annotated[str | None, typer.Option(help="Only this task, best model first.")] = None,
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show what a store holds: sources, what was set aside, and the best models."""
     from stockpot.cli.output import Output
@@ -139,8 +139,8 @@ def evaluate_command(
     page: Annotated[
         Path | None, typer.Option(help="Write a Markdown page, and the picture beside it.")
     ] = None,
-    as_json: _Json = False,
-    quiet: _Quiet = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Leave one task out: how well do history, facts and a few real results rank the models?"""
     from stockpot.cli.inspect import table as columns

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stockpot.cli.options import Json, Overwrite, Quiet
+
 if TYPE_CHECKING:
     from stockpot.registry import Registry
     from stockpot.registry.index import Row
@@ -28,8 +30,6 @@ Place = Annotated[
         help="Folder, or an address such as s3://bucket/path.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words.")]
 DEFAULT = ".stockpot"
 
 
@@ -223,7 +223,7 @@ def checkout_command(
         Path, typer.Option("--output", "-o", help="Folder, or NAME.safetensors for weights alone.")
     ],
     place: Place = DEFAULT,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

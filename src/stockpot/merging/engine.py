@@ -104,7 +104,7 @@ class Engine:
         self._options = options
         self._advance = advance or (lambda amount: None)
         self._pool: Pool[NumpyBackend] = Pool(options.threads or available_cores(), options.backend)
-        self._block = max(options.block_elements or self._pool.contexts[0].block, 1)
+        self._block = self._pool.contexts[0].block
 
     def run(self, works: Sequence[Work | Copy]) -> None:
         """Merge everything. Raises ``NonFiniteError`` for NaN or infinity, unless allowed."""
@@ -150,6 +150,10 @@ class Engine:
                 work.passes_done += 1
         return first.passes[first.passes_done]
 
+    def _elements(self, work: Work) -> int:
+        """Of a block: what was asked for, else the same number of bytes for any dtype."""
+        return self._options.block_elements or max(self._block * 4 // work.dtype.itemsize, 1)
+
     def _merge(self, work: Work) -> Flow[NumpyBackend]:
         yield from self._passes(work)
         yield self._combine(work)
@@ -168,7 +172,7 @@ class Engine:
         work.statistics = dict(step.finish(values, work.shape, **work.arguments))
 
     def _reduce(self, work: Work, step: Pass, sums: Sums) -> Iterator[Pieces]:
-        size = -(-self._block // CHUNK) * CHUNK
+        size = -(-self._elements(work) // CHUNK) * CHUNK
         if step.sample is not None and work.info.size > step.sample:
             runs = list(_runs(work.info.size, step.sample))
 
@@ -195,10 +199,10 @@ class Engine:
         size, shape = work.info.size, work.info.shape
         columns = 1
         if granularity == "block":
-            step = self._block
+            step = self._elements(work)
         elif granularity == "row":
             columns = work.shape.rows[1]
-            step = max(self._block // columns, 1) * columns
+            step = max(self._elements(work) // columns, 1) * columns
         else:
             step = size
         check = not (work.checked or work.method.spreads_nonfinite)
