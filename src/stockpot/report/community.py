@@ -12,6 +12,7 @@ from stockpot.files import write_text
 from stockpot.registry import Registry
 from stockpot.registry.tree import family, lineage
 from stockpot.report import svg, tree
+from stockpot.report.environment import make_environment
 
 _SHAPES = ("circle", "square", "diamond", "triangle", "ring", "left")
 
@@ -36,16 +37,9 @@ def write_community_page(registry: Registry, line: str, path: str | Path) -> Pat
 
 def page(registry: Registry, line: str) -> str:
     """The page as HTML."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("stockpot.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = make_environment()
     versions = registry.line(line)
     rows, edges = family(registry, registry.find(line))
     ids = {line: [version["model"] for version in versions]}

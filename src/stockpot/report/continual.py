@@ -9,6 +9,7 @@ from typing import Any
 from stockpot.evaluation.wording import points
 from stockpot.files import write_text
 from stockpot.report import svg
+from stockpot.report.environment import make_environment
 from stockpot.report.numbers import count, duration, millions, score, signed, spread, typographic
 from stockpot.report.page import embedded
 
@@ -42,17 +43,9 @@ def write_page(results: dict[str, Any], path: str | Path) -> Path:
 
 def render(results: dict[str, Any]) -> str:
     """The page as text; the same for the same results."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("stockpot.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    environment = make_environment(
         score=lambda value: score(value, _METRIC),
         signed=lambda value: signed(value, _METRIC),
         spread=lambda low, high: spread(low, high, _METRIC),

@@ -10,6 +10,7 @@ from typing import Any
 from stockpot.files import write_text
 from stockpot.inspection import Inspection
 from stockpot.inspection.result import Layer
+from stockpot.report.environment import make_environment
 
 # Rows of the heat map. A larger model shows its matrices only, then every n-th of them.
 _MAX_ROWS = 120
@@ -56,14 +57,8 @@ def write_page(found: Inspection, path: str | Path) -> Path:
 
 def page(found: Inspection) -> str:
     """The page as HTML: no script, no request to anywhere, light and dark."""
-    from jinja2 import Environment, PackageLoader
 
-    environment = Environment(
-        loader=PackageLoader("stockpot.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = make_environment()
     return environment.get_template("inspection.html.j2").render(**parts(found))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from stockpot.files import write_text
 from stockpot.report import curves, numbers, scatter, svg, tree, whiskers
+from stockpot.report.environment import make_environment
 from stockpot.report.headline import headline
 from stockpot.report.reasons import reasons
 
@@ -31,17 +32,9 @@ def write_report(results: dict[str, Any], path: Path | str) -> Path:
 
 def render(results: dict[str, Any]) -> str:
     """The page as text, about 280 KB at most; the same for the same results."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("stockpot.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    environment = make_environment(
         score=numbers.score,
         signed=numbers.signed,
         spread=numbers.spread,

@@ -9,6 +9,7 @@ from typing import Any
 
 from stockpot.files import write_text
 from stockpot.report import numbers, svg
+from stockpot.report.environment import make_environment
 
 _ROW, _HEAD, _MOST = 27.0, 40.0, 40
 _WIDTH = 80
@@ -26,17 +27,9 @@ def write_ranking(results: Mapping[str, Any], path: Path | str) -> Path:
 
 def render(results: Mapping[str, Any]) -> str:
     """The page as text: no script, no request to anywhere, light and dark."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("stockpot.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    environment = make_environment(
         score=numbers.score,
         spread=numbers.spread,
         count=numbers.count,

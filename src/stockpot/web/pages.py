@@ -8,10 +8,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from stockpot.report import numbers, ranking
+from stockpot.report.environment import make_environment
 from stockpot.report.tree import family_tree, generations
 
 # Pixels inside the frames of drawings, and the least for a generation.
@@ -22,14 +23,8 @@ _COLUMN, _NARROW_COLUMN = 190.0, 140.0
 @cache
 def templates() -> Environment:
     """The dashboard's templates, and those of the reports."""
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("stockpot.web"), PackageLoader("stockpot.report")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    return make_environment(
+        "stockpot.web",
         score=numbers.score,
         count=numbers.count,
         duration=numbers.duration,
@@ -42,7 +37,6 @@ def templates() -> Environment:
         change=change,
         chance=ranking.chance,
     )
-    return environment
 
 
 @cache
