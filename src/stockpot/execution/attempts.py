@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import time
 from pathlib import Path
 
 from stockpot.errors import JobError
 
-_TRIES = 20
+_TRIES = 40
+_PAUSE = 0.01  # seconds
 
 
 def attempts(folder: Path) -> list[Path]:
@@ -38,7 +40,9 @@ def take_over(folder: Path) -> Path:
     for _ in range(_TRIES):
         known = attempts(folder)
         if not known:
-            break
+            # A listing may miss a folder that another attempt renames meanwhile.
+            time.sleep(_PAUSE)
+            continue
         number = _number(known[-1]) + 1
         mine = folder.with_name(f"{folder.name}~{number:04d}-{secrets.token_hex(3)}")
         try:
