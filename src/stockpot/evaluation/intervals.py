@@ -37,7 +37,7 @@ _BLOCK = 250
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with a percentile bootstrap interval, in units of the scores."""
+    """An estimate with an interval around it, in units of what is estimated."""
 
     mean: float
     low: float

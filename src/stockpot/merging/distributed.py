@@ -33,7 +33,6 @@ from stockpot.merging.output import (
     complete_folder,
     report_beside,
 )
-from stockpot.merging.part import sources
 from stockpot.merging.portable import spec_to_json, stamps
 from stockpot.merging.report import MergeReport
 from stockpot.progress import progress
@@ -224,13 +223,13 @@ def _write_at(path: Path, pieces: Sequence[tuple[int, bytes]]) -> None:
 
 
 def _unhashed(job: MergeJob) -> list[int]:
-    return [i for i, source in enumerate(sources(job)) if source.known_digest() is None]
+    return [i for i, source in enumerate(job.sources) if source.known_digest() is None]
 
 
 def _digests(job: MergeJob, hashed: Sequence[int], notes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Content hashes of the parents; tensors that are not in the output are read here."""
     found = []
-    for number, source in enumerate(sources(job)):
+    for number, source in enumerate(job.sources):
         known = source.known_digest()
         if known is None or number in hashed:
             parts = {

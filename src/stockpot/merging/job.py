@@ -109,6 +109,11 @@ class MergeJob:
         return plan
 
     @property
+    def sources(self) -> list[Checkpoint]:
+        """The models and, last, the base: the order in which parents are numbered."""
+        return [*self.models, *([self.base] if self.base is not None else [])]
+
+    @property
     def elements(self) -> int:
         return sum(work.info.size for work in self.plan.works)
 
@@ -123,20 +128,18 @@ class MergeJob:
 
     def digests(self) -> list[str]:
         """Content hashes of the models and, last, the base."""
-        sources = [*self.models, *([self.base] if self.base is not None else [])]
-        return digests(sources, self._options.threads)
+        return digests(self.sources, self._options.threads)
 
     def report(self, digests: Sequence[str] | None, seconds: float) -> MergeReport:
         """What was done; to be called after ``run``."""
         roles = ["model"] * len(self.models) + (["base"] if self.base is not None else [])
-        sources = [*self.models, *([self.base] if self.base is not None else [])]
-        known: Sequence[str | None] = digests or [None] * len(sources)
+        known: Sequence[str | None] = digests or [None] * len(self.sources)
         return MergeReport(
             method=self.spec.method,
             recipe=self.recipe(),
             parents=tuple(
                 ParentReport(source.label, role, digest)
-                for source, role, digest in zip(sources, roles, known, strict=True)
+                for source, role, digest in zip(self.sources, roles, known, strict=True)
             ),
             tensors=tuple(self.plan.reports()),
             dropped=tuple(self.plan.dropped),

@@ -130,7 +130,7 @@ def _flushing(writer: CheckpointWriter) -> Iterator[None]:
 
 def _copy_companions(job: MergeJob, folder: Path) -> None:
     """Config, tokenizer and the like of the first model that has them."""
-    for source in (*job.models, *([job.base] if job.base is not None else [])):
+    for source in job.sources:
         home = weights_folder(source.path) if source.path is not None else None
         if home is None or not (home / "config.json").is_file():
             continue

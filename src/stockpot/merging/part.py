@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from stockpot.checkpoints import Checkpoint
 from stockpot.checkpoints.header import read_header
 from stockpot.checkpoints.writer import open_sized
 from stockpot.files import write_json
@@ -26,11 +25,6 @@ from stockpot.merging.portable import spec_from_json
 PAGE = 4096
 
 Folders = Mapping[str, Path]
-
-
-def sources(job: MergeJob) -> list[Checkpoint]:
-    """The models and, last, the base: the order in which parents are numbered."""
-    return [*job.models, *([job.base] if job.base is not None else [])]
 
 
 def gather(
@@ -86,7 +80,7 @@ def merge_part(
         works = [work for work in job.plan.works if work.info.name in wanted]
         engine.run(works)
         sink.finish()
-        parents = sources(job)
+        parents = job.sources
         reports = [report.to_json() for report in job.plan.reports() if report.name in wanted]
         write_json(
             out / "part.json",

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from stockpot.evaluation import Interval
 from stockpot.ranking.history import Table
-from stockpot.ranking.posterior import Estimate, Posterior, Ranking, Standing, fit
+from stockpot.ranking.posterior import Posterior, Ranking, Standing, fit
 from stockpot.ranking.scores import Value
 
 # Scores that are believed before the history has tested them: both allow for few examples of many
@@ -51,7 +52,7 @@ class Beliefs:
         """Each model's standing."""
         return {each.model: each for each in self.ranking.standings}
 
-    def value(self, model: str) -> Estimate | None:
+    def value(self, model: str) -> Interval | None:
         """Expected result in the metric's units and its 90 % interval."""
         found = self.models[model].metric
         if found is None or self.bounds is None:
@@ -59,8 +60,8 @@ class Beliefs:
         low, high = self.bounds
         if self.models[model].measured:
             error = _NORMAL * self._error(found.mean)
-            found = Estimate(found.mean, found.mean - error, found.mean + error)
-        return Estimate(
+            found = Interval(found.mean, found.mean - error, found.mean + error)
+        return Interval(
             *(float(np.clip(v, low, high)) for v in (found.mean, found.low, found.high))
         )
 

@@ -3,13 +3,12 @@
 from stockpot.ranking.posterior.evidence import Sensor
 from stockpot.ranking.posterior.learning import BUCKETS, Settings
 from stockpot.ranking.posterior.model import Posterior, fit
-from stockpot.ranking.posterior.result import Candidate, Estimate, Evidence, Ranking, Standing
+from stockpot.ranking.posterior.result import Candidate, Evidence, Ranking, Standing
 from stockpot.ranking.posterior.scale import Scale
 
 __all__ = [
     "BUCKETS",
     "Candidate",
-    "Estimate",
     "Evidence",
     "Posterior",
     "Ranking",

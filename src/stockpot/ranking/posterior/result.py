@@ -9,20 +9,9 @@ from typing import Any
 import numpy as np
 
 from stockpot.errors import InputError
+from stockpot.evaluation import Interval
 from stockpot.ranking.history.table import Array
 from stockpot.ranking.posterior.marginals import expected_improvement
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """An expected value and its 90 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def to_json(self) -> dict[str, float]:
-        return {"mean": self.mean, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True)
@@ -32,12 +21,13 @@ class Standing:
     ``score``: within-task normal score; ``rank``: 1 is best; ``metric``: in the task's units, or
     None where nothing is known of them; ``best``: probability of being the best; ``measured``:
     whether it was fine-tuned on this task; ``reasons``: what speaks for and against it, in words.
+    Intervals hold 90 %.
     """
 
     model: str
-    score: Estimate
-    rank: Estimate
-    metric: Estimate | None
+    score: Interval
+    rank: Interval
+    metric: Interval | None
     best: float
     measured: bool
     reasons: tuple[str, ...]

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from stockpot.evaluation import Interval
 from stockpot.ranking.history.table import Array, Mask
 from stockpot.ranking.posterior.learning import Settings
 from stockpot.ranking.posterior.marginals import Pool, probability_best
-from stockpot.ranking.posterior.result import Estimate, Evidence, Ranking, Standing
+from stockpot.ranking.posterior.result import Evidence, Ranking, Standing
 
 Metric = tuple[Array, Array, Array, float]
 
@@ -104,21 +105,21 @@ def make_ranking(
         location, np.where(measured, deviation, deviation * settings.sharpness)
     )
 
-    def in_units(index: int) -> Estimate | None:
+    def in_units(index: int) -> Interval | None:
         if metric is None:
             return None
         if measured[index]:
             value = sign * values[names[index]]
-            return Estimate(value, value, value)
+            return Interval(value, value, value)
         ends = [sign * float(part[index]) for part in metric[:3]]
-        return Estimate(ends[0], min(ends), max(ends))
+        return Interval(ends[0], min(ends), max(ends))
 
     order = np.argsort(-location, kind="stable")
     standings = tuple(
         Standing(
             names[i],
-            Estimate(float(scores[i]), float(worst_score[i]), float(best_score[i])),
-            Estimate(float(ranks[i]), float(best_rank[i]), float(worst_rank[i])),
+            Interval(float(scores[i]), float(worst_score[i]), float(best_score[i])),
+            Interval(float(ranks[i]), float(best_rank[i]), float(worst_rank[i])),
             in_units(int(i)),
             float(chance[i]),
             bool(measured[i]),
