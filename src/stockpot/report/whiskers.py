@@ -236,7 +236,3 @@ def _description(results: dict[str, Any]) -> str:
         for row in results["table"]
     )
     return "Mean over held-out domains with 95 % interval: " + "; ".join(rows) + "."
-
-
-def _slug(words: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in words)
