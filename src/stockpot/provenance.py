@@ -2,7 +2,8 @@
 
 A record names the parents of some weights by content hash, the recipe, the data and the versions
 that made them: enough to make them again and to draw the family tree. It holds no time, host or
-absolute path of the moment, so that the same inputs give the same bytes.
+absolute path of the moment, so that the same inputs give the same bytes. A run that makes more than
+one model lists them all, and what they were made of, in ``models.json`` (:class:`Made`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from stockpot.files import write_json, write_text
 
 SCHEMA = 1
 FILE_NAME = "stockpot.json"
+MODELS_NAME = "models.json"
+# In the header of a weights file: the record of what it holds.
+HEADER_KEY = "stockpot"
 
 # The Hub's word for how a model came from its `base_model` entries; other kinds have no such word.
 RELATIONS = {"finetune": "finetune", "merge": "merge", "adapter": "adapter"}
@@ -125,7 +129,7 @@ def read_record(source: str | Path) -> Record:
         raise InputError(f"{path.parent} has no provenance record ({FILE_NAME})") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a provenance record: {error}") from error
-    return _parse(value, path)
+    return parse_record(value, str(path))
 
 
 def has_record(folder: str | Path) -> bool:
@@ -133,12 +137,72 @@ def has_record(folder: str | Path) -> bool:
     return (Path(folder) / FILE_NAME).is_file()
 
 
-def _parse(value: Any, path: Path) -> Record:
+@dataclass(frozen=True)
+class Made:
+    """A model that a run made, or that it made others of.
+
+    ``source``: model folder or weights file, from the folder of ``models.json`` on, or a hub id.
+    ``name``: how a registry shall call it. ``record``: where it came from; None: what it says
+    itself. ``digest``: its content hash, where there is no record that has it. ``base``: content
+    hash of the model it was fine-tuned from, for one that does not say so itself.
+
+    ``overlay``: a weights file with those tensors that differ from ``source``'s; ``parts`` maps a
+    weights file of the source to the prefix that its tensors have in the overlay. Files of the
+    source without such tensors are not part of the model.
+    """
+
+    source: str
+    name: str | None = None
+    record: Record | None = None
+    digest: str | None = None
+    base: str | None = None
+    overlay: str | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_models(folder: str | Path, models: Iterable[Made]) -> Path:
+    """Write ``folder/models.json``, parents before children; returns its path."""
+    path = Path(folder) / MODELS_NAME
+    listed = [
+        {
+            **vars(made),
+            "record": None if made.record is None else made.record.to_json(),
+            "parts": dict(made.parts),
+        }
+        for made in models
+    ]
+    write_json(path, {"schema": SCHEMA, "models": listed})
+    return path
+
+
+def read_models(folder: str | Path) -> list[Made]:
+    """Read ``folder/models.json``; an empty list where there is none. Raises ``InputError``."""
+    path = Path(folder) / MODELS_NAME
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        entries = [dict(each) for each in value["models"]]
+        return [
+            Made(
+                **{
+                    **each,
+                    "record": each["record"] and parse_record(each["record"], str(path)),
+                }
+            )
+            for each in entries
+        ]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read as a list of models: {error}") from error
+
+
+def parse_record(value: Any, where: str) -> Record:
+    """Read what ``Record.to_json`` wrote. Raises ``InputError`` naming ``where``."""
     if not isinstance(value, dict) or not isinstance(value.get("schema"), int):
-        raise InputError(f"{path} is no provenance record: it has no 'schema' number")
+        raise InputError(f"{where} is no provenance record: it has no 'schema' number")
     if value["schema"] > SCHEMA:
         raise InputError(
-            f"{path} has schema {value['schema']}, this stockpot reads up to {SCHEMA}",
+            f"{where} has schema {value['schema']}, this stockpot reads up to {SCHEMA}",
             hint="upgrade stockpot",
         )
     try:
@@ -161,7 +225,7 @@ def _parse(value: Any, path: Path) -> Record:
             digest=_typed(value, "digest", str, type(None)),
         )
     except (InputError, TypeError) as error:
-        raise InputError(f"{path} is no provenance record: {error}") from error
+        raise InputError(f"{where} is no provenance record: {error}") from error
 
 
 def _typed(value: Any, key: str, *types: type) -> Any:

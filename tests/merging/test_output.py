@@ -48,7 +48,9 @@ def test_a_file_its_report_and_nothing_else(parents, tmp_path):
         "merged.merge.json",
         "merged.safetensors",
     ]
-    assert report.to_json() == json.loads((out.parent / "merged.merge.json").read_text())
+    written = json.loads((out.parent / "merged.merge.json").read_text())
+    assert written.pop("record")["kind"] == "merge"
+    assert report.to_json() == written
     memory = merge(models, method="stock", base=base).state
     with open_checkpoint(out) as written, open_checkpoint(base) as original:
         assert written.names == original.names

@@ -90,8 +90,8 @@ def test_trees_are_drawn(place: Path, tmp_path: Path) -> None:
     assert drawn.splitlines() == [
         f"base  {ids['base']}  base",
         f"├── m0  {ids['m0']}  finetune",
-        f"├── m1  {ids['m1']}  finetune",
-        f"└── soup  {ids['soup']}  merge  [main 1*]  (also from m0, m1)",
+        f"│   └── soup  {ids['soup']}  merge  [main 1*]  (also from base, m1)",
+        f"└── m1  {ids['m1']}  finetune",
     ]
     picture = (tmp_path / "tree.svg").read_text()
     assert picture.startswith('<svg xmlns="http://www.w3.org/2000/svg"')

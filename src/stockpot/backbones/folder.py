@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,11 +15,11 @@ from torch import Tensor
 from stockpot.backbones.backbone import Backbone, load_backbone
 from stockpot.backbones.model import PREFIX, Model
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.checkpoints import open_checkpoint
+from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.errors import BackboneError
 from stockpot.files import write_json
-from stockpot.provenance import Record, write_card, write_record
+from stockpot.provenance import Made, Record, write_card, write_record
 
 WEIGHTS = "model.safetensors"
 HEAD = "head.safetensors"
@@ -90,6 +91,40 @@ def load_model(
     model.set_head(head["weight"], head["bias"])
     model.eval()
     return model, tuple(found["classes"])
+
+
+def base_weights(backbone: Backbone, root: Path) -> tuple[str | Path | None, str]:
+    """Where a base's weights lie (folder, file or hub id; None: a function made them), and their
+    content hash, as a registry to which they are added names them.
+
+    ``root``: where relative paths of the spec start.
+    """
+    spec = backbone.spec
+    place: str | Path | None = backbone.folder
+    if spec.weights is not None:
+        place = root / Path(spec.weights).expanduser()
+    if place is None:
+        return None, MemoryCheckpoint(backbone.state()).digest()
+    with open_checkpoint(place) as checkpoint:
+        found = checkpoint.digest()
+    local = spec.weights is not None or (root / Path(spec.name).expanduser()).is_dir()
+    return (place if local else spec.name), found
+
+
+def place_base(backbone: Backbone, root: Path, output: Path) -> Made:
+    """The base of what a run left in ``output``, for its ``models.json``.
+
+    Weights that a function made lie nowhere: they are written to ``output/work``.
+    """
+    place, found = base_weights(backbone, root)
+    name = Path(backbone.spec.name).name
+    if place is None:
+        name = name.rpartition(":")[2]
+        place = output / "work" / f"base-{found[:12]}.safetensors"
+        if not place.is_file():
+            save_state(place, backbone.state())
+    source = place if isinstance(place, str) else os.path.relpath(place.absolute(), output)
+    return Made(source, name, digest=found)
 
 
 def _write_configuration(folder: Path, backbone: Backbone) -> None:

@@ -20,6 +20,7 @@ from stockpot.cli.doctor import doctor_command
 from stockpot.cli.history import history_app
 from stockpot.cli.hub import pull_command, push_command
 from stockpot.cli.inspect import inspect_command
+from stockpot.cli.landing import land_command
 from stockpot.cli.merge import merge_command
 from stockpot.cli.rank import rank_command
 from stockpot.cli.recycle import recycle_command
@@ -99,6 +100,7 @@ app.command("submit", context_settings={"allow_interspersed_args": False})(submi
 app.command("push")(push_command)
 app.command("pull")(pull_command)
 app.command("demo")(demo_command)
+registry_app.command("land")(land_command)
 app.add_typer(registry_app)
 app.command("contribute")(contribute_command)
 app.command("review")(review_command)

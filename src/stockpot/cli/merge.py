@@ -11,6 +11,7 @@ import typer
 from stockpot.cli.options import (
     Address,
     DryRun,
+    InRegistry,
     Jobs,
     Json,
     Overwrite,
@@ -83,6 +84,7 @@ def merge_command(
         bool, typer.Option("--force", help="Merge models that have no ancestor in common.")
     ] = False,
     overwrite: Overwrite = False,
+    registry: InRegistry = None,
     list_methods: Annotated[
         bool, typer.Option("--list-methods", help="Show methods and parameters, do nothing.")
     ] = False,
@@ -96,6 +98,7 @@ def merge_command(
 
     stockpot merge --method stock --base BASE A B -o merged
     """
+    from stockpot.cli.landing import Landing
     from stockpot.cli.output import Output
     from stockpot.errors import InputError
 
@@ -107,7 +110,7 @@ def merge_command(
         raise InputError("nothing to merge", hint="give a recipe, or models and --method")
     parameters = read_parameters(change or [])
     if rank is not None:
-        _merge_adapters(out, sources, output, rank, parameters)
+        _merge_adapters(out, sources, output, rank, parameters, registry)
         return
     spec = _spec(sources, method, base, parameters, heads, dtype)
     if not force:
@@ -117,7 +120,7 @@ def merge_command(
         return
     if output is None:
         raise InputError("no output was given", hint="add -o FOLDER or -o FILE.safetensors")
-
+    landing = Landing(registry)
     report = _merge(
         spec,
         output,
@@ -138,7 +141,9 @@ def merge_command(
         out.say(f"re-estimated the statistics of {layers} BatchNorm layers")
     for warning in report.warnings:
         out.say(f"note: {warning}")
-    out.data({"output": str(output), **report.to_json()}, _words(report, output))
+    landing.add(output)
+    out.data({"output": str(output), **report.to_json(), **landing.value}, _words(report, output))
+    landing.finish(out)
 
 
 def _workers(
@@ -286,8 +291,14 @@ def _show_methods(out: Output) -> None:
 
 
 def _merge_adapters(
-    out: Output, sources: list[str], output: Path | None, rank: int, parameters: dict[str, Any]
+    out: Output,
+    sources: list[str],
+    output: Path | None,
+    rank: int,
+    parameters: dict[str, Any],
+    registry: str | None,
 ) -> None:
+    from stockpot.cli.landing import Landing
     from stockpot.errors import InputError
     from stockpot.merging.lora import merge_adapters
 
@@ -297,12 +308,15 @@ def _merge_adapters(
     if unknown:
         raise InputError(f"merging adapters takes weights only, not {unknown[0]}")
     weights = parameters.get("weights")
+    landing = Landing(registry)
     errors = merge_adapters(sources, output, rank=rank, weights=weights)
     worst = max(errors.values(), default=0.0)
+    landing.add(output)
     out.data(
-        {"output": str(output), "rank": rank, "errors": errors},
+        {"output": str(output), "rank": rank, "errors": errors, **landing.value},
         f"{output}: {len(errors)} updates at rank {rank}, largest relative error {worst:.3g}",
     )
+    landing.finish(out)
 
 
 def _words(report: MergeReport, output: Path) -> str:

@@ -42,6 +42,17 @@ GpusPerJob = Annotated[
     ),
 ]
 
+InRegistry = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        "-r",
+        envvar="STOCKPOT_REGISTRY",
+        help="Add the results, and what they were made of, to this registry.",
+        show_default=False,
+    ),
+]
+
 
 def choose_backend(
     backend: str, jobs: int | None, address: str | None, gpus_per_job: float | None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,7 @@ from stockpot.cli.options import (
     Backend,
     DryRun,
     GpusPerJob,
+    InRegistry,
     Jobs,
     Json,
     Quiet,
@@ -45,6 +47,7 @@ def recycle_command(
     history_name: Annotated[
         str | None, typer.Option(help="What the base is called there [default: its own name].")
     ] = None,
+    registry: InRegistry = None,
     skip_corrupt: SkipCorrupt = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -54,6 +57,7 @@ def recycle_command(
 
     Run again after an interruption: finished jobs are not repeated.
     """
+    from stockpot.cli.landing import Landing
     from stockpot.recycling import plan_recipe, recycle
 
     out = Output(json=as_json, quiet=quiet)
@@ -61,6 +65,7 @@ def recycle_command(
         labels = plan_recipe(recipe, seed=seed, skip_corrupt=skip_corrupt, changes=change or ())
         out.data({"jobs": labels}, "\n".join(labels))
         return
+    landing = Landing(registry)
     done = recycle(
         recipe,
         output,
@@ -71,9 +76,11 @@ def recycle_command(
         changes=change or (),
         quiet=quiet or as_json,
     )
-    show(out, done)
+    landing.add(done.folder)
+    show(out, done, landing.value)
     if history is not None:
         _append(out, history, done, history_name)
+    landing.finish(out)
 
 
 def _append(out: Output, history: Path, done: Recycled, name: str | None) -> None:
@@ -86,11 +93,11 @@ def _append(out: Output, history: Path, done: Recycled, name: str | None) -> Non
         out.say(f"history: {found[0]} on {found[1]}, {found[2]:.4f}, appended to {history}")
 
 
-def show(out: Output, done: Recycled) -> None:
+def show(out: Output, done: Recycled, more: Mapping[str, Any] | None = None) -> None:
     """Write the report beside the model and say what came out."""
     from stockpot.report import terminal_table, write_report
 
     report = done.folder / "report.html"
     write_report(done.results, report)
-    out.data(done.results, terminal_table(done.results))
+    out.data({**done.results, **(more or {})}, terminal_table(done.results))
     out.say(f"model:  {done.model}\nreport: {report}")

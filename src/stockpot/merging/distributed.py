@@ -23,7 +23,7 @@ from stockpot.checkpoints.header import Header, build_header, header_bytes
 from stockpot.checkpoints.writer import DEFAULT_SHARD, folder_layout, take_room
 from stockpot.errors import InputError, MethodError
 from stockpot.execution import Backend, Job, make_backend, run_jobs
-from stockpot.files import atomic_file, atomic_folder, digest, write_json
+from stockpot.files import atomic_file, atomic_folder, digest
 from stockpot.merging.backends import backend_for
 from stockpot.merging.engine import Options, Work, model_groups
 from stockpot.merging.job import MergeJob, Spec
@@ -31,7 +31,7 @@ from stockpot.merging.output import (
     METADATA,
     check_output,
     complete_folder,
-    report_beside,
+    write_beside,
 )
 from stockpot.merging.portable import spec_to_json, stamps
 from stockpot.merging.report import MergeReport
@@ -258,7 +258,7 @@ def _put_in_place(
     if output.suffix == ".safetensors":
         with atomic_file(output) as temporary:
             first.replace(temporary)
-        write_json(report_beside(output), report.to_json())
+        write_beside(output, report)
         return
     with atomic_folder(output, replace=overwrite) as folder:
         for file in sorted(first.parent.iterdir()):

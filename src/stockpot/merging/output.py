@@ -15,7 +15,7 @@ from typing import Any
 from stockpot.checkpoints import Checkpoint
 from stockpot.checkpoints.open import weights_folder
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
-from stockpot.errors import OutputError
+from stockpot.errors import InputError, OutputError
 from stockpot.files import atomic_folder, write_json
 from stockpot.merging.job import DTYPES, MergeJob, dtype_code
 from stockpot.merging.report import MergeReport
@@ -67,7 +67,7 @@ def write_output(
     if output.suffix == ".safetensors":
         with file_writer(output, tensors, METADATA) as writer:
             report = fill(writer)
-        write_json(report_beside(output), report.to_json())
+        write_beside(output, report)
         return report
     with atomic_folder(output, replace=overwrite) as folder:
         with folder_writer(folder, tensors, METADATA, max_shard_size) as writer:
@@ -88,6 +88,29 @@ def complete_folder(job: MergeJob, folder: Path, report: MergeReport, name: str)
 def report_beside(output: Path) -> Path:
     """Where the report of a merge into one file lies."""
     return output.with_suffix(".merge.json")
+
+
+def write_beside(output: Path, report: MergeReport) -> None:
+    """Write the report of a merge into one file, with the record that a folder would hold."""
+    record = make_record(report, output.stem)
+    write_json(report_beside(output), {**report.to_json(), "record": record.to_json()})
+
+
+def read_report(output: Path) -> dict[str, Any] | None:
+    """The report of a merge into a file or folder; None for what no merge has written.
+
+    Raises ``InputError`` for a damaged one.
+    """
+    path = output / REPORT_NAME if output.is_dir() else report_beside(output)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as the report of a merge: {error}") from error
+    if not isinstance(value, dict) or not {"parents", "tensors"} <= value.keys():
+        raise InputError(f"{path} is no report of a merge")
+    return value
 
 
 def make_record(report: MergeReport, name: str) -> Record:

@@ -12,7 +12,7 @@ from typing import Any
 
 from stockpot.errors import OutputError
 from stockpot.execution import Backend, in_order, make_backend, run_jobs
-from stockpot.files import atomic_folder, output_error, write_json
+from stockpot.files import output_error, write_json
 from stockpot.progress import progress
 from stockpot.recycling.plan import make_plan
 from stockpot.recycling.recipe import Recipe, load_recipe, parse_recipe
@@ -23,7 +23,8 @@ class Recycled:
     """What a run left behind.
 
     Attributes:
-        folder: holds ``model/`` and ``results.json``; ``work/`` is what a rerun reuses.
+        folder: holds ``model/``, ``results.json`` and ``models.json`` (what the model was made of);
+            ``work/`` is what a rerun reuses.
         results: the content of ``results.json``.
     """
 
@@ -95,8 +96,7 @@ def recycle(
             on_finished=lambda job, reused: advance(job.weight, f"{job.label:.44}"),
         )
     results = collect(checked, examined, plan, folders)
-    with atomic_folder(output / "model", replace=True) as folder:
-        save_final(folder, checked, examined, plan, folders, results)
+    save_final(output, checked, examined, plan, folders, results)
     write_json(output / "results.json", results)
     return Recycled(output, results)
 

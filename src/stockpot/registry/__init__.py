@@ -2,7 +2,18 @@
 
 from stockpot.registry.adding import Added, add
 from stockpot.registry.checkout import checkout
+from stockpot.registry.landing import Landed, land
 from stockpot.registry.manifest import Link, Manifest
 from stockpot.registry.registry import Registry, init_registry
 
-__all__ = ["Added", "Link", "Manifest", "Registry", "add", "checkout", "init_registry"]
+__all__ = [
+    "Added",
+    "Landed",
+    "Link",
+    "Manifest",
+    "Registry",
+    "add",
+    "checkout",
+    "init_registry",
+    "land",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,8 @@ from stockpot.checkpoints.header import build_header, header_bytes
 from stockpot.checkpoints.open import PICKLE_SUFFIXES, find_weights, weights_folder
 from stockpot.checkpoints.safetensors_file import check_link, open_file, read_index
 from stockpot.errors import CheckpointError, InputError
-from stockpot.provenance import Record, has_record, read_record
+from stockpot.merging.output import read_report, report_beside
+from stockpot.provenance import HEADER_KEY, Record, has_record, parse_record, read_record
 
 _SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md", ".yaml", ".yml")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model")
@@ -104,10 +106,29 @@ def _single(path: Path, stack: ExitStack) -> Contents:
         if path.suffix == ".safetensors"
         else _converted(checkpoint)
     )
-    record = read_record(path.parent) if has_record(path.parent) else None
+    record = _record_of_file(path, checkpoint)
     if record is not None and record.digest not in (None, checkpoint.digest()):
         record = None
     return Contents(str(path), [file], (file.path,), {}, record, stack)
+
+
+def _record_of_file(path: Path, checkpoint: Checkpoint) -> Record | None:
+    """The record of a lone weights file: in its header, in the report that a merge left beside
+    it, or in the folder that it was taken from.
+    """
+    if HEADER_KEY in checkpoint.metadata:
+        try:
+            value = json.loads(checkpoint.metadata[HEADER_KEY])
+        except ValueError as error:
+            raise CheckpointError(f"{path}: the record in its header is no JSON: {error}") from None
+        return parse_record(value, f"the header of {path}")
+    report = read_report(path)
+    if report is not None:
+        found = [(each.name, each.dtype, list(each.shape)) for each in checkpoint.tensors.values()]
+        said = [(each["name"], each["dtype"], each["shape"]) for each in report["tensors"]]
+        if sorted(found) == sorted(said) and "record" in report:
+            return parse_record(report["record"], str(report_beside(path)))
+    return read_record(path.parent) if has_record(path.parent) else None
 
 
 def _folder(home: Path, label: str, stack: ExitStack) -> Contents:

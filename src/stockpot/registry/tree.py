@@ -68,16 +68,24 @@ def lineage(
 def text(
     rows: Sequence[Row], edges: Sequence[Edge], lines: Mapping[str, Sequence[str]] | None = None
 ) -> str:
-    """The tree for a terminal: each model below its first parent, other parents named beside."""
+    """The tree for a terminal: each model below one parent, other parents named beside.
+
+    That is one that no other parent came from, with the longest way to the root: an average of
+    fine-tunings is shown below a fine-tuning, not below the base of all. Versions of a line hang on
+    each other.
+    """
     by_number = {row.num: row for row in rows}
     parents: dict[int, list[Edge]] = {}
     for edge in edges:
         if edge.parent in by_number and edge.parent != edge.child:
             parents.setdefault(edge.child, []).append(edge)
+    versions = {ident for ids in (lines or {}).values() for ident in ids}
+    lineal = {row.num for row in rows if row.id in versions}
+    above = {num: _above(num, own, parents, lineal) for num, own in parents.items()}
     children: dict[int, list[int]] = {}
     for row in rows:
         if row.num in parents:
-            children.setdefault(_first(parents[row.num]), []).append(row.num)
+            children.setdefault(above[row.num], []).append(row.num)
     tags: dict[str, list[str]] = {}
     for line, ids in (lines or {}).items():
         for place, ident in enumerate(ids):
@@ -96,7 +104,7 @@ def text(
         others = [
             by_number[edge.parent].name
             for edge in own
-            if edge.parent is not None and edge.parent != _first(own)
+            if edge.parent is not None and edge.parent != above[row.num]
         ]
         if others:
             words.append(f"(also from {', '.join(dict.fromkeys(others))})")
@@ -124,9 +132,23 @@ def text(
     return "\n".join(written)
 
 
-def _first(edges: Sequence[Edge]) -> int:
-    """The parent under which a model is drawn: its base, else the first that is here."""
-    base = [edge for edge in edges if edge.role in ("base", "init")]
-    chosen = (base or list(edges))[0].parent
-    assert chosen is not None
-    return chosen
+def _above(
+    child: int, own: Sequence[Edge], parents: Mapping[int, Sequence[Edge]], lineal: set[int]
+) -> int:
+    """The parent under which a model is drawn."""
+    first = [edge for edge in own if edge.role in ("base", "init")]
+    ordered = [edge.parent for edge in [*first, *own] if edge.parent is not None]
+    if len(ordered) == 1 or (child in lineal and ordered[0] in lineal):
+        return ordered[0]
+    found: dict[int, set[int]] = {}
+    for start in set(ordered):
+        pending, seen = [start], {start}
+        while pending:
+            for edge in parents.get(pending.pop(), ()):
+                if edge.parent is not None and edge.parent not in seen:
+                    seen.add(edge.parent)
+                    pending.append(edge.parent)
+        found[start] = seen - {start}
+    earlier = set().union(*found.values())
+    near = [each for each in ordered if each not in earlier] or ordered
+    return max(near, key=lambda each: len(found[each]))

@@ -1,0 +1,180 @@
+"""The models that the final one was made of, each with where it came from in turn."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stockpot.backbones.folder import HEAD, WEIGHTS, place_base
+from stockpot.backbones.model import PREFIX
+from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
+from stockpot.checkpoints.checkpoint import join_digests
+from stockpot.execution import Job
+from stockpot.provenance import Made, Parent, Record
+from stockpot.recycling.examine import Examined
+from stockpot.recycling.jobs import read_metrics
+from stockpot.recycling.plan import BASE, Plan, Run
+from stockpot.recycling.protocols import PROTOCOLS
+from stockpot.recycling.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """``models``: base, auxiliaries, intermediate weights and runs, parents before children.
+
+    ``parents`` are those of the final model: the base, the auxiliaries that its runs started from,
+    and the runs with their weights in the average.
+    """
+
+    models: tuple[Made, ...]
+    parents: tuple[Parent, ...]
+
+
+def find_ingredients(
+    recipe: Recipe,
+    examined: Examined,
+    plan: Plan,
+    folders: Mapping[Job, Path],
+    versions: Mapping[str, str],
+    output: Path,
+) -> Ingredients:
+    """Follow the final model back to the base; every edge is named by the parent's content hash.
+
+    Runs keep only what they trained: in a list of models they are overlays on the final folder,
+    ``output/model``.
+    """
+    return _Finder(recipe, examined, plan, folders, versions, output).find()
+
+
+class _Finder:
+    def __init__(
+        self,
+        recipe: Recipe,
+        examined: Examined,
+        plan: Plan,
+        folders: Mapping[Job, Path],
+        versions: Mapping[str, str],
+        output: Path,
+    ) -> None:
+        self.recipe, self.examined, self.plan = recipe, examined, plan
+        self.folders, self.versions, self.output = folders, versions, output
+        self.state = MemoryCheckpoint(examined.backbone.state())
+        self.kept = {name: self.state.tensor_digest(name) for name in self.state.names}
+        root = Path(examined.facts.root)
+        self.base = place_base(examined.backbone, root, output)
+        self.found: dict[str, tuple[Made, Parent]] = {}
+
+    def find(self) -> Ingredients:
+        recipe = self.recipe
+        protocol = PROTOCOLS[recipe.final_protocol]
+        job = self.plan.final_cell.models[protocol.name]
+        metrics = read_metrics(self.folders[job])
+        members = metrics["members"]
+        weights = metrics["how"].get("coefficients", {})
+        runs = {
+            run.job: run for cell in self.plan.cells for run in cell.runs.get(protocol.pool, [])
+        }
+        runs |= {run.job: run for run in self.plan.final_cell.runs.get(protocol.pool, [])}
+        for name in members:
+            run = runs[job.inputs[f"run:{name}"]]
+            weight = weights.get(name, 1 / len(members))
+            self._run(name, run, protocol.take, weight)
+        parents = [parent for _, parent in self.found.values()]
+        roles = ("auxiliary", "wild", "run")
+        own = sorted((p for p in parents if p.role in roles), key=lambda p: p.role == "run")
+        made = [each for each, _ in self.found.values()]
+        return Ingredients((self.base, *made), (self._base("base"), *own))
+
+    def _base(self, role: str, weight: float | None = None) -> Parent:
+        assert self.base.digest is not None
+        assert self.base.name is not None
+        return Parent(self.base.name, self.base.digest, role, weight)
+
+    def _run(self, name: str, run: Run, take: str, weight: float) -> None:
+        parents = tuple(self._starts(run))
+        folder = self.folders[run.job]
+        metrics = read_metrics(folder)[take]
+        record = Record(
+            kind="finetune",
+            name=f"{self.recipe.title}: {name}",
+            parents=parents,
+            recipe=dict(run.job.arguments),
+            data=self.examined.facts.task,
+            metrics={
+                word: metrics[key]
+                for word, key in (("id_accuracy", "id_accuracy"), ("held_out_accuracy", "accuracy"))
+                if key in metrics
+            },
+            versions=self.versions,
+        )
+        self._add(name, folder / f"{take}.safetensors", record, Parent(name, "", "run", weight))
+
+    def _starts(self, run: Run) -> list[Parent]:
+        """What a run started from, as its parents."""
+        if run.init == BASE:
+            return [self._base("base")]
+        needs, init = run.job.inputs, run.job.arguments["init"]
+        if init["kind"] == "fusing":
+            shares = init["coefficients"]
+            others = [
+                self._auxiliary(each.name, needs[f"init{i}"], shares[i])
+                for i, each in enumerate(self.recipe.auxiliaries, 1)
+            ]
+            return [self._base("init", shares[0]), *others]
+        if init["kind"] == "trajectory":
+            return [self._snapshot(needs["init"], init["snapshot"])]
+        return [self._auxiliary(run.init, needs["init"])]
+
+    def _auxiliary(self, name: str, job: Job, weight: float | None = None) -> Parent:
+        auxiliary = next(each for each in self.recipe.auxiliaries if each.name == name)
+        content = self.examined.facts.auxiliaries[name]
+        if auxiliary.weights is not None:
+            place = Path(self.examined.facts.root) / Path(auxiliary.weights).expanduser()
+            source = os.path.relpath(place.absolute(), self.output)
+            made = Made(source, name, digest=content, base=self.base.digest)
+            self.found.setdefault(name, (made, Parent(name, content, "wild")))
+        elif name not in self.found:
+            record = Record(
+                kind="finetune",
+                name=f"{self.recipe.title}: {name}",
+                parents=(self._base("base"),),
+                recipe=dict(job.arguments),
+                data=content,
+                versions=self.versions,
+            )
+            file = self.folders[job] / "featurizer.safetensors"
+            self._add(name, file, record, Parent(name, "", "auxiliary"))
+        return replace(self.found[name][1], role="init", weight=weight)
+
+    def _snapshot(self, job: Job, step: int) -> Parent:
+        name = f"step {step}"
+        if name not in self.found:
+            record = Record(
+                kind="finetune",
+                name=f"{self.recipe.title}: {name}",
+                parents=(self._base("base"),),
+                recipe={**job.arguments, "step": step},
+                data=self.examined.facts.task,
+                versions=self.versions,
+            )
+            file = self.folders[job] / f"step-{step}.safetensors"
+            self._add(name, file, record, Parent(name, "", "init"))
+        return self.found[name][1]
+
+    def _add(self, name: str, file: Path, record: Record, parent: Parent) -> None:
+        with open_checkpoint(file) as own:
+            parts = dict(self.kept)
+            for each in own.names:
+                if each.startswith(PREFIX):
+                    parts[each.removeprefix(PREFIX)] = own.tensor_digest(each)
+            has_head = any(each.startswith("head.") for each in own.names)
+        whole = join_digests(self.state.tensors, parts)
+        made = Made(
+            "model",
+            record=replace(record, digest=whole),
+            overlay=os.path.relpath(file, self.output),
+            parts={WEIGHTS: PREFIX, **({HEAD: "head."} if has_head else {})},
+        )
+        self.found[name] = made, replace(parent, digest=whole)

@@ -1,0 +1,148 @@
+"""Put in what a command left: its results, and before them the models that they were made of."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stockpot.checkpoints import Checkpoint, TensorInfo, open_checkpoint
+from stockpot.checkpoints.open import weights_folder
+from stockpot.checkpoints.writer import file_writer
+from stockpot.errors import CheckpointError, InputError
+from stockpot.merging.output import REPORT_NAME, read_report
+from stockpot.provenance import FILE_NAME, MODELS_NAME, Made, read_models
+from stockpot.registry.adding import Added, add
+from stockpot.registry.contents import read_contents
+from stockpot.registry.registry import Registry
+
+# What a folder says about its own weights says nothing about those laid over them.
+_OWN = (FILE_NAME, REPORT_NAME, "README.md")
+
+
+@dataclass(frozen=True)
+class Landed:
+    """``models``: what was added or was there already, parents first, the result last.
+
+    ``left_out``: parents that are not where they were, or not what they were, in words; their
+    edges are there all the same, and join when such weights are added.
+    """
+
+    models: tuple[Added, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def result(self) -> Added:
+        return self.models[-1]
+
+
+def land(registry: Registry, output: str | Path, *, quiet: bool = True) -> Landed:
+    """Add the results of a command and the models that they were made of.
+
+    ``output``: what ``recycle``, ``tangent train`` or ``rank`` wrote (a folder with
+    ``models.json``), a merge (folder or file: with its parents, where they still lie), or any model
+    that ``add`` takes. The same output twice changes nothing; after an interruption call it again.
+    Parents whose weights the registry has are left as they are.
+
+    Raises ``InputError`` and ``CheckpointError`` for an output that cannot be read,
+    ``OutputError`` where the registry cannot be written.
+    """
+    place = Path(output).expanduser()
+    listed = _listed(place, str(output))
+    results, left_out = [], []
+    for number, made in enumerate(listed):
+        try:
+            found = _land(registry, place, made, quiet)
+        except (InputError, CheckpointError) as error:
+            if made.record is not None or number == len(listed) - 1:
+                raise
+            left_out.append(f"{made.name or made.source}: {error.message}")
+            continue
+        if found is not None:
+            results.append(found)
+    return Landed(tuple(results), tuple(left_out))
+
+
+def _listed(output: Path, label: str) -> list[Made]:
+    if (output / MODELS_NAME).is_file():
+        models = read_models(output)
+        if not models:
+            raise InputError(f"{output / MODELS_NAME} lists no models")
+        return models
+    report = read_report(output)
+    if report is None:
+        return [Made(label)]
+    # The base first, so that the others are stored as differences to it.
+    parents = sorted(report["parents"], key=lambda each: each["role"] != "base")
+    base = next((each["digest"] for each in parents if each["role"] == "base"), None)
+    made = [
+        Made(each["label"], digest=each["digest"], base=base if each["role"] != "base" else None)
+        for each in parents
+        if each["digest"]  # of one that was not hashed nobody knows whether it is still the same
+    ]
+    return [*made, Made(label)]
+
+
+def _land(registry: Registry, output: Path, made: Made, quiet: bool) -> Added | None:
+    """Add one model; None for a parent whose weights are in the registry."""
+    if made.digest is not None and registry.index.rows("digest = ?", (made.digest,), 1):
+        return None
+    inside = output / made.source
+    source = str(inside) if output.is_dir() and inside.exists() else made.source
+    if made.overlay is not None:
+        with _laid_over(Path(source), output / made.overlay, made.parts) as folder:
+            return add(registry, folder, name=made.name, record=made.record, quiet=quiet)
+    if made.digest is not None:
+        with open_checkpoint(source) as checkpoint:
+            if checkpoint.digest() != made.digest:
+                raise InputError("its weights have changed since")
+        home = weights_folder(source)
+        if home is not None and (home / "adapter_config.json").is_file():
+            raise InputError("an adapter, whose weights exist on its base alone")
+    parents: Sequence[str] | None = None
+    if made.record is None and made.base is not None and made.base != made.digest:
+        with read_contents(source) as contents:
+            known = contents.record is not None and contents.record.parents
+        if not known and registry.index.rows("digest = ?", (made.base,), 1):
+            parents = [made.base]
+    return add(registry, source, name=made.name, parents=parents, record=made.record, quiet=quiet)
+
+
+@contextmanager
+def _laid_over(source: Path, overlay: Path, parts: Mapping[str, str]) -> Iterator[Path]:
+    """A model folder like ``source`` with the tensors of ``overlay`` in it; gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="stockpot-land-") as scratch:
+        folder = Path(scratch) / "model"
+        folder.mkdir()
+        absent = {file.stem for file in source.glob("*.safetensors")} - {
+            Path(name).stem for name in parts
+        }
+        for file in sorted(source.rglob("*")):
+            inside = file.relative_to(source)
+            if not file.is_file() or file.suffix == ".safetensors" or inside.name in _OWN:
+                continue
+            if len(inside.parts) == 1 and file.stem in absent:
+                continue
+            (folder / inside).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, folder / inside)
+        with open_checkpoint(overlay) as over:
+            for name, prefix in parts.items():
+                with open_checkpoint(source / name) as under:
+                    _write_mixed(folder / name, under, over, prefix)
+        yield folder
+
+
+def _write_mixed(path: Path, under: Checkpoint, over: Checkpoint, prefix: str) -> None:
+    """A weights file with the tensors of ``under``, or those of ``over`` that have their names."""
+    taken = {name: f"{prefix}{name}" for name in under.names if f"{prefix}{name}" in over}
+    infos = {
+        name: TensorInfo(name, info.shape, info.dtype)
+        for name in under.names
+        for info in [over.info(taken[name]) if name in taken else under.info(name)]
+    }
+    with file_writer(path, infos, under.metadata) as writer:
+        for name in under.names:
+            writer.write(name, 0, over.raw(taken[name]) if name in taken else under.raw(name))
