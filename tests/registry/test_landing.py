@@ -154,7 +154,7 @@ def test_a_result_is_not_lost_when_the_registry_cannot_take_it(
     done = run("merge", *models, "-o", tmp_path / "soup", "-r", place, code=1)
     assert (tmp_path / "soup" / "model.safetensors").exists()
     assert "tensors by linear" in done.stdout
-    assert "is whole, but could not be added to a registry: no space left" in done.stderr
+    assert "is whole, but not in the registry: no space left" in done.stderr
     command = done.stderr.split("to add it: stockpot ")[1].split()
     monkeypatch.undo()
     assert "3 of 3 models new" in run(*command).stdout

@@ -34,23 +34,28 @@ class Landing:
             with Registry(self._place):
                 pass
 
-    def add(self, output: Path) -> None:
-        """Add what lies in ``output``; a failure is kept for ``finish``."""
+    def add(self, *outputs: Path) -> None:
+        """Add what lies in ``outputs``, the last being the result; a failure is for ``finish``."""
         if self._place is None:
             return
-        from stockpot.registry import Registry, land
+        from stockpot.registry import Landed, Registry, land
 
         try:
             with Registry(self._place) as registry:
-                done = land(registry, output)
+                every = [land(registry, output) for output in outputs]
                 label = registry.label
         except StockpotError as error:
-            again = (
-                f"stockpot registry land {shlex.quote(str(output))} -r {shlex.quote(self._place)}"
+            again = " && ".join(
+                f"stockpot registry land {shlex.quote(str(each))} -r {shlex.quote(self._place)}"
+                for each in outputs
             )
-            message = f"{output} is whole, but could not be added to a registry: {error.message}"
+            message = f"{outputs[-1]} is whole, but not in the registry: {error.message}"
             self._failed = StockpotError(message, hint=f"to add it: {again}")
             return
+        done = Landed(
+            tuple(model for each in every for model in each.models),
+            tuple(words for each in every for words in each.left_out),
+        )
         self._value = {"registry": {"place": label, **landed_value(done)}}
         self._words.append(f"registry: {landed_words(done)}")
 

@@ -12,6 +12,7 @@ from stockpot.cli.options import (
     Backend,
     DryRun,
     GpusPerJob,
+    InRegistry,
     Jobs,
     Json,
     Quiet,
@@ -51,6 +52,7 @@ def train_command(
     jobs: Jobs = None,
     address: Address = None,
     gpus_per_job: GpusPerJob = None,
+    registry: InRegistry = None,
     skip_corrupt: SkipCorrupt = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -60,6 +62,7 @@ def train_command(
 
     Run again after an interruption: finished components are not trained again.
     """
+    from stockpot.cli.landing import Landing
     from stockpot.cli.output import Output
     from stockpot.tangent.run import plan_recipe, train
 
@@ -73,6 +76,7 @@ def train_command(
         out.data({"components": planned}, "\n".join(rows))
         return
     chosen = choose_backend(backend, jobs, address, gpus_per_job)
+    landing = Landing(registry)
     done = train(
         recipe,
         output,
@@ -82,10 +86,12 @@ def train_command(
         skip_corrupt=skip_corrupt,
         quiet=quiet or as_json,
     )
+    landing.add(output)
     for note in done.results["notes"]:
         out.say(f"note: {note}")
-    out.data(done.results, _component_table(done.results["components"]))
+    out.data({**done.results, **landing.value}, _component_table(done.results["components"]))
     out.say(f"components: {output / 'components'}")
+    landing.finish(out)
 
 
 @tangent_app.command("compose")
@@ -107,15 +113,18 @@ def compose_command(
     run: Annotated[
         Path | None, typer.Option(help="With --weights learnt: the folder `train` wrote.")
     ] = None,
+    registry: InRegistry = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Sum components into one, for the cost of one; their order changes no byte."""
+    from stockpot.cli.landing import Landing
     from stockpot.cli.output import Output
     from stockpot.errors import InputError
     from stockpot.tangent.aggregate import aggregate
     from stockpot.tangent.evaluate import choose_weights, parse_weights
+    from stockpot.tangent.lineage import sum_record
     from stockpot.tangent.run import keep_components, load_components, open_run
 
     out = Output(json=as_json, quiet=quiet)
@@ -130,14 +139,17 @@ def compose_command(
     else:
         default = "uniform" if found[0].kind == "delta" else "sum"
         rule = parse_weights(weights or default, found)
+    landing = Landing(None if dry_run else registry)
     composed = aggregate(found, rule, name=output.stem)
     if not dry_run:
-        composed.save(output)
+        composed.save(output, sum_record(composed, found))
+        landing.add(*dict.fromkeys(map(_run_of, components)), output)
     terms = composed.settings["composed"]
-    value = {"output": str(output), "digest": composed.digest, "terms": terms}
+    value = {"output": str(output), "digest": composed.digest, "terms": terms, **landing.value}
     out.data(value, "\n".join(f"{term['weight']:+.4f}  {term['task']}" for term in terms))
     if not dry_run:
         out.say(f"composed: {output}")
+    landing.finish(out)
 
 
 @tangent_app.command("eval")
@@ -169,6 +181,14 @@ def eval_command(
     chosen = choose_weights(opened, found, weights)
     result = evaluate(opened, found, chosen.weights)
     out.data({**result, "weights": chosen.rule}, _evaluation(result))
+
+
+def _run_of(components: Path) -> Path:
+    """The folder that `train` wrote these into, which knows their base; else the file itself."""
+    from stockpot.provenance import MODELS_NAME
+
+    near = (components, *components.parents[:2])
+    return next((place for place in near if (place / MODELS_NAME).is_file()), components)
 
 
 def _component_table(components: list[dict[str, Any]]) -> str:

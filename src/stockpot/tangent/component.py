@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.errors import BaseMismatchError, CheckpointError, InputError, NonFiniteError
+from stockpot.provenance import HEADER_KEY, Record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,10 +95,16 @@ class Component:
                     else "load the head that was saved for all components",
                 )
 
-    def save(self, path: str | Path) -> Path:
-        """Write one safetensors file, whole or not at all; returns its path."""
+    def save(self, path: str | Path, record: Record | None = None) -> Path:
+        """Write one safetensors file, whole or not at all; returns its path.
+
+        ``record``: where it came from, kept in the header beside the description; it is no part of
+        what ``digest`` speaks of.
+        """
         path = Path(path)
         about = {"component": self._describe(), "digest": self.digest}
+        if record is not None:
+            about[HEADER_KEY] = json.dumps(record.to_json(), sort_keys=True)
         save_state(path, dict(sorted(self.tensors.items())), about)
         return path
 

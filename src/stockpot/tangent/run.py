@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 
 from stockpot.backbones import Backbone, Model, load_backbone
+from stockpot.backbones.folder import place_base
 from stockpot.errors import BackboneError, InputError, OutputError
 from stockpot.execution import Backend, Job, in_order, make_backend, run_jobs
 from stockpot.files import atomic_file, digest, file_digest, write_json
 from stockpot.progress import progress
-from stockpot.provenance import Parent, Record, versions, write_record
+from stockpot.provenance import Made
 from stockpot.tangent.checks import Linearisation, check_linearisation
 from stockpot.tangent.choice import make_composer, statistics_composer
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Composer
 from stockpot.tangent.head import draw_head, load_head
 from stockpot.tangent.jobs import COMPONENT, HEAD
+from stockpot.tangent.lineage import component_record, find_parents, write_lineage
 from stockpot.tangent.linear import TangentModel
 from stockpot.tangent.recipe import TangentRecipe, load_recipe
 from stockpot.tangent.shards import Division, Shard, divide
@@ -109,11 +111,16 @@ def train(
             workers,
             on_finished=lambda job, reused: advance(job.weight, f"{job.label:.44}"),
         )
-    paths = []
     _copy(folders[wanted[0].head] / HEAD, output / HEAD)
+    base = place_base(examined.backbone, examined.root, output)
+    paths, parents, listed = [], find_parents(base, output / HEAD), list[Made]()
     for planned in wanted:
         paths.append(output / "components" / f"{_file_name(planned.shard.name)}.safetensors")
-        _copy(folders[planned.job] / COMPONENT, paths[-1])
+        component = Component.load(folders[planned.job] / COMPONENT)
+        record = component_record(component, parents, planned.job.arguments)
+        component.save(paths[-1], record)
+        name = f"{examined.recipe.title}: {component.task}"
+        listed.append(Made(os.path.relpath(paths[-1], output), name, record))
     replaced = {
         f"{note}, because the fused kernel has no forward-mode derivative"
         for planned in wanted
@@ -122,7 +129,7 @@ def train(
     notes = [*sorted(replaced), *_single_classes(examined, [one.shard for one in wanted])]
     results = _results(examined, paths, notes)
     write_json(output / "components.json", results)
-    _write_provenance(output, examined, results)
+    write_lineage(output, examined.recipe, examined.task.fingerprint, base, parents, listed)
     return Trained(output, tuple(paths), results)
 
 
@@ -353,24 +360,6 @@ def _results(examined: _Examined, paths: Sequence[Path], notes: list[str]) -> di
             for c, path in zip(components, paths, strict=True)
         ],
     }
-
-
-def _write_provenance(output: Path, examined: _Examined, results: dict[str, Any]) -> None:
-    recipe = examined.recipe
-    write_record(
-        output,
-        Record(
-            kind="component",
-            name=recipe.title,
-            parents=(
-                Parent(recipe.backbone.name, results["base_digest"], role="base"),
-                Parent("head", results["head_digest"], role="head"),
-            ),
-            recipe=recipe.model_dump(mode="json"),
-            data=examined.task.fingerprint,
-            versions=versions("torch"),
-        ),
-    )
 
 
 def _copy(source: Path, target: Path) -> None:
