@@ -26,7 +26,8 @@ from stockpot.errors import InputError, NonFiniteError, StockpotError  # noqa: E
 from stockpot.registry import checkout  # noqa: E402
 from stockpot.registry.checking import verify  # noqa: E402
 from stockpot.report.community import page  # noqa: E402
-from tests.community.conftest import World, save  # noqa: E402
+from tests.community.conftest import World, save, train  # noqa: E402
+from tests.recycling.tiny import net  # noqa: E402
 from tests.registry.models import files  # noqa: E402
 
 
@@ -313,3 +314,88 @@ def test_files_of_tasks_are_checked(tmp_path: Path) -> None:
             load_tasks(value)
     with pytest.raises(InputError, match="cannot be read"):
         load_tasks(tmp_path / "none.yaml")
+
+
+def trained_component(world: World, name: str, domain: str, *, change: float = 1.0) -> Path:
+    """A delta of the body that was really trained on a domain, the head's left out."""
+    from stockpot.tangent.component import Component
+
+    state = train(world.base, world.data, domain, seed=1)
+    delta = {n: change * (state[n] - t) for n, t in world.base.items()}
+    made = Component("delta", "b" * 64, "c" * 64, name, ("x", "y"), 90, "d" * 64, delta)
+    (world.root / "models").mkdir(exist_ok=True)
+    return made.save(world.root / "models" / f"{name}.safetensors")
+
+
+def test_components_are_measured_on_the_tasks_like_others(world: World) -> None:
+    meter = Meter(world.tasks)
+    with world.registry() as registry:
+        contribute(registry, trained_component(world, "good", "north"))
+        done = review(registry, "good", meter=meter, limit=0.5)
+        assert [check.name for check in done.checks] == [
+            "component",
+            "layers",
+            "connectivity north",
+            "task north",
+            "connectivity east",
+            "task east",
+        ]
+        assert done.accepted, done.reason
+        assert "summed with those in the current version" in done.checks[3].words
+        # The share 0 of it is the base: the way starts at the base's own score.
+        scores = done.checks[2].numbers["values"]
+        checkout(registry, "base", world.root / "start")
+        assert scores[0] == pytest.approx(world.tasks[0].scores(world.root / "start").mean())
+        first = accept(registry, ["good"], method="tangent", meter=meter)
+        # A version whose weights are the base's, and whose sum is not, has scores of its own.
+        assert registry.manifest(first.model).digest == registry.manifest("base").digest
+        assert first.scores["north"]["mean"] == pytest.approx(scores[-1])
+        # Harm: twenty times the way back.
+        contribute(registry, trained_component(world, "harm", "north", change=-3.0))
+        refused = review(registry, "harm", meter=meter)
+        assert not refused.accepted
+        contribute(registry, trained_component(world, "huge", "north", change=1e4))
+        assert "made to overrule" in review(registry, "huge", meter=meter).reason
+
+
+def test_linear_features_are_the_first_terms_of_taylor(world: World) -> None:
+    """float64 central differences of the features, in the direction of the component."""
+    from stockpot.backbones import BackboneSpec, load_backbone
+    from stockpot.community.components import linear_features
+    from stockpot.tasks import load_task
+    from stockpot.training import build_feed, extract_features
+
+    spec = BackboneSpec(kind="function", name="tests.recycling.tiny:net")
+    task = load_task(world.tasks[0].task, root=".")
+    state = train(world.base, world.data, "east", seed=3)
+    delta = {n: state[n] - t for n, t in world.base.items()}
+    body, rows = load_backbone(spec), np.arange(40)
+    feed = build_feed(task, body, folder=world.root / "feed", views=0, augmentation=False)
+    found = linear_features(body, feed, rows, {**delta, "head.weight": torch.zeros(3, 12)})
+    base = extract_features(body, feed, rows)
+
+    def at(share: float) -> np.ndarray:
+        moved = net().double()
+        moved.load_state_dict({n: t.double() + share * delta[n] for n, t in world.base.items()})
+        with torch.no_grad():
+            inputs = torch.from_numpy(np.load(world.data)["inputs"][rows]).double()
+            return np.asarray(moved(inputs).numpy())
+
+    slope = (at(1e-4) - at(-1e-4)) / 2e-4
+    np.testing.assert_allclose(found, base + slope, atol=2e-5)
+    assert np.abs(slope).max() > 0.05
+    with pytest.raises(InputError, match="another architecture"):
+        linear_features(body, feed, rows, {"elsewhere": torch.zeros(3)})
+
+
+def test_a_component_of_another_base_by_its_own_record(world: World) -> None:
+    from stockpot.provenance import Parent, Record
+    from stockpot.tangent.component import Component
+
+    path = trained_component(world, "stray", "north")
+    with world.registry() as registry:
+        for digest, words in ((registry.manifest("base").digest, ""), ("e" * 64, "it was made on")):
+            record = Record("component", "stray", (Parent("base", digest, "base"),))
+            Component.load(path).save(path, record)
+            found = contribute(registry, path, note=words)
+            assert (words in review(registry, found).reason) is True

@@ -10,6 +10,7 @@ from typing import Any
 from stockpot.community.tasks import MaintainerTask, Scores
 from stockpot.evaluation import Estimate, paired_bootstrap
 from stockpot.evaluation.connectivity import barrier
+from stockpot.files import file_digest
 
 
 @dataclass
@@ -20,8 +21,12 @@ class Meter:
     _known: dict[tuple[str, str], Scores] = field(default_factory=dict)
 
     def scores(self, task: MaintainerTask, digest: str, folder: Path) -> Scores:
-        """Scores of the model in ``folder``, whose weights have ``digest``."""
-        key = (task.name, digest)
+        """Scores of the model in ``folder``, whose weights have ``digest``; a sum of tangent
+        components beside them makes it another model."""
+        from stockpot.community.components import SUM
+
+        beside = folder / SUM
+        key = (task.name, digest + (file_digest(beside) if beside.exists() else ""))
         if key not in self._known:
             self._known[key] = task.scores(folder)
         return self._known[key]

@@ -16,6 +16,12 @@ from typing import Any
 import numpy as np
 
 from stockpot.checkpoints import open_checkpoint, write_checkpoint
+from stockpot.community.components import (
+    load_component,
+    same_name,
+    stated_base,
+    write_sum,
+)
 from stockpot.community.contribution import (
     COMPONENT,
     Contribution,
@@ -92,7 +98,9 @@ def review(
     descend from its base, whether single layers moved beyond reason, whether the line to its base
     stays good on the tasks (``points`` models on it, a fall of at most ``limit``), and whether the
     newest version, averaged with it, loses more than its tolerance on any task: a fine-tuning
-    alone may forget, as long as the average does not. ``meter`` remembers scores between reviews.
+    alone may forget, as long as the average does not. A tangent component is asked the same: the
+    line to its base is a growing share of it, and it is summed with those of the newest version.
+    ``meter`` remembers scores between reviews.
     """
     found = (
         find_contribution(registry, contribution) if isinstance(contribution, str) else contribution
@@ -100,6 +108,10 @@ def review(
     meter = meter or Meter(tasks)
     if found.kind == COMPONENT:
         checks = [_component_check(registry, found)]
+        if checks[0].passed and checks[0].numbers["kind"] == "delta":
+            checks.append(_component_layers(registry, found))
+            if checks[1].passed and meter.tasks:
+                checks += _measure(registry, found, meter, points, limit)
     else:
         checks = [_lineage(registry, found)]
         if checks[0].passed:
@@ -144,17 +156,36 @@ def _layers(registry: Registry, found: Contribution) -> Check:
     ]
     if not moved:
         return Check("layers", False, "its weights are those of its base: nothing is new", {})
-    matrices = [change for _, counted, change in moved if counted and change is not None]
-    typical = float(np.median(matrices or [change for _, _, change in moved if change]))
-    worst: tuple[float, str, float] | None = None
-    for name, counted, change in moved:
-        assert change is not None
-        times = change / (typical * (MATRIX_TIMES if counted else VECTOR_TIMES))
-        if counted and change > MATRIX_MOST:
+    return _proportions([(name, counted, change) for name, counted, change in moved if change])
+
+
+def _component_layers(registry: Registry, found: Contribution) -> Check:
+    """The same question of a component: its tensors are changes, of the base's of these names."""
+    component = load_component(registry, found)
+    base = registry.checkpoint(found.base)
+    moved = []
+    for name, tensor in component.tensors.items():
+        own = same_name(name, base.names)
+        if own is None:
+            continue
+        size = float(np.linalg.norm(base.read(own).astype(np.float64)))
+        change = float(tensor.double().norm())
+        if size and change:
+            moved.append((name, tensor.ndim > 1, change / size))
+    if not moved:
+        return Check("layers", False, "it changes no tensor of its base", {})
+    return _proportions(moved)
+
+
+def _proportions(moved: Sequence[tuple[str, bool, float]]) -> Check:
+    """Whether a tensor changed out of proportion: (name, whether it is a matrix, change)."""
+    typical = float(np.median([c for _, matrix, c in moved if matrix] or [c for _, _, c in moved]))
+    worst = (0.0, "", 0.0)
+    for name, matrix, change in moved:
+        times = change / (typical * (MATRIX_TIMES if matrix else VECTOR_TIMES))
+        if matrix and change > MATRIX_MOST:
             times = max(times, 1.0 + change)
-        if worst is None or times > worst[0]:
-            worst = times, name, change
-    assert worst is not None
+        worst = max(worst, (times, name, change), key=lambda each: each[0])
     numbers = {"typical": typical, "tensor": worst[1], "change": worst[2]}
     if worst[0] > 1.0:
         words = (
@@ -172,19 +203,23 @@ def _measure(
     checks: list[Check] = []
     with tempfile.TemporaryDirectory(prefix="stockpot-review-") as scratch:
         place = Path(scratch)
-        manifests = [registry.manifest(each) for each in (found.base, found.model, found.line)]
-        base, model, current = (
-            (each.digest, place / folder)
-            for each, folder in zip(manifests, ("base", "model", "current"), strict=True)
-        )
-        for manifest, (_, folder) in zip(manifests, (base, model, current), strict=True):
-            checkout(registry, manifest, folder)
+        current = _checked_out(registry, found.line, place / "current")
         steps = [step / (points - 1) for step in range(points)]
-        between = [_mixed(registry, found.base, found.model, step, place) for step in steps[1:-1]]
-        half = _mixed(registry, current[0], found.model, 0.5, place)
+        if found.kind == COMPONENT:
+            models = [_scaled(registry, found, step, place) for step in steps]
+            half, how = _summed(registry, found, place), "summed with those in"
+        else:
+            ends = (
+                _checked_out(registry, found.base, place / "base"),
+                _checked_out(registry, found.model, place / "model"),
+            )
+            between = [_mixed(registry, found.base, found.model, s, place) for s in steps[1:-1]]
+            models = [ends[0], *between, ends[1]]
+            half = _mixed(registry, current[0], found.model, 0.5, place)
+            how = "averaged with"
         for task in meter.tasks:
             try:
-                way = [meter.scores(task, *each) for each in (base, *between, model)]
+                way = [meter.scores(task, *each) for each in models]
                 estimate = meter.against(task, half, current)
             except InputError as error:
                 # Features that are not finite are the contribution's fault, not the user's.
@@ -204,13 +239,38 @@ def _measure(
             gap = estimate.difference
             assert gap is not None
             words = (
-                f"alone {way[-1].mean():.1%}, averaged with the current version "
+                f"alone {way[-1].mean():.1%}, {how} the current version "
                 f"{estimate.overall.mean:.1%}: {gap.mean:+.1%} ({gap.low:+.1%} to {gap.high:+.1%}; "
                 f"tolerance {task.tolerance:.1%})"
             )
             holds = not is_worse(estimate, task.tolerance)
             checks.append(Check(f"task {task.name}", holds, words, task_json(estimate)))
     return checks
+
+
+def _checked_out(registry: Registry, model: str, folder: Path) -> tuple[str, Path]:
+    return checkout(registry, model, folder).digest, folder
+
+
+def _scaled(registry: Registry, found: Contribution, share: float, place: Path) -> tuple[str, Path]:
+    """The base of a component with a share of it."""
+    folder = place / f"scaled-{share:.6f}"
+    digest, _ = _checked_out(registry, found.base, folder)
+    write_sum(registry, [found], folder, {"weights": [share]})
+    return digest, folder
+
+
+def _summed(registry: Registry, found: Contribution, place: Path) -> tuple[str, Path]:
+    """The version that accepting a component would make, by a plain mean."""
+    from stockpot.community.history import history
+
+    known = {each.id: each for each in contributions(registry)}
+    inside = [known[each] for each in history(registry, found.line).accepted]
+    members = {each.id: each for each in inside if each.kind == COMPONENT}
+    folder = place / "summed"
+    digest, _ = _checked_out(registry, found.line, folder)
+    write_sum(registry, list({**members, found.id: found}.values()), folder, {})
+    return digest, folder
 
 
 def _mixed(
@@ -233,14 +293,16 @@ def _mixed(
 
 def _component_check(registry: Registry, found: Contribution) -> Check:
     """A component adds up with others that were made on the very same base and head."""
-    from stockpot.community.components import load_component
-
     try:
         component = load_component(registry, found)
     except StockpotError as error:
         return Check("component", False, error.message, {})
-    stored = registry.manifest(found.base).tensors()
-    shapes = {name: each.info.shape for name, each in stored.items()}
+    base = registry.manifest(found.base)
+    stated = stated_base(registry, found)
+    if stated not in (None, base.digest):
+        words = f"it was made on the base {stated:.12}, the line stands on {base.digest:.12}"
+        return Check("component", False, words, {})
+    shapes = {name: each.info.shape for name, each in base.tensors().items()}
     for name, tensor in component.tensors.items():
         fits = [own for own in shapes if own == name or own.endswith(f".{name}")]
         fits += [own for own in shapes if name.endswith(f".{own}")]
@@ -255,4 +317,7 @@ def _component_check(registry: Registry, found: Contribution) -> Check:
             words = f"it was made on other weights than {other.name}: they do not add up"
             return Check("component", False, words, {})
     words = f"made on the base of the others, from {component.examples} examples"
-    return Check("component", True, words, {"examples": component.examples})
+    if component.kind != "delta":
+        words += "; sums of statistics leave all features as they are"
+    numbers = {"examples": component.examples, "kind": component.kind}
+    return Check("component", True, words, numbers)

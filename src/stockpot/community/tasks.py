@@ -41,9 +41,11 @@ class MaintainerTask(BaseModel):
     def scores(self, folder: Path) -> Scores:
         """Score of each test row, (N,) in a fixed order: 1 right, 0 wrong; R2's terms for numbers.
 
-        ``folder`` is a model folder. Raises ``TaskError`` and ``BackboneError``.
+        ``folder`` is a model folder, perhaps with a sum of tangent components in it. Raises
+        ``TaskError`` and ``BackboneError``.
         """
         from stockpot.backbones import load_backbone
+        from stockpot.community.components import linear_features, read_delta
         from stockpot.evaluation import correct
         from stockpot.tasks import load_task, split_task
         from stockpot.training import build_feed, extract_features, linear_probe
@@ -64,7 +66,12 @@ class MaintainerTask(BaseModel):
         with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
             feed = build_feed(task, backbone, folder=Path(scratch), views=0, augmentation=False)
             rows = np.concatenate([train, probed, tested])
-            features = extract_features(backbone, feed, rows)
+            delta = read_delta(folder)
+            features = (
+                extract_features(backbone, feed, rows)
+                if delta is None
+                else linear_features(backbone, feed, rows, delta)
+            )
         parts = np.split(features, [len(train), len(train) + len(probed)])
         outputs = len(task.classes) if task.kind == "classification" else 1
         weight, bias = linear_probe(
