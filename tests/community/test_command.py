@@ -64,3 +64,24 @@ def test_a_session(world: World) -> None:
     assert "taken back" in page.read_text()
     said = run("accept", "ben", "-r", place, "--force", "-t", tasks)
     assert "north" in said
+
+
+def test_a_component_goes_with_a_certificate(world: World) -> None:
+    from stockpot.tangent.component import Component
+
+    place = world.root / "registry"
+    run("registry", "init", place)
+    run("registry", "add", world.root / "base", "-r", place, "--line", "main")
+    for name, factor in (("one", 0.01), ("two", 0.02)):
+        delta = {n: factor * t for n, t in world.base.items()}
+        Component("delta", "b" * 64, "c" * 64, name, ("x",), 5, "d" * 64, delta).save(
+            world.root / f"{name}.safetensors"
+        )
+        run("contribute", world.root / f"{name}.safetensors", "-r", place)
+    run("contribute", world.tuned("tuned", 0), "-r", place)
+    run("accept", "one", "two", "-r", place, "--method", "tangent", "--force")
+    file = world.root / "one.json"
+    run("revert", "tuned", "-r", place, "--certificate", file, code=2)
+    said = run("revert", "one", "-r", place, "--certificate", file)
+    assert "the sum has the bits of one of the 1 kept components" in said
+    assert "holds" in run("tangent", "verify", file)

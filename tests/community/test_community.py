@@ -26,6 +26,7 @@ from stockpot.errors import InputError, NonFiniteError, StockpotError  # noqa: E
 from stockpot.registry import checkout  # noqa: E402
 from stockpot.registry.checking import verify  # noqa: E402
 from stockpot.report.community import page  # noqa: E402
+from stockpot.tangent.forgetting.run import verify as check_certificate  # noqa: E402
 from tests.community.conftest import World, save, train  # noqa: E402
 from tests.recycling.tiny import net  # noqa: E402
 from tests.registry.models import files  # noqa: E402
@@ -277,8 +278,22 @@ def test_tangent_components_come_in_and_out_exactly(world: World) -> None:
             assert review(registry, name).accepted
         accept(registry, ["a", "b"], method="tangent")
         accept(registry, ["c"], method="tangent")
+        before = registry.manifest("main")
         gone = revert(registry, "a")
         assert gone.dropped == ()
+        said = gone.certificate
+        assert said is not None
+        assert registry.line("main")[-1]["event"]["certificate"] == said
+        assert [each["name"] for each in said["removed"]] == ["a"]
+        assert sorted(each["name"] for each in said["kept"]) == ["b", "c"]
+        assert said["against_composed"] == {"weights": 0.0, "outputs": None, "equal_bits": True}
+        assert said["residue_of_subtracting"]["largest"] > 0.0
+        assert said["models"] == {"before": before.id, "after": gone.model}
+        path = world.root / "certificate.json"
+        path.write_text(json.dumps(said))
+        assert check_certificate(path).holds
+        path.write_text(json.dumps({**said, "after": "0" * 64}))
+        assert not check_certificate(path).holds
         for name in ("b", "c"):
             contribute(never, world.root / "models" / f"{name}.safetensors")
         for name in ("b", "c"):
@@ -292,6 +307,11 @@ def test_tangent_components_come_in_and_out_exactly(world: World) -> None:
             assert torch.allclose(tensor.double(), mean, atol=1e-9)
         contribute(registry, component("other", 9, base="e" * 64))
         assert "do not add up" in review(registry, "other").reason
+        for name in ("b", "c"):
+            last = revert(registry, name)
+        assert last.model == registry.find("base")
+        assert last.certificate is not None
+        assert last.certificate["kept"] == []
         contribute(registry, world.tuned("tuned", 0), base="base")
         with pytest.raises(InputError, match="does not come in by 'tangent'"):
             accept(registry, ["tuned"], method="tangent", force=True)

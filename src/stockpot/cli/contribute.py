@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -163,22 +164,34 @@ def revert_command(
     place: Place = DEFAULT,
     why: Annotated[str, typer.Option(help="The reason, to keep with the version.")] = "",
     tasks: Tasks = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Tangent component: write what is left of it to this file.")
+    ] = None,
     html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Take a contribution back: the next version has the bytes of one that never saw it."""
     from stockpot.cli.output import Output
     from stockpot.community import revert
-    from stockpot.community.contribution import find_contribution
+    from stockpot.community.contribution import COMPONENT, find_contribution
+    from stockpot.errors import InputError
+    from stockpot.files import write_json
     from stockpot.registry import Registry
 
     out = Output(json=as_json)
     with Registry(place) as registry:
         found = find_contribution(registry, contribution)
+        if certificate is not None and found.kind != COMPONENT:
+            raise InputError(
+                f"{found.name} is a {found.kind}: certificates are for tangent components",
+                hint="leave out --certificate; `stockpot registry verify` and the digest tell",
+            )
         done = revert(registry, found, meter=_meter(tasks), why=why)
         digest = registry.manifest(done.model).digest
         dropped = [find_contribution(registry, each).name for each in done.dropped]
         _page(registry, found.line, html, out)
+    if certificate is not None:
+        write_json(certificate, done.certificate)
     value = {
         "model": done.model,
         "digest": digest,
@@ -186,11 +199,24 @@ def revert_command(
         "contribution": done.contribution,
         "dropped": dropped,
         "rounds": [each.to_json() for each in done.rounds],
+        "certificate": done.certificate,
     }
     words = f"{found.line} is at version {done.version}: {done.model[:12]}, without {found.name}"
     if dropped:
         words += f"\ntaken back with it, having seen it: {', '.join(dropped)}"
+    if done.certificate is not None:
+        words += f"\n{_certificate_words(done.certificate)}"
     out.data(value, words)
+
+
+def _certificate_words(value: Mapping[str, Any]) -> str:
+    gap, residue = value["against_composed"], value["residue_of_subtracting"]
+    bits = "the bits" if gap["equal_bits"] else f"NOT the bits (off by {gap['weights']:.1e})"
+    return (
+        f"certificate {value['digest'][:12]}: the sum has {bits} of one of the "
+        f"{len(value['kept'])} kept components; subtracting would have left "
+        f"{residue['numbers']:,} numbers different, by up to {residue['largest']:.1e}"
+    )
 
 
 def _meter(tasks: Path | None) -> Meter:

@@ -7,12 +7,17 @@ fine-tuned from a version that held the contribution has seen it, and goes with 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stockpot.community.combining import TANGENT, Round, combine, parse_round
-from stockpot.community.contribution import Contribution, contributions, find_contribution
+from stockpot.community.contribution import (
+    COMPONENT,
+    Contribution,
+    contributions,
+    find_contribution,
+)
 from stockpot.community.measuring import Meter, words
 from stockpot.errors import InputError, StockpotError
 from stockpot.registry import Registry, checkout
@@ -35,13 +40,17 @@ class History:
 
 @dataclass(frozen=True)
 class Reverted:
-    """A version without ``contribution``; ``dropped`` went with it, having seen it."""
+    """A version without ``contribution``; ``dropped`` went with it, having seen it.
+
+    ``certificate``: for a tangent component, see ``forgetting``; it is kept with the version.
+    """
 
     model: str
     version: int
     contribution: str
     dropped: tuple[str, ...]
     rounds: tuple[Round, ...]
+    certificate: Mapping[str, Any] | None = None
 
 
 def history(registry: Registry, line: str) -> History:
@@ -130,6 +139,7 @@ def revert(
         raise InputError(f"{found.name} is not in the newest version of the line '{found.line}'")
     rounds, dropped = remake(registry, found.line, past.start, past.rounds, [found.id])
     model = rounds[-1].model if rounds else past.start
+    certificate = _certificate(registry, past, rounds, model) if found.kind == COMPONENT else None
     names = {each.id: each.name for each in contributions(registry)}
     said = f"without {found.name}" + (f" ({why})" if why else "")
     if dropped:
@@ -141,9 +151,29 @@ def revert(
         "rounds": [each.to_json() for each in rounds],
         "words": said,
     }
+    if certificate is not None:
+        event["certificate"] = certificate
     event |= measured(registry, model, meter)
     version = registry.advance(found.line, model, event, after=past.versions)
-    return Reverted(model, version, found.id, tuple(dropped), tuple(rounds))
+    return Reverted(model, version, found.id, tuple(dropped), tuple(rounds), certificate)
+
+
+def _certificate(
+    registry: Registry, past: History, rounds: Sequence[Round], model: str
+) -> dict[str, Any]:
+    from stockpot.community.forgetting import certify_revert
+
+    known = {each.id: each for each in contributions(registry)}
+    # The last round's sum is the one in the version: its weights count.
+    turns = [turn for turn in rounds if turn.method == TANGENT]
+    parameters = turns[-1].parameters if turns else {}
+    return certify_revert(
+        registry,
+        _components(past.rounds, known),
+        _components(rounds, known),
+        parameters,
+        (past.rounds[-1].model, model),
+    )
 
 
 def replay(registry: Registry, line: str) -> str:

@@ -113,14 +113,14 @@ def certify(
         "composer": after.composer.kind,
         "base_digest": removed[0].base_digest,
         "head_digest": removed[0].head_digest,
-        "removed": [_describe(component) for component in removed],
-        "kept": [_describe(component) for component, _ in rest],
+        "removed": [describe(component) for component in removed],
+        "kept": [describe(component) for component, _ in rest],
         "weights": after.rule or weights[::-1],
         "before": composed.digest,
         "after": after.digest,
         "against_composed": compare(after, never, evidence).to_json(),
         "against_retrained": None,
-        "residue_of_subtracting": _residue(composed, removed),
+        "residue_of_subtracting": residue([c for c, _ in composed.parts], removed),
         "membership": membership(composed, after, evidence),
         "accuracy": _accuracies(composed, after, evidence),
         "seconds": {"forgetting": seconds, "training_the_rest": training_seconds},
@@ -187,9 +187,10 @@ def _accuracies(before: Composed, after: Composed, evidence: Evidence) -> dict[s
     return found
 
 
-def _residue(before: Composed, removed: Sequence[Component]) -> dict[str, Any]:
-    """What taking the removed away from the sum, in the tensors' own type, would have left."""
-    everything = [component for component, _ in before.parts]
+def residue(everything: Sequence[Component], removed: Sequence[Component]) -> dict[str, Any]:
+    """What taking ``removed`` away from the sum of ``everything``, in the tensors' own type, would
+    have left: the ``largest`` difference to the sum of the rest, and how many ``numbers`` differ.
+    """
     rest = [c for c in everything if c.digest not in {gone.digest for gone in removed}]
     largest, differing = 0.0, 0
     whole = _plain_sum(everything)
@@ -221,7 +222,8 @@ def _like(after: Composed, retrained: Sequence[Component]) -> list[float]:
     return [by_task[component.task] for component in retrained]
 
 
-def _describe(component: Component) -> dict[str, Any]:
+def describe(component: Component) -> dict[str, Any]:
+    """A component in a certificate."""
     return {
         "name": component.task,
         "digest": component.digest,

@@ -14,6 +14,7 @@ import numpy as np
 
 from stockpot.errors import InputError
 from stockpot.files import write_json
+from stockpot.provenance import Made, read_models, write_models
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Rule
 from stockpot.tangent.forgetting.certificate import Certificate, Evidence, certify
@@ -226,4 +227,12 @@ def _delete(run: Path, names: set[str]) -> tuple[Path, ...]:
         value = json.loads(listing.read_text(encoding="utf-8"))
         value["components"] = [one for one in value["components"] if one["name"] not in names]
         write_json(listing, value)
+    models = [made for made in read_models(run) if not _is_of(made, names)]
+    if models:
+        write_models(run, models)
     return tuple(gone)
+
+
+def _is_of(made: Made, names: set[str]) -> bool:
+    record = made.record
+    return record is not None and record.kind == "component" and record.name in names
