@@ -160,20 +160,16 @@ def measure(command: list[str]) -> Run:
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
     )
     anonymous = resident = 0
-    status = Path(f"/proc/{process.pid}/status")
     assert process.stderr is not None
     while True:
         done, code, usage = os.wait4(process.pid, os.WNOHANG)
         if done:
             break
-        try:
-            for line in status.read_text().splitlines():
-                if line.startswith("RssAnon:"):
-                    anonymous = max(anonymous, int(line.split()[1]))
-                elif line.startswith("VmHWM:"):
-                    resident = max(resident, int(line.split()[1]))
-        except (OSError, ValueError):
-            pass
+        now = [memory for pid in tree(process.pid) if (memory := memory_of(pid))]
+        anonymous = max(anonymous, sum(own for own, _ in now))
+        resident = max(
+            resident, sum(own for own, _ in now) + max([mapped for _, mapped in now], default=0)
+        )
         time.sleep(0.01)
     wall = time.perf_counter() - started
     words = process.stderr.read().decode()
@@ -183,6 +179,27 @@ def measure(command: list[str]) -> Run:
         raise SystemExit(f"{' '.join(command)} failed:\n{words[-2000:]}")
     cpu = usage.ru_utime + usage.ru_stime
     return Run(wall, cpu, anonymous / 1000, resident / 1000)
+
+
+def tree(pid: int) -> list[int]:
+    """A process and those that it has started."""
+    try:
+        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        words = []
+    return [pid, *(each for word in words for each in tree(int(word)))]
+
+
+def memory_of(pid: int) -> tuple[int, int] | None:
+    """Kilobytes of a process: its own, and those of files that it shares with others."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    words = dict(line.split(":", 1) for line in lines)
+    if "RssAnon" not in words:
+        return None
+    return int(words["RssAnon"].split()[0]), int(words["RssFile"].split()[0])
 
 
 def wrong_share(inputs: list[Path], out: Path, method: str) -> str:

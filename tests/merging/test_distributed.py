@@ -65,15 +65,17 @@ SPECS = {
 @pytest.mark.parametrize("part", [1, 6000, 10**9])
 def test_bytes_and_report_are_those_of_one_worker(tmp_path: Path, parents, name, part) -> None:
     asked = spec(parents, "ties" if name == "rules" else name, **SPECS[name])
-    expected = run_merge(asked, tmp_path / "one.safetensors")
-    found = merge_with("serial", asked, tmp_path / "many.safetensors", part=part)
-    one, many = (tmp_path / f"{name}.safetensors" for name in ("one", "many"))
+    one, many = (tmp_path / name / "out.safetensors" for name in ("one", "many"))
+    one.parent.mkdir()
+    many.parent.mkdir()
+    expected = run_merge(asked, one)
+    found = merge_with("serial", asked, many, part=part)
     assert many.read_bytes() == one.read_bytes()
     assert found.to_json() == expected.to_json()
     assert (
         many.with_suffix(".merge.json").read_bytes() == one.with_suffix(".merge.json").read_bytes()
     )
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+    assert sorted(p.name for p in many.parent.iterdir() if p.name.startswith(".")) == []
 
 
 def test_a_folder_with_shards_has_the_same_files(tmp_path: Path) -> None:

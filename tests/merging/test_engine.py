@@ -164,3 +164,19 @@ def test_a_result_beyond_its_type_is_named():
     with pytest.raises(NonFiniteError, match=r"'w' a value beyond F16 at \[0, 1\]"):
         merge([big], weights=2.0, normalize=False)
     assert merge([big], weights=2.0, normalize=False, dtype="float32").state["w"][0, 1] == 120000
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e25])
+def test_quick_inner_products_are_near_enough_at_any_scale(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    size = 3 * CHUNK + 1234
+    common = rng.standard_normal(size)
+    vectors = [((common + rng.standard_normal(size)) * scale).astype(np.float32) for _ in range(3)]
+    vectors[1][CHUNK : 2 * CHUNK] = 0  # a chunk that float32 cannot tell from underflow
+    block = Block(TensorShape("x", (size,)), vectors, None, xp=np)
+    wide = np.array(vectors, dtype=np.float64)
+    exact = wide @ wide.T
+    norms = np.sqrt(np.diagonal(exact))
+    for quick, error in ((True, 1e-8), (False, 1e-14)):
+        found = block.gram(vectors, quick=quick).value()
+        assert np.abs((found - exact) / np.outer(norms, norms)).max() < error

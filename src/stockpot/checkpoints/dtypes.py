@@ -132,7 +132,7 @@ def _encode_bfloat16(values: Array, out: Array) -> None:
     carry = bits >> 16
     carry &= 1
     carry += 0x7FFF
-    if values.size and not np.isfinite(values.max(initial=0.0) + values.min(initial=0.0)):
+    if values.size and np.isnan(values.max()):
         nan = np.isnan(values)
         carry[nan] = 0
         bits[nan] |= 0x00400000

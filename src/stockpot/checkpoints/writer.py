@@ -30,25 +30,37 @@ class CheckpointWriter:
     once. Large files are written past the page cache where the file system can do that.
     """
 
-    def __init__(self, layout: Mapping[Path, Header]) -> None:
+    def __init__(self, layout: Mapping[Path, Header], *, fresh: bool = True) -> None:
+        self._layout = layout
         self._files: list[CachedFile | DirectFile] = []
         self._place: dict[str, tuple[CachedFile | DirectFile, int]] = {}
         self.tensors: dict[str, TensorInfo] = {}
         try:
             for path, header in layout.items():
-                self._begin(path, header)
+                self._open(path, header, fresh)
         except BaseException:
             self.close()
             raise
 
-    def _begin(self, path: Path, header: Header) -> None:
-        take_room(path, header.file_size)
+    def _open(self, path: Path, header: Header, fresh: bool) -> None:
+        if fresh:
+            take_room(path, header.file_size)
         file = open_sized(path, header.file_size)
         self._files.append(file)
-        file.write(memoryview(header_bytes(header.tensors, header.metadata)), 0)
+        if fresh:
+            file.write(memoryview(header_bytes(header.tensors, header.metadata)), 0)
         for name, offset in header.offsets.items():
             self._place[name] = (file, offset)
         self.tensors |= header.tensors
+
+    @contextmanager
+    def again(self) -> Iterator[CheckpointWriter]:
+        """The same files, opened once more: for a process that writes some of the tensors."""
+        writer = CheckpointWriter(self._layout, fresh=False)
+        try:
+            yield writer
+        finally:
+            writer.close()
 
     def write(self, name: str, start: int, stored: Array) -> None:
         """Put storage values at element ``start`` of the flattened tensor ``name``."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 history_app = typer.Typer(
     help="Results of models on tasks: add, import, show, and test how well they rank models.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

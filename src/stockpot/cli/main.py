@@ -4,35 +4,80 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from stockpot.cli.contribute import (
-    accept_command,
-    contribute_command,
-    revert_command,
-    review_command,
-)
-from stockpot.cli.demo import demo_command
-from stockpot.cli.doctor import doctor_command
-from stockpot.cli.history import history_app
-from stockpot.cli.hub import pull_command, push_command
-from stockpot.cli.inspect import inspect_command
-from stockpot.cli.landing import land_command
-from stockpot.cli.merge import merge_command
-from stockpot.cli.rank import rank_command
-from stockpot.cli.recycle import recycle_command
-from stockpot.cli.registry import registry_app
-from stockpot.cli.serve import serve_command
-from stockpot.cli.submit import submit_command
-from stockpot.cli.tangent import tangent_app
-from stockpot.cli.tangent_continual import continual_command
-from stockpot.cli.tangent_forget import forget_command, verify_command
-from stockpot.cli.tangent_look import check_command, show_command
 from stockpot.errors import StockpotError
 from stockpot.version import VERSION
+
+COMMANDS: dict[str, str | dict[str, str]] = {
+    "recycle": "recycle.recycle_command",
+    "merge": "merge.merge_command",
+    "rank": "rank.rank_command",
+    "inspect": "inspect.inspect_command",
+    "history": {"": "history.history_app"},
+    "tangent": {
+        "": "tangent.tangent_app",
+        "show": "tangent_look.show_command",
+        "check": "tangent_look.check_command",
+        "forget": "tangent_forget.forget_command",
+        "verify": "tangent_forget.verify_command",
+        "continual": "tangent_continual.continual_command",
+    },
+    "submit": "submit.submit_command",
+    "push": "hub.push_command",
+    "pull": "hub.pull_command",
+    "demo": "demo.demo_command",
+    "registry": {"": "registry.registry_app", "land": "landing.land_command"},
+    "contribute": "contribute.contribute_command",
+    "review": "contribute.review_command",
+    "accept": "contribute.accept_command",
+    "revert": "contribute.revert_command",
+    "serve": "serve.serve_command",
+    "doctor": "doctor.doctor_command",
+}
+"""Each command's function in ``stockpot.cli``, in the order of the help; for a group of commands
+its own app ("") and what other modules add to it."""
+
+_SETTINGS = {"submit": {"allow_interspersed_args": False}}
+
+
+class _Commands(dict[str, Any]):
+    """Imports a command when it is asked for: the others cost nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys(COMMANDS))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            return default
+        if self[name] is None:
+            self[name] = _load(name)
+        return self[name]
+
+
+def _load(name: str) -> Any:
+    place = COMMANDS[name]
+    if isinstance(place, dict):
+        group = _function(place[""])
+        known = [command.name for command in group.registered_commands]
+        for word, function in place.items():
+            if word and word not in known:
+                group.command(word)(_function(function))
+    else:
+        group = typer.Typer(add_completion=False, rich_markup_mode=None)
+        group.command(name, context_settings=_SETTINGS.get(name))(_function(place))
+    command = typer.main.get_command(group)
+    command.name = name
+    return command
+
+
+def _function(place: str) -> Any:
+    module, name = place.split(".")
+    return getattr(import_module(f"stockpot.cli.{module}"), name)
 
 
 class _Group(TyperGroup):
@@ -40,6 +85,13 @@ class _Group(TyperGroup):
 
     0 done, 1 failed, 2 wrong input (nothing written), 130 interrupted.
     """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -83,31 +135,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-app.command("recycle")(recycle_command)
-app.command("merge")(merge_command)
-app.command("rank")(rank_command)
-app.command("inspect")(inspect_command)
-app.add_typer(history_app, name="history")
-tangent_app.command("show")(show_command)
-tangent_app.command("check")(check_command)
-tangent_app.command("forget")(forget_command)
-tangent_app.command("verify")(verify_command)
-tangent_app.command("continual")(continual_command)
-app.add_typer(tangent_app, name="tangent")
-app.command("submit", context_settings={"allow_interspersed_args": False})(submit_command)
-app.command("push")(push_command)
-app.command("pull")(pull_command)
-app.command("demo")(demo_command)
-registry_app.command("land")(land_command)
-app.add_typer(registry_app)
-app.command("contribute")(contribute_command)
-app.command("review")(review_command)
-app.command("accept")(accept_command)
-app.command("revert")(revert_command)
-app.command("serve")(serve_command)
-app.command("doctor")(doctor_command)
 
 
 def main() -> None:

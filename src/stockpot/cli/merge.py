@@ -64,7 +64,9 @@ def merge_command(
         typer.Option(help="package.module:function that gives (model, batches) for BatchNorm."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu (no torch), or a torch device.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads [default: cores].")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads, of large models processes [default: cores].")
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option(
@@ -189,8 +191,10 @@ def _merge(
         )
     from stockpot.merging.backends import backend_for
     from stockpot.merging.engine import Options
+    from stockpot.merging.pool import available_cores
 
-    options = Options(threads, None, allow_nonfinite, backend_for(device))
+    cores = threads or available_cores()
+    options = Options(threads, None, allow_nonfinite, backend_for(device), cores)
     report = run_merge(spec, output, options=options, **rest)
     assert isinstance(report, MergeReport)
     return report

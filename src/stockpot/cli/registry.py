@@ -18,6 +18,7 @@ registry_app = typer.Typer(
     name="registry",
     help="Keep models by content, with their family tree: add, check out, compare, verify.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

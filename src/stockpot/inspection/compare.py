@@ -20,7 +20,7 @@ from stockpot.errors import InputError
 from stockpot.inspection import verdict as judge
 from stockpot.inspection.align import Alignment, align
 from stockpot.inspection.layers import Measured, build_layer, matrices, total_deltas
-from stockpot.inspection.measure import Identity, block_size, measure, rows_of
+from stockpot.inspection.measure import BLOCK, Identity, block_size, measure, rows_of
 from stockpot.inspection.result import Bad, Inspection, Layer, Model, Pair, Verdict
 from stockpot.inspection.sources import (
     FLOATING,
@@ -36,9 +36,11 @@ from stockpot.progress import progress
 # A matrix decides with the rest from this many rows and weights on; smaller ones say too little.
 _MIN_ROWS = 8
 _MIN_ELEMENTS = 64
-# What a quick inspection reads: so many tensors, evenly through the model, so many blocks of each.
+# What a quick inspection reads: so many tensors, evenly through the model, so many blocks of each,
+# so many elements in a block.
 _QUICK_TENSORS = 32
 _QUICK_BLOCKS = 2
+_QUICK_ELEMENTS = 1 << 14
 
 Names = Sequence[str] | str | None
 
@@ -109,7 +111,7 @@ def _compare(
             same.drop(place)
 
     def run(job: _Job) -> Measured:
-        blocks = _in_step(weights, job, _QUICK_BLOCKS if quick else None)
+        blocks = _in_step(weights, job, quick)
         sums = measure(blocks, job.shape, same)
         return Measured(job.name, job.shape, job.floating, job.counted, sums)
 
@@ -236,11 +238,11 @@ def _sample(jobs: Sequence[_Job]) -> list[_Job]:
 
 
 def _in_step(
-    weights: Sequence[Checkpoint], job: _Job, limit: int | None
+    weights: Sequence[Checkpoint], job: _Job, quick: bool
 ) -> Iterator[Sequence[NDArray[Any]]]:
-    size = block_size(job.shape)
+    size = block_size(job.shape, _QUICK_ELEMENTS if quick else BLOCK)
     streams = [each.blocks(place, size) for each, place in zip(weights, job.places, strict=True)]
-    return islice(zip(*streams, strict=True), limit)
+    return islice(zip(*streams, strict=True), _QUICK_BLOCKS if quick else None)
 
 
 def _run_all(

@@ -60,10 +60,10 @@ def rows_of(shape: Sequence[int]) -> tuple[int, int]:
     return sizes[0], int(np.prod(sizes[1:], dtype=np.int64))
 
 
-def block_size(shape: Sequence[int]) -> int:
-    """Elements of one block: whole rows, as many as fit into ``BLOCK``, at least one."""
+def block_size(shape: Sequence[int], most: int = BLOCK) -> int:
+    """Elements of one block: whole rows, as many as fit into ``most``, at least one."""
     row = max(1, rows_of(shape)[1])
-    return max(1, BLOCK // row) * row
+    return max(1, most // row) * row
 
 
 def measure(

@@ -93,6 +93,7 @@ class Options:
     block_elements: int | None = None
     allow_nonfinite: bool = False
     backend: Callable[[], NumpyBackend] = NumpyBackend
+    processes: int = 1
 
 
 class Engine:
@@ -108,13 +109,17 @@ class Engine:
 
     def run(self, works: Sequence[Work | Copy]) -> None:
         """Merge everything. Raises ``NonFiniteError`` for NaN or infinity, unless allowed."""
-        for group in model_groups(works).values():
-            for _ in range(group[0].model_passes_left):
-                self.finish_model_pass(group, self.model_sums(group))
+        self.model_passes(works)
         self._pool.run(
             self._merge(work) if isinstance(work, Work) else self._copy(work)
             for work in _prefetched([work for work in works if work.info.size])
         )
+
+    def model_passes(self, works: Sequence[Work | Copy]) -> None:
+        """Take all sums over the whole model."""
+        for group in model_groups(works).values():
+            for _ in range(group[0].model_passes_left):
+                self.finish_model_pass(group, self.model_sums(group))
 
     def reduce_only(self, work: Work) -> None:
         """Run the passes of one tensor, so that its statistics are there."""

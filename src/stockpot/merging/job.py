@@ -10,11 +10,13 @@ from typing import Any, TypeAlias
 
 from stockpot.checkpoints import Checkpoint, MemoryCheckpoint, TensorInfo, open_checkpoint
 from stockpot.checkpoints.checkpoint import join_digests
+from stockpot.checkpoints.writer import CheckpointWriter
 from stockpot.errors import InputError
 from stockpot.merging.alignment import Heads
 from stockpot.merging.engine import Engine, Options, Sink
 from stockpot.merging.plan import Plan, make_plan
 from stockpot.merging.pool import Pool, available_cores
+from stockpot.merging.processes import run_forked, worth_forking
 from stockpot.merging.report import MergeReport, ParentReport
 from stockpot.merging.settings import Rule, Settings
 from stockpot.merging.slices import Slice, SlicedCheckpoint
@@ -124,7 +126,12 @@ class MergeJob:
 
     def run(self, sink: Sink, advance: Callable[[float], None] | None = None) -> None:
         """Merge every tensor into ``sink``, after ``prepare``."""
-        Engine(sink, self._options, advance).run(self.tasks)
+        engine = Engine(sink, self._options, advance)
+        if isinstance(sink, CheckpointWriter) and worth_forking(self.tasks, self._options):
+            engine.model_passes(self.tasks)
+            run_forked(self.tasks, sink, self._options, advance)
+        else:
+            engine.run(self.tasks)
 
     def digests(self) -> list[str]:
         """Content hashes of the models and, last, the base."""

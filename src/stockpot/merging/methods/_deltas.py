@@ -40,12 +40,13 @@ def add_consensus(
     tie: int = 1,
 ) -> Array:
     """``theta_0 + scale * consensus_i(w_i tau_i)``; overwrites ``deltas``."""
-    weighted = _weighted(deltas, weights)
+    mean = consensus == "agreeing_mean"
+    if not (mean and _equal(weights)):
+        deltas = _weighted(deltas, weights)
     if consensus == "sum":
-        merged = sum_arrays(weighted)
+        merged = sum_arrays(deltas)
     else:
-        mean = consensus == "agreeing_mean"
-        merged = agreeing(block.xp, list(weighted), weights, mean=mean, tie=tie)
+        merged = agreeing(block.xp, list(deltas), weights, mean=mean, tie=tie)
     scale_by(merged, scale)
     merged += block.base
     return merged
@@ -86,47 +87,74 @@ def _parts(factor: float) -> list[float]:
 
 def elected_signs(xp: Any, deltas: Sequence[Array], tie: int) -> Array:
     """+1 or -1: the sign of the sum over models, ``tie`` where that is zero."""
-    total = deltas[0] + deltas[1] if len(deltas) > 1 else xp.asarray(deltas[0], copy=True)
-    for delta in deltas[2:]:
-        total += delta
-    if tie < 0:
-        total *= -1.0
-    positive = total >= 0
-    total *= 0.0
-    total += positive
-    total *= 2.0 * tie
-    total -= float(tie)
-    return total
+    total = _sum(deltas)
+    signs = xp.ones_like(total)
+    flip = _bits(xp, signs)
+    flip ^= _negative(xp, total, tie)
+    return signs
 
 
 def agreeing(
-    xp: Any, deltas: list[Array], weights: Sequence[float], *, mean: bool, tie: int
+    xp: Any, deltas: Sequence[Array], weights: Sequence[float], *, mean: bool, tie: int
 ) -> Array:
     """Mean (``sum_i w_i tau_i / sum_i w_i``) or sum over the entries that have the elected sign.
 
-    ``deltas`` come weighted, and are overwritten.
+    ``deltas`` come weighted, unless all weights of a mean are equal, and are overwritten.
     """
-    signs = elected_signs(xp, deltas, tie)
+    negative = _negative(xp, _sum(deltas), tie)
     # Bytes count fastest, and hold 255 models.
-    equal = len(set(weights)) == 1 and weights[0] > 0 and len(deltas) < 256
+    equal = _equal(weights) and len(deltas) < 256
     total: Array = None
     divisor: Array = None
     for delta, weight in zip(deltas, weights, strict=True):
-        delta *= signs
+        flip = _bits(xp, delta)
+        flip ^= negative
         agrees = delta > 0
         delta *= agrees
-        share = xp.astype(agrees, xp.uint8 if equal else delta.dtype)
+        share = agrees.view(xp.uint8)
         if not equal:
+            share = xp.astype(agrees, delta.dtype)
             share *= weight
         if total is None:
             total, divisor = delta, share
         else:
             total += delta
             divisor += share
-    total *= signs
+    flip = _bits(xp, total)
+    flip ^= negative
     if mean:
         divisor += divisor == 0
         total /= xp.astype(divisor, total.dtype)
-        if equal and weights[0] != 1.0:
-            total /= weights[0]
     return total
+
+
+def _equal(weights: Sequence[float]) -> bool:
+    return len(set(weights)) == 1 and weights[0] > 0
+
+
+def _sum(deltas: Sequence[Array]) -> Array:
+    """The sum in new memory."""
+    total = deltas[0] + deltas[1] if len(deltas) > 1 else deltas[0] + 0.0
+    for delta in deltas[2:]:
+        total += delta
+    return total
+
+
+def _bits(xp: Any, x: Array) -> Array:
+    """The same memory as integers, whose lowest value is the sign bit alone."""
+    return x.view(xp.int32 if x.dtype.itemsize == 4 else xp.int64)
+
+
+def _negative(xp: Any, total: Array, tie: int) -> Array:
+    """The sign bit where the elected sign is negative, else 0. Overwrites ``total``.
+
+    Where a sum is -0, all its terms are zero and any sign will do.
+    """
+    if tie < 0:
+        total *= -1.0
+        total += 0.0  # -0, which was a tie, becomes +0
+    signs = _bits(xp, total)
+    if tie < 0:
+        signs ^= -1
+    signs &= xp.iinfo(signs.dtype).min
+    return signs

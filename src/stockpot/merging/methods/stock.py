@@ -71,7 +71,7 @@ def interpolation_ratio(cosine: np.ndarray, models: int, *, bound: bool) -> np.n
 
 
 def _gram(block: Block, **_: Any) -> dict[str, Total]:
-    return {"gram": block.gram(block.deltas)}
+    return {"gram": block.gram(block.deltas, quick=True)}
 
 
 def _ratio(

@@ -1,0 +1,148 @@
+"""A merge on several processes of this machine.
+
+Threads take turns with Python's lock after every call of numpy, which costs two of them a fifth of
+their time, and many of them more than they bring. Forked processes share the opened parents, write
+to the same files, and send progress and facts back.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from stockpot.checkpoints.writer import CheckpointWriter
+from stockpot.errors import StockpotError
+from stockpot.merging.backends import NumpyBackend
+from stockpot.merging.engine import Advance, Copy, Engine, Options, Work
+
+Task = Work | Copy
+
+WORTH_IT = 32_000_000
+"""Elements of the result from which starting processes pays."""
+_MOST = 8  # each needs some 40 MB, and the memory bus is busy by then
+_BLOCK = 1 << 18  # without a lock to share, what stays in the cache is best
+_STRETCHES = 4  # of neighbouring tensors, for each process
+
+
+def worth_forking(tasks: Sequence[Task], options: Options) -> bool:
+    """Whether to share this out: numpy blocks, many of them, where forking is sound."""
+    return (
+        options.processes > 1
+        and options.backend is NumpyBackend
+        and sys.platform == "linux"
+        and sum(task.info.size for task in tasks) >= WORTH_IT
+        and not any(isinstance(task, Work) and task.method.torch for task in tasks)
+    )
+
+
+def run_forked(
+    tasks: Sequence[Task], sink: CheckpointWriter, options: Options, advance: Advance | None
+) -> None:
+    """Merge ``tasks`` into ``sink``; no pass over the whole model may be left to do.
+
+    Raises what a process raises, and ``StockpotError`` for one that was killed.
+    """
+    import multiprocessing
+    from multiprocessing.connection import Connection, wait
+
+    fork = multiprocessing.get_context("fork")
+    count = min(options.processes, _MOST)
+    stretches = _stretches(tasks, count * _STRETCHES)
+    tokens, feed = os.pipe()
+    os.write(feed, bytes(range(len(stretches))))
+    os.close(feed)
+    own = replace(options, threads=1, processes=1, block_elements=options.block_elements or _BLOCK)
+    talking: dict[Any, Any] = {}
+    processes = []
+    try:
+        for _ in range(count):
+            listen, speak = fork.Pipe(duplex=False)
+            process = fork.Process(
+                target=_work, args=(tokens, tasks, stretches, sink, own, speak), daemon=True
+            )
+            with warnings.catch_warnings():
+                # Of forking beside threads: the children use none of them.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process.start()
+            speak.close()
+            processes.append(process)
+            talking[listen] = process
+        while talking:
+            for pipe in wait(list(talking)):
+                assert isinstance(pipe, Connection)
+                try:
+                    kind, value = pipe.recv()
+                except EOFError:
+                    process = talking.pop(pipe)
+                    process.join()
+                    if process.exitcode:
+                        raise StockpotError(
+                            f"a process of the merge ended with code {process.exitcode}",
+                            hint="-9 is often a lack of memory; --threads 1 needs the least",
+                        ) from None
+                    continue
+                if kind == "error":
+                    raise value
+                if kind == "facts":
+                    for number, statistics in value:
+                        tasks[number].statistics = statistics
+                elif advance is not None:
+                    advance(value)
+    finally:
+        os.close(tokens)
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _work(
+    tokens: int,
+    tasks: Sequence[Task],
+    stretches: Sequence[range],
+    sink: CheckpointWriter,
+    options: Options,
+    out: Any,
+) -> None:
+    """A process: take one stretch after another until none is left."""
+    try:
+        with sink.again() as own:
+            engine = Engine(own, options, lambda amount: out.send(("done", amount)))
+            while token := os.read(tokens, 1):
+                numbers = stretches[token[0]]
+                engine.run([tasks[number] for number in numbers])
+                works = [(n, task) for n in numbers if isinstance(task := tasks[n], Work)]
+                out.send(("facts", [(number, work.statistics) for number, work in works]))
+            own.finish()
+    except BaseException as error:
+        out.send(("error", _portable(error)))
+        raise SystemExit(0) from None
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error, or its words where it does not survive the way."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return StockpotError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _stretches(tasks: Sequence[Task], count: int) -> list[range]:
+    """About ``count`` runs of neighbours of nearly the same number of elements, largest first.
+
+    Neighbours in the file: what two processes write meets at the ends of stretches only.
+    """
+    share = sum(task.info.size for task in tasks) / count
+    found: list[tuple[int, range]] = []
+    first = done = 0
+    for number, task in enumerate(tasks):
+        done += task.info.size
+        if done >= share or number == len(tasks) - 1:
+            found.append((done, range(first, number + 1)))
+            first, done = number + 1, 0
+    return [numbers for _, numbers in sorted(found, key=lambda one: -one[0])]
