@@ -62,7 +62,8 @@ def test_a_merge_lands_with_its_parents(
         ]
         assert soup.recipe["method"] == "task_arithmetic"
         again = land(registry, tmp_path / output)
-        assert [each.new for each in again.models] == [False]
+        assert [each.new for each in again.models] == [False] * 4
+        assert again.result.id == soup.id
 
 
 def test_the_record_of_a_merge_into_one_file_is_read_by_add(

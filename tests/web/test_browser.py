@@ -270,6 +270,38 @@ def test_running_jobs_move_without_reloading(browser: Any, site: Site) -> None:
     seen.settled(site)
 
 
+def test_commands_are_copied_and_a_contribution_refused(browser: Any, site: Site) -> None:
+    seen = visit(browser, permissions=["clipboard-read", "clipboard-write"])
+    page = seen.page
+    page.goto(f"{site.address}/lines/main")
+    card = page.locator(".verdict", has_text="captions@example.org")
+    card.get_by_text("Commands").click()
+    field = card.get_by_label("Refuse", exact=True)
+    card.get_by_role("button", name="Copy the command: Refuse captions").click()
+    card.get_by_text("Copied").wait_for()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == field.input_value()
+    assert copied.startswith("stockpot review captions -r ")
+    assert page.evaluate(CHECKS["names"]) == []
+    assert page.evaluate(CHECKS["contrast"]) == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate(CHECKS["narrow"]) == []
+    page.goto(f"{site.address}/sign-in?back=/lines/main")
+    page.get_by_label("Token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/lines/main")
+    card.get_by_text("Refuse it").click()
+    card.get_by_label("Why").fill("off topic")
+    assert page.evaluate(CHECKS["names"]) == []
+    assert page.evaluate(CHECKS["contrast"]) == []
+    card.get_by_role("button", name="Refuse captions").click()
+    assert "captions is refused" in page.get_by_role("status").inner_text()
+    assert "maintainer: off topic" in card.inner_text()
+    assert page.get_by_role("checkbox", name="Accept tweets").count() == 1
+    page.get_by_role("button", name="Sign out").click()
+    seen.settled(site)
+
+
 def test_a_maintainer_accepts_and_reverts(browser: Any, site: Site) -> None:
     seen = visit(browser, viewport={"width": 1200, "height": 900})
     page = seen.page

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from starlette.testclient import TestClient
 from stockpot.errors import InputError
 from stockpot.registry import Registry, init_registry
 from stockpot.web import Settings, make_app
+from tests.web.models import community
 
 VOID = {"meta", "link", "input", "br", "hr", "img"}
 
@@ -310,3 +313,32 @@ def test_a_damaged_blob_hides_the_card_alone(tmp_path: Path) -> None:
     text = client.get(f"/models/{ids['base']}").text
     assert 'id="card"' not in text
     assert "steps: 100" in text
+
+
+def test_a_page_without_a_session_names_the_commands_and_they_run(tmp_path: Path) -> None:
+    """Each command that the page of a line shows is taken from it and run."""
+    from typer.testing import CliRunner
+
+    from stockpot.cli.main import app
+
+    place = tmp_path / "a registry"
+    community(place, tmp_path / "scratch")
+    client = TestClient(make_app(Settings(str(place))), base_url="http://localhost")
+
+    def command(name: str, what: str) -> str:
+        text = html.unescape(client.get("/lines/main").text)
+        found = re.search(rf'readonly value="(stockpot {what} {name} .*?)">', text)
+        assert found is not None, (name, what)
+        return found[1]
+
+    def run(command: str) -> str:
+        done = CliRunner().invoke(app, shlex.split(command)[1:])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert "main is at version 3" in run(command("tweets", "accept"))
+    assert "without tweets" in run(command("tweets", "revert"))
+    assert "REASON" in client.get("/lines/main").text
+    assert "captions: refused" in run(command("captions", "review") + " --refuse 'off topic'")
+    assert "maintainer: off topic" in client.get("/lines/main").text
+    assert command("captions", "review").endswith(" --tasks tasks.yaml")

@@ -117,7 +117,8 @@ def test_other_sites_may_link_and_nothing_else(client: TestClient) -> None:
     assert answer.status_code == 303
 
 
-FORMS = ["/theme", "/sign-in", "/sign-out", "/lines/main/accept", "/lines/main/revert"]
+FORMS = ["/theme", "/sign-in", "/sign-out", "/lines/main/accept"]
+FORMS += ["/lines/main/refuse", "/lines/main/revert"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -269,6 +270,11 @@ def test_accept_and_revert(tmp_path: Path, runs: Path) -> None:
     assert "no method" in change("accept", method="magic", contribution=offered[0])
     assert "not been reviewed" in change("accept", method="linear", contribution="captions")
     assert "was refused" in change("accept", method="linear", contribution="broken")
+    assert "say why" in change("refuse", contribution="captions", why=" ")
+    assert "captions is refused" in change("refuse", contribution="captions", why="<i>off topic")
+    assert "maintainer: &lt;i&gt;off topic" in client.get("/lines/main").text
+    assert "is in the newest version" in change("refuse", contribution="reviews", why="late")
+    assert "no contribution is called" in change("refuse", contribution="nobody", why="who?")
     assert "Version 3 of main: tweets" in change("accept", method="linear", contribution=offered[0])
     assert "Version 3 of main" not in client.get("/lines/main").text  # said once
     with Registry(place) as registry:

@@ -71,17 +71,24 @@ def review_command(
     tasks: Tasks = None,
     points: Annotated[int, typer.Option(min=3, help="Models between base and it.")] = 3,
     barrier: Annotated[float, typer.Option(min=0, help="Fall of score allowed there.")] = 0.05,
+    refusal: Annotated[
+        str | None,
+        typer.Option("--refuse", help="Examine nothing, refuse the named ones for this reason."),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Examine contributions: lineage, layers, mode connectivity, every task. Exit 1 if refused."""
     from stockpot.cli.output import Output
-    from stockpot.community import contributions, review
+    from stockpot.community import contributions, refuse, review
     from stockpot.community.contribution import find_contribution
     from stockpot.community.review import last_review
+    from stockpot.errors import InputError
     from stockpot.registry import Registry
 
     out = Output(json=as_json, quiet=quiet)
+    if refusal is not None and not contribution:
+        raise InputError("--refuse needs the name of a contribution")
     with Registry(place) as registry:
         if contribution:
             chosen = [find_contribution(registry, each) for each in contribution]
@@ -94,6 +101,9 @@ def review_command(
         meter = _meter(tasks)
         reviews = []
         for each in chosen:
+            if refusal is not None:
+                reviews.append(refuse(registry, each, refusal))
+                continue
             out.say(f"reviewing {each.name}")
             reviews.append(review(registry, each, meter=meter, points=points, limit=barrier))
     lines = []
@@ -106,7 +116,7 @@ def review_command(
     out.data(
         {"reviews": [done.to_json() for done in reviews]}, "\n".join(lines) or "none to review"
     )
-    if not all(done.accepted for done in reviews):
+    if refusal is None and not all(done.accepted for done in reviews):
         raise typer.Exit(1)
 
 

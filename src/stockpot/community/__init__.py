@@ -6,7 +6,7 @@ come in, and why not), ``rounds`` (accept), ``history`` (what a line is made of,
 
 from stockpot.community.contribution import Contribution, contribute, contributions
 from stockpot.community.history import history, replay, revert
-from stockpot.community.review import Review, review
+from stockpot.community.review import Review, refuse, review
 from stockpot.community.rounds import accept
 from stockpot.community.tasks import MaintainerTask, load_tasks
 
@@ -19,6 +19,7 @@ __all__ = [
     "contributions",
     "history",
     "load_tasks",
+    "refuse",
     "replay",
     "revert",
     "review",

@@ -40,6 +40,8 @@ MATRIX_TIMES, VECTOR_TIMES = 8.0, 50.0
 # A matrix that has moved by its own norm is another matrix.
 MATRIX_MOST = 1.0
 BARRIER = 0.05
+# The name of the check that is a person's word.
+MAINTAINER = "maintainer"
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,41 @@ def review(
         if all(check.passed for check in checks) and meter.tasks:
             checks += _measure(registry, found, meter, points, limit)
     done = Review(found.id, found.model, registry.find(found.line), tuple(checks))
-    number = len(registry.store.keys(f"reviews/{found.id}")) + 1
-    key = f"reviews/{found.id}/{number:06d}.json"
+    _keep(registry, done)
+    return done
+
+
+def refuse(registry: Registry, contribution: Contribution | str, why: str) -> Review:
+    """A maintainer's own no, whatever the checks say: the newest review, which stands until the
+    next one. Raises ``InputError`` without a reason, or for what is in the newest version.
+    """
+    from stockpot.community.history import history
+
+    found = (
+        find_contribution(registry, contribution) if isinstance(contribution, str) else contribution
+    )
+    if not why.strip():
+        raise InputError(f"{found.name}: say why it is refused")
+    if found.id in history(registry, found.line).accepted:
+        raise InputError(
+            f"{found.name} is in the newest version of the line '{found.line}'",
+            hint=f"stockpot revert {found.name}",
+        )
+    before = last_review(registry, found)
+    checks = [
+        Check(**each) for each in (before["checks"] if before else ()) if each["name"] != MAINTAINER
+    ]
+    checks.append(Check(MAINTAINER, False, why.strip(), {}))
+    done = Review(found.id, found.model, registry.find(found.line), tuple(checks))
+    _keep(registry, done)
+    return done
+
+
+def _keep(registry: Registry, done: Review) -> None:
+    number = len(registry.store.keys(f"reviews/{done.contribution}")) + 1
+    key = f"reviews/{done.contribution}/{number:06d}.json"
     registry.store.write(key, [seal(done.to_json())])
     registry.store.flush()
-    return done
 
 
 def last_review(registry: Registry, contribution: Contribution) -> dict[str, Any] | None:

@@ -19,6 +19,8 @@ from stockpot.registry.adding import Added, add
 from stockpot.registry.contents import read_contents
 from stockpot.registry.registry import Registry
 
+# The recipe that `rank` writes beside its results.
+RECIPE = "recipe.yaml"
 # What a folder says about its own weights says nothing about those laid over them.
 _OWN = (FILE_NAME, REPORT_NAME, "README.md")
 
@@ -42,8 +44,8 @@ class Landed:
 def land(registry: Registry, output: str | Path, *, quiet: bool = True) -> Landed:
     """Add the results of a command and the models that they were made of.
 
-    ``output``: what ``recycle``, ``tangent train`` or ``rank`` wrote (a folder with
-    ``models.json``), a merge (folder or file: with its parents, where they still lie), or any model
+    ``output``: what ``recycle`` or ``tangent train`` wrote (a folder with ``models.json``), a merge
+    (folder or file: with its parents, where they still lie), a ranking (its winner), or any model
     that ``add`` takes. The same output twice changes nothing; after an interruption call it again.
     Parents whose weights the registry has are left as they are.
 
@@ -61,8 +63,7 @@ def land(registry: Registry, output: str | Path, *, quiet: bool = True) -> Lande
                 raise
             left_out.append(f"{made.name or made.source}: {error.message}")
             continue
-        if found is not None:
-            results.append(found)
+        results.append(found)
     return Landed(tuple(results), tuple(left_out))
 
 
@@ -74,7 +75,7 @@ def _listed(output: Path, label: str) -> list[Made]:
         return models
     report = read_report(output)
     if report is None:
-        return [Made(label)]
+        return _ranked(output) or [Made(label)]
     # The base first, so that the others are stored as differences to it.
     parents = sorted(report["parents"], key=lambda each: each["role"] != "base")
     base = next((each["digest"] for each in parents if each["role"] == "base"), None)
@@ -86,10 +87,34 @@ def _listed(output: Path, label: str) -> list[Made]:
     return [*made, Made(label)]
 
 
-def _land(registry: Registry, output: Path, made: Made, quiet: bool) -> Added | None:
-    """Add one model; None for a parent whose weights are in the registry."""
-    if made.digest is not None and registry.index.rows("digest = ?", (made.digest,), 1):
-        return None
+def _ranked(output: Path) -> list[Made]:
+    """The model that came first in a ranking, from the recipe that starts from it."""
+    import yaml
+
+    recipe = output / RECIPE
+    if not recipe.is_file() or not (output / "results.json").is_file():
+        return []
+    try:
+        spec = yaml.safe_load(recipe.read_text(encoding="utf-8"))["backbone"]
+        place, kind = spec.get("weights") or spec["name"], spec["kind"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{recipe} cannot be read: {error}") from error
+    if kind == "function" and "weights" not in spec:
+        raise InputError(
+            f"the winner of {output} is made by the function {place}: it has no weights file",
+            hint=f"stockpot recycle {recipe} --registry REGISTRY adds its weights and the result",
+        )
+    with open_checkpoint(output / place if (output / place).exists() else place) as checkpoint:
+        return [Made(place, digest=checkpoint.digest())]
+
+
+def _land(registry: Registry, output: Path, made: Made, quiet: bool) -> Added:
+    """Add one model; a parent whose weights are in the registry stays what it is there."""
+    if made.digest is not None:
+        there = registry.index.rows("digest = ?", (made.digest,), 1)
+        if there:
+            manifest = registry.manifest(there[0].id)
+            return Added(manifest.id, manifest, False, manifest.nbytes, 0, 0, {}, None)
     inside = output / made.source
     source = str(inside) if output.is_dir() and inside.exists() else made.source
     if made.overlay is not None:

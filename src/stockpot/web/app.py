@@ -53,6 +53,7 @@ def make_app(settings: Settings) -> Guard:
             Route("/models/{model}/angles", views.model_angles),
             Route("/lines/{line}", views.line),
             Route("/lines/{line}/accept", changes.accept, methods=["POST"]),
+            Route("/lines/{line}/refuse", changes.refuse, methods=["POST"]),
             Route("/lines/{line}/revert", changes.revert, methods=["POST"]),
             Route("/compare", views.compare),
             Route("/results", views.results),

@@ -1,4 +1,4 @@
-"""Forms: signing in and out, colours, accept and revert. Each carries the seal of its page."""
+"""Forms: signing in and out, colours; accept, refuse, revert. Each carries the seal of its page."""
 
 from __future__ import annotations
 
@@ -69,6 +69,15 @@ class Changes:
         method = fields.one("method")
         return await self._change(
             request, line, lambda place: self.maintainer.accept(place, line, chosen, method)
+        )
+
+    async def refuse(self, request: Request) -> Response:
+        """Refuses a contribution that waits."""
+        fields = await self.shells.form(request, signed_in=True)
+        line = request.path_params["line"]
+        chosen, why = fields.one("contribution"), fields.one("why").strip()
+        return await self._change(
+            request, line, lambda place: self.maintainer.refuse(place, line, chosen, why)
         )
 
     async def revert(self, request: Request) -> Response:

@@ -1,12 +1,14 @@
-"""Contributions to a line: what is in, what waits and why, accept and revert.
+"""Contributions to a line: what is in, what waits and why; accept, refuse, revert.
 
 The only module here that knows ``stockpot.community``.
 """
 
 from __future__ import annotations
 
+import shlex
 import threading
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from stockpot.community import (
     contributions,
     history,
     load_tasks,
+    refuse,
     revert,
 )
-from stockpot.community.contribution import find_contribution
+from stockpot.community.contribution import COMPONENT, find_contribution
 from stockpot.community.measuring import Meter
 from stockpot.community.review import last_review
 from stockpot.errors import InputError
@@ -44,7 +47,7 @@ class Proposal:
 
     ``state``: "in" the newest version, "passed" or "refused" by its last review, "new" before any.
     ``back``: it was in, and was taken back. ``checks`` are those of the review: ``name``,
-    ``passed``, ``words``.
+    ``passed``, ``words``. ``commands``: what can be done with it, and the command that does it.
     """
 
     contribution: Contribution
@@ -52,6 +55,7 @@ class Proposal:
     reason: str
     checks: tuple[dict[str, Any], ...]
     back: bool
+    commands: tuple[tuple[str, str], ...]
 
     @property
     def id(self) -> str:
@@ -67,7 +71,13 @@ def proposals(place: str, line: str) -> list[Proposal]:
             for version in registry.line(line)
             for ident in version["event"].get("contributions", ())
         }
-        found = [_proposal(registry, each, inside, ever) for each in contributions(registry, line)]
+        every = contributions(registry)
+        names = Counter(each.name for each in every)
+        found = [
+            _proposal(registry, each, inside, ever, place, names[each.name] == 1)
+            for each in every
+            if each.line == line
+        ]
     order = ("in", "passed", "new", "refused")
     return sorted(found, key=lambda each: order.index(each.state))
 
@@ -85,21 +95,45 @@ def scores(line: Line) -> dict[str, Any]:
 
 
 def _proposal(
-    registry: Registry, found: Contribution, inside: set[str], ever: set[str]
+    registry: Registry,
+    found: Contribution,
+    inside: set[str],
+    ever: set[str],
+    place: str,
+    unique: bool,
 ) -> Proposal:
     done = last_review(registry, found) or {}
     state = "new" if not done else "passed" if done["accepted"] else "refused"
+    state = "in" if found.id in inside else state
     return Proposal(
         found,
-        "in" if found.id in inside else state,
+        state,
         done.get("reason", ""),
         tuple(done.get("checks", ())),
         back=found.id in ever - inside,
+        commands=tuple(_commands(found, state, place, unique)),
     )
 
 
+def _commands(
+    found: Contribution, state: str, place: str, unique: bool
+) -> Iterator[tuple[str, str]]:
+    """What a maintainer may type instead of pressing a button, to be copied as it is."""
+    name, where = found.name if unique else found.id, f"-r {shlex.quote(place)}"
+    name = shlex.quote(name)
+    if state == "in":
+        yield "Take it back", f"stockpot revert {name} {where} --why 'REASON'"
+        return
+    if state == "passed":
+        method = " --method tangent" if found.kind == COMPONENT else ""
+        yield "Accept", f"stockpot accept {name} {where}{method}"
+    yield "Review", f"stockpot review {name} {where} --tasks tasks.yaml"
+    if state != "refused":
+        yield "Refuse", f"stockpot review {name} {where} --refuse 'REASON'"
+
+
 class Maintainer:
-    """Accepts and reverts, one thing at a time.
+    """Accepts, refuses and reverts, one thing at a time.
 
     ``tasks``: a file of tasks on which every new version must hold; scores are remembered.
     Raises ``InputError`` for a file that is none.
@@ -117,6 +151,13 @@ class Maintainer:
             found = [_of_line(registry, line, each) for each in chosen]
             done = accept(registry, found, method=method, meter=self._meter)
             return f"Version {done.version} of {line}: {_names(found)} by {METHODS[method]}."
+
+    def refuse(self, place: str, line: str, contribution: str, why: str) -> str:
+        """Refuse a contribution for a reason; what happened in words. Raises ``StockpotError``."""
+        with self._turn, Registry(place) as registry:
+            found = _of_line(registry, line, contribution)
+            refuse(registry, found, why)
+            return f"{found.name} is refused. A new review can change that."
 
     def revert(self, place: str, line: str, contribution: str, why: str) -> str:
         """Take a contribution back; what happened in words. Raises ``StockpotError``."""

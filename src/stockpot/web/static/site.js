@@ -1,5 +1,5 @@
-// Pages are complete without this. It keeps the page of running jobs up to date, and brings the
-// model that a drawing is about into view.
+// Pages are complete without this. It keeps the page of running jobs up to date, brings the model
+// that a drawing is about into view, and copies commands.
 for (const place of document.querySelectorAll("[data-poll]")) {
   let before = "";
   const look = async () => {
@@ -29,4 +29,17 @@ for (const node of document.querySelectorAll(".drawing .here")) {
   const frame = node.closest(".drawing");
   const [box, around] = [node.getBoundingClientRect(), frame.getBoundingClientRect()];
   frame.scrollLeft += box.left + box.width / 2 - (around.left + around.width / 2);
+}
+for (const button of document.querySelectorAll("button.copy")) {
+  const field = button.previousElementSibling;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    field.select();
+    try {
+      await navigator.clipboard.writeText(field.value);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Press Ctrl-C";  // without a safe address only the person may copy
+    }
+  });
 }
