@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import yaml  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 import stockpot  # noqa: E402
@@ -19,6 +21,8 @@ from stockpot.registry import Registry, add, init_registry, land  # noqa: E402
 from stockpot.registry.checking import verify  # noqa: E402
 from stockpot.registry.tree import family  # noqa: E402
 from stockpot.tangent.component import Component  # noqa: E402
+from tests.ranking.rank.tiny import net as ranked_net  # noqa: E402
+from tests.ranking.rank.tiny import write_task, zoo  # noqa: E402
 from tests.recycling.tiny import net, recipe  # noqa: E402
 from tests.tangent.core.world import write_world  # noqa: E402
 
@@ -157,3 +161,30 @@ def test_components_and_their_sum_find_their_base(tmp_path: Path) -> None:
     loaded = Component.load(out / "components" / "east.safetensors")
     loaded.save(tmp_path / "old.safetensors")
     assert Component.load(tmp_path / "old.safetensors").digest == loaded.digest
+
+
+@pytest.mark.slow
+def test_the_winner_of_a_ranking_lands(tmp_path: Path) -> None:
+    """The model itself; of one that a function makes it is said that there is no file."""
+    task = write_task(tmp_path)
+    save_state(tmp_path / "good.safetensors", ranked_net(0.95).state_dict())
+    value = zoo()
+    good = next(each for each in value["models"] if each["id"] == "good")
+    good["weights"] = "good.safetensors"
+    (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(value))
+    with init_registry(tmp_path / "r"):
+        pass
+    arguments = ["rank", task, "--zoo", tmp_path / "zoo.yaml", "-o", tmp_path / "out"]
+    arguments += ["--backend", "serial", "-r", tmp_path / "r", "--json"]
+    for without, names in ((), ["good"]), (("good",), []):
+        more = [word for name in without for word in ("--without", name)]
+        done = CliRunner().invoke(app, [*map(str, arguments), *more])
+        assert done.exit_code == 0, done.output
+        found = json.loads(done.stdout)["registry"]
+        assert [each["name"] for each in found["models"]] == names
+        assert bool(found["left_out"]) is bool(without)
+    with (
+        open_checkpoint(tmp_path / "good.safetensors") as own,
+        Registry(tmp_path / "r") as registry,
+    ):
+        assert registry.manifest("good").digest == own.digest()

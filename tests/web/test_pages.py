@@ -300,8 +300,6 @@ def test_what_breaks_inside_shows_no_details(
 
 
 def test_a_damaged_blob_hides_the_card_alone(tmp_path: Path) -> None:
-    from tests.web.models import community
-
     ids = community(tmp_path / "registry", tmp_path)
     with Registry(tmp_path / "registry") as registry:
         card = next(f for f in registry.manifest("base").files if f.path == "README.md")
@@ -339,6 +337,9 @@ def test_a_page_without_a_session_names_the_commands_and_they_run(tmp_path: Path
     assert "main is at version 3" in run(command("tweets", "accept"))
     assert "without tweets" in run(command("tweets", "revert"))
     assert "REASON" in client.get("/lines/main").text
-    assert "captions: refused" in run(command("captions", "review") + " --refuse 'off topic'")
-    assert "maintainer: off topic" in client.get("/lines/main").text
-    assert command("captions", "review").endswith(" --tasks tasks.yaml")
+    reviewing = command("captions", "review")
+    assert reviewing.endswith(" --tasks tasks.yaml")
+    refusing = reviewing.replace("--tasks tasks.yaml", "--refuse 'REASON'")
+    assert f'readonly value="{refusing}"' in html.unescape(client.get("/lines/main").text)
+    assert "captions: refused" in run(refusing)
+    assert "maintainer: REASON" in client.get("/lines/main").text

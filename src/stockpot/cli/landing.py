@@ -91,8 +91,10 @@ def landed_value(done: Landed) -> dict[str, Any]:
 
 def landed_words(done: Landed) -> str:
     """The same in words: the result, how many came with it, and what could not come."""
-    result, new = done.result, sum(each.new for each in done.models)
-    lines = [f"{result.manifest.name} {result.id[:12]}, {new} of {len(done.models)} models new"]
+    lines = []
+    if done.models:
+        result, new = done.result, sum(each.new for each in done.models)
+        lines = [f"{result.manifest.name} {result.id[:12]}, {new} of {len(done.models)} models new"]
     lines += [f"not added: {words}" for words in done.left_out]
     return "\n".join(lines)
 

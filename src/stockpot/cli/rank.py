@@ -13,6 +13,7 @@ from stockpot.cli.options import (
     Backend,
     DryRun,
     GpusPerJob,
+    InRegistry,
     Jobs,
     Json,
     Quiet,
@@ -67,6 +68,7 @@ def rank_command(
     jobs: Jobs = None,
     address: Address = None,
     gpus_per_job: GpusPerJob = None,
+    registry: InRegistry = None,
     skip_corrupt: SkipCorrupt = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -77,6 +79,7 @@ def rank_command(
     Writes a report, and a recipe for `stockpot recycle` that starts from the winner. Run again
     after an interruption: what was computed is kept.
     """
+    from stockpot.cli.landing import Landing
     from stockpot.cli.output import Output
     from stockpot.ranking.rank import plan_rank, rank
     from stockpot.ranking.state import Options
@@ -100,12 +103,14 @@ def rank_command(
         plan = plan_rank(task, zoo, history=history, options=options)
         out.data(plan, _plan_text(plan))
         return
+    landing = Landing(registry)
     done = rank(task, zoo, output, history=history, options=options)
     from stockpot.report.ranking import terminal_ranking, write_ranking
 
     report = done.folder / "report.html"
     write_ranking(done.results, report)
-    out.data(done.results, terminal_ranking(done.results, top))
+    landing.add(done.folder)
+    out.data({**done.results, **landing.value}, terminal_ranking(done.results, top))
     if append and history is not None:
         from stockpot.ranking.append import append_results
 
@@ -115,6 +120,7 @@ def rank_command(
     out.say(f"report: {report}")
     if recipe.exists():
         out.say(f"next:   stockpot recycle {recipe}")
+    landing.finish(out)
 
 
 def seconds(text: str) -> float:

@@ -27,7 +27,8 @@ _OWN = (FILE_NAME, REPORT_NAME, "README.md")
 
 @dataclass(frozen=True)
 class Landed:
-    """``models``: what was added or was there already, parents first, the result last.
+    """``models``: what was added or was there already, parents first, the result last; empty
+    where a ranking's winner has no weights of its own.
 
     ``left_out``: parents that are not where they were, or not what they were, in words; their
     edges are there all the same, and join when such weights are added.
@@ -38,6 +39,9 @@ class Landed:
 
     @property
     def result(self) -> Added:
+        """The last of ``models``. Raises ``InputError`` where there is none."""
+        if not self.models:
+            raise InputError(f"nothing was added: {'; '.join(self.left_out)}")
         return self.models[-1]
 
 
@@ -53,8 +57,8 @@ def land(registry: Registry, output: str | Path, *, quiet: bool = True) -> Lande
     ``OutputError`` where the registry cannot be written.
     """
     place = Path(output).expanduser()
-    listed = _listed(place, str(output))
-    results, left_out = [], []
+    results, left_out = list[Added](), list[str]()
+    listed = _listed(place, str(output), left_out)
     for number, made in enumerate(listed):
         try:
             found = _land(registry, place, made, quiet)
@@ -67,7 +71,7 @@ def land(registry: Registry, output: str | Path, *, quiet: bool = True) -> Lande
     return Landed(tuple(results), tuple(left_out))
 
 
-def _listed(output: Path, label: str) -> list[Made]:
+def _listed(output: Path, label: str, left_out: list[str]) -> list[Made]:
     if (output / MODELS_NAME).is_file():
         models = read_models(output)
         if not models:
@@ -75,7 +79,9 @@ def _listed(output: Path, label: str) -> list[Made]:
         return models
     report = read_report(output)
     if report is None:
-        return _ranked(output) or [Made(label)]
+        if (output / RECIPE).is_file() and (output / "results.json").is_file():
+            return _ranked(output, left_out)
+        return [Made(label)]
     # The base first, so that the others are stored as differences to it.
     parents = sorted(report["parents"], key=lambda each: each["role"] != "base")
     base = next((each["digest"] for each in parents if each["role"] == "base"), None)
@@ -87,23 +93,19 @@ def _listed(output: Path, label: str) -> list[Made]:
     return [*made, Made(label)]
 
 
-def _ranked(output: Path) -> list[Made]:
+def _ranked(output: Path, left_out: list[str]) -> list[Made]:
     """The model that came first in a ranking, from the recipe that starts from it."""
     import yaml
 
     recipe = output / RECIPE
-    if not recipe.is_file() or not (output / "results.json").is_file():
-        return []
     try:
         spec = yaml.safe_load(recipe.read_text(encoding="utf-8"))["backbone"]
-        place, kind = spec.get("weights") or spec["name"], spec["kind"]
+        place, has_weights = spec.get("weights") or spec["name"], spec["kind"] != "function"
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{recipe} cannot be read: {error}") from error
-    if kind == "function" and "weights" not in spec:
-        raise InputError(
-            f"the winner of {output} is made by the function {place}: it has no weights file",
-            hint=f"stockpot recycle {recipe} --registry REGISTRY adds its weights and the result",
-        )
+    if not (has_weights or spec.get("weights")):
+        left_out.append(f"{place}: the winner is made by a function, and lies in no file")
+        return []
     with open_checkpoint(output / place if (output / place).exists() else place) as checkpoint:
         return [Made(place, digest=checkpoint.digest())]
 
