@@ -50,7 +50,10 @@ class DirectFile:
             os.close(self._cached)
             raise
         # Pages of their own are aligned, as writing past the cache demands.
-        self._free = [np.frombuffer(mmap.mmap(-1, SEGMENT), np.uint8) for _ in range(_SEGMENTS)]
+        self._free = [
+            np.frombuffer(mmap.mmap(-1, SEGMENT, mmap.MAP_PRIVATE), np.uint8)
+            for _ in range(_SEGMENTS)
+        ]
         self._open: dict[int, _Segment] = {}
         self._through_cache: set[int] = set()
         self._full: deque[_Segment] = deque()
