@@ -238,7 +238,7 @@ def _ranked(values: np.ndarray, rank: int) -> float:
 
 def _chosen(x: Array, mask: Array) -> np.ndarray:
     if isinstance(x, np.ndarray):
-        return x[np.flatnonzero(mask)]
+        return np.compress(mask, x)
     return _host(x[mask])
 
 
