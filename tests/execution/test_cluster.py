@@ -22,6 +22,7 @@ from stockpot.errors import InputError, JobError, MissingDependencyError
 from stockpot.execution import Job, Ray, Serial, make_backend, run_jobs
 from stockpot.merging.job import Spec
 from stockpot.merging.merge import run_merge
+from stockpot.registry import Registry, init_registry
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported
 HELPERS = "tests.execution.helpers"
@@ -238,10 +239,17 @@ def submit(address: str, *words: Any) -> list[str]:
 def test_a_command_is_submitted_watched_and_stopped(cluster: Any, tmp_path: Path) -> None:
     base, *models = parents(tmp_path / "parents", 2)
     words = ["merge", *models, "--base", base, "-m", "ties", "-o", tmp_path / "merged.safetensors"]
+    init_registry(tmp_path / "registry").close()
+    words += ["--registry", tmp_path / "registry"]
     command = submit(cluster.address, *words, "--backend", "ray", "--json")
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["method"] == "ties"
+    said = json.loads(done.stdout)
+    assert said["method"] == "ties"
+    # The conductor of the run put it where it belongs, with its parents.
+    assert len(said["registry"]["models"]) == 4
+    with Registry(tmp_path / "registry") as registry:
+        assert len(registry.ancestors("merged")) == 3
     run_merge(Spec(models, "ties", base), tmp_path / "one.safetensors")
     merged = tmp_path / "merged.safetensors"
     assert merged.read_bytes() == (tmp_path / "one.safetensors").read_bytes()

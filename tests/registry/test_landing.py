@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from stockpot.cli.main import app
+from stockpot.execution.conductor import Conductor
 from stockpot.merging import merge
 from stockpot.provenance import Made, Record, read_models, write_models
 from stockpot.registry import Registry, add, init_registry, land
 from stockpot.registry.tree import family, text
+from stockpot.version import VERSION
 from tests.registry.models import BASE, moved, write_model
 
 
@@ -184,3 +187,19 @@ def test_a_damaged_list_of_models_is_told(place: Path, tmp_path: Path, content: 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "models.json").write_text(content)
     assert "models" in run("registry", "land", tmp_path / "out", "-r", place, code=2).stderr
+
+
+def test_a_submitted_command_lands_where_it_runs(
+    parents: list[Path], place: Path, tmp_path: Path
+) -> None:
+    """What the cluster's conductor does for ``stockpot submit``, without a cluster."""
+    words = ["merge", *parents[1:], "-o", tmp_path / "soup", "-r", place, "--json"]
+    conductor = Conductor(list(map(str, words)), VERSION, None, None)
+    deadline, code = time.monotonic() + 120, None
+    while code is None and time.monotonic() < deadline:
+        (said, _), (heard, _), code = conductor.look(0, 0)
+        time.sleep(0.05)
+    assert code == 0, heard
+    assert len(json.loads(said)["registry"]["models"]) == 3
+    with Registry(place) as registry:
+        assert registry.manifest("soup").kind == "merge"
