@@ -114,7 +114,13 @@ def visit(browser: Any, **options: Any) -> Visit:
     page.on("console", heard)
     page.on("pageerror", lambda error: found.complaints.append(str(error)))
     page.on("request", lambda request: found.asked.append(request.url))
-    page.on("requestfailed", lambda request: found.complaints.append(f"failed {request.url}"))
+
+    def failed(request: Any) -> None:
+        # A page that is left before its icon has come gives it up.
+        if "ERR_ABORTED" not in (request.failure or ""):
+            found.complaints.append(f"failed {request.url}: {request.failure}")
+
+    page.on("requestfailed", failed)
     return found
 
 
