@@ -187,6 +187,8 @@ def test_a_damaged_list_of_models_is_told(place: Path, tmp_path: Path, content: 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "models.json").write_text(content)
     assert "models" in run("registry", "land", tmp_path / "out", "-r", place, code=2).stderr
+    said = run("registry", "add", tmp_path / "out", "-r", place, code=2).stderr
+    assert "stockpot registry land" in said
 
 
 def test_a_submitted_command_lands_where_it_runs(

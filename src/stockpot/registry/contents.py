@@ -15,7 +15,14 @@ from stockpot.checkpoints.open import PICKLE_SUFFIXES, find_weights, weights_fol
 from stockpot.checkpoints.safetensors_file import check_link, open_file, read_index
 from stockpot.errors import CheckpointError, InputError
 from stockpot.merging.output import read_report, report_beside
-from stockpot.provenance import HEADER_KEY, Record, has_record, parse_record, read_record
+from stockpot.provenance import (
+    HEADER_KEY,
+    MODELS_NAME,
+    Record,
+    has_record,
+    parse_record,
+    read_record,
+)
 
 _SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md", ".yaml", ".yml")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model")
@@ -88,6 +95,10 @@ def read_contents(source: str | Path) -> Contents:
     Raises ``CheckpointError`` where there are no weights or a damaged file.
     """
     path = Path(source).expanduser()
+    if (path / MODELS_NAME).is_file():
+        raise InputError(
+            f"{source} is what a run left, not one model", hint=f"stockpot registry land {source}"
+        )
     home = weights_folder(source)
     stack = ExitStack()
     try:

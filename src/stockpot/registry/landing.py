@@ -72,15 +72,17 @@ def land(registry: Registry, output: str | Path, *, quiet: bool = True) -> Lande
 
 
 def _listed(output: Path, label: str, left_out: list[str]) -> list[Made]:
+    ranked = (output / RECIPE).is_file() and (output / "results.json").is_file()
+    models = _ranked(output, left_out) if ranked else []
     if (output / MODELS_NAME).is_file():
-        models = read_models(output)
-        if not models:
+        models += read_models(output)
+        if not models and not ranked:
             raise InputError(f"{output / MODELS_NAME} lists no models")
+        return models
+    if ranked:
         return models
     report = read_report(output)
     if report is None:
-        if (output / RECIPE).is_file() and (output / "results.json").is_file():
-            return _ranked(output, left_out)
         return [Made(label)]
     # The base first, so that the others are stored as differences to it.
     parents = sorted(report["parents"], key=lambda each: each["role"] != "base")
