@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import multivariate_normal, norm
 
-from stockpot.ranking.posterior.condition import Observations, condition
+from stockpot.ranking.posterior.condition import TEMPER, Observations, condition
 from stockpot.ranking.posterior.covariance import FACTORS, LIKENESS, Profiles
 from stockpot.ranking.posterior.marginals import Pool, expected_improvement, probability_best
 from stockpot.ranking.posterior.metadata import learn_prior, make_encoder
@@ -100,6 +100,49 @@ def test_conditioning_against_the_textbook() -> None:
     assert np.allclose(found.shift, prior @ design.T @ inverse @ seen.residual)
     assert np.allclose(found.reduction, np.diag(prior @ design.T @ inverse @ design @ prior))
     assert np.allclose(found.parts.sum(axis=1), found.shift)
+
+
+def test_a_mixture_over_old_tasks_against_its_definition() -> None:
+    """Component by component: Gaussian conditioning, tempered likelihoods, moments of a mixture."""
+    random = np.random.default_rng(3)
+    root = random.normal(size=(8, 8))
+    prior, alike = root @ root.T, random.normal(size=(8, 5))
+    seen = Observations(
+        np.array([1, 4, 6]),
+        np.array([0.5, -1.0, 0.3]),
+        np.array([1.0, 1.0, 0.4]),
+        np.array([0.1, 0.2, 0.7]),
+    )
+    design = np.zeros((3, 8))
+    design[range(3), seen.rows] = seen.gain
+    seen_covariance = design @ prior @ design.T + np.diag(seen.noise)
+    gain = prior @ design.T @ np.linalg.inv(seen_covariance)
+    means = [m + gain @ (seen.residual - design @ m) for m in alike.T]
+    chance = np.array(
+        [
+            multivariate_normal(design @ m, seen_covariance).pdf(seen.residual) ** TEMPER
+            for m in alike.T
+        ]
+    )
+    chance /= chance.sum()
+    middle = chance @ np.array(means)
+    within = np.diag(prior - gain @ design @ prior)
+    between = chance @ (np.array(means) - middle) ** 2
+    found = condition(prior[:, seen.rows], seen, alike)
+    assert np.allclose(found.tasks, chance)
+    assert np.allclose(found.shift, middle)
+    assert np.allclose(np.diag(prior) - found.reduction, within + between)
+
+
+def test_a_mixture_spreads_as_its_one_gaussian_does(rows: np.ndarray) -> None:
+    """With L unreduced: the covariance of a component and that of their means add up to K."""
+    profiles, everyone = Profiles(rows[:, :3]), np.arange(len(rows))
+    shared = profiles.shared(everyone)
+    whole, part = shared.covariance(0.4), shared.covariance(0.4, 0.8)
+    left = 1.0 - 0.8**2
+    kept = shared.variance + 0.4 * shared.general
+    assert np.allclose(part - kept, left * (whole - kept))
+    assert np.allclose(shared.variances(profiles.own(shared), 0.4, 0.8), np.diag(part))
 
 
 def test_ranks_and_best_against_simulation() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import weightedtau
@@ -32,6 +34,46 @@ def test_without_anchors_it_is_the_history_and_with_them_better() -> None:
         more.append(tau(posterior.for_task(anchors), truth, anchors))
     assert np.mean(ours) > np.mean(plain) - 0.01
     assert np.mean(more) > np.mean(ours) + 0.03
+
+
+def test_a_task_of_a_kind_is_recognised_and_named() -> None:
+    """Twelve kinds of tasks, each an order of models of its own: anchors tell the kind."""
+    random = np.random.default_rng(5)
+    kinds = random.normal(size=(50, 12))
+    values = np.repeat(kinds, 4, axis=1) + 0.5 * random.normal(size=(50, 48))
+    names = tuple(f"kind{j // 4}-{j % 4}" for j in range(48))
+    table = Table(tuple(f"m{i}" for i in range(50)), names, values)
+    found, without = [], []
+    for task in names[:16:4]:
+        train, truth = split(table, task)
+        posterior = fit(train)
+        anchors = {name: truth[name] for name in random.permutation(train.models)[:12]}
+        ranking = posterior.for_task(anchors)
+        kind = next(each for each in ranking.evidence if each.name == "old tasks")
+        assert kind.reason.startswith(f"this one is most like {task.split('-')[0]}-")
+        found.append(tau(ranking, truth, anchors))
+        posterior.settings[20] = replace(posterior.settings[20], likeness=0.0)
+        without.append(tau(posterior.for_task(anchors), truth, anchors))
+    assert np.mean(found) > np.mean(without) + 0.05
+
+
+def test_intervals_hold_what_they_promise() -> None:
+    table = world(models=40, tasks=24, seed=3)
+    for anchors in (0, 8):
+        ranks, metrics = [], []
+        for column, task in enumerate(table.tasks[::3]):
+            train, truth = split(table, task)
+            drawn = np.random.default_rng(column).permutation(train.models)[:anchors]
+            ranking = fit(train).for_task({name: truth[name] for name in drawn})
+            order = sorted(truth, key=lambda name: -truth[name])
+            for each in ranking.standings:
+                if not each.measured:
+                    place = order.index(each.model) + 1
+                    ranks.append(each.rank.low - 1e-9 <= place <= each.rank.high + 1e-9)
+                    assert each.metric is not None
+                    metrics.append(each.metric.low <= truth[each.model] <= each.metric.high)
+        assert 0.82 <= np.mean(ranks) <= 0.97
+        assert 0.82 <= np.mean(metrics) <= 0.97
 
 
 def test_anchors_are_taken_at_their_word() -> None:

@@ -14,6 +14,12 @@ square of all profiles, ``m`` the median squared distance between rows.
 - The ``a`` term: a task may follow the general order of models more or less than usual.
 - The last ``D``: the whole pool may stand higher or lower; only differences are learnt.
 
+Where the history has many tasks, a new one is often like a few of them and unlike the rest, which
+one Gaussian cannot say. With likeness ``rho > 0`` the column is a mixture of as many Gaussians as
+there are old tasks, equally likely at first: one with mean ``h + rho r_t`` for each old task t, and
+all with the covariance ``(1 - rho^2) (K - D - a ...) + D + a ...``, so that the mixture spreads as
+K does. What is observed tells which old tasks the new one is like.
+
 Sources: Gaussian process regression (Rasmussen and Williams 2006, eq. 2.22-2.24), probabilistic PCA
 (Tipping and Bishop 1999) for the low-rank half.
 """
@@ -39,13 +45,26 @@ class Shared:
     """What covariances are made of, between all N rows and some k of them.
 
     ``mean``: ``(N,)``; ``base``: ``(N, k)``, K without its ``a`` term; ``general``: ``(N, k)``, the
-    ``a`` term at a = 1; ``variance``: D.
+    ``a`` term at a = 1; ``variance``: D; ``profiles``: ``(N, T)``, one column an old task.
     """
 
     mean: Array
     base: Array
     general: Array
     variance: float
+    profiles: Array
+
+    def covariance(self, general: float, likeness: float = 0.0) -> Array:
+        """``(N, k)``: K, given a and rho, of one component of the mixture."""
+        return self._less(self.base, likeness) + general * self.general
+
+    def variances(self, own: tuple[Array, Array], general: float, likeness: float) -> Array:
+        """``(N,)``: the diagonal of that covariance, from :meth:`Profiles.own`."""
+        return self._less(own[0], likeness) + general * own[1]
+
+    def _less(self, base: Array, likeness: float) -> Array:
+        left = 1.0 - likeness**2
+        return np.asarray(left * base + (1.0 - left) * self.variance)
 
 
 class Profiles:
@@ -96,7 +115,10 @@ class Profiles:
         mean = total / max(tasks, 1)
         variance = self._variance(float(squares.mean() - tasks * (mean**2).mean()), tasks)
         linear = products / max(tasks, 1) - np.outer(mean, mean[some])
-        factors = self._factors(mean, without)
+        residual = rows - mean[:, None]
+        if without is not None:
+            residual[:, without] = 0.0
+        factors = self._factors(residual, tasks)
         if factors is not None:
             linear = 0.5 * linear + 0.5 * (factors @ factors[some].T) / tasks
         distance = np.maximum(squares[:, None] + squares[some] - 2.0 * products, 0.0)
@@ -105,12 +127,14 @@ class Profiles:
         alike[some, np.arange(len(some))] = 1.0
         centred = mean - mean.mean()
         base = (1.0 - LIKENESS) * linear + LIKENESS * variance * alike + variance
-        return Shared(mean, base, np.outer(centred, centred[some]), variance)
+        if without is not None:
+            residual = np.delete(residual, without, axis=1)
+        return Shared(mean, base, np.outer(centred, centred[some]), variance, residual)
 
     def own(self, shared: Shared) -> tuple[Array, Array]:
         """``(N,)`` each: the diagonals that belong to ``base`` and ``general``."""
         linear = self._squares / max(self.tasks, 1) - shared.mean**2
-        factors = self._factors(shared.mean, None)
+        factors = self._factors(self.rows - shared.mean[:, None], self.tasks)
         if factors is not None:
             linear = 0.5 * linear + 0.5 * (factors**2).sum(axis=1) / self.tasks
         centred = shared.mean - shared.mean.mean()
@@ -128,13 +152,10 @@ class Profiles:
         """D; with few tasks drawn towards 1/2, what tasks that share half their order have."""
         return max((squares + 0.5) / (max(tasks - 1, 0) + 1.0), 1e-3)
 
-    def _factors(self, mean: Array, without: int | None) -> Array | None:
+    def _factors(self, residual: Array, tasks: int) -> Array | None:
         """``(N, FACTORS)``: profiles in their leading directions (orthogonal iteration)."""
-        if self.tasks - (without is not None) <= FACTORS:
+        if tasks <= FACTORS:
             return None
-        residual = self.rows - mean[:, None]
-        if without is not None:
-            residual[:, without] = 0.0
         basis = self._directions
         for _ in range(2):
             basis, _ = np.linalg.qr(residual.T @ (residual @ basis))

@@ -136,7 +136,7 @@ def _change(
     score = normal_scores(scores[models, task][:, None])[:, 0]
     residual = score - repeats * (mean - mean.mean())
     seen = Observations(models, residual, np.full(len(models), gain), np.full(len(models), noise))
-    found = condition(shared.base + settings.general * shared.general, seen)
+    found = condition(shared.covariance(settings.general), seen)
     truth = scaled[models, task]
     before = _correlation(mean, truth)
     return _correlation(mean + found.shift[models], truth) - before

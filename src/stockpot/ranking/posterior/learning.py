@@ -3,12 +3,14 @@
 Each task of the history is played as if it were new: some of its results are revealed as anchors,
 the rest is predicted from the other tasks, and the prediction is compared with what happened.
 
-- Cut points of the scale, noise of anchors and the strength of the general order come from a grid.
-  A setting's merit is the correlation of its prediction with the Savage scores (expected
-  exponential order statistics) of the true ranks, which like the weighted Kendall tau count the top
-  of the list most. Settings are averaged with weights ``exp(merit * tasks / 0.7)``: with a
+- Cut points of the scale, noise of anchors, the strength of the general order and how much a task
+  is like single old ones come from a grid.
+  A setting's merit is the correlation between Savage scores (expected exponential order
+  statistics) of predicted and of true ranks, which like the weighted Kendall tau count the top of
+  the list most. Settings are averaged with weights ``exp(merit * tasks / 0.7)``: with a
   handful of tasks the best of a grid is mostly luck.
-- Then, at that average, the quantiles of standardised errors give the width of intervals, and the
+- Then, at that average, one trial a task, the quantiles of standardised errors give the width of
+  intervals (of ranks: where on the scale the true rank lies among what is predicted), and the
   log-loss of the model that really was best gives the sharpness of P(best).
 
 Sources: Savage (1956) for the scores; Vigna (2015) for the weighted tau.
@@ -21,9 +23,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from stockpot.ranking.history.table import Array, Mask
-from stockpot.ranking.posterior.condition import Observations, condition
+from stockpot.ranking.posterior.condition import Observations, condition, task_weights
 from stockpot.ranking.posterior.covariance import Profiles, Rows, Shared
-from stockpot.ranking.posterior.marginals import probability_best
+from stockpot.ranking.posterior.marginals import Pool, probability_best
 from stockpot.ranking.posterior.scale import (
     CUTS,
     Scale,
@@ -31,36 +33,51 @@ from stockpot.ranking.posterior.scale import (
     metric_of,
     metric_slope,
     place_anchors,
+    typical_interval,
 )
 
-NOISES = np.array([0.25, 0.5, 1.0, 2.0, 4.0])
-GENERALS = (0.0, 0.5, 1.0)
+NOISES = np.array([0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
+GENERALS = (0.0, 1.0)
+LIKENESSES = (0.0, 0.5, 0.85)
 SHARPNESS = (0.7, 1.0, 1.4, 2.0, 3.0, 4.5)
 BUCKETS = (0, 5, 20)
+MEASURED = 0.02  # deviation of a model that was measured
 _TEMPERATURE = 0.7
-_MODELS, _TASKS, _TRIALS, _SHARP_TASKS = 300, 40, 72, 16
+_MODELS, _TASKS, _TRIALS, _SHARP_TASKS = 300, 150, 72, 16
+_WIDTH_TASKS, _CURVES = 72, 24
 _LEAST_MODELS, _LEAST_TASKS = 6, 3
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``noise``: variance of an anchor, in units of D; ``general``: strength of the general order;
-    ``low``, ``high``: 5 % and 95 % quantiles of errors in predicted standard deviations;
+    """What is learnt for one number of anchors.
+
+    ``noise``: variance of an anchor, in units of D; ``general``: strength of the general order;
+    ``likeness``: how much a task is like single old ones, 0..1 (rho of :mod:`.covariance`);
+    ``low``, ``high``: 5 % and 95 % quantiles of errors in predicted standard deviations, of ranks;
     ``metric_low``, ``metric_high``: likewise of the metric, as the anchors tell its units;
+    ``metric_width``: factor on intervals of the metric, as other tasks tell its units;
     ``sharpness``: factor on deviations for P(best); ``merit``: correlation with the truth, and
-    ``merit_without``: that of the mean over history; ``tasks``: how many it was learnt from."""
+    ``merit_without``: that of the mean over history; ``tasks``: how many it was learnt from.
+    """
 
     scale: Scale = field(default_factory=Scale)
     noise: float = 1.0
     general: float = 0.5
+    likeness: float = 0.0
     low: float = -1.645
     high: float = 1.645
     metric_low: float = -2.5
     metric_high: float = 2.5
+    metric_width: float = 1.0
     sharpness: float = 1.0
     merit: float = float("nan")
     merit_without: float = float("nan")
     tasks: int = 0
+
+    def alike(self, shared: Shared) -> Array | None:
+        """``(N, T)``: what each old task would have a new one be; None without likeness."""
+        return self.likeness * shared.profiles if self.likeness else None
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,16 @@ class _Trial:
     task: int
     anchors: Rows
     rest: Rows
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A point of the grid of settings; ``cut`` counts :data:`CUTS`."""
+
+    cut: int
+    general: float
+    likeness: float
+    noise: float
 
 
 def bucket(anchors: int) -> int:
@@ -101,11 +128,17 @@ def learn(rows: Array, known: Mask, values: Array, reliability: Array) -> dict[i
     for number in BUCKETS:
         trials = _trials(known, tasks, number, random)
         grid, merits, without = _grid(profiles, values, trials)
-        weights = np.exp((merits - merits.max()) * len(tasks) / _TEMPERATURE)
-        settings = _average(grid, weights / weights.sum())
+        settings = _average(grid, _weights(merits))
         mean = Profiles(settings.scale(rows), reliability[usable])
         learnt[number] = _calibrate(
-            settings, mean, rows, values, trials, float(merits.max()), without, len(tasks)
+            settings,
+            mean,
+            rows,
+            values,
+            trials,
+            float(merits.mean(axis=0).max()),
+            without,
+            len(tasks),
         )
     return learnt
 
@@ -123,44 +156,55 @@ def _trials(known: Mask, tasks: Rows, anchors: int, random: np.random.Generator)
 
 def _grid(
     profiles: list[Profiles], values: Array, trials: list[_Trial]
-) -> tuple[list[tuple[int, float, float]], Array, float]:
-    """Grid of (cut, general, noise), mean merit of each, and the merit of the plain mean."""
-    grid = [(c, a, float(n)) for c in range(len(CUTS)) for a in GENERALS for n in NOISES]
-    total = np.zeros(len(grid))
+) -> tuple[list[_Point], Array, float]:
+    """The grid, ``(tasks, points)`` merits, and the merit of the plain mean over history."""
+    grid = [
+        _Point(c, a, rho, float(n))
+        for c in range(len(CUTS))
+        for a in GENERALS
+        for rho in LIKENESSES
+        for n in NOISES
+    ]
+    merits: dict[int, list[Array]] = {}
     plain = 0.0
     for trial in trials:
+        truth = values[trial.rest, trial.task]
         predictions = []
         for index, own in enumerate(profiles):
             shared = own.shared(trial.anchors, without=trial.task)
             if index == 0:
-                plain += float(
-                    _merit(values[trial.rest, trial.task], shared.mean[None, trial.rest])[0]
-                )
-            predictions.append(_predictions(shared, own, cut(index), trial, values))
-        rest = np.concatenate(predictions)[:, trial.rest]
-        total += _merit(values[trial.rest, trial.task], rest)
-    return grid, total / len(trials), plain / len(trials)
+                plain += float(_merit(truth, shared.mean[None, trial.rest])[0])
+            predictions.append(_predictions(shared, cut(index), trial, values)[:, trial.rest])
+        merit = _merit(truth, np.concatenate(predictions))
+        # Without anchors all points of a cut predict the same.
+        merits.setdefault(trial.task, []).append(np.repeat(merit, len(grid) // len(merit)))
+    return grid, np.array([np.mean(m, axis=0) for m in merits.values()]), plain / len(trials)
 
 
-def _predictions(
-    shared: Shared, profiles: Profiles, scale: Scale, trial: _Trial, values: Array
-) -> Array:
-    """``(len(GENERALS) * len(NOISES), N)``: one eigendecomposition serves all noises."""
-    count = len(GENERALS) * len(NOISES)
+def _predictions(shared: Shared, scale: Scale, trial: _Trial, values: Array) -> Array:
+    """``(points of a cut, N)``, or ``(1, N)`` without anchors. One eigendecomposition serves all
+    noises."""
     if len(trial.anchors) == 0:
-        return np.broadcast_to(shared.mean, (count, len(shared.mean)))
+        return shared.mean[None]
     residual = _residual(shared, scale, trial, values)
+    old = shared.profiles[trial.anchors]
+    noises = NOISES[:, None] * shared.variance
     found = []
     for general in GENERALS:
-        covariance = shared.base + general * shared.general
-        inner = covariance[trial.anchors]
-        eigenvalues, vectors = np.linalg.eigh((inner + inner.T) / 2.0)
-        turned = vectors.T @ residual
-        divided = turned[:, None] / (
-            np.maximum(eigenvalues, 0.0)[:, None] + NOISES * shared.variance
-        )
-        found.append(shared.mean[:, None] + covariance @ (vectors @ divided))
-    return np.concatenate(found, axis=1).T
+        for likeness in LIKENESSES:
+            covariance = shared.covariance(general, likeness)
+            inner = covariance[trial.anchors]
+            eigenvalues, vectors = np.linalg.eigh((inner + inner.T) / 2.0)
+            spread = np.maximum(eigenvalues, 0.0) + noises
+            turned = vectors.T @ residual
+            mean = shared.mean
+            if likeness:
+                missed = turned[:, None] - likeness * (vectors.T @ old)
+                weights = task_weights((1.0 / spread) @ missed**2)
+                turned = weights @ missed.T
+                mean = mean + likeness * weights @ shared.profiles.T
+            found.append(mean + (turned / spread) @ (covariance @ vectors).T)
+    return np.concatenate(found)
 
 
 def _residual(shared: Shared, scale: Scale, trial: _Trial, values: Array) -> Array:
@@ -181,25 +225,37 @@ def expected_spread(mean: Array, shared: Shared) -> float:
 
 
 def _merit(truth: Array, predictions: Array) -> Array:
-    """Correlation of each row of ``predictions`` with the Savage scores of the true ranks."""
+    """Correlation between Savage scores of true ranks and of those of each row of predictions."""
     from scipy.stats import rankdata
 
-    chance = (rankdata(truth) - 0.5) / len(truth)
-    savage = -np.log1p(-chance)
+    count = len(truth)
+    savage = -np.log1p(-(np.arange(count) + 0.5) / count)
     savage -= savage.mean()
-    centred = predictions - predictions.mean(axis=1, keepdims=True)
-    norm = np.sqrt((centred**2).sum(axis=1) * (savage @ savage))
-    return np.asarray((centred @ savage) / np.maximum(norm, 1e-12), dtype=np.float64)
+    goal = -np.log1p(-(rankdata(truth) - 0.5) / count)
+    goal -= goal.mean()
+    predicted = np.empty(predictions.shape)
+    np.put_along_axis(
+        predicted, predictions.argsort(axis=1), np.broadcast_to(savage, predictions.shape), axis=1
+    )
+    norm = np.sqrt((goal @ goal) * (savage @ savage))
+    return np.asarray(predicted @ goal / max(float(norm), 1e-12), dtype=np.float64)
 
 
-def _average(grid: list[tuple[int, float, float]], weights: Array) -> Settings:
-    cuts = [
-        float(sum(w for w, (c, _, _) in zip(weights, grid, strict=True) if c == index))
-        for index in range(len(CUTS))
-    ]
-    general = float(sum(w * a for w, (_, a, _) in zip(weights, grid, strict=True)))
-    noise = float(np.exp(sum(w * np.log(n) for w, (_, _, n) in zip(weights, grid, strict=True))))
-    return Settings(scale=Scale(tuple(cuts)), noise=noise, general=general)
+def _weights(merits: Array) -> Array:
+    """Weights of the grid's points from their merits ``(tasks, points)``."""
+    mean = merits.mean(axis=0)
+    weights = np.exp((mean - mean.max()) * len(merits) / _TEMPERATURE)
+    return np.asarray(weights / weights.sum())
+
+
+def _average(grid: list[_Point], weights: Array) -> Settings:
+    cuts = [float(weights[[p.cut == index for p in grid]].sum()) for index in range(len(CUTS))]
+    return Settings(
+        scale=Scale(tuple(cuts)),
+        noise=float(np.exp(weights @ np.log([p.noise for p in grid]))),
+        general=float(weights @ [p.general for p in grid]),
+        likeness=float(weights @ [p.likeness for p in grid]),
+    )
 
 
 def _calibrate(
@@ -213,35 +269,33 @@ def _calibrate(
     tasks: int,
 ) -> Settings:
     truth = settings.scale(rows)
-    errors, losses = [], []
+    errors, losses, widths = [], [], []
     in_units: list[Array] = []
-    seen_tasks: set[int] = set()
-    for trial in trials:
+    first = list({trial.task: trial for trial in reversed(trials)}.values())[::-1]
+    for count, trial in enumerate(first[:_WIDTH_TASKS]):
         shared = profiles.shared(trial.anchors, without=trial.task)
-        base, general = profiles.own(shared)
-        variance = base + settings.general * general
-        mean = shared.mean
-        residual = np.empty(0)
+        given = settings.general, settings.likeness
+        variance = shared.variances(profiles.own(shared), *given)
+        mean, placed = shared.mean, np.empty(0)
         if len(trial.anchors):
             residual = _residual(shared, settings.scale, trial, values)
+            placed = shared.mean[trial.anchors] + residual
             seen = Observations(
                 trial.anchors,
                 residual,
                 np.ones(len(trial.anchors)),
                 np.full(len(trial.anchors), settings.noise * shared.variance),
             )
-            found = condition(shared.base + settings.general * shared.general, seen)
+            found = condition(shared.covariance(*given), seen, settings.alike(shared))
             mean, variance = mean + found.shift, variance - found.reduction
         deviation = deviations(variance, shared.variance)[trial.rest]
-        outcome = truth[trial.rest, trial.task]
-        centred = mean[trial.rest]
-        errors.append((outcome - centred) / deviation)
-        in_units += _metric_errors(
-            residual + shared.mean[trial.anchors], centred, deviation, trial, values
-        )
-        if trial.task not in seen_tasks and len(seen_tasks) < _SHARP_TASKS:
-            seen_tasks.add(trial.task)
-            best = values[trial.rest, trial.task] == values[trial.rest, trial.task].max()
+        centred, outcome = mean[trial.rest], values[trial.rest, trial.task]
+        errors.append(_rank_errors(centred, deviation, placed, trial, values))
+        in_units += _metric_errors(placed, centred, deviation, trial, values)
+        if not len(trial.anchors) and count < _CURVES:
+            widths += _typical_errors(trial, first[:_CURVES], truth, values, centred, deviation)
+        if count < _SHARP_TASKS:
+            best = outcome == outcome.max()
             losses.append(
                 [
                     -np.log(probability_best(centred, deviation * s, 64)[best].sum() + 1e-6)
@@ -259,11 +313,52 @@ def _calibrate(
         high=max(float(high), 0.2),
         metric_low=min(float(metric_low), -0.2),
         metric_high=max(float(metric_high), 0.2),
+        metric_width=float(np.quantile(np.concatenate(widths), 0.9)) if widths else 1.0,
         sharpness=sharpness,
         merit=merit,
         merit_without=without,
         tasks=tasks,
     )
+
+
+def _rank_errors(
+    mean: Array, deviation: Array, placed: Array, trial: _Trial, values: Array
+) -> Array:
+    """Errors of the ranks of the rest, as the places on the scale that have the true ranks."""
+    from scipy.stats import rankdata
+
+    known = np.concatenate([trial.rest, trial.anchors])
+    ranks = rankdata(-values[known, trial.task])[: len(trial.rest)]
+    pool = Pool(
+        np.concatenate([mean, placed]),
+        np.concatenate([deviation, np.full(len(placed), MEASURED)]),
+    )
+    low, high = (mean - 4.0 * deviation).min(), (mean + 4.0 * deviation).max()
+    grid = np.linspace(float(high), float(low), 128)
+    there = np.interp(ranks, 0.5 + pool.above(grid), grid)
+    return np.asarray((there - mean) / deviation)
+
+
+def _typical_errors(
+    trial: _Trial,
+    others: list[_Trial],
+    truth: Array,
+    values: Array,
+    mean: Array,
+    deviation: Array,
+) -> list[Array]:
+    """Errors of the metric as other tasks tell it, in half-widths of its interval."""
+    columns = [
+        (values[known, each.task], truth[known, each.task])
+        for each in others
+        if each.task != trial.task
+        for known in [np.concatenate([each.rest, each.anchors])]
+    ]
+    expected, low, high = typical_interval(columns, mean, deviation)
+    off = values[trial.rest, trial.task] - expected
+    half = np.where(off > 0, high - expected, expected - low)
+    usable = np.isfinite(half) & (half > 0)
+    return [np.abs(off[usable]) / half[usable]] if usable.any() else []
 
 
 def _metric_errors(

@@ -28,6 +28,7 @@ from stockpot.ranking.posterior.condition import (
 from stockpot.ranking.posterior.covariance import Profiles
 from stockpot.ranking.posterior.evidence import Sensor, assumed, learn_sensor, observe
 from stockpot.ranking.posterior.learning import (
+    MEASURED,
     Settings,
     bucket,
     deviations,
@@ -36,7 +37,12 @@ from stockpot.ranking.posterior.learning import (
 )
 from stockpot.ranking.posterior.metadata import Prior, learn_prior
 from stockpot.ranking.posterior.result import Evidence, Ranking
-from stockpot.ranking.posterior.scale import metric_of, metric_slope, place_anchors, typical_metric
+from stockpot.ranking.posterior.scale import (
+    metric_of,
+    metric_slope,
+    place_anchors,
+    typical_interval,
+)
 from stockpot.ranking.posterior.standings import Metric, Reasons, make_ranking
 
 Facts = Mapping[str, Mapping[str, Fact]]
@@ -168,19 +174,19 @@ class Posterior:
         more, owners = observe(sensors, columns, mean, measured)
         seen = seen.joined(more)
         sources += owners
-        base, general = profiles.own(shared)
-        variance = base + settings.general * general + (1.0 - profiles.reliability) * (unit + 0.3)
-        found = Conditioned(
-            np.zeros(len(models)), np.zeros(len(models)), np.zeros((len(models), 0))
-        )
+        given = settings.general, settings.likeness
+        variance = shared.variances(profiles.own(shared), *given)
+        variance += (1.0 - profiles.reliability) * (unit + 0.3)
+        nothing = np.zeros(len(models))
+        found = Conditioned(nothing, nothing, np.zeros((len(models), 0)), np.empty(0))
         if len(seen.rows):
             parts = profiles.shared(seen.rows) if len(more.rows) else shared
-            found = condition(parts.base + settings.general * parts.general, seen)
+            found = condition(parts.covariance(*given), seen, settings.alike(parts))
         location = mean + found.shift
         deviation = deviations(variance - found.reduction, unit)
         if len(anchored):
             location[anchored] = placed
-            deviation[anchored] = 0.02
+            deviation[anchored] = MEASURED
         metric = self._metric(settings, placed, values, location, deviation)
         reasons = Reasons(
             models,
@@ -188,6 +194,7 @@ class Posterior:
             self.prior.explained,
             mean,
             found.parts,
+            found.shift - found.parts.sum(axis=1),
             sources,
             len(anchored),
         )
@@ -201,7 +208,7 @@ class Posterior:
             if metric is None
             else (metric[0][chosen], metric[1][chosen], metric[2][chosen], metric[3]),
             [reasons(int(i)) for i in chosen],
-            self._evidence(settings, sensors, scores, len(anchored)),
+            self._evidence(settings, sensors, scores, len(anchored), found.tasks),
             {models[i]: float(v) for i, v in zip(anchored, values, strict=True)},
             sign,
         )
@@ -236,14 +243,14 @@ class Posterior:
         if len(placed):
             # One or two results fix the level; the spread is still that of other tasks.
             mean = float(values.mean()) + slope * (location - float(placed.mean()))
-            low, high = (
+            ends = [
                 mean + slope * (end * deviation + np.sign(end))
                 for end in (settings.low, settings.high)
-            )
-            return mean, low, high, slope
-        mean, off = typical_metric(columns, location)
-        ends = [typical_metric(columns, location + end * deviation) for end in (-1.0, 1.0)]
-        return mean, ends[0][0] - off, ends[1][0] + off, slope
+            ]
+            return mean, ends[0], ends[1], slope
+        middle, low, high = typical_interval(columns, location, deviation)
+        width = settings.metric_width
+        return middle, middle + width * (low - middle), middle + width * (high - middle), slope
 
     def _evidence(
         self,
@@ -251,6 +258,7 @@ class Posterior:
         sensors: Mapping[str, Sensor],
         scores: Mapping[str, Mapping[str, float]],
         anchors: int,
+        alike: Array,
     ) -> list[Evidence]:
         results = int(self._known.sum())
         found = [
@@ -273,6 +281,10 @@ class Posterior:
                     "tasks left out"
                 )
             found.append(Evidence("anchors", True, words))
+            if len(alike):
+                most = np.argsort(-alike, kind="stable")[:3]
+                words = ", ".join(f"{self.table.tasks[i]} ({alike[i]:.0%})" for i in most)
+                found.append(Evidence("old tasks", True, f"this one is most like {words}"))
         for name, sensor in sensors.items():
             known = sum(np.isfinite(value) for value in scores[name].values())
             used = sensor.used and known >= 2

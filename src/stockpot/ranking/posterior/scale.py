@@ -101,3 +101,13 @@ def typical_metric(columns: Sequence[tuple[Array, Array]], points: Array) -> tup
         return mean, np.full(len(points), np.inf)
     spread = stacked.std(axis=0, ddof=1) * np.sqrt(1.0 + 1.0 / count)
     return mean, np.asarray(t.ppf(0.95, count - 1) * spread, dtype=np.float64)
+
+
+def typical_interval(
+    columns: Sequence[tuple[Array, Array]], mean: Array, deviation: Array
+) -> tuple[Array, Array, Array]:
+    """Metric to expect at ``mean`` +- ``deviation`` ``(n,)`` of the scale, and ends of an interval
+    for one more task and for the models' own doubt; see :func:`typical_metric`."""
+    middle, off = typical_metric(columns, mean)
+    low, high = (typical_metric(columns, mean + end * deviation)[0] for end in (-1.0, 1.0))
+    return middle, low - off, high + off

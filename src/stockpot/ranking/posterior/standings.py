@@ -19,7 +19,8 @@ class Reasons:
     """Puts what moved a model into words.
 
     ``counts``: results behind each model of the history; ``parts``: ``(N, k)``, what each of the
-    ``sources`` (the anchors first) added to a model's standing; ``explained``: by facts.
+    ``sources`` (the anchors first) added to a model's standing; ``alike``: ``(N,)``, what old tasks
+    added that the anchors show the new one to be like; ``explained``: by facts.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Reasons:
         explained: float,
         mean: Array,
         parts: Array,
+        alike: Array,
         sources: list[str],
         anchors: int,
     ) -> None:
@@ -36,6 +38,7 @@ class Reasons:
         self._models = models
         self._mean = mean
         self._parts = parts
+        self._alike = alike
         self._sources = sources
         self._anchors = anchors
         self._explained = explained
@@ -56,7 +59,7 @@ class Reasons:
         row = self._parts[index]
         if self._anchors:
             moves = row[: self._anchors]
-            total = float(moves.sum())
+            total = float(moves.sum() + self._alike[index])
             if abs(total) >= 0.05:
                 most = int(np.argmax(moves * np.sign(total)))
                 words.append(f"{total:+.2f} from anchors, most by {self._sources[most]}")
