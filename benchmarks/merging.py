@@ -29,6 +29,7 @@ from stockpot.checkpoints import open_checkpoint, write_checkpoint
 from stockpot.checkpoints.dtypes import narrow
 
 MERGEKIT = ("mergekit==0.1.5", "torch==2.13.0")
+FUSION_BENCH = ("linear", "task_arithmetic", "ties")
 METHODS = ("linear", "task_arithmetic", "model_stock", "ties", "dare_ties", "breadcrumbs")
 
 
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("build/bench-merge"))
     parser.add_argument("--only", choices=["stockpot", "mergekit"], help="one side only")
+    parser.add_argument("--fusion-bench", metavar="PYTHON", help="a Python that has it: run it too")
     parser.add_argument("--skip-tiny", action="store_true", help="without the 7,203 tensors")
     parser.add_argument("--skip-cold", action="store_true", help="without the cold cache")
     arguments = parser.parse_args()
@@ -100,6 +102,9 @@ def main() -> None:
         tools["mergekit"] = [str(mergekit(folder.parent / "mergekit-venv"))]
     if arguments.only == "mergekit":
         del tools["stockpot"]
+    if arguments.fusion_bench:
+        driver = Path(__file__).with_name("fusion_bench_merge.py")
+        tools["fusion_bench"] = [arguments.fusion_bench, str(driver)]
     size = "full" if arguments.full else "small"
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"load average {os.getloadavg()[0]:.1f}\n")
@@ -127,6 +132,8 @@ def compare(
     wrong: dict[str, str] = {}
     for _ in range(rounds):
         for tool, command in tools.items():
+            if tool == "fusion_bench" and method not in FUSION_BENCH:
+                continue
             shutil.rmtree(out, ignore_errors=True)
             warm(inputs)
             runs[tool].append(measure(arguments_of(tool, command, recipe, out)))
@@ -134,11 +141,13 @@ def compare(
     case = f"{method}, {'7,203 tensors' if which == 'tiny tensors' else which}"
     ours = statistics.median(run.wall for run in runs.get("stockpot", []) or [Run(1, 1, 1, 1)])
     for tool, measured in runs.items():
+        if not measured:
+            continue
         middle = {
             name: statistics.median(getattr(run, name) for run in measured)
             for name in ("wall", "cpu", "anonymous", "resident")
         }
-        ratio = f"{middle['wall'] / ours:.1f}" if tool == "mergekit" else ""
+        ratio = f"{middle['wall'] / ours:.1f}" if tool != "stockpot" else ""
         print(
             f"| {case} | {tool} | {middle['wall']:.2f} | {middle['cpu']:.2f} | "
             f"{middle['anonymous']:.0f} | {middle['resident']:.0f} | {wrong[tool]} | {ratio} |",
@@ -149,6 +158,8 @@ def compare(
 def arguments_of(tool: str, command: list[str], recipe: Path, out: Path) -> list[str]:
     if tool == "mergekit":
         return [*command, str(recipe), str(out), "--no-copy-tokenizer", "--quiet"]
+    if tool == "fusion_bench":
+        return [*command, str(recipe), str(out)]
     return [*command, str(recipe), "-o", str(out), "--quiet"]
 
 

@@ -181,3 +181,17 @@ def test_quick_inner_products_are_near_enough_at_any_scale(scale: float) -> None
         with np.errstate(over="ignore", invalid="ignore"):  # as in the pool
             found = block.gram(vectors, quick=quick).value()
         assert np.abs((found - exact) / np.outer(norms, norms)).max() < error
+
+
+def test_infinities_of_both_signs_have_a_sum() -> None:
+    assert np.isnan(Total(np.array([np.inf, 1.0, -np.inf])).value())
+    assert Total(np.array([np.inf, 1.0])).value() == np.inf
+
+
+def test_model_stock_takes_infinities_where_they_are_allowed() -> None:
+    base, models = torch_states(2, torch.float32)
+    name = next(iter(base))
+    models[0][name].view(-1)[0], models[1][name].view(-1)[1] = torch.inf, -torch.inf
+    merged = merge(models, method="stock", base=base, allow_nonfinite=True).state
+    assert not merged[name].view(-1)[0].isfinite()
+    assert torch.equal(merged[name].view(-1)[2:], base[name].view(-1)[2:])

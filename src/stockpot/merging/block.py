@@ -37,6 +37,10 @@ class Total:
 
     def value(self) -> np.ndarray | float:
         chunks = self.array()
+        if not np.isfinite(chunks).all():  # which fsum refuses
+            with np.errstate(invalid="ignore"):
+                total: np.ndarray | float = np.sum(chunks, axis=0)
+                return total
         if chunks.ndim == 1:
             return math.fsum(chunks.tolist())
         columns = chunks.reshape(len(chunks), -1).T.tolist()

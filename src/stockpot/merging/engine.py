@@ -188,12 +188,17 @@ class Engine:
             return
         check, options = not work.checked, self._options
         work.checked = True
+        later = check and step.shows_nonfinite
 
         def piece(start: int, stop: int) -> Piece[NumpyBackend]:
             def reduce(backend: NumpyBackend) -> None:
                 shape = (stop - start,)
-                block = load_block(work, backend, start, stop, shape, options, check=check)
-                sums.add(step.reduce(block, **work.arguments))
+                check_now = check and not later
+                block = load_block(work, backend, start, stop, shape, options, check=check_now)
+                found = step.reduce(block, **work.arguments)
+                if later and not all(np.isfinite(each.array()).all() for each in found.values()):
+                    _check_sources(work, start, stop, options)
+                sums.add(found)
 
             return reduce
 
@@ -257,9 +262,8 @@ def load_block(
 ) -> Block:
     """Elements ``start ... stop`` of a tensor's models and base, in the shape ``view``."""
     name = work.info.name
-    if check and not options.allow_nonfinite:
-        for source in work.sources:
-            check_finite(source, name, start, stop)
+    if check:
+        _check_sources(work, start, stop, options)
 
     def read(source: Checkpoint, place: int) -> Array:
         return backend.load(source, name, start, stop, work.dtype, place).reshape(view)
@@ -296,6 +300,12 @@ def load_runs(work: Work, backend: NumpyBackend, runs: Sequence[tuple[int, int]]
     base = arrays.pop() if work.base is not None else None
     found = work.shared | work.statistics
     return Block(work.shape, arrays, base, xp=backend.xp, statistics=found, seed=work.seed)
+
+
+def _check_sources(work: Work, start: int, stop: int, options: Options) -> None:
+    if not options.allow_nonfinite:
+        for source in work.sources:
+            check_finite(source, work.info.name, start, stop)
 
 
 def check_finite(source: Checkpoint, name: str, start: int, stop: int) -> None:

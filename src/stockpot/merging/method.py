@@ -159,6 +159,8 @@ class Pass:
     sample: with a number, ``reduce`` gets of each larger tensor a single block of that many
         elements, taken in runs from all over it; for estimates only.
     needed: whether to read at all, from the statistics so far; if not, ``finish`` is not called.
+    shows_nonfinite: whether NaN or infinity in any parent makes some sum non-finite; the parents
+        are then searched only where that happens.
     """
 
     reduce: Callable[..., Mapping[str, Statistic]]
@@ -166,6 +168,7 @@ class Pass:
     scope: Literal["tensor", "model"] = "tensor"
     sample: int | None = None
     needed: Callable[[Statistics], bool] = _always
+    shows_nonfinite: bool = False
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,8 @@ def _ratio(
 
 
 _PASSES: dict[str, tuple[Pass, ...]] = {
-    "tensor": (Pass(_gram, _ratio),),
-    "global": (Pass(_gram, _ratio, scope="model"),),
+    "tensor": (Pass(_gram, _ratio, shows_nonfinite=True),),
+    "global": (Pass(_gram, _ratio, scope="model", shows_nonfinite=True),),
     "filter": (),
 }
 
