@@ -188,3 +188,25 @@ def test_the_winner_of_a_ranking_lands(tmp_path: Path) -> None:
         Registry(tmp_path / "r") as registry,
     ):
         assert registry.manifest("good").digest == own.digest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("select", ["gain", "halving"])
+def test_the_fine_tunings_of_a_ranking_land_on_their_bases(tmp_path: Path, select: str) -> None:
+    (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(zoo()))
+    with init_registry(tmp_path / "r"):
+        pass
+    words = ["rank", write_task(tmp_path), "--zoo", tmp_path / "zoo.yaml", "-o", tmp_path / "out"]
+    words += ["--budget", "1m", "--select", select, "--backend", "serial", "-r", tmp_path / "r"]
+    done = CliRunner().invoke(app, [*map(str, words), "--json"])
+    assert done.exit_code == 0, done.output
+    value = json.loads(done.stdout)
+    whole = [each for each in value["models"] if each["tuned"] and each["tuned"]["steps"] == 8]
+    assert whole
+    with Registry(tmp_path / "r") as registry:
+        assert _edges(registry) == {(each["name"], f"Tiny: {each['name']}") for each in whole}
+        for each in whole:
+            found = registry.manifest(f"Tiny: {each['name']}")
+            assert found.metrics["value"] == each["tuned"]["value"]
+            assert found.recipe["hyperparameters"]["steps"] == 8
+    assert value["registry"]["models"][-1]["name"] == f"Tiny: {whole[0]['name']}"

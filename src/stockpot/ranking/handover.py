@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stockpot.files import write_text
+from stockpot.provenance import Made, read_models
 from stockpot.ranking.prepare import Prepared
+from stockpot.ranking.tuning import Tuned
 from stockpot.ranking.zoo import ModelEntry
 
 
@@ -44,6 +48,22 @@ def write_recipe(path: Path, prepared: Prepared, name: str, entry: ModelEntry) -
         )
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     write_text(path, "\n".join(lines) + "\n" + text)
+
+
+def kept_models(tuned: Sequence[Tuned], title: str, output: Path) -> list[Made]:
+    """Bases and models of whole fine-tunings, in their order, as seen from ``output``; the ranking
+    is called ``title``.
+    """
+    found: dict[str, Made] = {}
+    for one in tuned:
+        if one.folder is None or not one.whole:
+            continue
+        for made in read_models(one.folder):
+            inside = one.folder / made.source
+            source = os.path.relpath(inside, output) if inside.exists() else made.source
+            name = one.model if made.digest is not None else f"{title}: {one.model}"
+            found.setdefault(source, replace(made, source=source, name=name))
+    return list(found.values())
 
 
 def _moved(spec: dict[str, Any], root: Path, recipe: Path) -> dict[str, Any]:

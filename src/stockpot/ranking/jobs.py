@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from stockpot.backbones import Model
-from stockpot.files import write_json
-from stockpot.tasks import split_task
+from stockpot.backbones.folder import place_base, save_folder
+from stockpot.files import atomic_folder, write_json
+from stockpot.provenance import Made, Parent, Record, versions, write_models
+from stockpot.tasks import Task, split_task
 from stockpot.training import (
     HyperParameters,
     Trainer,
@@ -23,6 +25,7 @@ from stockpot.training.rows import Rows, open_backbone, open_task
 
 Values = Mapping[str, Any]
 Folders = Mapping[str, Path]
+MODEL = "model"
 _STATE = "trainer.pt"
 
 
@@ -47,7 +50,7 @@ def fine_tune(
     with the numbers it would have had in one go. ``metrics.json`` holds ``value`` (accuracy or R2
     on the held-out domains where there are any, else on the validation rows; mean over domains),
     ``examples`` (how many it was measured on), ``probe`` (the same before training, None for a job
-    that goes on) and ``seconds``.
+    that goes on) and ``seconds``. A job that comes to the last step keeps the model in ``model/``.
     """
     task = open_task(data, root, cache)
     body = open_backbone(backbone, zoo)
@@ -96,6 +99,35 @@ def fine_tune(
     )
     if trainer.step == settings.steps:
         saved.unlink(missing_ok=True)
+        arguments = {
+            "data": dict(data),
+            "backbone": dict(backbone),
+            "split": dict(split),
+            "hyperparameters": dict(hyperparameters),
+            "augmentation": augmentation,
+            "seed": seed,
+        }
+        _keep(out, model, task, Path(zoo), arguments)
+
+
+def _keep(out: Path, model: Model, task: Task, zoo: Path, arguments: Values) -> None:
+    """The whole fine-tuning as a model folder, and where its base lies."""
+    base = place_base(model.backbone, zoo, out)
+    assert base.name is not None
+    assert base.digest is not None
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    record = Record(
+        kind="finetune",
+        name=f"{base.name} on {task.name}",
+        parents=(Parent(base.name, base.digest, "base"),),
+        recipe=dict(arguments),
+        data=task.fingerprint,
+        metrics={"value": metrics["value"]},
+        versions=versions("torch"),
+    )
+    with atomic_folder(out / MODEL, replace=True) as folder:
+        save_folder(folder, model.backbone, model.state(), record=record, classes=task.classes)
+    write_models(out, [base, Made(MODEL)])
 
 
 def _probe(rows: Rows, model: Model) -> None:

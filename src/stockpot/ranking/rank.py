@@ -15,9 +15,10 @@ from typing import Any
 from stockpot.errors import InputError, OutputError
 from stockpot.files import write_json
 from stockpot.progress import progress
+from stockpot.provenance import write_models
 from stockpot.ranking.append import past_scores
 from stockpot.ranking.features import Extractor
-from stockpot.ranking.handover import write_recipe
+from stockpot.ranking.handover import kept_models, write_recipe
 from stockpot.ranking.history import Store, Table
 from stockpot.ranking.prepare import Prepared, prepare, task_name
 from stockpot.ranking.request import Request, load_request, parse_request
@@ -83,6 +84,8 @@ def rank(
     winner = next((name for name in after.order if name in run.tunable), None)
     if winner is not None:
         write_recipe(output / "recipe.yaml", run.prepared, winner, run.tunable[winner])
+    best_last = [run.tuned[name] for name in after.order[::-1] if name in run.tuned]
+    write_models(output, kept_models(best_last, run.prepared.title, output))
     return Ranked(output, results)
 
 

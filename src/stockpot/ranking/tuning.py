@@ -27,6 +27,7 @@ class Tuned:
 
     ``value``: accuracy (or R2) on what models are judged by; ``examples``: how many those are;
     ``probe``: the same of the linear probe before training. ``steps`` of the whole ``of``.
+    ``folder`` is that of the job, which keeps the model of a whole fine-tuning.
     """
 
     model: str
@@ -37,6 +38,7 @@ class Tuned:
     of: int
     seconds: float
     reused: bool
+    folder: Path | None = None
 
     @property
     def whole(self) -> bool:
@@ -173,4 +175,5 @@ class Tuner:
             self.steps,
             float(done["seconds"]),
             reused,
+            folder,
         )
