@@ -6,6 +6,7 @@ the within-class covariance, ``V V^T = S^-1``, so a Cholesky factor gives the sa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from stockpot.ranking.gram import Moments
+
+
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -28,24 +32,59 @@ class Discriminant:
     shrinkage: float
     logit_error: float
 
-    def posterior(self, rows: np.ndarray, offset: np.ndarray | None = None) -> np.ndarray:
-        """``p(c | x)`` of rows, float64, shape (n, C).
+    def posterior(
+        self, rows: np.ndarray, offset: np.ndarray | None = None
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """``p(c | x)`` of rows, in blocks and in their precision: where they lie, (n, C) each.
 
-        rows: centred, shape (n, D); the product is formed in their precision. offset: what is left
-        to subtract from every row, float64, shape (D,).
+        rows: centred, shape (N, D). offset: what is left to subtract from every row, float64,
+        shape (D,). The next block overwrites the last: with a thousand classes, memory for all rows
+        costs more than the arithmetic.
         """
         bias = self.bias if offset is None else self.bias - offset @ self.weights
-        logits = (rows @ self.weights.astype(rows.dtype, copy=False)).astype(np.float64)
-        logits += bias
-        logits -= logits.max(axis=1, keepdims=True)
-        np.exp(logits, out=logits)
-        logits /= logits.sum(axis=1, keepdims=True)
-        return np.asarray(logits)
+        weights = self.weights.astype(rows.dtype, copy=False)
+        bias = bias.astype(rows.dtype, copy=False)
+        room = np.empty((min(_BLOCK, len(rows)), len(bias)), dtype=rows.dtype)
+        for start in range(0, len(rows), _BLOCK):
+            part = rows[start : start + _BLOCK]
+            found = np.matmul(part, weights, out=room[: len(part)])
+            found += bias
+            softmax(found)
+            yield slice(start, start + len(part)), found
+
+    def told(self, rows: np.ndarray, codes: np.ndarray, offset: np.ndarray | None = None) -> Told:
+        """What the posterior says of rows whose classes are ``codes`` (N,)."""
+        right, top, share = (np.empty(len(rows)) for _ in range(3))
+        for place, found in self.posterior(rows, offset):
+            own = found[np.arange(len(found)), codes[place]].astype(np.float64)
+            right[place], top[place] = own, found.max(axis=1)
+            np.exp(found, out=found)
+            share[place] = np.exp(own) / found.sum(axis=1, dtype=np.float64)
+        return Told(right, top, share)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Of each row, ``(N,)`` float64: probability of its class, the largest probability, and the
+    share of its class in a softmax of the probabilities themselves."""
+
+    right: np.ndarray
+    top: np.ndarray
+    share: np.ndarray
+
+
+def softmax(logits: np.ndarray) -> None:
+    """Turns logits (n, C) into probabilities, in place; few rows at a time stay in the cache."""
+    for start in range(0, len(logits), _BLOCK):
+        part = logits[start : start + _BLOCK]
+        part -= part.max(axis=1, keepdims=True)
+        np.exp(part, out=part)
+        part /= part.sum(axis=1, keepdims=True)
 
 
 def uncertainty(probabilities: np.ndarray) -> float:
     """Mean change of probabilities for a unit change of their logits."""
-    return float(np.mean(probabilities * (1.0 - probabilities)))
+    return float(np.mean(probabilities * (1.0 - probabilities), dtype=np.float64))
 
 
 def largest_eigenvalue(lower: np.ndarray, scale: np.ndarray) -> float:

@@ -46,14 +46,14 @@ def nearest_mean(work: Workspace) -> float:
     moments = work.moments(work.precisions[-1])
     means = (moments.centred_class_means() * moments.scale).T
     bias = np.log(work.counts / work.rows) - 0.5 * np.einsum("ij,ij->j", means, means)
-    posterior = Discriminant(means, bias, 0.0, 0.0).posterior(work.centred())
-    return float(posterior[np.arange(work.rows), work.codes].mean())
+    told = Discriminant(means, bias, 0.0, 0.0).told(work.centred(), work.codes)
+    return float(told.right.mean())
 
 
 def _classification(work: Workspace) -> tuple[float, dict[str, float]]:
     for precision in work.precisions:
-        fitted, posterior = work.discriminant(precision)
-        right = posterior[np.arange(work.rows), work.codes]
+        fitted, told = work.discriminant(precision)
+        right = told.right
         if fitted.logit_error * uncertainty(right) <= _GOOD:
             break
     return float(right.mean()), {"shrinkage": fitted.shrinkage}

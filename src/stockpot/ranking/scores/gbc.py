@@ -24,19 +24,33 @@ COMPONENTS = 64
 LEAST_VARIANCE = 1e-4
 
 
-def overlap(means: np.ndarray, variances: np.ndarray, dimensions: float) -> float:
+def overlap(means: np.ndarray, variances: np.ndarray, *dimensions: float) -> list[float]:
     """``sum_{c != d} exp(-DB(c, d))`` of Gaussians (C, K), variances (C, K) or (C, 1).
 
-    dimensions: how many components one column of ``variances`` stands for.
+    dimensions: how many components one column of ``variances`` stands for; a sum for each.
     """
-    total = 0.0
-    logs = np.log(variances).sum(axis=1)
+    totals = [0.0] * len(dimensions)
+    logs = _log_products(variances)
     for row in range(len(means) - 1):
         middle = 0.5 * (variances[row] + variances[row + 1 :])
         apart = ((means[row] - means[row + 1 :]) ** 2 / middle).sum(axis=1) / 8.0
-        shape = np.log(middle).sum(axis=1) - 0.5 * (logs[row] + logs[row + 1 :])
-        total += 2.0 * float(np.exp(-apart - 0.5 * dimensions * shape).sum())
-    return total
+        shape = _log_products(middle) - 0.5 * (logs[row] + logs[row + 1 :])
+        for place, each in enumerate(dimensions):
+            totals[place] += 2.0 * float(np.exp(-apart - 0.5 * each * shape).sum())
+    return totals
+
+
+def _log_products(values: np.ndarray) -> np.ndarray:
+    """Sum of logarithms of rows, with one logarithm for four values, which cannot overflow unless
+    they exceed 1e75."""
+    quads = values.shape[1] // 4 * 4
+    total = np.log(values[:, quads:]).sum(axis=1)
+    if quads:
+        product = values[:, 0:quads:4] * values[:, 1:quads:4]
+        product *= values[:, 2:quads:4]
+        product *= values[:, 3:quads:4]
+        total += np.log(product).sum(axis=1)
+    return np.asarray(total)
 
 
 def _gbc(work: Workspace) -> Value:
@@ -48,14 +62,12 @@ def _gbc(work: Workspace) -> Value:
     variances = np.maximum(variances, LEAST_VARIANCE)
     single = variances.mean(axis=1, keepdims=True)
     size = scores.shape[1]
-    details = {
-        "diagonal": -overlap(means, variances, 1.0),
-        "authors": -overlap(means, single, 1.0),
-        "components": size,
-    }
+    (diagonal,) = overlap(means, variances, 1.0)
+    authors, value = overlap(means, single, 1.0, float(size))
+    details = {"diagonal": -diagonal, "authors": -authors, "components": size}
     alone = int(np.count_nonzero(work.counts == 1))
     warning = f"{alone} classes have one row, whose variance is unknown" if alone else None
-    return Value(-overlap(means, single, float(size)), details, warning)
+    return Value(-value, details, warning)
 
 
 SCORE = Score(

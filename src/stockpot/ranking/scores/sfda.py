@@ -23,17 +23,11 @@ _GOOD = 1e-6
 SATURATED = 0.9999
 
 
-def _confidence(posterior: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Softmax of the posterior itself, at each row's class."""
-    soft = np.exp(posterior)
-    return np.asarray(soft[np.arange(len(codes)), codes] / soft.sum(axis=1))
-
-
 def _attempt(work: Workspace, precision: int) -> tuple[float, float, float]:
     """Value, how far rounding may move it, and shrinkage, with products of this precision."""
     first = work.moments(precision)
-    fitted, posterior = work.discriminant(precision)
-    doubt = fitted.logit_error * uncertainty(posterior.max(axis=1))
+    fitted, told = work.discriminant(precision)
+    doubt = fitted.logit_error * uncertainty(told.top)
     kind = first.shift.dtype
     mean = first.mean.astype(kind)
     means = first.centred_class_means() * first.scale + (first.mean - mean)
@@ -43,7 +37,7 @@ def _attempt(work: Workspace, precision: int) -> tuple[float, float, float]:
     for start in range(0, work.rows, CHUNK):
         stop = start + CHUNK
         codes = work.codes[start:stop]
-        share = _confidence(posterior[start:stop], codes).astype(kind)[:, None]
+        share = told.share[start:stop].astype(kind)[:, None]
         away = others[codes]
         np.subtract(work.features[start:stop], mean, out=rows[start:stop], casting="same_kind")
         rows[start:stop] -= away
@@ -51,11 +45,7 @@ def _attempt(work: Workspace, precision: int) -> tuple[float, float, float]:
         rows[start:stop] += away
     mixed.add(rows, work.codes)
     again = discriminant(mixed, fitted.shrinkage)
-    right = np.empty(work.rows)
-    for start in range(0, work.rows, CHUNK):
-        codes = work.codes[start : start + CHUNK]
-        found = again.posterior(rows[start : start + CHUNK], mixed.mean)
-        right[start : start + CHUNK] = found[np.arange(len(codes)), codes]
+    right = again.told(rows, work.codes, mixed.mean).right
     doubt += again.logit_error * uncertainty(right)
     return float(right.mean()), doubt, fitted.shrinkage
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from stockpot.errors import ScoreError
 from stockpot.ranking.gram import CHUNK, Moments
-from stockpot.ranking.scores.discriminant import Discriminant, discriminant
+from stockpot.ranking.scores.discriminant import Discriminant, Told, discriminant, softmax
 from stockpot.ranking.scores.score import Evidence, join_pair
 from stockpot.ranking.scores.spectrum import Spectrum
 
@@ -31,7 +31,7 @@ class Workspace:
         self.rows = len(evidence.targets)
         self._moments: dict[int, Moments] = {}
         self._spectra: dict[int, Spectrum] = {}
-        self._discriminants: dict[int, tuple[Discriminant, np.ndarray]] = {}
+        self._discriminants: dict[int, tuple[Discriminant, Told]] = {}
         self._principal: dict[int, np.ndarray] = {}
         self._singular: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -108,9 +108,7 @@ class Workspace:
         logits = self.evidence.logits
         assert logits is not None
         values = self.sorted(logits).astype(np.float64)
-        values -= values.max(axis=1, keepdims=True)
-        np.exp(values, out=values)
-        values /= values.sum(axis=1, keepdims=True)
+        softmax(values)
         return values
 
     # ------------------------------------------------------------------------------ second moments
@@ -171,18 +169,25 @@ class Workspace:
         for start in range(0, self.rows, size):
             yield slice(start, start + size), self.centred(start, start + size)
 
-    def discriminant(self, precision: int) -> tuple[Discriminant, np.ndarray]:
-        """Discriminant of the classes, and its posterior of all rows, float64, shape (N, C)."""
+    def discriminant(self, precision: int) -> tuple[Discriminant, Told]:
+        """Discriminant of the classes, and what it says of all rows."""
         if precision not in self._discriminants:
             moments = self.moments(precision)
             fitted = discriminant(moments)
             kind = moments.shift.dtype
             mean = moments.mean.astype(kind)
-            posterior = np.empty((self.rows, len(self.classes)))
+            parts = []
             for start in range(0, self.rows, CHUNK):
                 rows = (self.features[start : start + CHUNK] - mean).astype(kind, copy=False)
-                posterior[start : start + CHUNK] = fitted.posterior(rows, moments.mean - mean)
-            self._discriminants[precision] = fitted, posterior
+                codes = self.codes[start : start + CHUNK]
+                parts.append(fitted.told(rows, codes, moments.mean - mean))
+            told = Told(
+                *(
+                    np.concatenate([getattr(part, name) for part in parts])
+                    for name in ("right", "top", "share")
+                )
+            )
+            self._discriminants[precision] = fitted, told
         return self._discriminants[precision]
 
     # ------------------------------------------------------------------------------------ spectra
