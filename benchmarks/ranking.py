@@ -1,6 +1,6 @@
 """How well histories predict, on public tables: leave one task out, with every trivial baseline.
 
-    python benchmarks/ranking.py FOLDER                  # tables and picture, about 20 minutes
+    python benchmarks/ranking.py FOLDER                  # tables and picture, about 25 minutes
     python benchmarks/ranking.py FOLDER --only vtab      # some; others are read from --work
     python benchmarks/ranking.py FOLDER --page docs/ranking_results.md
     python benchmarks/ranking.py --speed                 # at 1,000 models x 36 tasks
@@ -179,6 +179,20 @@ def pooled(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"calibration": joined}
 
 
+def reliability(calibration: list[dict[str, Any]]) -> str:
+    """What the picture shows, as a table: of how many, how often predicted, how often true."""
+    lines = [
+        "| anchors | P(best) predicted | came true | models |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {each['anchors']} | {own['predicted']:.1%} | {own['observed']:.1%} | {own['count']:,} |"
+        for each in calibration
+        for own in each["best"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def page(results: dict[str, dict[str, Any]], picture: str) -> str:
     """The Markdown page."""
     parts = [
@@ -202,7 +216,7 @@ def page(results: dict[str, dict[str, Any]], picture: str) -> str:
             f"- {each['anchors']} anchors: 90 % intervals hold the truth for "
             f"{each['ranks']:.1%} of ranks, {each['metrics']:.1%} of metrics (mean over tables)"
         )
-    parts.append("")
+    parts += ["", reliability(pooled(results)["calibration"])]
     for history in (*HISTORIES, *EXTRA):
         found = results.get(history.key)
         if found is None:
