@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import InputError, OutputError
+from stockpot.execution import make_backend
 from stockpot.files import write_json
 from stockpot.progress import progress
 from stockpot.provenance import write_models
 from stockpot.ranking.append import past_scores
-from stockpot.ranking.features import Extractor
+from stockpot.ranking.features import Extractor, Failed
 from stockpot.ranking.handover import kept_models, write_recipe
 from stockpot.ranking.history import Store, Table
 from stockpot.ranking.prepare import Prepared, prepare, task_name
@@ -25,6 +26,7 @@ from stockpot.ranking.request import Request, load_request, parse_request
 from stockpot.ranking.results import collect
 from stockpot.ranking.scoring import score_models
 from stockpot.ranking.spend import fine_tune, spend
+from stockpot.ranking.spread import elsewhere, spread_features
 from stockpot.ranking.state import Options, Run
 from stockpot.ranking.zoo import Zoo, load_zoo, parse_zoo
 
@@ -202,6 +204,20 @@ def _score(run: Run, names: list[str]) -> None:
             advance(0 if name in seen else 1, f"{name:.44}")
             seen.add(name)
 
+        def ahead(working: list[str], count: int) -> list[Failed]:
+            backend = make_backend(run.options.backend, run.workers)
+            if not elsewhere(backend):
+                return []
+            return spread_features(
+                run.prepared,
+                run.extractor,
+                working,
+                count,
+                backend,
+                skip_corrupt=run.options.skip_corrupt,
+                on_model=on_model,
+            )
+
         run.scored = score_models(
             entries,
             run.extractor,
@@ -209,6 +225,7 @@ def _score(run: Run, names: list[str]) -> None:
             names=request.scores,
             seed=request.seed,
             on_model=on_model,
+            ahead=ahead,
         )
     run.failed += run.scored.failed
     if not run.scored.extracted:

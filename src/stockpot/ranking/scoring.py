@@ -60,17 +60,24 @@ def score_models(
     names: list[str] | None = None,
     seed: int = 0,
     on_model: Callable[[str], None] = lambda name: None,
+    ahead: Callable[[list[str], int], list[Failed]] = lambda names, count: [],
 ) -> Scored:
     """Extract and score, on ``sample.first`` examples and then twice as many, until it is enough.
 
     ``names``: which scores; default: all cheap ones that are defined for a model. A model that
-    fails is listed and left out. ``on_model`` is called before each model is run.
+    fails is listed and left out. ``on_model`` is called before each model is run. ``ahead`` is told
+    before each round which models and how many rows will be asked for, may fill the extractor's
+    cache by other means, and returns models that failed.
     """
     found = Scored()
     working = dict(entries)
     most = min(sample.most, len(extractor.order))
     count = most if sample.keep == "moments" else min(sample.first, most)
     while True:
+        for lost in ahead(list(working), count):
+            found.failed.append(lost)
+            found.extracted.pop(lost.name, None)
+            del working[lost.name]
         for name, entry in list(working.items()):
             on_model(name)
             made = extractor(name, entry, count)

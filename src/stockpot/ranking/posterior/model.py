@@ -242,12 +242,12 @@ class Posterior:
         slope = float(np.median([np.ptp(y) / max(float(np.ptp(x)), 1e-9) for y, x in columns]))
         if len(placed):
             # One or two results fix the level; the spread is still that of other tasks.
-            mean = float(values.mean()) + slope * (location - float(placed.mean()))
+            middle = float(values.mean()) + slope * (location - float(placed.mean()))
             ends = [
-                mean + slope * (end * deviation + np.sign(end))
+                middle + slope * (end * deviation + np.sign(end))
                 for end in (settings.low, settings.high)
             ]
-            return mean, ends[0], ends[1], slope
+            return middle, ends[0], ends[1], slope
         middle, low, high = typical_interval(columns, location, deviation)
         width = settings.metric_width
         return middle, middle + width * (low - middle), middle + width * (high - middle), slope
