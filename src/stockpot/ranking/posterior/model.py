@@ -249,8 +249,8 @@ class Posterior:
             ]
             return middle, ends[0], ends[1], slope
         middle, low, high = typical_interval(columns, location, deviation)
-        width = settings.metric_width
-        return middle, middle + width * (low - middle), middle + width * (high - middle), slope
+        factor = settings.metric_width
+        return middle, middle + factor * (low - middle), middle + factor * (high - middle), slope
 
     def _evidence(
         self,
