@@ -96,7 +96,11 @@ MEASURED = """\
 `OMP_NUM_THREADS=1 python benchmarks/scores.py PEERS > docs/results/scores.txt`, PEERS with clones
 of their repositories. CPU seconds of one thread; theirs with numba where they use it. Scores that
 are asked for together share work, so the times do not add up. With 1,000 classes the rows' class
-posteriors (SFDA, ETran, NCTI) outweigh the Gram matrix.
+posteriors (SFDA, ETran, NCTI) outweigh the Gram matrix: SFDA has two discriminants, whose products
+of N x D by D x C features and weights cost as much as four Gram matrices where C = D, and no sum
+over rows stands in for them, since a softmax of every row is averaged. LogME, the H-scores and
+TransRate, which need sums alone, stay at about twice one Gram matrix and one eigendecomposition
+there.
 
 """
 

@@ -18,13 +18,14 @@ Sources: Savage (1956) for the scores; Vigna (2015) for the weighted tau.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from stockpot.ranking.history.table import Array, Mask
 from stockpot.ranking.posterior.condition import Observations, condition, task_weights
-from stockpot.ranking.posterior.covariance import Profiles, Rows, Shared
+from stockpot.ranking.posterior.covariance import Profiles, Shared
 from stockpot.ranking.posterior.marginals import Pool, probability_best
 from stockpot.ranking.posterior.scale import (
     CUTS,
@@ -35,6 +36,7 @@ from stockpot.ranking.posterior.scale import (
     place_anchors,
     typical_interval,
 )
+from stockpot.ranking.posterior.trials import Trial, draw_trials
 
 NOISES = np.array([0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
 GENERALS = (0.0, 1.0)
@@ -43,7 +45,7 @@ SHARPNESS = (0.7, 1.0, 1.4, 2.0, 3.0, 4.5)
 BUCKETS = (0, 5, 20)
 MEASURED = 0.02  # deviation of a model that was measured
 _TEMPERATURE = 0.7
-_MODELS, _TASKS, _TRIALS, _SHARP_TASKS = 300, 150, 72, 16
+_MODELS, _TASKS, _SHARP_TASKS = 300, 150, 16
 _WIDTH_TASKS, _CURVES = 72, 24
 _LEAST_MODELS, _LEAST_TASKS = 6, 3
 
@@ -81,15 +83,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """A task left out, models revealed, models to predict."""
-
-    task: int
-    anchors: Rows
-    rest: Rows
-
-
-@dataclass(frozen=True)
 class _Point:
     """A point of the grid of settings; ``cut`` counts :data:`CUTS`."""
 
@@ -106,8 +99,8 @@ def bucket(anchors: int) -> int:
     return 5 if anchors <= 10 else 20
 
 
-def learn(rows: Array, known: Mask, values: Array, reliability: Array) -> dict[int, Settings]:
-    """Settings for each of :data:`BUCKETS` anchors.
+def learn(rows: Array, known: Mask, values: Array, reliability: Array) -> Mapping[int, Settings]:
+    """Settings for each of :data:`BUCKETS` anchors, learnt when they are first asked for.
 
     ``rows``: ``(N, T)`` normal scores, complete; ``known``: ``(N, T)``, which of them are results;
     ``values``: ``(N, T)``, the results themselves, higher is better. With fewer than
@@ -123,39 +116,52 @@ def learn(rows: Array, known: Mask, values: Array, reliability: Array) -> dict[i
         return {number: Settings() for number in BUCKETS}
     if len(tasks) > _TASKS:
         tasks = np.sort(random.choice(tasks, _TASKS, replace=False))
-    profiles = [Profiles(cut(i)(rows), reliability[usable]) for i in range(len(CUTS))]
-    learnt = {}
-    for number in BUCKETS:
-        trials = _trials(known, tasks, number, random)
-        grid, merits, without = _grid(profiles, values, trials)
+    trials = {number: draw_trials(known, tasks, number, random) for number in BUCKETS}
+    return _Lessons(rows, values, reliability[usable], trials)
+
+
+class _Lessons(Mapping[int, Settings]):
+    """Number of anchors -> what was learnt for it."""
+
+    def __init__(
+        self, rows: Array, values: Array, reliability: Array, trials: dict[int, list[Trial]]
+    ) -> None:
+        self._rows, self._values, self._reliability = rows, values, reliability
+        self._trials = trials
+        self._profiles = [Profiles(cut(i)(rows), reliability) for i in range(len(CUTS))]
+        self._learnt: dict[int, Settings] = {}
+
+    def __getitem__(self, number: int) -> Settings:
+        if number not in self._learnt:
+            from threadpoolctl import threadpool_limits
+
+            with threadpool_limits(1, "blas"):
+                self._learnt[number] = self._learn(self._trials[number])
+        return self._learnt[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._trials)
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def _learn(self, trials: list[Trial]) -> Settings:
+        grid, merits, without = _grid(self._profiles, self._values, trials)
         settings = _average(grid, _weights(merits))
-        mean = Profiles(settings.scale(rows), reliability[usable])
-        learnt[number] = _calibrate(
+        return _calibrate(
             settings,
-            mean,
-            rows,
-            values,
+            Profiles(settings.scale(self._rows), self._reliability),
+            self._rows,
+            self._values,
             trials,
             float(merits.mean(axis=0).max()),
             without,
-            len(tasks),
+            len(merits),
         )
-    return learnt
-
-
-def _trials(known: Mask, tasks: Rows, anchors: int, random: np.random.Generator) -> list[_Trial]:
-    repeats = 1 if anchors == 0 else max(1, -(-_TRIALS // len(tasks)))
-    trials = []
-    for task in tasks:
-        models = np.flatnonzero(known[:, task])
-        for _ in range(repeats):
-            some = np.sort(random.choice(models, min(anchors, len(models) // 2), replace=False))
-            trials.append(_Trial(int(task), some, np.setdiff1d(models, some)))
-    return trials
 
 
 def _grid(
-    profiles: list[Profiles], values: Array, trials: list[_Trial]
+    profiles: list[Profiles], values: Array, trials: list[Trial]
 ) -> tuple[list[_Point], Array, float]:
     """The grid, ``(tasks, points)`` merits, and the merit of the plain mean over history."""
     grid = [
@@ -181,7 +187,7 @@ def _grid(
     return grid, np.array([np.mean(m, axis=0) for m in merits.values()]), plain / len(trials)
 
 
-def _predictions(shared: Shared, scale: Scale, trial: _Trial, values: Array) -> Array:
+def _predictions(shared: Shared, scale: Scale, trial: Trial, values: Array) -> Array:
     """``(points of a cut, N)``, or ``(1, N)`` without anchors. One eigendecomposition serves all
     noises."""
     if len(trial.anchors) == 0:
@@ -207,7 +213,7 @@ def _predictions(shared: Shared, scale: Scale, trial: _Trial, values: Array) -> 
     return np.concatenate(found)
 
 
-def _residual(shared: Shared, scale: Scale, trial: _Trial, values: Array) -> Array:
+def _residual(shared: Shared, scale: Scale, trial: Trial, values: Array) -> Array:
     mean = shared.mean[trial.anchors]
     spread = expected_spread(mean, shared)
     placed = place_anchors(values[trial.anchors, trial.task], scale, float(mean.mean()), spread)
@@ -263,7 +269,7 @@ def _calibrate(
     profiles: Profiles,
     rows: Array,
     values: Array,
-    trials: list[_Trial],
+    trials: list[Trial],
     merit: float,
     without: float,
     tasks: int,
@@ -322,7 +328,7 @@ def _calibrate(
 
 
 def _rank_errors(
-    mean: Array, deviation: Array, placed: Array, trial: _Trial, values: Array
+    mean: Array, deviation: Array, placed: Array, trial: Trial, values: Array
 ) -> Array:
     """Errors of the ranks of the rest, as the places on the scale that have the true ranks."""
     from scipy.stats import rankdata
@@ -340,8 +346,8 @@ def _rank_errors(
 
 
 def _typical_errors(
-    trial: _Trial,
-    others: list[_Trial],
+    trial: Trial,
+    others: list[Trial],
     truth: Array,
     values: Array,
     mean: Array,
@@ -362,7 +368,7 @@ def _typical_errors(
 
 
 def _metric_errors(
-    placed: Array, mean: Array, deviation: Array, trial: _Trial, values: Array
+    placed: Array, mean: Array, deviation: Array, trial: Trial, values: Array
 ) -> list[Array]:
     """Errors of the expected metric of the rest, in predicted standard deviations."""
     if len(placed) < 3 or float(np.ptp(placed)) <= 1e-9:

@@ -46,6 +46,7 @@ from stockpot.ranking.posterior.scale import (
 from stockpot.ranking.posterior.standings import Metric, Reasons, make_ranking
 
 Facts = Mapping[str, Mapping[str, Fact]]
+_STANDS_OUT = 3.0  # an old task with so many times its share of likeness is worth a word
 
 
 def fit(
@@ -92,7 +93,7 @@ class Posterior:
         own = [facts.get(model, {}) for model in table.models]
         self._rows = self._complete(table.scores, self._known, own)
         self._reliability = self._reliabilities(self._counts, own)
-        self.settings: dict[int, Settings] = learn(
+        self.settings: Mapping[int, Settings] = learn(
             self._rows, self._known, table.oriented, self._reliability
         )
         self.sensors: dict[str, Sensor] = {
@@ -281,7 +282,7 @@ class Posterior:
                     "tasks left out"
                 )
             found.append(Evidence("anchors", True, words))
-            if len(alike):
+            if len(alike) and alike.max() > _STANDS_OUT / len(alike):
                 most = np.argsort(-alike, kind="stable")[:3]
                 words = ", ".join(f"{self.table.tasks[i]} ({alike[i]:.0%})" for i in most)
                 found.append(Evidence("old tasks", True, f"this one is most like {words}"))
