@@ -12,6 +12,7 @@ from stockpot.ranking.posterior.condition import TEMPER, Observations, condition
 from stockpot.ranking.posterior.covariance import FACTORS, LIKENESS, Profiles
 from stockpot.ranking.posterior.marginals import Pool, expected_improvement, probability_best
 from stockpot.ranking.posterior.metadata import learn_prior, make_encoder
+from stockpot.ranking.posterior.model import few_anchors
 from stockpot.ranking.posterior.scale import (
     CUTS,
     Scale,
@@ -211,6 +212,12 @@ def test_metric_is_the_way_back() -> None:
     outside = metric_of(np.array([placed.min() - 1.0, placed.max() + 1.0]), placed, values)
     assert outside[0] < 60.0
     assert outside[1] > 75.0
+
+
+def test_few_anchors_widen_as_students_t_does() -> None:
+    assert few_anchors(3) == pytest.approx(2.920 / 2.132, abs=1e-3)
+    assert few_anchors(4) == pytest.approx(2.353 / 2.132, abs=1e-3)
+    assert few_anchors(5) == few_anchors(30) == 1.0
 
 
 def test_other_tasks_tell_the_metric_with_their_scatter() -> None:
