@@ -48,22 +48,20 @@ def find_ingredients(
     return _Finder(recipe, examined, plan, folders, versions, output).find()
 
 
+@dataclass
 class _Finder:
-    def __init__(
-        self,
-        recipe: Recipe,
-        examined: Examined,
-        plan: Plan,
-        folders: Mapping[Job, Path],
-        versions: Mapping[str, str],
-        output: Path,
-    ) -> None:
-        self.recipe, self.examined, self.plan = recipe, examined, plan
-        self.folders, self.versions, self.output = folders, versions, output
-        self.state = MemoryCheckpoint(examined.backbone.state())
+    recipe: Recipe
+    examined: Examined
+    plan: Plan
+    folders: Mapping[Job, Path]
+    versions: Mapping[str, str]
+    output: Path
+
+    def __post_init__(self) -> None:
+        self.state = MemoryCheckpoint(self.examined.backbone.state())
         self.kept = {name: self.state.tensor_digest(name) for name in self.state.names}
-        root = Path(examined.facts.root)
-        self.base = place_base(examined.backbone, root, output)
+        root = Path(self.examined.facts.root)
+        self.base = place_base(self.examined.backbone, root, self.output)
         self.found: dict[str, tuple[Made, Parent]] = {}
 
     def find(self) -> Ingredients:
