@@ -54,12 +54,7 @@ def fine_tune(
     """
     task = open_task(data, root, cache)
     body = open_backbone(backbone, zoo)
-    parts = split_task(
-        task,
-        held_out=split["held_out"],
-        seed=split["seed"],
-        validation_fraction=split["validation_fraction"],
-    )
+    parts = split_task(task, **split)
     feed = build_feed(
         task, body, folder=out / "activations", augmentation=augmentation, views=2, seed=seed
     )

@@ -70,6 +70,25 @@ class Request(_Strict):
     sample: Sample = Field(Sample(), description="what the scores look at")
     training: Tuning = Field(Tuning(), description="one fine-tuning")
 
+    def rows_of(self, content: str, *, skip_corrupt: bool) -> dict[str, Any]:
+        """Arguments of a job that opens the task, whose fingerprint is ``content``: ``data`` for
+        ``open_task``, ``split`` for ``split_task``.
+        """
+        return {
+            "data": {
+                "spec": self.task.model_dump(mode="json"),
+                "content": content,
+                "limit": self.limit_per_domain,
+                "seed": self.seed,
+                "skip_corrupt": skip_corrupt,
+            },
+            "split": {
+                "held_out": self.held_out,
+                "seed": self.seed,
+                "validation_fraction": self.validation_fraction,
+            },
+        }
+
 
 def load_request(path: Path) -> tuple[Request, Path]:
     """Read what is asked from ``path``; returns it with the folder its paths start at.

@@ -81,18 +81,7 @@ def _job(
     return Job(
         _JOB,
         {
-            "data": {
-                "spec": request.task.model_dump(mode="json"),
-                "content": prepared.task.fingerprint,
-                "limit": request.limit_per_domain,
-                "seed": request.seed,
-                "skip_corrupt": skip_corrupt,
-            },
-            "split": {
-                "held_out": request.held_out,
-                "seed": request.seed,
-                "validation_fraction": request.validation_fraction,
-            },
+            **request.rows_of(prepared.task.fingerprint, skip_corrupt=skip_corrupt),
             "name": name,
             "entry": entry.model_dump(mode="json"),
             "content": extractor.open(name, entry).folder.name,
@@ -135,12 +124,7 @@ def extract(
     only names the job.
     """
     task = open_task(data, root, cache)
-    parts = split_task(
-        task,
-        held_out=split["held_out"],
-        seed=split["seed"],
-        validation_fraction=split["validation_fraction"],
-    )
+    parts = split_task(task, **split)
     order = sample_order(task, np.concatenate(list(parts.train.values())), seed=split["seed"])
     extractor = Extractor(task, order, Path(features), Path(zoo), keep=keep, download=download)
     found = extractor(name, ModelEntry.model_validate(dict(entry)), count)

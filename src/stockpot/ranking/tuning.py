@@ -93,21 +93,10 @@ class Tuner:
         rate = entry.learning_rate or training.learning_rate or _RATES.get(entry.kind, _RATE)
         settings = training.model_dump(exclude={"augmentation"})
         arguments = {
-            "data": {
-                "spec": self.request.task.model_dump(mode="json"),
-                "content": self.task.fingerprint,
-                "limit": self.request.limit_per_domain,
-                "seed": self.request.seed,
-                "skip_corrupt": self.skip_corrupt,
-            },
+            **self.request.rows_of(self.task.fingerprint, skip_corrupt=self.skip_corrupt),
             "backbone": {
                 "spec": entry.spec.model_dump(mode="json"),
                 "content": self.fingerprints[model],
-            },
-            "split": {
-                "held_out": self.request.held_out,
-                "seed": self.request.seed,
-                "validation_fraction": self.request.validation_fraction,
             },
             "hyperparameters": {
                 **settings,
