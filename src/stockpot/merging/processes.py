@@ -78,17 +78,16 @@ def run_forked(
                 try:
                     kind, value = pipe.recv()
                 except EOFError:
-                    process = talking.pop(pipe)
-                    process.join()
-                    if process.exitcode:
-                        raise StockpotError(
-                            f"a process of the merge ended with code {process.exitcode}",
-                            hint="-9 is often a lack of memory; --threads 1 needs the least",
-                        ) from None
-                    continue
-                if kind == "error":
+                    talking[pipe].join()
+                    raise StockpotError(
+                        f"a process of the merge ended with code {talking[pipe].exitcode}",
+                        hint="-9 is often a lack of memory; --threads 1 needs the least",
+                    ) from None
+                if kind == "end":
+                    talking.pop(pipe).join()
+                elif kind == "error":
                     raise value
-                if kind == "facts":
+                elif kind == "facts":
                     for number, statistics in value:
                         tasks[number].statistics = statistics
                 elif advance is not None:
@@ -118,6 +117,7 @@ def _work(
                 works = [(n, task) for n in numbers if isinstance(task := tasks[n], Work)]
                 out.send(("facts", [(number, work.statistics) for number, work in works]))
             own.finish()
+        out.send(("end", None))
     except BaseException as error:
         out.send(("error", _portable(error)))
         raise SystemExit(0) from None
