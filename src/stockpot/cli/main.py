@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+import threading
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -139,4 +142,22 @@ def _root(
 
 def main() -> None:
     """Entry point of the ``stockpot`` command."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        alone = all(thread.daemon for thread in threading.enumerate()[1:])
+        if alone and isinstance(end.code, int):
+            _leave(end.code)
+        raise
+
+
+def _leave(code: int) -> None:
+    """End the process without the time in which Python frees object after object.
+
+    Returns where the output cannot be written: how that ends is Python's to say.
+    """
+    atexit._run_exitfuncs()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -26,7 +26,7 @@ WORTH_IT = 32_000_000
 """Elements of the result from which starting processes pays."""
 _MOST = 8  # each needs some 40 MB, and the memory bus is busy by then
 _BLOCK = 1 << 18  # without a lock to share, what stays in the cache is best
-_STRETCHES = 4  # of neighbouring tensors, for each process
+_STRETCHES = 8  # of neighbouring tensors, for each process
 
 
 def worth_forking(tasks: Sequence[Task], options: Options) -> bool:
@@ -58,7 +58,6 @@ def run_forked(
     os.close(feed)
     own = replace(options, threads=1, processes=1, block_elements=options.block_elements or _BLOCK)
     talking: dict[Any, Any] = {}
-    processes = []
     try:
         for _ in range(count):
             listen, speak = fork.Pipe(duplex=False)
@@ -70,7 +69,6 @@ def run_forked(
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
             speak.close()
-            processes.append(process)
             talking[listen] = process
         while talking:
             for pipe in wait(list(talking)):
@@ -84,7 +82,7 @@ def run_forked(
                         hint="-9 is often a lack of memory; --threads 1 needs the least",
                     ) from None
                 if kind == "end":
-                    talking.pop(pipe).join()
+                    del talking[pipe]
                 elif kind == "error":
                     raise value
                 elif kind == "facts":
@@ -94,7 +92,8 @@ def run_forked(
                     advance(value)
     finally:
         os.close(tokens)
-        for process in processes:
+        # One that is through needs no waiting for: it only gives its memory back.
+        for process in talking.values():
             process.kill()
             process.join()
 
