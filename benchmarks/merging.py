@@ -19,6 +19,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,30 +167,37 @@ def arguments_of(tool: str, command: list[str], recipe: Path, out: Path) -> list
 def measure(command: list[str]) -> Run:
     """Run a process and watch its memory. Raises where it fails."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    # Where this is set, an editable installation is compiled again at every start.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     started = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
     )
-    anonymous = resident = 0
-    assert process.stderr is not None
-    while True:
-        done, code, usage = os.wait4(process.pid, os.WNOHANG)
-        if done:
-            break
-        now = [memory for pid in tree(process.pid) if (memory := memory_of(pid))]
-        anonymous = max(anonymous, sum(own for own, _ in now))
-        resident = max(
-            resident, sum(own for own, _ in now) + max([mapped for _, mapped in now], default=0)
-        )
-        time.sleep(0.05)  # looking costs time, too
+    memory: list[tuple[int, int]] = []
+    ended = threading.Event()
+    watcher = threading.Thread(target=watch, args=(process.pid, ended, memory))
+    watcher.start()
+    _, code, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - started
+    ended.set()
+    watcher.join()
+    assert process.stderr is not None
     words = process.stderr.read().decode()
     process.stderr.close()
     process.returncode = code
     if code:
         raise SystemExit(f"{' '.join(command)} failed:\n{words[-2000:]}")
     cpu = usage.ru_utime + usage.ru_stime
+    anonymous, resident = (max(each) for each in zip((0, 0), *memory, strict=True))
     return Run(wall, cpu, anonymous / 1000, resident / 1000)
+
+
+def watch(pid: int, ended: threading.Event, memory: list[tuple[int, int]]) -> None:
+    """Kilobytes of a process and those that it has started: anonymous, and with shared files."""
+    while not ended.wait(0.05):  # looking costs time, too
+        now = [used for each in tree(pid) if (used := memory_of(each))]
+        own = sum(anonymous for anonymous, _ in now)
+        memory.append((own, own + max([mapped for _, mapped in now], default=0)))
 
 
 def tree(pid: int) -> list[int]:
