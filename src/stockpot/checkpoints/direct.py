@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-SEGMENT = 2 << 20
+SEGMENT = 1 << 20
 """Bytes that are written at once; a multiple of every disk's sector."""
 _SEGMENTS = 16
 _ALIGNMENT = 4096
@@ -29,6 +29,7 @@ class _Segment:
     number: int
     memory: np.ndarray
     missing: int
+    users: int = 0
     pieces: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -42,7 +43,7 @@ class DirectFile:
 
     def __init__(self, path: Path, size: int) -> None:
         self._size = size
-        # Pieces that find no free segment go through the page cache, segment by segment.
+        # Segments that others fill, too, go through the page cache.
         self._cached = os.open(path, os.O_RDWR)
         try:
             self._direct = os.open(path, os.O_WRONLY | os.O_DIRECT)
@@ -87,9 +88,7 @@ class DirectFile:
         if self._error is not None:
             raise self._error
         for segment in self._open.values():
-            for start, length in segment.pieces:
-                place = segment.number * SEGMENT + start
-                write_all(self._cached, segment.memory[start : start + length].data, place)
+            self._write_pieces(segment)
         self._open = {}
         os.ftruncate(self._cached, self._size)
         os.fsync(self._cached)
@@ -112,27 +111,39 @@ class DirectFile:
                     raise self._error
                 if number in self._through_cache:
                     return None
-                if number in self._open:
-                    return self._open[number]
-                if self._free:
+                if number not in self._open and self._free:
                     missing = min(SEGMENT, self._size - number * SEGMENT)
-                    segment = _Segment(number, self._free.pop(), missing)
-                    self._open[number] = segment
-                    return segment
-                if not self._full and not self._writing:
-                    # All memory is held by segments that are half full.
-                    self._through_cache.add(number)
-                    return None
-                self._changed.wait()
+                    self._open[number] = _Segment(number, self._free.pop(), missing)
+                if number in self._open:
+                    self._open[number].users += 1
+                    return self._open[number]
+                if self._full or self._writing or not self._give_up_one():
+                    self._changed.wait()
+
+    def _give_up_one(self) -> bool:
+        """Free the oldest half full segment, whose rest somebody else may be about to write."""
+        for segment in self._open.values():
+            if not segment.users:
+                self._write_pieces(segment)
+                self._through_cache.add(segment.number)
+                self._free.append(self._open.pop(segment.number).memory)
+                return True
+        return False
+
+    def _write_pieces(self, segment: _Segment) -> None:
+        for start, length in segment.pieces:
+            place = segment.number * SEGMENT + start
+            write_all(self._cached, segment.memory[start : start + length].data, place)
 
     def _filled(self, segment: _Segment, start: int, length: int) -> None:
         with self._changed:
             segment.pieces.append((start, length))
+            segment.users -= 1
             segment.missing -= length
             if not segment.missing:
                 del self._open[segment.number]
                 self._full.append(segment)
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def _write_segments(self) -> None:
         while True:

@@ -142,6 +142,8 @@ def _root(
 
 def main() -> None:
     """Entry point of the ``stockpot`` command."""
+    # Looking for plugins of pydantic reads the metadata of every package that is installed.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         app()
     except SystemExit as end:
