@@ -137,6 +137,7 @@ def compare(
                 continue
             shutil.rmtree(out, ignore_errors=True)
             warm(inputs)
+            os.sync()  # what the run before has left to be written is not this one's
             runs[tool].append(measure(arguments_of(tool, command, recipe, out)))
             wrong[tool] = wrong_share(inputs, out, method)
     case = f"{method}, {'7,203 tensors' if which == 'tiny tensors' else which}"
