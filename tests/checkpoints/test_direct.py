@@ -127,3 +127,53 @@ def test_a_merge_has_the_same_bytes_either_way(tmp_path, monkeypatch, possible):
     merge(models, output=tmp_path / "sharded", max_shard_size=1_000_000)
     with open_checkpoint(tmp_path / "sharded") as sharded, open_checkpoint(models[0]) as first:
         assert sharded.names == first.names
+
+
+def test_memory_of_the_file_is_filled_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(direct, "SEGMENT", 8192)
+    data = np.random.default_rng(0).integers(0, 256, 5 * 8192 + 77, dtype=np.uint8)
+    file = _open(tmp_path / "file", data.size)
+    for start in range(0, data.size, 5000):
+        place = start
+        for piece in file.room(start, min(5000, data.size - start)):
+            assert place // 8192 == (place + piece.size - 1) // 8192
+            piece[:] = data[place : place + piece.size]
+            place += piece.size
+    file.finish()
+    file.close()
+    assert (tmp_path / "file").read_bytes() == data.tobytes()
+
+
+def test_a_piece_that_is_not_filled_holds_nobody_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(direct, "SEGMENT", 8192)
+    file = _open(tmp_path / "file", 100 * 8192)
+    for number in range(40):
+        with pytest.raises(ValueError, match="broken"):
+            for _ in file.room(number * 8192, 8192):
+                raise ValueError("broken")
+    for number in range(40, 100):
+        file.write(memoryview(bytes([number]) * 8192), number * 8192)
+    file.finish()
+    file.close()
+    assert (tmp_path / "file").read_bytes()[40 * 8192 :: 8192] == bytes(range(40, 100))
+
+
+def test_tensors_at_odd_places(tmp_path, monkeypatch):
+    from stockpot.checkpoints import TensorInfo, open_checkpoint
+    from stockpot.checkpoints.writer import file_writer
+
+    monkeypatch.setattr("stockpot.checkpoints.writer._DIRECT_FROM", 0)
+    tensors = {
+        "flags": TensorInfo("flags", (3,), "U8"),
+        "weight": TensorInfo("weight", (700_000,), "F32"),
+    }
+    values = np.random.default_rng(0).normal(size=700_000).astype(np.float32)
+    with file_writer(tmp_path / "odd.safetensors", tensors, {}) as writer:
+        writer.write("flags", 0, np.array([1, 2, 3], np.uint8))
+        place = 0
+        for piece in writer.room("weight", 0, values.size):
+            piece[:] = values[place : place + piece.size]
+            place += piece.size
+    with open_checkpoint(tmp_path / "odd.safetensors") as back:
+        np.testing.assert_array_equal(back.read("weight"), values)
+        np.testing.assert_array_equal(back.read("flags"), [1, 2, 3])

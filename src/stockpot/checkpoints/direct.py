@@ -11,6 +11,7 @@ import mmap
 import os
 import threading
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,17 +68,31 @@ class DirectFile:
 
     def write(self, data: memoryview, offset: int) -> None:
         """Put bytes at ``offset``. Raises the ``OSError`` of any earlier write."""
-        while data:
+        for room in self.room(offset, len(data)):
+            # Unlike a memoryview, numpy lets other threads run while it copies.
+            room[:] = np.frombuffer(data[: len(room)], np.uint8)
+            data = data[len(room) :]
+
+    def room(self, offset: int, length: int) -> Iterator[np.ndarray]:
+        """Memory for the bytes from ``offset`` on, in a few pieces: each is to be filled before
+        the next one is asked for. Raises the ``OSError`` of any earlier write.
+        """
+        while length:
             number, inside = divmod(offset, SEGMENT)
-            piece = data[: SEGMENT - inside]
+            size = min(SEGMENT - inside, length)
             segment = self._segment(number)
             if segment is None:
-                write_all(self._cached, piece, offset)
+                piece = np.empty(size, np.uint8)
+                yield piece
+                write_all(self._cached, piece.data, offset)
             else:
-                # Unlike a memoryview, numpy lets other threads run while it copies.
-                segment.memory[inside : inside + len(piece)] = np.frombuffer(piece, np.uint8)
-                self._filled(segment, inside, len(piece))
-            data, offset = data[len(piece) :], offset + len(piece)
+                filled = 0
+                try:
+                    yield segment.memory[inside : inside + size]
+                    filled = size
+                finally:
+                    self._leave(segment, inside, filled)
+            offset, length = offset + size, length - size
 
     def finish(self) -> None:
         """Wait until everything is on the disk."""
@@ -135,7 +150,8 @@ class DirectFile:
             place = segment.number * SEGMENT + start
             write_all(self._cached, segment.memory[start : start + length].data, place)
 
-    def _filled(self, segment: _Segment, start: int, length: int) -> None:
+    def _leave(self, segment: _Segment, start: int, length: int) -> None:
+        """A user has filled ``length`` bytes of a segment."""
         with self._changed:
             segment.pieces.append((start, length))
             segment.users -= 1

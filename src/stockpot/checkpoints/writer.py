@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from stockpot.checkpoints.direct import DirectFile, write_all
-from stockpot.checkpoints.dtypes import Array, code_of, narrow
+from stockpot.checkpoints.dtypes import STORAGE, Array, code_of, narrow
 from stockpot.checkpoints.header import Header, TensorInfo, build_header, header_bytes
 from stockpot.errors import CheckpointError
 from stockpot.files import atomic_file, write_json
@@ -69,6 +69,21 @@ class CheckpointWriter:
         if stored.size:
             data = stored.view(np.uint8).reshape(-1).data
             file.write(data, offset + start * stored.itemsize)
+
+    def room(self, name: str, start: int, size: int) -> Iterator[Array]:
+        """Memory for ``size`` storage values from element ``start`` on, in a few pieces: each is
+        to be filled before the next one is asked for.
+        """
+        file, offset = self._place[name]
+        storage = STORAGE[self.tensors[name].dtype]
+        offset += start * storage.itemsize
+        if isinstance(file, DirectFile) and offset % storage.itemsize == 0:
+            for piece in file.room(offset, size * storage.itemsize):
+                yield piece.view(storage)
+        else:
+            values = np.empty(size, storage)
+            yield values
+            self.write(name, start, values)
 
     def flush(self) -> None:
         """Bring to the disk what has been written so far and waits in the page cache."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stockpot.checkpoints import Checkpoint
-from stockpot.checkpoints.dtypes import STORAGE, encode
+from stockpot.checkpoints.dtypes import encode
 from stockpot.merging.block import Array
 
 
@@ -73,10 +73,9 @@ class NumpyBackend:
         """A numpy array as an array of this backend."""
         return array
 
-    def store(self, values: Array, code: str) -> np.ndarray:
-        """Values rounded once to ``code``, as flat storage; valid until the next call."""
-        flat = np.ascontiguousarray(values).reshape(-1)
-        return encode(flat, code, self._buffer(-1, flat.size, STORAGE[code]))
+    def store(self, values: Array, code: str, out: np.ndarray) -> None:
+        """Round values once to ``code``, into flat storage."""
+        encode(values.reshape(-1), code, out)
 
     def _buffer(self, slot: int, size: int, dtype: np.dtype[Any]) -> np.ndarray:
         buffer = self._scratch.get((slot, dtype))

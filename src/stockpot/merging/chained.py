@@ -17,7 +17,7 @@ from stockpot.checkpoints.dtypes import STORAGE, Array, encode
 from stockpot.merging.backends import NumpyBackend
 from stockpot.merging.engine import Copy, Engine, Options, Work, load_block
 from stockpot.merging.job import MergeJob
-from stockpot.merging.sinks import MemorySink
+from stockpot.merging.sinks import MemorySink, Nowhere
 
 _WIDE = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64"}
 
@@ -81,7 +81,7 @@ class MergedCheckpoint(Checkpoint):
             return
         with self._lock:
             if work.info.name not in self._ready:
-                Engine(_Nowhere(), replace(self._options, threads=1)).reduce_only(work)
+                Engine(Nowhere(), replace(self._options, threads=1)).reduce_only(work)
                 self._ready.add(work.info.name)
 
     def _backend(self) -> NumpyBackend:
@@ -89,11 +89,6 @@ class MergedCheckpoint(Checkpoint):
             self._local.backend = NumpyBackend()
         backend: NumpyBackend = self._local.backend
         return backend
-
-
-class _Nowhere:
-    def write(self, name: str, start: int, stored: np.ndarray) -> None:
-        raise AssertionError("a pass writes nothing")
 
 
 def _streams(task: Work | Copy) -> bool:

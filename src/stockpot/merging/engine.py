@@ -33,6 +33,10 @@ class Sink(Protocol):
 
     def write(self, name: str, start: int, stored: np.ndarray) -> None: ...
 
+    def room(self, name: str, start: int, size: int) -> Iterator[np.ndarray]:
+        """Pieces of memory for ``size`` values; each is filled before the next is asked for."""
+        ...
+
 
 @dataclass
 class Work:
@@ -229,10 +233,13 @@ class Engine:
             def combine(backend: NumpyBackend) -> None:
                 block = load_block(work, backend, start, stop, view, options, check=check)
                 values = work.method.combine(block, **work.arguments)
-                stored = backend.store(values, work.info.dtype)
-                if not options.allow_nonfinite:
-                    _check_result(stored, work, start)
-                self._sink.write(work.info.name, start, stored)
+                flat, place = values.reshape(-1), start
+                for out in self._sink.room(work.info.name, start, stop - start):
+                    own = flat[place - start : place - start + out.size]
+                    backend.store(own, work.info.dtype, out)
+                    if not options.allow_nonfinite:
+                        _check_result(out, work, place)
+                    place += out.size
                 self._advance(stop - start)
 
             return combine

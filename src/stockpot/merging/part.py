@@ -7,12 +7,13 @@ at the two ends go into its job's folder, and the parent puts them in place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stockpot.checkpoints.dtypes import STORAGE
 from stockpot.checkpoints.header import read_header
 from stockpot.checkpoints.writer import open_sized
 from stockpot.files import write_json
@@ -21,6 +22,7 @@ from stockpot.merging.block import Sums
 from stockpot.merging.engine import Engine, Options, Work, model_groups
 from stockpot.merging.job import MergeJob
 from stockpot.merging.portable import spec_from_json
+from stockpot.merging.sinks import Nowhere
 
 PAGE = 4096
 
@@ -42,7 +44,7 @@ def gather(
     """Sums that pass ``number`` over the whole model takes of the tensors ``names``."""
     options = Options(threads, None, allow_nonfinite, backend_for(device))
     with MergeJob(spec_from_json(spec), options) as job:
-        engine = Engine(_Nowhere(), options)
+        engine = Engine(Nowhere(), options)
         groups = _groups_of(job, names)
         _take_sums(engine, groups, inputs, number)
         found: dict[str, Any] = {}
@@ -109,6 +111,7 @@ class PartFile:
         with path.open("rb") as handle:
             header = read_header(path, handle)
         self._offsets = header.offsets
+        self._storage = {name: STORAGE[header.tensors[name].dtype] for name in names}
         ends = [header.offsets[name] + header.tensors[name].nbytes for name in names]
         self._start, stop = min(header.offsets[name] for name in names), max(ends)
         self._first = min(-(-self._start // PAGE) * PAGE, stop)
@@ -131,6 +134,12 @@ class PartFile:
             place = offset + head + inside - self._last
             self._tail[place : place + tail] = data[head + inside :]
 
+    def room(self, name: str, start: int, size: int) -> Iterator[np.ndarray]:
+        """Memory for ``size`` storage values, which is written once it is filled."""
+        values = np.empty(size, self._storage[name])
+        yield values
+        self.write(name, start, values)
+
     @property
     def edges(self) -> list[tuple[int, bytes]]:
         """(position in the file, bytes) of what is left to the parent."""
@@ -146,11 +155,6 @@ class PartFile:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
-
-
-class _Nowhere:
-    def write(self, name: str, start: int, stored: np.ndarray) -> None:
-        raise AssertionError("a pass writes nothing")
 
 
 def _cut(offset: int, length: int, first: int, last: int) -> tuple[int, int, int]:

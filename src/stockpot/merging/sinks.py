@@ -1,8 +1,8 @@
-"""Results kept in memory, as arrays of the kind the parents were."""
+"""Results kept in memory, as arrays of the kind the parents were; and no results at all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,9 @@ class MemorySink:
         flat = stored.reshape(-1)
         self.stored[name][start : start + flat.size] = flat
 
+    def room(self, name: str, start: int, size: int) -> Iterator[np.ndarray]:
+        yield self.stored[name][start : start + size]
+
     def state(self, *, torch: bool) -> dict[str, Any]:
         """Torch tensors, or numpy arrays (bfloat16, which numpy lacks, as float32 of equal
         value).
@@ -43,6 +46,16 @@ class MemorySink:
     def checkpoint(self, label: str) -> Checkpoint:
         """What has been written, as a checkpoint."""
         return _StoredCheckpoint(self, label)
+
+
+class Nowhere:
+    """For passes, which write nothing."""
+
+    def write(self, name: str, start: int, stored: np.ndarray) -> None:
+        raise AssertionError("a pass writes nothing")
+
+    def room(self, name: str, start: int, size: int) -> Iterator[np.ndarray]:
+        raise AssertionError("a pass writes nothing")
 
 
 class _StoredCheckpoint(Checkpoint):

@@ -58,16 +58,16 @@ class TorchBackend(NumpyBackend):
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return self._torch.from_numpy(np.ascontiguousarray(plain)).to(self._device)
 
-    def store(self, values: Array, code: str) -> np.ndarray:
+    def store(self, values: Array, code: str, out: np.ndarray) -> None:
         if isinstance(values, np.ndarray):
-            return super().store(values, code)
-        if code == "BF16" and values.dtype == self._torch.float64:
+            super().store(values, code, out)
+        elif code == "BF16" and values.dtype == self._torch.float64:
             # torch would round twice, by way of float32.
-            return super().store(values.cpu().numpy(), code)
-        rounded = values.to(getattr(self._torch, _DTYPES[code])).reshape(-1)
-        if code == "BF16":
-            return np.asarray(rounded.view(self._torch.int16).cpu().numpy()).view(np.uint16)
-        return np.asarray(rounded.cpu().numpy())
+            super().store(values.cpu().numpy(), code, out)
+        else:
+            rounded = values.to(getattr(self._torch, _DTYPES[code])).reshape(-1)
+            bits = rounded.view(self._torch.int16) if code == "BF16" else rounded
+            out[:] = bits.cpu().numpy().view(out.dtype)
 
 
 def torch_backend(device: str) -> Callable[[], NumpyBackend]:

@@ -55,7 +55,7 @@ def combine_whole(works: Sequence[Work], options: Options) -> MemorySink:
         for name, values in _pairs(first.method.combine(models, **first.arguments)):
             if name in infos:
                 sink.add(infos[name])
-                sink.write(name, 0, backend.store(values, infos[name].dtype))
+                backend.store(values, infos[name].dtype, sink.stored[name])
             else:
                 host = values if isinstance(values, np.ndarray) else np.asarray(values.cpu())
                 code = code_of(host)
