@@ -147,10 +147,14 @@ def test_memory_of_the_file_is_filled_in_pieces(tmp_path, monkeypatch):
 def test_a_piece_that_is_not_filled_holds_nobody_up(tmp_path, monkeypatch):
     monkeypatch.setattr(direct, "SEGMENT", 8192)
     file = _open(tmp_path / "file", 100 * 8192)
+
+    def fail(number: int) -> None:
+        for _ in file.room(number * 8192, 8192):
+            raise ValueError("broken")
+
     for number in range(40):
         with pytest.raises(ValueError, match="broken"):
-            for _ in file.room(number * 8192, 8192):
-                raise ValueError("broken")
+            fail(number)
     for number in range(40, 100):
         file.write(memoryview(bytes([number]) * 8192), number * 8192)
     file.finish()
