@@ -76,7 +76,7 @@ def fisher_information(
                     )
                     for name, slope in zip(parameters, slopes, strict=True):
                         if slope is not None:
-                            sums[name] += weight * slope.detach().double().cpu() ** 2
+                            sums[name] += slope.float().square().mul_(weight).cpu()
             examples += len(log_p)
     _some(examples)
     return {name: (total / examples).float().numpy() for name, total in sums.items()}
