@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -326,7 +327,7 @@ def _model(
     has_base: bool,
 ) -> Model:
     infos = [weights.info(name) for name in weights.names]
-    sizes = [int(np.prod(info.shape, dtype=np.int64)) for info in infos]
+    sizes = [math.prod(info.shape) for info in infos]
     distance: float | None = None
     untrained: tuple[str, ...] | None = None
     if has_base:

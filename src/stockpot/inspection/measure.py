@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement, permutations
@@ -57,7 +58,7 @@ def rows_of(shape: Sequence[int]) -> tuple[int, int]:
         sizes.pop(0)
     if not sizes:
         return 1, 1
-    return sizes[0], int(np.prod(sizes[1:], dtype=np.int64))
+    return sizes[0], math.prod(sizes[1:])
 
 
 def block_size(shape: Sequence[int], most: int = BLOCK) -> int:

@@ -79,14 +79,18 @@ class Settings:
         layers = [layer for name in names if (layer := layer_of(name)) is not None]
         self._last_layer = max(layers, default=0)
         self._before_layers = _leading(names)
-        self._resolved: dict[str, tuple[Method, dict[str, Any]]] = {}
+        self._gradients: dict[tuple[int, ...], bool] = {}
+        self._resolved: dict[tuple[Any, ...], tuple[Method, dict[str, Any]]] = {}
         self._check()
 
     def of(self, name: str) -> tuple[Method, dict[str, Any]]:
         """Method and parameters of the tensor ``name``."""
         rules = [rule for rule in self._rules if rule.applies(name)]
-        position = self._position(name)
-        key = f"{[id(rule) for rule in rules]} {position if self._has_gradient(rules) else ''}"
+        same = tuple(id(rule) for rule in rules)
+        if same not in self._gradients:
+            self._gradients[same] = self._has_gradient(rules)
+        position = self._position(name) if self._gradients[same] else 0.0
+        key = (same, position)
         if key not in self._resolved:
             self._resolved[key] = self._resolve(rules, position)
         return self._resolved[key]
