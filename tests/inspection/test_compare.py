@@ -286,7 +286,7 @@ def test_a_quick_look_comes_to_the_same_verdict() -> None:
     found = compare([many, noisy], quick=True)
     assert found.quick
     assert found.verdict == "same ancestor"
-    assert len(found.layers) == 20
+    assert len(found.layers) == 32
     other = {name: values[::-1].copy() for name, values in many.items()}
     assert compare([many, other], quick=True).verdict == "unrelated"
 

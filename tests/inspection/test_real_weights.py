@@ -30,7 +30,7 @@ def test_four_segmenters_are_siblings(a: str, b: str, quick: bool) -> None:
     found = compare([weights(a), weights(b)], quick=quick)
     assert found.verdict == "same ancestor"
     assert found.pairs[0].adjusted is not None
-    assert found.pairs[0].adjusted > (0.97 if quick else 0.98)
+    assert found.pairs[0].adjusted > 0.98
 
 
 def test_two_resnets_under_other_names_and_types_are_siblings() -> None:

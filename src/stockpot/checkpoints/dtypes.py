@@ -88,7 +88,7 @@ def narrow(values: Array, code: str) -> Array:
         return values
     if not is_float(code):
         return values.astype(storage)
-    flat = np.array(values, dtype=np.float64 if values.dtype == np.float64 else np.float32)
+    flat = np.asarray(values, dtype=np.float64 if values.dtype == np.float64 else np.float32)
     return encode(flat.reshape(-1), code, np.empty(flat.size, storage)).reshape(values.shape)
 
 

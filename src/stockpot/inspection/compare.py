@@ -39,7 +39,7 @@ _MIN_ROWS = 8
 _MIN_ELEMENTS = 64
 # What a quick inspection reads: so many tensors, evenly through the model, so many blocks of each,
 # so many elements in a block.
-_QUICK_TENSORS = 20
+_QUICK_TENSORS = 32
 _QUICK_BLOCKS = 2
 _QUICK_ELEMENTS = 1 << 14
 
