@@ -59,7 +59,9 @@ class DirectFile:
         self._open: dict[int, _Segment] = {}
         self._through_cache: set[int] = set()
         self._full: deque[_Segment] = deque()
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)  # there may be room
+        self._filled = threading.Condition(lock)  # there is something to write, or an end
         self._writing = 0
         self._ending = False
         self._error: OSError | None = None
@@ -96,10 +98,7 @@ class DirectFile:
 
     def finish(self) -> None:
         """Wait until everything is on the disk."""
-        with self._changed:
-            self._ending = True
-            self._changed.notify_all()
-        self._thread.join()
+        self._end()
         if self._error is not None:
             raise self._error
         for segment in self._open.values():
@@ -111,12 +110,16 @@ class DirectFile:
     def close(self) -> None:
         """Give everything back, finished or not."""
         with self._changed:
-            self._ending = True
             self._full.clear()
-            self._changed.notify_all()
-        self._thread.join()
+        self._end()
         os.close(self._direct)
         os.close(self._cached)
+
+    def _end(self) -> None:
+        with self._filled:
+            self._ending = True
+            self._filled.notify()
+        self._thread.join()
 
     def _segment(self, number: int) -> _Segment | None:
         """The segment to copy into, or None where it goes through the page cache."""
@@ -159,13 +162,14 @@ class DirectFile:
             if not segment.missing:
                 del self._open[segment.number]
                 self._full.append(segment)
+                self._filled.notify()
             self._changed.notify_all()
 
     def _write_segments(self) -> None:
         while True:
             with self._changed:
                 while not self._full and not self._ending:
-                    self._changed.wait()
+                    self._filled.wait()
                 if not self._full:
                     return
                 segment = self._full.popleft()

@@ -303,7 +303,7 @@ def _pair(
 
 def _median(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return float(np.median(known)) if known else None
+    return judge.median(np.array(known)) if known else None
 
 
 def _bad(labels: Sequence[str], measured: Measured) -> list[Bad]:

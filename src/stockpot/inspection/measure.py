@@ -142,11 +142,19 @@ def _count_signs(sums: Sums, delta: Matrix) -> None:
     """Count pairs of models that change an entry, and those that do so in opposite directions."""
     if len(delta) < 2:
         return
-    up = np.add.reduce((delta > 0).view(np.int8), axis=0, dtype=np.int16).astype(np.float64)
-    down = np.add.reduce((delta < 0).view(np.int8), axis=0, dtype=np.int16).astype(np.float64)
+    up = _count(delta > 0)
+    down = _count(delta < 0)
     changed = up + down
-    sums.opposite += _dot(up, down)
-    sums.both += _dot(changed, changed - 1.0) / 2.0
+    sums.opposite += float((up * down).sum())
+    sums.both += float((changed * (changed - 1)).sum()) / 2.0
+
+
+def _count(flags: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """How many models have the flag, at each position."""
+    total: NDArray[np.int32] = flags[0].astype(np.int32)
+    for flag in flags[1:]:
+        total += flag
+    return total
 
 
 def _is_coarse(rows: Matrix) -> bool:

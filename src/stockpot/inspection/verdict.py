@@ -37,8 +37,14 @@ def noise(elements: Sequence[int]) -> float:
     """
     if not elements:
         return float("inf")
-    spread = float(np.median(1.0 / np.sqrt(np.asarray(elements, dtype=np.float64))))
+    spread = median(1.0 / np.sqrt(np.asarray(elements, dtype=np.float64)))
     return _SIGMAS * 1.25 * spread / float(np.sqrt(len(elements)))
+
+
+def median(values: NDArray[np.float64]) -> float:
+    """Median of one or more finite numbers. numpy's imports all its masked arrays, for 10 ms."""
+    ordered = np.sort(values)
+    return float(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2.0
 
 
 def judge_pair(adjusted: NDArray[np.float64], elements: Sequence[int]) -> Verdict:
@@ -49,11 +55,11 @@ def judge_pair(adjusted: NDArray[np.float64], elements: Sequence[int]) -> Verdic
     floor = noise(elements)
     if not adjusted.size or floor >= 1.0:
         return "probably related"
-    median = float(np.median(adjusted))
-    if median >= max(SAME, floor):
+    middle = median(adjusted)
+    if middle >= max(SAME, floor):
         return "same ancestor"
     shared = float(np.mean(adjusted >= max(SHARED_LAYER, floor)))
-    if median >= max(RELATED, floor) or shared >= SHARED_PART:
+    if middle >= max(RELATED, floor) or shared >= SHARED_PART:
         return "probably related"
     return "unrelated"
 

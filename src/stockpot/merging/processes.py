@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ WORTH_IT = 32_000_000
 """Elements of the result from which starting processes pays."""
 _MOST = 8  # each needs some 40 MB, and the memory bus is busy by then
 _BLOCK = 1 << 18  # without a lock to share, what stays in the cache is best
+_PAUSE = 0.1  # seconds between two words of progress
 _STRETCHES = 8  # of neighbouring tensors, for each process
 
 
@@ -109,10 +111,12 @@ def _work(
     """A process: take one stretch after another until none is left."""
     try:
         with sink.again() as own:
-            engine = Engine(own, options, lambda amount: out.send(("done", amount)))
+            said = _Said(out)
+            engine = Engine(own, options, said.add)
             while token := os.read(tokens, 1):
                 numbers = stretches[token[0]]
                 engine.run([tasks[number] for number in numbers])
+                said.tell()
                 works = [(n, task) for n in numbers if isinstance(task := tasks[n], Work)]
                 out.send(("facts", [(number, work.statistics) for number, work in works]))
             own.finish()
@@ -120,6 +124,25 @@ def _work(
     except BaseException as error:
         out.send(("error", _portable(error)))
         raise SystemExit(0) from None
+
+
+class _Said:
+    """Progress on its way to the parent, a few times a second: listening costs it time, too."""
+
+    def __init__(self, out: Any) -> None:
+        self._out = out
+        self._amount = 0.0
+        self._last = time.monotonic()
+
+    def add(self, amount: float) -> None:
+        self._amount += amount
+        if time.monotonic() - self._last > _PAUSE:
+            self.tell()
+
+    def tell(self) -> None:
+        if self._amount:
+            self._out.send(("done", self._amount))
+        self._amount, self._last = 0.0, time.monotonic()
 
 
 def _portable(error: BaseException) -> BaseException:
