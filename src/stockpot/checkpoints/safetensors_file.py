@@ -28,6 +28,7 @@ class SafetensorsCheckpoint(Checkpoint):
         self.files = files
         self._maps: dict[Path, mmap.mmap] = {}
         self._place: dict[str, tuple[Path, int]] = {}
+        self._last: tuple[str, Array] | None = None
         tensors: dict[str, TensorInfo] = {}
         metadata: dict[str, str] = {}
         for file in files:
@@ -51,9 +52,14 @@ class SafetensorsCheckpoint(Checkpoint):
         return header
 
     def raw(self, name: str) -> Array:
+        last = self._last  # a tensor is read block by block
+        if last is not None and last[0] == name:
+            return last[1]
         info = self.info(name)
         file, offset = self._place[name]
-        return np.frombuffer(self._maps[file], STORAGE[info.dtype], info.size, offset)
+        found = np.frombuffer(self._maps[file], STORAGE[info.dtype], info.size, offset)
+        self._last = name, found
+        return found
 
     def known_digest(self) -> str | None:
         return recall(self.files)
@@ -70,6 +76,7 @@ class SafetensorsCheckpoint(Checkpoint):
         self._maps[file].madvise(mmap.MADV_WILLNEED, start, offset + info.nbytes - start)
 
     def close(self) -> None:
+        self._last = None
         for view in self._maps.values():
             try:
                 view.close()

@@ -244,7 +244,10 @@ class Engine:
 
             return combine
 
-        return [piece(start, stop) for start, stop in _spans(size, step)]
+        spans = list(_spans(size, step))
+        if work.passes:
+            spans.reverse()  # what the last pass read last is still in the cache
+        return [piece(start, stop) for start, stop in spans]
 
     def _copy(self, work: Copy) -> Flow[NumpyBackend]:
         def piece(start: int, stop: int) -> Piece[NumpyBackend]:
