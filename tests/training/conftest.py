@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import chdir
+
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def elsewhere(tmp_path):
+    with chdir(tmp_path):
+        yield

@@ -57,6 +57,25 @@ def test_a_task_of_a_kind_is_recognised_and_named() -> None:
     assert np.mean(found) > np.mean(without) + 0.05
 
 
+def test_surprises_in_the_history_leave_a_chance_to_everybody() -> None:
+    """In every third task a model from anywhere comes first, by far."""
+    random = np.random.default_rng(3)
+    table = world(tasks=24)
+    values = table.values.copy()
+    for task in range(0, 24, 3):
+        values[random.integers(60), task] = 120.0
+    chances = []
+    for each in (table, replace(table, values=values)):
+        train, truth = split(each, "t1")
+        anchors = {name: truth[name] for name in list(truth)[::5]}
+        ranking = fit(train).for_task(anchors)
+        assert abs(sum(standing.best for standing in ranking.standings) - 1.0) < 1e-9
+        chances.append(sum(standing.best for standing in ranking.standings[20:]))
+    expected, surprised = chances
+    assert expected < 0.1
+    assert 0.1 < surprised < 0.5
+
+
 def test_intervals_hold_what_they_promise() -> None:
     table = world(models=40, tasks=24, seed=3)
     for anchors in (0, 8):

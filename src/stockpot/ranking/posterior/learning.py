@@ -11,7 +11,8 @@ the rest is predicted from the other tasks, and the prediction is compared with 
   handful of tasks the best of a grid is mostly luck.
 - Then, at that average, one trial a task, the quantiles of standardised errors give the width of
   intervals (of ranks: where on the scale the true rank lies among what is predicted), and the
-  log-loss of the model that really was best gives the sharpness of P(best).
+  likelihood of the models that really were best gives the sharpness of P(best): a mixture over
+  factors on the deviations, so that a task may be as expected, or full of surprises.
 
 Sources: Savage (1956) for the scores; Vigna (2015) for the weighted tau.
 """
@@ -41,12 +42,13 @@ from stockpot.ranking.posterior.trials import Trial, draw_trials
 NOISES = np.array([0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
 GENERALS = (0.0, 1.0)
 LIKENESSES = (0.0, 0.5, 0.85)
-SHARPNESS = (0.7, 1.0, 1.4, 2.0, 3.0, 4.5)
+SHARPNESS = (0.35, 0.7, 1.4, 2.8, 5.6, 11.2)
 BUCKETS = (0, 5, 20)
 MEASURED = 0.02  # deviation of a model that was measured
 _TEMPERATURE = 0.7
-_MODELS, _TASKS, _SHARP_TASKS = 300, 150, 16
+_MODELS, _TASKS = 300, 150
 _WIDTH_TASKS, _CURVES = 72, 24
+_PRIOR_TASKS, _LEAST_WEIGHT, _ROUNDS = 0.5, 0.01, 100
 _LEAST_MODELS, _LEAST_TASKS = 6, 3
 
 
@@ -59,7 +61,7 @@ class Settings:
     ``low``, ``high``: 5 % and 95 % quantiles of errors in predicted standard deviations, of ranks;
     ``metric_low``, ``metric_high``: likewise of the metric, as the anchors tell its units;
     ``metric_width``: factor on intervals of the metric, as other tasks tell its units;
-    ``sharpness``: factor on deviations for P(best); ``merit``: correlation with the truth, and
+    ``sharpness``: factors on deviations for P(best), and their weights; ``merit``: correlation with the truth, and
     ``merit_without``: that of the mean over history; ``tasks``: how many it was learnt from.
     """
 
@@ -72,7 +74,7 @@ class Settings:
     metric_low: float = -2.5
     metric_high: float = 2.5
     metric_width: float = 1.0
-    sharpness: float = 1.0
+    sharpness: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
     merit: float = float("nan")
     merit_without: float = float("nan")
     tasks: int = 0
@@ -275,7 +277,7 @@ def _calibrate(
     tasks: int,
 ) -> Settings:
     truth = settings.scale(rows)
-    errors, losses, widths = [], [], []
+    errors, chances, widths = [], [], []
     in_units: list[Array] = []
     first = list({trial.task: trial for trial in reversed(trials)}.values())[::-1]
     for count, trial in enumerate(first[:_WIDTH_TASKS]):
@@ -300,16 +302,11 @@ def _calibrate(
         in_units += _metric_errors(placed, centred, deviation, trial, values)
         if not len(trial.anchors) and count < _CURVES:
             widths += _typical_errors(trial, first[:_CURVES], truth, values, centred, deviation)
-        if count < _SHARP_TASKS:
-            best = outcome == outcome.max()
-            losses.append(
-                [
-                    -np.log(probability_best(centred, deviation * s, 64)[best].sum() + 1e-6)
-                    for s in SHARPNESS
-                ]
-            )
+        best = outcome == outcome.max()
+        chances.append(
+            [probability_best(centred, deviation * s, 64)[best].sum() for s in SHARPNESS]
+        )
     low, high = np.quantile(np.concatenate(errors), [0.05, 0.95])
-    sharpness = SHARPNESS[int(np.argmin(np.mean(losses, axis=0)))]
     metric_low, metric_high = Settings.metric_low, Settings.metric_high
     if in_units:
         metric_low, metric_high = np.quantile(np.concatenate(in_units), [0.05, 0.95])
@@ -320,11 +317,27 @@ def _calibrate(
         metric_low=min(float(metric_low), -0.2),
         metric_high=max(float(metric_high), 0.2),
         metric_width=float(np.quantile(np.concatenate(widths), 0.9)) if widths else 1.0,
-        sharpness=sharpness,
+        sharpness=_mixture(np.array(chances)),
         merit=merit,
         merit_without=without,
         tasks=tasks,
     )
+
+
+def _mixture(chances: Array) -> tuple[tuple[float, float], ...]:
+    """Weights of :data:`SHARPNESS` from ``(tasks, factors)``, the chance that each gave to the
+    models that really were best: expectation maximisation, each factor half a task to begin with.
+    """
+    weights = np.full(len(SHARPNESS), 1.0 / len(SHARPNESS))
+    for _ in range(_ROUNDS):
+        shares = weights * (chances + 1e-9)
+        shares /= shares.sum(axis=1, keepdims=True)
+        weights = shares.sum(axis=0) + _PRIOR_TASKS
+        weights /= weights.sum()
+    kept = weights >= _LEAST_WEIGHT
+    total = float(weights[kept].sum())
+    pairs = zip(SHARPNESS, weights.tolist(), kept, strict=True)
+    return tuple((factor, weight / total) for factor, weight, keep in pairs if keep)
 
 
 def _rank_errors(

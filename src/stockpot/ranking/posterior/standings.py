@@ -13,6 +13,7 @@ from stockpot.ranking.posterior.marginals import Pool, probability_best
 from stockpot.ranking.posterior.result import Evidence, Ranking, Standing
 
 Metric = tuple[Array, Array, Array, float]
+_POINTS = 128  # of the grid for P(best), for each factor of its sharpness
 
 
 class Reasons:
@@ -104,9 +105,10 @@ def make_ranking(
     scores, best_score, worst_score = (
         ndtri((count - r + 0.5) / count) for r in (ranks, best_rank, worst_rank)
     )
-    chance = probability_best(
-        location, np.where(measured, deviation, deviation * settings.sharpness)
-    )
+    chance = np.zeros(count)
+    for factor, weight in settings.sharpness:
+        spread = np.where(measured, deviation, deviation * factor)
+        chance += weight * probability_best(location, spread, _POINTS)
 
     def in_units(index: int) -> Interval | None:
         if metric is None:
