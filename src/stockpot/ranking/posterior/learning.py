@@ -61,8 +61,9 @@ class Settings:
     ``low``, ``high``: 5 % and 95 % quantiles of errors in predicted standard deviations, of ranks;
     ``metric_low``, ``metric_high``: likewise of the metric, as the anchors tell its units;
     ``metric_width``: factor on intervals of the metric, as other tasks tell its units;
-    ``sharpness``: factors on deviations for P(best), and their weights; ``merit``: correlation with the truth, and
-    ``merit_without``: that of the mean over history; ``tasks``: how many it was learnt from.
+    ``sharpness``: factors on deviations for P(best), and their weights;
+    ``merit``: correlation with the truth, and ``merit_without``: that of the mean over history;
+    ``tasks``: how many it was learnt from.
     """
 
     scale: Scale = field(default_factory=Scale)
