@@ -12,6 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ SEGMENT = 1 << 20
 """Bytes that are written at once; a multiple of every disk's sector."""
 _SEGMENTS = 16
 _ALIGNMENT = 4096
+_HUGE = 2 << 20
 
 
 @dataclass
@@ -51,11 +53,7 @@ class DirectFile:
         except BaseException:
             os.close(self._cached)
             raise
-        # Pages of their own are aligned, as writing past the cache demands.
-        self._free = [
-            np.frombuffer(mmap.mmap(-1, SEGMENT, mmap.MAP_PRIVATE), np.uint8)
-            for _ in range(_SEGMENTS)
-        ]
+        self._free = _segments()
         self._open: dict[int, _Segment] = {}
         self._through_cache: set[int] = set()
         self._full: deque[_Segment] = deque()
@@ -186,6 +184,21 @@ class DirectFile:
                 self._free.append(segment.memory)
                 self._error = self._error or error
                 self._changed.notify_all()
+
+
+def _segments() -> list[np.ndarray]:
+    """Memory for all segments, aligned as writing past the cache demands.
+
+    In huge pages where the system has them: the disk's driver pins each page for every write.
+    """
+    room = mmap.mmap(-1, _SEGMENTS * SEGMENT + _HUGE, mmap.MAP_PRIVATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            room.madvise(mmap.MADV_HUGEPAGE)
+    memory = np.frombuffer(room, np.uint8)
+    first = -memory.ctypes.data % _HUGE
+    starts = range(first, first + _SEGMENTS * SEGMENT, SEGMENT)
+    return [memory[start : start + SEGMENT] for start in starts]
 
 
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:
