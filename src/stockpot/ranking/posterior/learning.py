@@ -305,7 +305,7 @@ def _calibrate(
             widths += _typical_errors(trial, first[:_CURVES], truth, values, centred, deviation)
         best = outcome == outcome.max()
         chances.append(
-            [probability_best(centred, deviation * s, 64)[best].sum() for s in SHARPNESS]
+            [probability_best(centred, deviation * s, 32)[best].sum() for s in SHARPNESS]
         )
     low, high = np.quantile(np.concatenate(errors), [0.05, 0.95])
     metric_low, metric_high = Settings.metric_low, Settings.metric_high

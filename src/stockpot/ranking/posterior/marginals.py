@@ -95,7 +95,7 @@ def _near(mean: Array, deviation: Array, low: float, high: float) -> Array:
     narrow = deviation < (high - low) / 40.0
     leading = np.flatnonzero(narrow & (mean >= low - 5.0 * deviation))
     leading = leading[np.argsort(-mean[leading])][:16]
-    offsets = np.linspace(-4.0, 4.0, 33)
+    offsets = np.linspace(-4.0, 4.0, 17)
     return np.asarray((mean[leading, None] + offsets * deviation[leading, None]).ravel())
 
 

@@ -13,7 +13,7 @@ from stockpot.ranking.posterior.marginals import Pool, probability_best
 from stockpot.ranking.posterior.result import Evidence, Ranking, Standing
 
 Metric = tuple[Array, Array, Array, float]
-_POINTS = 128  # of the grid for P(best), for each factor of its sharpness
+_POINTS = 64  # of the grid for P(best), for each factor of its sharpness
 
 
 class Reasons:
