@@ -346,9 +346,8 @@ def _quick_gram(vectors: Sequence[np.ndarray], out: np.ndarray) -> list[int]:
     for i in range(k):
         for j in range(i, k):
             runs = _run_products(flat[i], flat[j], 1024).reshape(chunks, -1)
-            # Squares beyond float32, or next to its smallest numbers; NaN fails both.
-            if i == j and not (runs.min() > 1e-20 and runs.max() < 1e30):
-                poor |= ~((runs > 1e-20) & (runs < 1e30)).all(axis=1)
+            if i == j:  # squares beyond float32, or next to its smallest numbers; NaN is neither
+                poor |= ~((runs.min(axis=1) > 1e-20) & (runs.max(axis=1) < 1e30))
             out[:, i, j] = out[:, j, i] = runs.astype(np.float64).sum(axis=1)
     return [int(chunk) for chunk in np.flatnonzero(poor)]
 
