@@ -86,12 +86,18 @@ def headline(results: dict[str, Any]) -> str:
 
 
 def comparisons(setting: dict[str, Any]) -> list[str]:
-    """What one setting says about the pairs of methods that belong side by side."""
-    return [
+    """What one setting says about pairs of methods, and about published numbers beside ours."""
+    pairs = [
         f"{_label(setting, one['method'])} against {_label(setting, one['against'])}: "
         f"{typographic(one['words'])}"
         for one in setting["comparisons"]
     ]
+    published = [
+        f"{_label(setting, one['method'])}: {one['lost']:.1f} points below "
+        f"{_label(setting, one['against'])} (published: {one['published']:.1f})"
+        for one in setting.get("published", ())
+    ]
+    return pairs + [typographic(words) for words in published]
 
 
 def markdown_tables(results: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ def test_a_protocol_runs_from_images_to_results(place: Path, tmp_path: Path) -> 
             "task.size=32",
             "tangent.epochs=1",
             "nonlinear.epochs=1",
-            "settings=[{mode: class, parts: 5}]",
+            "settings=[{mode: class, parts: 5, published: {tmc: 8.0, soup: 11.7}}]",
         ),
         *("features.dimension=32", "features.directions=1", "features.random_dimension=32"),
     ]

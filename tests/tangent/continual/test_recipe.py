@@ -28,6 +28,10 @@ def test_the_square_loss_control_is_the_non_linear_run_with_another_loss() -> No
     ("change", "words"),
     [
         ({"methods": ["tmcc"]}, "did you mean 'tmc'"),
+        (
+            {"settings": [{"mode": "class", "classes": 2, "published": {"soop": 3}}]},
+            "settings.*did you mean 'soup'",
+        ),
         ({"methods": ["ridge"]}, "baseline 'tmc' is not among"),
         ({"settings": [{"mode": "data"}]}, "needs 'parts'"),
         (

@@ -16,7 +16,7 @@ from tests.tangent.continual.tiny import recipe
 
 SETTINGS = [
     {"mode": "data", "parts": 3},
-    {"mode": "class", "classes": 2},
+    {"mode": "class", "classes": 2, "published": {"tmc": 14.6, "soup": 63.7}},
     {"mode": "task", "classes": 2},
 ]
 
@@ -129,6 +129,20 @@ def test_a_file_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="is a file"):
         compare(recipe(), tmp_path / "file")
+
+
+def test_published_points_stand_beside_ours(done) -> None:
+    """Below joint training of the same kind: linearised for components, else not."""
+    final = {name: row["final"]["mean"] for name, row in methods(done, "class-2").items()}
+    words = [
+        f"TMC, uniform: {100 * (final['joint_tangent'] - final['tmc']):.1f} points below "
+        "Joint, tangent (published: 14.6)",
+        f"Soup: {100 * (final['joint'] - final['soup']):.1f} points below "
+        "Joint, non-linear (published: 63.7)",
+    ]
+    for made in (markdown_tables(done.results), render(done.results)):
+        assert all(line in made for line in words)
+        assert made.count("(published:") == 2
 
 
 def test_tables_and_page_say_the_same(done) -> None:

@@ -9,14 +9,6 @@ Trains = Literal["tangent", "cross_entropy", "square", "tangent map", "random ma
 Combine = Literal["delta", "weights", "outputs", "statistics", "means", "last", "joint"]
 Group = Literal["tangent", "statistics", "single", "ensemble", "joint"]
 
-GROUPS: dict[Group, str] = {
-    "tangent": "Tangent components",
-    "statistics": "Sums of statistics",
-    "single": "One non-linear model",
-    "ensemble": "Ensembles of non-linear models",
-    "joint": "Joint training (all data at once)",
-}
-
 
 @dataclass(frozen=True)
 class Method:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,15 @@ class Setting(_Strict):
     classes: int | None = Field(
         None, ge=1, description="modes class, task: classes of a task, instead of parts"
     )
+    published: dict[str, float] = Field(
+        {}, description="points below joint training in print, by method; reported beside ours"
+    )
+
+    @field_validator("published")
+    @classmethod
+    def _known(cls, value: dict[str, float]) -> dict[str, float]:
+        check_methods(value)
+        return value
 
     @model_validator(mode="after")
     def _sizes(self) -> Setting:
@@ -104,9 +113,7 @@ class ContinualRecipe(_Strict):
     @field_validator("methods")
     @classmethod
     def _known(cls, value: list[str] | None) -> list[str] | None:
-        for name in value or []:
-            if name not in METHODS:
-                raise ValueError(f"unknown method '{name}'{suggestion(name, list(METHODS))}")
+        check_methods(value or ())
         return value
 
     @model_validator(mode="after")
@@ -128,6 +135,13 @@ class ContinualRecipe(_Strict):
         """How non-linear models are trained with the square loss."""
         changes = {**self.nonlinear.model_dump(), "loss": "square", **self.nonlinear_square}
         return TangentSettings.model_validate(changes)
+
+
+def check_methods(names: Iterable[str]) -> None:
+    """Raises ``ValueError`` where one is no method."""
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"unknown method '{name}'{suggestion(name, list(METHODS))}")
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> ContinualRecipe:

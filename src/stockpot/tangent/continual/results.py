@@ -121,7 +121,20 @@ def _setting(
         "warnings": _warnings(recipe, setting, cells),
         "methods": rows,
         "comparisons": _comparisons(scores, examples),
+        "published": _beside_published(setting, rows),
     }
+
+
+def _beside_published(setting: Setting, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Points that methods lose to joint training of their own kind, here and in print."""
+    finals = {row["method"]: row["final"]["mean"] for row in rows}
+    found = []
+    for name, printed in setting.published.items():
+        joint = "joint_tangent" if METHODS[name].group == "tangent" else "joint"
+        if name in finals and joint in finals:
+            lost = 100 * (finals[joint] - finals[name])
+            found.append({"method": name, "against": joint, "lost": lost, "published": printed})
+    return found
 
 
 def _summary(found: Sequence[Measures]) -> dict[str, Any]:
