@@ -115,7 +115,7 @@ def train(
     base = place_base(examined.backbone, examined.root, output)
     paths, parents, listed = [], find_parents(base, output / HEAD), list[Made]()
     for planned in wanted:
-        paths.append(output / "components" / f"{_file_name(planned.shard.name)}.safetensors")
+        paths.append(output / "components" / f"{file_name(planned.shard.name)}.safetensors")
         component = Component.load(folders[planned.job] / COMPONENT)
         record = component_record(component, parents, planned.job.arguments)
         component.save(paths[-1], record)
@@ -367,8 +367,8 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def _file_name(name: str) -> str:
-    """A component's name as a file's; one with other signs than letters, digits, '.', '-' and '_'
-    gets part of its hash, so that no two names meet."""
-    plain = "".join(c if c.isalnum() or c in ".-_" else "_" for c in name)
+def file_name(name: str) -> str:
+    """A component's name as a file's; a long one, or one with other signs than letters, digits,
+    '.', '-' and '_', gets part of its hash, so that no two names meet."""
+    plain = "".join(c if c.isalnum() or c in ".-_" else "_" for c in name)[:50]
     return plain if plain == name else f"{plain}-{digest(name)[:8]}"

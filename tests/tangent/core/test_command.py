@@ -237,10 +237,13 @@ def test_a_model_that_cannot_be_used_is_told_before_training(tmp_path) -> None:
 
 
 def test_files_are_named_apart(tmp_path) -> None:
-    from stockpot.tangent.run import _file_name
+    from stockpot.tangent.run import file_name
 
-    assert _file_name("north-1.b_c") == "north-1.b_c"
-    assert len({_file_name(name) for name in ("a b", "a/b", "a_b")}) == 3
+    assert file_name("north-1.b_c") == "north-1.b_c"
+    assert len({file_name(name) for name in ("a b", "a/b", "a_b")}) == 3
+    long = [file_name("ä" * 300 + end) for end in "12"]
+    assert long[0] != long[1]
+    assert all(len(f"{name}.safetensors".encode()) < 255 for name in long)
     with pytest.raises(InputError, match="no components"):
         load_components([tmp_path])
     (tmp_path / "file").write_text("")

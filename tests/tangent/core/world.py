@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,16 @@ def net():
 """
 
 
-def write_world(folder: Path, rows: int = 240, **changes: Any) -> Path:
+def write_world(
+    folder: Path, rows: int = 240, names: Sequence[str] = ("east", "north", "south"), **changes: Any
+) -> Path:
     """Four classes in three domains; returns the path of the recipe."""
     rng = np.random.default_rng(0)
     labels, domains = rng.integers(0, 4, rows), rng.integers(0, 3, rows)
     inputs = rng.normal(size=(rows, 5)).astype(np.float32) * 0.6
     inputs[np.arange(rows), labels] += 2
-    names = np.array(["east", "north", "south"])
-    np.savez(folder / "data.npz", inputs=inputs, labels=labels, domains=names[domains])
+    kinds = np.array(names)[domains]
+    np.savez(folder / "data.npz", inputs=inputs, labels=labels, domains=kinds)
     (folder / "net.py").write_text(NET)
     recipe = {
         "task": {"kind": "arrays", "path": "data.npz"},

@@ -91,6 +91,16 @@ def test_what_cannot_be_forgotten_is_refused(copy, trained) -> None:
     assert len(list((out / "components").glob("*"))) == 3
 
 
+def test_any_name_of_a_domain_can_be_forgotten(tmp_path: Path) -> None:
+    recipe = write_world(tmp_path, names=("EU/west", "../up", "north pole " * 30))
+    out = tmp_path / "out"
+    run("train", recipe, "-o", out, "--backend", "serial", "-q")
+    run("forget", recipe, out, "EU/west", "north pole " * 30, "-q")
+    (certificate,) = out.glob("forgotten-*.json")
+    assert "FAILS" not in run("verify", certificate, "--recipe", recipe, "--run", out, "-q")
+    assert [Component.load(f).task for f in (out / "components").glob("*")] == ["../up"]
+
+
 def test_statistics_are_forgotten_likewise(tmp_path: Path) -> None:
     composer = {"kind": "statistics", "dimension": 64, "directions": 2}
     recipe, out = write_world(tmp_path, composer=composer), tmp_path / "out"

@@ -19,7 +19,7 @@ from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Rule
 from stockpot.tangent.forgetting.certificate import Certificate, Evidence, certify
 from stockpot.tangent.jobs import COMPONENT
-from stockpot.tangent.run import Opened, load_components, open_run, train
+from stockpot.tangent.run import Opened, file_name, load_components, open_run, train
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def forget(
         training_seconds=seconds,
     )
     content = {**made.content, "title": opened.recipe.title}
-    path = certificate or run / f"forgotten-{'-'.join(names)}.json"
+    path = certificate or run / f"forgotten-{file_name('-'.join(names))}.json"
     made = Certificate(content)
     made.save(path)
     deleted = () if keep else _delete(run, set(names))
