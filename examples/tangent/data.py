@@ -17,8 +17,10 @@ from stockpot.tasks.mnist import read_mnist
 MEAN, STD = 0.286, 0.353  # of the base's training images
 NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat")
 NAMES += ("sandal", "shirt", "sneaker", "bag", "ankle boot")
-TOPICS = ("act", "animal", "artifact", "attribute", "communication")
-TOPICS += ("location", "person", "plant", "state", "substance")
+TOPICS = {
+    "largest": "act animal artifact attribute communication location person plant state substance",
+    "physical": "animal artifact body food location object person phenomenon plant substance",
+}
 
 
 def fashion(path: str = "/usr/share/datasets/fashion-mnist", pool: int = 600) -> Task:
@@ -52,22 +54,26 @@ def digits() -> Task:
     return _task("digits", images, labels, [str(n) for n in range(10)], None)
 
 
-def glosses(path: str = "~/.cache/stockpot/assets/glosses/glosses.csv") -> Task:
+def glosses(
+    topics: str = "largest", path: str = "~/.cache/stockpot/assets/glosses/glosses.csv"
+) -> Task:
     """Definitions of nouns and their topic in WordNet, ten topics with 500 definitions each.
 
-    The ten topics with the most nouns in WordNet 3.0. `stockpot demo --fetch-only` brings the file.
+    ``topics``: "largest", the ten with the most nouns in WordNet 3.0, or "physical", ten of things
+    one can point at. `stockpot demo --fetch-only` brings the file.
     """
+    names = TOPICS[topics].split()
     file = Path(path).expanduser()
     with file.open(encoding="utf-8", newline="") as handle:
-        rows = [row for row in csv.DictReader(handle) if row["label"] in TOPICS]
+        rows = [row for row in csv.DictReader(handle) if row["label"] in names]
     texts = [row["text"] for row in rows]
-    labels = np.array([TOPICS.index(row["label"]) for row in rows], dtype=np.int64)
+    labels = np.array([names.index(row["label"]) for row in rows], dtype=np.int64)
     return build_task(
         name="WordNet glosses",
         kind="classification",
         modality="text",
         domains=["nouns"],
-        classes=TOPICS,
+        classes=names,
         inputs=texts,
         labels=labels,
         domain_ids=np.zeros(len(texts), dtype=np.int64),

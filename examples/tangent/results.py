@@ -2,8 +2,8 @@
 
     python examples/tangent/results.py --page docs/results/tangent.md
 
-Makes the small base if it is not there (two minutes), runs the three recipes of this folder, five
-trials each, and a curve of sketch sizes. Finished jobs are not repeated, so a second call only
+Makes the small base if it is not there (two minutes), runs the recipes of this folder, the one
+on text with two sets of topics, and a curve of sketch sizes (five hours of one core in all). Finished jobs are not repeated, so a second call only
 writes the page anew. Needs Debian's package `dataset-fashion-mnist`, scikit-learn, and the weights
 and texts of `stockpot demo --fetch-only`.
 """
@@ -32,7 +32,18 @@ from stockpot.tasks import load_task
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-NAMES = ("fashion", "digits", "text")
+EXPERIMENTS = {
+    "fashion": ("fashion.yaml", []),
+    "digits": ("digits.yaml", []),
+    "text": ("text.yaml", []),
+    "things": (
+        "text.yaml",
+        [
+            *("task.arguments.topics=physical", "tangent.learning_rate=3e-3"),
+            "title=WordNet definitions, ten topics of things",
+        ],
+    ),
+}
 WIDEST = 4096
 
 
@@ -40,7 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--page", type=Path, required=True, help="the Markdown file to write")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "tangent")
-    parser.add_argument("--only", choices=NAMES, action="append", help="run only this; repeatable")
+    parser.add_argument(
+        "--only", choices=list(EXPERIMENTS), action="append", help="run only this; repeatable"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes [default: 1]")
     parser.add_argument("--set", action="append", default=[], dest="changes", help="as continual's")
     arguments = parser.parse_args()
@@ -51,10 +64,11 @@ def main() -> None:
 
         print(f"base: {pretrain(base):.1%} on turned test images", file=sys.stderr)
     found: dict[str, Any] = {}
-    for name in arguments.only or NAMES:
+    for name in arguments.only or EXPERIMENTS:
         folder = arguments.output / name
+        file, changes = EXPERIMENTS[name]
         done = compare(
-            HERE / f"{name}.yaml", folder, jobs=arguments.jobs, changes=arguments.changes
+            HERE / file, folder, jobs=arguments.jobs, changes=[*changes, *arguments.changes]
         )
         write_page(done.results, folder / "report.html")
         found[name] = done.results
