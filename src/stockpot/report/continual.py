@@ -89,7 +89,7 @@ def comparisons(setting: dict[str, Any]) -> list[str]:
     """What one setting says about pairs of methods, and about published numbers beside ours."""
     pairs = [
         f"{_label(setting, one['method'])} against {_label(setting, one['against'])}: "
-        f"{typographic(one['words'])}"
+        f"{one['words']}"
         for one in setting["comparisons"]
     ]
     published = [
@@ -97,7 +97,7 @@ def comparisons(setting: dict[str, Any]) -> list[str]:
         f"{_label(setting, one['against'])} (published: {one['published']:.1f})"
         for one in setting.get("published", ())
     ]
-    return pairs + [typographic(words) for words in published]
+    return [typographic(words) for words in pairs + published]
 
 
 def markdown_tables(results: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ class Setting(_Strict):
     @field_validator("published")
     @classmethod
     def _known(cls, value: dict[str, float]) -> dict[str, float]:
-        check_methods(value)
+        _check_methods(value)
         return value
 
     @model_validator(mode="after")
@@ -113,7 +113,7 @@ class ContinualRecipe(_Strict):
     @field_validator("methods")
     @classmethod
     def _known(cls, value: list[str] | None) -> list[str] | None:
-        check_methods(value or ())
+        _check_methods(value or ())
         return value
 
     @model_validator(mode="after")
@@ -137,7 +137,7 @@ class ContinualRecipe(_Strict):
         return TangentSettings.model_validate(changes)
 
 
-def check_methods(names: Iterable[str]) -> None:
+def _check_methods(names: Iterable[str]) -> None:
     """Raises ``ValueError`` where one is no method."""
     for name in names:
         if name not in METHODS:
