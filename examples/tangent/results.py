@@ -2,10 +2,10 @@
 
     python examples/tangent/results.py --page docs/results/tangent.md
 
-Makes the small base if it is not there (two minutes), runs the recipes of this folder, the one
-on text with two sets of topics, and a curve of sketch sizes (five hours of one core in all). Finished jobs are not repeated, so a second call only
-writes the page anew. Needs Debian's package `dataset-fashion-mnist`, scikit-learn, and the weights
-and texts of `stockpot demo --fetch-only`.
+Makes the small base if it is not there (two minutes), runs the recipes of this folder, the one on
+text with two sets of topics, and a curve of sketch sizes: five hours of one core in all. Finished
+jobs are not repeated, so a second call only writes the page anew. Needs Debian's package
+`dataset-fashion-mnist`, scikit-learn, and the weights and texts of `stockpot demo --fetch-only`.
 """
 
 from __future__ import annotations
