@@ -58,3 +58,4 @@ def test_a_protocol_runs_from_images_to_results(place: Path, tmp_path: Path) -> 
     found = {row["method"]: row for row in setting["methods"]}
     assert set(found) == set(done.results["recipe"]["methods"])
     assert found["statistics"]["notes"]["gap_to_joint"] < 1e-9
+    assert [one["published"] for one in setting["published"]] == [8.0, 11.7]
