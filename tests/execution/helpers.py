@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import time
@@ -22,10 +21,6 @@ def fail(out: Path, inputs: dict[str, Path]) -> None:
 
 def fail_on_input(out: Path, inputs: dict[str, Path]) -> None:
     raise TaskError("row 3 is bad")
-
-
-def warn(out: Path, inputs: dict[str, Path]) -> None:
-    logging.getLogger("stockpot").warning("seen by the parent already")
 
 
 def die(out: Path, inputs: dict[str, Path]) -> None:

@@ -45,14 +45,6 @@ def test_inputs_come_first_and_each_job_runs_once(tmp_path: Path, make) -> None:
     assert len(starts(tmp_path)) == 4
 
 
-@pytest.mark.parametrize(("make", "times"), [(Serial, 1), (lambda: Local(1), 0)])
-def test_workers_do_not_repeat_warnings(tmp_path: Path, make, times: int, capfd, caplog) -> None:
-    """Python prints a logger's warnings on stderr by itself; only a process of its own shows it."""
-    run_jobs([Job(f"{HELPERS}:warn")], tmp_path, make())
-    said = caplog.text + capfd.readouterr().err
-    assert said.count("seen by the parent already") == times
-
-
 def test_the_key_depends_on_what_goes_in_and_on_nothing_else() -> None:
     one = Job("m:f", {"a": 1}, {}, places={"root": "/x"}, label="one", weight=2.0)
     assert one == Job("m:f", {"a": 1}, {}, places={"root": "/y"}, label="two")

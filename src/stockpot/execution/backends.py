@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import shutil
@@ -126,8 +125,6 @@ class _Worker:
 
 def _work(pipe: Connection, gpu: str | None, threads: int) -> None:
     """A worker's life: answer tickets until the pipe closes or the parent is gone."""
-    # What there is to warn of, the parent has said when it looked at model and data.
-    logging.getLogger("stockpot").setLevel(logging.ERROR)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
