@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stockpot.execution import Job, in_order
-from stockpot.recycling.plan import BASE, Facts, Plan, fusing_coefficients, make_plan
+from stockpot.recycling.plan import BASE, Facts, Plan, add_final, fusing_coefficients, make_plan
 from stockpot.recycling.recipe import parse_recipe
 from tests.recycling.tiny import DOMAINS, recipe
 
@@ -104,7 +104,9 @@ def test_pooled_protocols_take_the_runs_of_all_trials(tmp_path: Path) -> None:
 
 
 def test_the_final_model_can_be_trained_on_all_domains(tmp_path: Path) -> None:
-    made = plan(tmp_path, final={"train_on": "all"})
+    value = parse_recipe(recipe(tmp_path, final={"train_on": "all"}))
+    made = add_final(make_plan(value, facts()), value, facts(), "ratatouille_uniform")
+    assert made.final_cell is not None
     assert made.final_cell.held_out is None
     assert made.final_cell not in made.cells
     assert set(made.final_cell.models) == {"ratatouille_uniform"}

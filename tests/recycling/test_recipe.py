@@ -42,7 +42,7 @@ def test_a_good_recipe_gets_defaults(tmp_path: Path) -> None:
     file.write_text(GOOD)
     recipe = load_recipe(file)
     assert recipe.training.steps == 100
-    assert recipe.final_protocol == "ratatouille_uniform"
+    assert recipe.final.protocol == "auto"
     assert recipe.protocol_names == [n for n, p in PROTOCOLS.items() if not p.over_trials]
 
 
@@ -56,7 +56,20 @@ def test_without_auxiliaries_only_protocols_that_need_none() -> None:
     )
     assert "soup_pooled" in recipe.protocol_names
     assert not any("ratatouille" in name for name in recipe.protocol_names)
-    assert recipe.final_protocol == "soup_uniform"
+    assert recipe.final.protocol == "auto"
+
+
+def test_auto_needs_a_row_that_validation_can_choose() -> None:
+    value = {
+        "task": {"kind": "text", "path": "x"},
+        "backbone": {"kind": "timm", "name": "x"},
+        "protocols": ["single", "ensemble"],
+    }
+    with pytest.raises(RecipeError, match="none of 'protocols' gives a set of weights"):
+        parse_recipe(value)
+    for protocol in ("ensemble", "oracle", "automatic"):
+        with pytest.raises(RecipeError, match="gives no single set of weights"):
+            parse_recipe({**value, "protocols": None, "final": {"protocol": protocol}})
 
 
 def test_all_problems_at_once_with_their_lines(tmp_path: Path) -> None:
@@ -88,7 +101,7 @@ def test_all_problems_at_once_with_their_lines(tmp_path: Path) -> None:
         ("  learning_rate: [1.0e-4, 1.0e-5]", "  learning_rate: []", "empty"),
         ("  learning_rate: [1.0e-4, 1.0e-5]", "  learning_rate: [-1]", "greater than 0"),
         ("runs: 4", "final: {protocol: ensemble}", "gives no single set of weights"),
-        ("runs: 4", "protocols: [erm]", "is not among 'protocols'"),
+        ("runs: 4", "protocols: [erm]\nfinal: {protocol: soup_uniform}", "is not among 'protocols'"),
         (
             "auxiliaries:\n  - name: wild\n    weights: other/model\n",
             "protocols: [fusing]\n",

@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(folder: Path) -> Recycled:
-    value = recipe(folder, trials=2)
+    value = recipe(folder, trials=2, final={"protocol": "ratatouille_uniform"})
     return recycle(value, folder / "out", root=folder, backend="serial", quiet=True)
 
 

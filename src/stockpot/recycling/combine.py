@@ -16,6 +16,7 @@ from stockpot.evaluation import ensemble
 from stockpot.evaluation.connectivity import interpolate
 from stockpot.evaluation.selection import best, greedy_soup, validation_score
 from stockpot.merging import merge
+from stockpot.recycling.protocols import FITTED
 from stockpot.tasks import named_generator
 from stockpot.training.rows import Outputs, Rows, read_outputs
 
@@ -28,12 +29,17 @@ _FACTORS = [round(0.25 * i, 2) for i in range(1, 9)]
 
 @dataclass
 class Made:
-    """A protocol's outcome. ``state`` is None where only predictions are combined."""
+    """A protocol's outcome. ``state`` is None where only predictions are combined.
+
+    ``unseen``: predictions for every validation row by a model that was chosen on other validation
+    rows; None where nothing was chosen, and where there are too few rows to be parted.
+    """
 
     state: State | None
     outputs: Outputs
     members: list[str]
     how: dict[str, Any] = field(default_factory=dict)
+    unseen: Outputs | None = None
 
 
 def combine_runs(
@@ -51,7 +57,19 @@ def combine_runs(
         return Made(
             load_state(probe / "model.safetensors"), read_outputs(probe / "outputs.npz"), []
         )
-    pool = _Pool(rows, runs, probe, take)
+
+    def choose(some: Rows) -> Made:
+        return _choose(_Pool(some, runs, probe, take), select, combine, greedy_on)
+
+    made = choose(rows)
+    if select in ("best", "greedy") or combine in FITTED:
+        made.unseen = _cross_fitted(rows, choose, lambda some: _Pool(some, runs, probe, take))
+    return made
+
+
+def _choose(pool: _Pool, select: str, combine: str, greedy_on: str) -> Made:
+    """Select and combine, by the validation rows of the pool."""
+    runs = pool.runs
     how: dict[str, Any] = {}
     if select == "best":
         members = [best({name: pool.accuracy(name, "id_accuracy") for name in runs})]
@@ -73,6 +91,25 @@ def combine_runs(
     return made
 
 
+def _cross_fitted(
+    rows: Rows, choose: Callable[[Rows], Made], open_pool: Callable[[Rows], _Pool]
+) -> Outputs | None:
+    """Predictions for each half of the validation rows by what the other half chooses."""
+    halves = rows.halves()
+    if halves is None:
+        return None
+    parts: Outputs = {}
+    for own, other in (halves, halves[::-1]):
+        state = choose(other).state
+        assert state is not None
+        for name, values in open_pool(own).outputs(state, test=False).items():
+            domain = name.partition("/")[2]
+            every = rows.split.validation[domain]
+            whole = parts.setdefault(name, np.empty((len(every), *values.shape[1:]), values.dtype))
+            whole[np.isin(every, own.split.validation[domain])] = values
+    return parts
+
+
 class _Pool:
     """The runs that a protocol may use, read when they are asked for."""
 
@@ -84,8 +121,13 @@ class _Pool:
         self.model = rows.model()
 
     def accuracy(self, name: str, key: str) -> float:
-        stored = json.loads((self.runs[name] / "metrics.json").read_text(encoding="utf-8"))
-        return float(stored[self.take][key])
+        """The run's ``id_accuracy`` on the pool's validation rows, or ``accuracy`` held out."""
+        if self.rows.is_half:
+            stored = self.stored(name)
+            assert stored is not None
+            return float(self.rows.metrics(stored)[key])
+        metrics = json.loads((self.runs[name] / "metrics.json").read_text(encoding="utf-8"))
+        return float(metrics[self.take][key])
 
     def file(self, name: str) -> Path:
         return self.runs[name] / f"{self.take}.safetensors"
@@ -125,6 +167,8 @@ class _Pool:
         """Predictions that the run made already, where they include the held-out rows."""
         file = self.runs[name] / f"outputs-{self.take}.npz"
         found = read_outputs(file) if file.exists() else None
+        if found is not None and self.rows.is_half:
+            return self.rows.half_of(found)
         if found is not None and any(
             f"test/{domain}" not in found for domain in self.rows.split.test
         ):

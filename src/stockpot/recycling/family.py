@@ -13,10 +13,10 @@ from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.recipe import Recipe
 
 
-def family(recipe: Recipe, plan: Plan, folders: Mapping[Job, Path]) -> dict[str, Any]:
+def family(recipe: Recipe, plan: Plan, folders: Mapping[Job, Path], final: str) -> dict[str, Any]:
     """Nodes (base, probe, auxiliaries, runs, final) and edges from parents to children."""
-    cell = plan.final_cell
-    protocol = PROTOCOLS[recipe.final_protocol]
+    cell, protocol = plan.final_cell, PROTOCOLS[final]
+    assert cell is not None
     metrics = read_metrics(folders[cell.models[protocol.name]])
     members = set(metrics["members"])
     weights = metrics["how"].get("coefficients", {})

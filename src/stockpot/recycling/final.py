@@ -31,12 +31,14 @@ def save_final(
     """Write weights, head, the base's configuration, model card and provenance into
     ``output/model``, and beside it the list of all models that it came from.
     """
-    job = plan.final_cell.models[recipe.final_protocol]
+    assert plan.final_cell is not None
+    protocol = str(results["final"]["protocol"])
+    job = plan.final_cell.models[protocol]
     metrics = read_metrics(folders[job])
     found = {"id_accuracy": metrics["best"]["id_accuracy"]}
     if "accuracy" in metrics["best"]:
         found["held_out_accuracy"] = metrics["best"]["accuracy"]
-    made = find_ingredients(recipe, examined, plan, folders, results["versions"], output)
+    made = find_ingredients(recipe, examined, plan, folders, results["versions"], output, protocol)
     record = Record(
         kind="merge",
         name=recipe.title,

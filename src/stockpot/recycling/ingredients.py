@@ -39,13 +39,14 @@ def find_ingredients(
     folders: Mapping[Job, Path],
     versions: Mapping[str, str],
     output: Path,
+    final: str,
 ) -> Ingredients:
     """Follow the final model back to the base; every edge is named by the parent's content hash.
 
     Runs keep only what they trained: in a list of models they are overlays on the final folder,
-    ``output/model``.
+    ``output/model``. ``final``: the protocol that made the final model.
     """
-    return _Finder(recipe, examined, plan, folders, versions, output).find()
+    return _Finder(recipe, examined, plan, folders, versions, output, final).find()
 
 
 @dataclass
@@ -56,6 +57,7 @@ class _Finder:
     folders: Mapping[Job, Path]
     versions: Mapping[str, str]
     output: Path
+    final: str
 
     def __post_init__(self) -> None:
         self.state = MemoryCheckpoint(self.examined.backbone.state())
@@ -65,16 +67,16 @@ class _Finder:
         self.found: dict[str, tuple[Made, Parent]] = {}
 
     def find(self) -> Ingredients:
-        recipe = self.recipe
-        protocol = PROTOCOLS[recipe.final_protocol]
-        job = self.plan.final_cell.models[protocol.name]
+        protocol, final_cell = PROTOCOLS[self.final], self.plan.final_cell
+        assert final_cell is not None
+        job = final_cell.models[protocol.name]
         metrics = read_metrics(self.folders[job])
         members = metrics["members"]
         weights = metrics["how"].get("coefficients", {})
         runs = {
             run.job: run for cell in self.plan.cells for run in cell.runs.get(protocol.pool, [])
         }
-        runs |= {run.job: run for run in self.plan.final_cell.runs.get(protocol.pool, [])}
+        runs |= {run.job: run for run in final_cell.runs.get(protocol.pool, [])}
         for name in members:
             run = runs[job.inputs[f"run:{name}"]]
             weight = weights.get(name, 1 / len(members))

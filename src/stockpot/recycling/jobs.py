@@ -39,6 +39,9 @@ from stockpot.training.rows import (
     write_outputs,
 )
 
+ROWS = "rows.npz"
+UNSEEN = "outputs-unseen.npz"
+
 Values = Mapping[str, Any]
 Folders = Mapping[str, Path]
 
@@ -78,6 +81,7 @@ def probe(
     model = _probed(rows, inputs["features"])
     save_state(out / "model.safetensors", model.state())
     outputs = rows.outputs(model)
+    write_outputs(out / ROWS, rows.positions())
     write_outputs(out / "outputs.npz", outputs)
     write_json(out / "metrics.json", {"best": rows.metrics(outputs), "steps": 0})
 
@@ -261,6 +265,8 @@ def combine(
     if made.state is not None:
         save_state(out / "model.safetensors", made.state)
     write_outputs(out / "outputs.npz", made.outputs)
+    if made.unseen is not None:
+        write_outputs(out / UNSEEN, made.unseen)
     write_json(
         out / "metrics.json",
         {"best": rows.metrics(made.outputs), "members": made.members, "how": made.how},

@@ -13,6 +13,8 @@ from stockpot.recycling.recipe import Auxiliary, Recipe
 from stockpot.training.hyperparameters import HyperParameters, draw_hyperparameters
 
 BASE = "base"
+REFERENCES = ("linear_probe", "erm")
+"""The simplest things that one could have done: no fine-tuning, and the best of some."""
 _JOBS = "stockpot.recycling.jobs"
 
 
@@ -70,38 +72,58 @@ class Facts:
         return replace(self, cache=cache)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plan:
-    """Cells to compare, and the cell and protocol the final model comes from."""
+    """Cells to compare. ``final_cell``: the one that the final model comes from, once its protocol
+    is known."""
 
-    cells: list[Cell]
-    final_cell: Cell
-    auxiliaries: dict[str, Job]
+    cells: tuple[Cell, ...]
+    auxiliaries: Mapping[str, Job]
+    final_cell: Cell | None = None
 
     def jobs(self) -> list[Job]:
         """Every job that has to be done, without their inputs."""
         cells = [*self.cells]
-        if self.final_cell not in cells:
+        if self.final_cell is not None and self.final_cell not in cells:
             cells.append(self.final_cell)
         return [job for cell in cells for job in cell.jobs()]
 
 
 def make_plan(recipe: Recipe, facts: Facts) -> Plan:
-    """Expand a recipe into jobs. Equal parts of different protocols become the same job."""
+    """Expand a recipe into the jobs of the comparison; :func:`add_final` names the final model's.
+
+    Equal parts of different protocols become the same job.
+    """
     builder = _Builder(recipe, facts)
     held_out = list(facts.domains) if recipe.held_out == "all" else list(recipe.held_out)
     cells = [builder.cell(domain, trial) for domain in held_out for trial in range(recipe.trials)]
-    for protocol in map(PROTOCOLS.__getitem__, recipe.protocol_names):
+    for protocol in map(PROTOCOLS.__getitem__, _with_references(recipe.protocol_names)):
         for cell in cells:
+            if protocol.pool != "probe" and protocol.pool not in cell.runs:
+                continue
             same = [other for other in cells if other.held_out == cell.held_out]
             builder.add_model(cell, protocol, same if protocol.over_trials else [cell])
     for cell in cells:
         builder.add_connectivity(cell)
-    final = cells[0] if cells else None
-    if final is None or recipe.final.train_on == "all":
-        final = builder.cell(None, 0)
-        builder.add_model(final, PROTOCOLS[recipe.final_protocol], [final])
-    return Plan(cells, final, builder.auxiliaries)
+    return Plan(tuple(cells), builder.auxiliaries)
+
+
+def add_final(plan: Plan, recipe: Recipe, facts: Facts, protocol: str) -> Plan:
+    """The plan with the cell whose model of ``protocol`` is kept.
+
+    That is the first cell, or with ``final.train_on: all`` a new one that holds nothing out.
+    """
+    if recipe.final.train_on == "first":
+        return replace(plan, final_cell=plan.cells[0])
+    builder = _Builder(recipe, facts, final=protocol)
+    cell = builder.cell(None, 0)
+    builder.add_model(cell, PROTOCOLS[protocol], [cell])
+    return replace(plan, final_cell=cell, auxiliaries={**builder.auxiliaries, **plan.auxiliaries})
+
+
+def _with_references(names: Sequence[str]) -> list[str]:
+    """What the final model is compared with is always there: it costs no training of its own."""
+    return [name for name in PROTOCOLS if name in (*names, *REFERENCES)]
 
 
 def hash_seed(*parts: object) -> int:
@@ -111,8 +133,9 @@ def hash_seed(*parts: object) -> int:
 
 
 class _Builder:
-    def __init__(self, recipe: Recipe, facts: Facts) -> None:
+    def __init__(self, recipe: Recipe, facts: Facts, final: str = "") -> None:
         self.recipe = recipe
+        self.final = final
         self.facts = facts
         self.places = {"root": facts.root, "cache": facts.cache}
         self.auxiliaries: dict[str, Job] = {}
@@ -158,7 +181,7 @@ class _Builder:
         )
         cell = Cell(held_out, trial, probe)
         pools: list[Pool] = ["plain", "auxiliary", "fusing", "trajectory", "periodic"]
-        names = recipe.protocol_names if held_out is not None else [recipe.final_protocol]
+        names = [self.final] if self.final else recipe.protocol_names
         used = {PROTOCOLS[name].pool for name in names}
         if "trajectory" in used:
             used.add("plain")

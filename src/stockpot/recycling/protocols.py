@@ -26,6 +26,9 @@ Combine = Literal[
     "each",
 ]
 
+FITTED: tuple[Combine, ...] = ("interpolate", "learned", "rescaled", "layers")
+"""Ways to combine that choose numbers by validation loss."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -59,6 +62,19 @@ class Protocol:
     def gives_weights(self) -> bool:
         """Whether the outcome is one set of weights that can be handed on."""
         return self.combine not in ("ensemble", "each") and self.group != "oracle"
+
+    @property
+    def decisions(self) -> int:
+        """How many things it fixes by looking at validation rows: which runs, which coefficients.
+
+        The step of a run is not counted: every row that takes a run's best weights shares it.
+        """
+        return (self.select in ("best", "greedy")) + (self.combine in FITTED)
+
+    @property
+    def can_be_final(self) -> bool:
+        """Whether validation rows that its runs never trained on can speak for its weights."""
+        return self.gives_weights and not self.over_trials
 
     @property
     def selection(self) -> str:

@@ -19,6 +19,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
+AUTO = "auto"
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -95,8 +98,11 @@ class Auxiliary(_Strict):
 class Final(_Strict):
     """Which model the output folder holds."""
 
-    protocol: str | None = Field(
-        None, description="default: ratatouille_uniform, or soup_uniform without auxiliaries"
+    protocol: str = Field(
+        AUTO, description="auto: the one that validation chooses; or a protocol by name"
+    )
+    at_least: Literal["probe", "best_run"] | None = Field(
+        None, description="keep no model that validation says is worse than this"
     )
     train_on: Literal["first", "all"] = Field(
         "first", description="the first held-out domain's model, or one trained on all domains"
@@ -159,8 +165,8 @@ class Recipe(_Strict):
     @field_validator("final")
     @classmethod
     def _final_known(cls, final: Final) -> Final:
-        known = [name for name, protocol in PROTOCOLS.items() if protocol.gives_weights]
-        if final.protocol is not None and final.protocol not in known:
+        known = [AUTO, *(name for name, protocol in PROTOCOLS.items() if protocol.gives_weights)]
+        if final.protocol not in known:
             hint = suggestion(final.protocol, known) or f"; choose one of {', '.join(known)}"
             raise ValueError(f"'{final.protocol}' gives no single set of weights{hint}")
         return final
@@ -173,18 +179,17 @@ class Recipe(_Strict):
         for name in self.protocols or []:
             if PROTOCOLS[name].pool in ("auxiliary", "fusing") and not self.auxiliaries:
                 raise ValueError(f"protocol '{name}' needs 'auxiliaries'")
-        if self.final_protocol not in self.protocol_names:
+        if self.final.protocol == AUTO:
+            if not any(PROTOCOLS[name].can_be_final for name in self.protocol_names):
+                raise ValueError(
+                    "none of 'protocols' gives a set of weights that validation can choose; "
+                    "add one, such as 'soup_uniform', or name one as final.protocol"
+                )
+        elif self.final.protocol not in self.protocol_names:
             raise ValueError(
-                f"the final model's protocol '{self.final_protocol}' is not among 'protocols'"
+                f"the final model's protocol '{self.final.protocol}' is not among 'protocols'"
             )
         return self
-
-    @property
-    def final_protocol(self) -> str:
-        """The protocol whose model the output folder holds."""
-        if self.final.protocol is not None:
-            return self.final.protocol
-        return "ratatouille_uniform" if self.auxiliaries else "soup_uniform"
 
     @property
     def protocol_names(self) -> list[str]:

@@ -18,6 +18,8 @@ from stockpot.evaluation.intervals import paired_bootstrap
 from stockpot.evaluation.metrics import correct, ensemble
 from stockpot.execution import Job
 from stockpot.provenance import versions
+from stockpot.recycling.choice import Choice
+from stockpot.recycling.cost import training_cost
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.family import family
 from stockpot.recycling.jobs import read_metrics
@@ -51,12 +53,26 @@ class _CellData:
         return correct(outputs, self.labels, self.kind)  # type: ignore[arg-type]
 
 
-def collect(recipe: Recipe, examined: Examined, plan: Plan, folders: Folders) -> dict[str, Any]:
-    """All results as one JSON value (schema 1), which the report draws."""
+def limited(task: Task, plan: Plan) -> Task:
+    """The task as the jobs of a plan see it, with at most the recipe's number of rows."""
+    from stockpot.training.rows import limit_task
+
+    data = plan.cells[0].probe.arguments["data"]
+    return task if data["limit"] is None else limit_task(task, data["limit"], data["seed"])
+
+
+def collect(
+    recipe: Recipe, examined: Examined, plan: Plan, folders: Folders, choice: Choice
+) -> dict[str, Any]:
+    """All results as one JSON value (schema 2), which the report draws."""
     task, body = examined.task, examined.backbone
-    cells = [_read(cell, task, folders) for cell in plan.cells]
+    small = limited(task, plan)
+    cells = [
+        _CellData(cell, small.labels[small.rows(str(cell.held_out))], small.kind, folders)
+        for cell in plan.cells
+    ]
     return {
-        "schema": 1,
+        "schema": 2,
         "title": recipe.title,
         "task": {
             "name": task.name,
@@ -77,22 +93,12 @@ def collect(recipe: Recipe, examined: Examined, plan: Plan, folders: Folders) ->
         },
         "cells": [_cell(recipe, data) for data in cells],
         "table": _table(recipe, cells),
-        "lineage": family(recipe, plan, folders),
-        "final": _final(recipe, plan),
+        "lineage": family(recipe, plan, folders, choice.protocol),
+        "final": _final(recipe, plan, choice),
         "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
         "versions": versions("torch", "transformers", "timm", "accelerate"),
         "seconds": round(sum(_seconds(folders[job]) for job in set(folders)), 1),
     }
-
-
-def _read(cell: Cell, task: Task, folders: Folders) -> _CellData:
-    from stockpot.training.rows import limit_task
-
-    data = cell.probe.arguments["data"]
-    if data["limit"] is not None:
-        task = limit_task(task, data["limit"], data["seed"])
-    assert cell.held_out is not None
-    return _CellData(cell, task.labels[task.rows(cell.held_out)], task.kind, folders)
 
 
 def _cell(recipe: Recipe, data: _CellData) -> dict[str, Any]:
@@ -105,9 +111,10 @@ def _cell(recipe: Recipe, data: _CellData) -> dict[str, Any]:
     if cell.connectivity is not None:
         path = data.folders[cell.connectivity] / "connectivity.json"
         connectivity = json.loads(path.read_text(encoding="utf-8"))
-    models = [_model(PROTOCOLS[name], job, data) for name, job in cell.models.items()]
+    shown = {name: job for name, job in cell.models.items() if name in recipe.protocol_names}
+    models = [_model(PROTOCOLS[name], job, data) for name, job in shown.items()]
     diversity, diagnoses = [], []
-    for name, job in cell.models.items():
+    for name, job in shown.items():
         protocol = PROTOCOLS[name]
         if _is_average(protocol) and not protocol.over_trials:
             found = _diagnosis(recipe, protocol, job, data, connectivity)
@@ -149,7 +156,7 @@ def _run(run: Run, data: _CellData) -> dict[str, Any]:
 
 def _model(protocol: Protocol, job: Job, data: _CellData) -> dict[str, Any]:
     metrics = data.metrics(job)
-    steps, seconds = _cost(protocol, job, data)
+    steps, seconds = training_cost(protocol, job, data.folders)
     members = metrics["members"]
     return {
         "protocol": protocol.name,
@@ -165,22 +172,6 @@ def _model(protocol: Protocol, job: Job, data: _CellData) -> dict[str, Any]:
         "oracle": protocol.group == "oracle",
         "how": metrics["how"],
     }
-
-
-def _cost(protocol: Protocol, job: Job, data: _CellData) -> tuple[int, float]:
-    """Training steps and seconds that this outcome needs from scratch, auxiliaries included."""
-    runs = [need for name, need in job.inputs.items() if name.startswith("run:")]
-    if protocol.select == "first two":
-        runs = runs[:2]
-    needed: set[Job] = set()
-    for run in runs:
-        needed |= {run, *(need for name, need in run.inputs.items() if name.startswith("init"))}
-    steps, seconds = 0, 0.0
-    for one in needed:
-        metrics = data.metrics(one)
-        steps += int(metrics["steps"])
-        seconds += float(metrics.get("seconds", 0.0))
-    return steps, round(seconds, 1)
 
 
 def _diagnosis(
@@ -322,15 +313,15 @@ def _table(recipe: Recipe, cells: Sequence[_CellData]) -> list[dict[str, Any]]:
     return rows
 
 
-def _final(recipe: Recipe, plan: Plan) -> dict[str, Any]:
-    protocol = PROTOCOLS[recipe.final_protocol]
+def _final(recipe: Recipe, plan: Plan, choice: Choice) -> dict[str, Any]:
+    assert plan.final_cell is not None
     held_out = plan.final_cell.held_out
-    trained = "all domains" if held_out is None else f"all domains but {held_out}"
     return {
-        "protocol": protocol.name,
-        "label": protocol.label,
+        **choice.to_json(),
+        "label": PROTOCOLS[choice.protocol].label,
         "folder": "model",
-        "why": f"named by the recipe; trained on {trained}",
+        "trained_on": "all domains" if held_out is None else f"all domains but {held_out}",
+        "why": choice.reason(),
     }
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import OutputError
-from stockpot.execution import Backend, in_order, make_backend, run_jobs
+from stockpot.execution import Backend, Job, in_order, make_backend, run_jobs
 from stockpot.files import output_error, write_json
 from stockpot.progress import progress
-from stockpot.recycling.plan import make_plan
-from stockpot.recycling.recipe import Recipe, load_recipe, parse_recipe
+from stockpot.recycling.plan import add_final, make_plan
+from stockpot.recycling.recipe import AUTO, Recipe, load_recipe, parse_recipe
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,10 @@ def recycle(
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file", hint="give a folder for the output")
     cache = (output / "work" / "cache").resolve()
+    from stockpot.recycling.choice import choose
     from stockpot.recycling.examine import examine
     from stockpot.recycling.final import save_final
-    from stockpot.recycling.results import collect
+    from stockpot.recycling.results import collect, limited
 
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         # Decoded images are kept, but nothing is written to the output until everything is right.
@@ -82,23 +83,31 @@ def recycle(
         examined = examine(checked, root, keep, skip_corrupt=skip_corrupt)
         if keep != cache:
             _move(Path(scratch), cache)
-    plan = make_plan(checked, examined.facts.at(str(cache)))
-    wanted = plan.jobs()
+    facts = examined.facts.at(str(cache))
+    plan = make_plan(checked, facts)
     if isinstance(backend, str):
         cores = len(os.sched_getaffinity(0))
         backend = make_backend(backend, jobs or max(1, cores // checked.threads))
+    folders = _run(plan.jobs(), output, backend, quiet)
+    choice = choose(checked, limited(examined.task, plan), plan, folders)
+    plan = add_final(plan, checked, facts, choice.protocol)
+    if plan.final_cell not in plan.cells:
+        folders |= _run(plan.jobs(), output, backend, quiet)
+    results = collect(checked, examined, plan, folders, choice)
+    save_final(output, checked, examined, plan, folders, results)
+    write_json(output / "results.json", results)
+    return Recycled(output, results)
+
+
+def _run(wanted: list[Job], output: Path, backend: Backend, quiet: bool) -> dict[Job, Path]:
     total = sum(job.weight for job in in_order(wanted))
     with progress("recycling", total, quiet=quiet) as advance:
-        folders = run_jobs(
+        return run_jobs(
             wanted,
             output / "work",
             backend,
             on_finished=lambda job, reused: advance(job.weight, f"{job.label:.44}"),
         )
-    results = collect(checked, examined, plan, folders)
-    save_final(output, checked, examined, plan, folders, results)
-    write_json(output / "results.json", results)
-    return Recycled(output, results)
 
 
 def _move(scratch: Path, cache: Path) -> None:
@@ -123,7 +132,13 @@ def plan_recipe(
     from stockpot.recycling.examine import examine
 
     facts = examine(checked, root, None, skip_corrupt=skip_corrupt).facts
-    return [job.label for job in in_order(make_plan(checked, facts).jobs())]
+    plan, final = make_plan(checked, facts), checked.final
+    later = []
+    if final.protocol != AUTO:
+        plan = add_final(plan, checked, facts, final.protocol)
+    elif final.train_on == "all":
+        later = ["then the fine-tunings of the chosen protocol, on all domains"]
+    return [job.label for job in in_order(plan.jobs())] + later
 
 
 def _read(

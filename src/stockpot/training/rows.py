@@ -84,6 +84,8 @@ class Rows:
     split: Split
     backbone: Backbone
     feed: Feed
+    whole: Split | None = None
+    """Of one half of the validation rows: the split that was halved."""
 
     @classmethod
     def open(
@@ -122,14 +124,48 @@ class Rows:
             parts |= {f"test/{name}": rows for name, rows in self.split.test.items()}
         return {name: predict(model, self.feed, rows) for name, rows in parts.items()}
 
+    def positions(self) -> dict[str, np.ndarray]:
+        """The task's rows behind outputs, by the same names."""
+        rows = {f"validation/{name}": own for name, own in self.split.validation.items()}
+        return rows | {f"test/{name}": own for name, own in self.split.test.items()}
+
+    @property
+    def is_half(self) -> bool:
+        """Whether these are one half of the validation rows, without the held-out domains."""
+        return self.whole is not None
+
+    def halves(self) -> tuple[Rows, Rows] | None:
+        """The same with one half of every domain's validation rows each, and no held-out domain.
+
+        Which half a row is in depends on its domain alone. None where a domain has one row.
+        """
+        first, second = {}, {}
+        for domain, own in self.split.validation.items():
+            if len(own) < 2:
+                return None
+            order = named_generator(0, "halves", domain).permutation(own)
+            first[domain] = np.sort(order[: len(own) // 2])
+            second[domain] = np.sort(order[len(own) // 2 :])
+        one, other = (
+            replace(self, split=replace(self.split, validation=half, test={}), whole=self.split)
+            for half in (first, second)
+        )
+        return one, other
+
+    def half_of(self, outputs: Outputs) -> Outputs:
+        """The validation rows of this half, from the outputs for all of them."""
+        assert self.whole is not None
+        return {
+            f"validation/{domain}": outputs[f"validation/{domain}"][
+                np.isin(self.whole.validation[domain], own)
+            ]
+            for domain, own in self.split.validation.items()
+        }
+
     def scores(self, outputs: Outputs) -> dict[str, np.ndarray]:
         """Score of every example, by the same names as ``outputs``."""
-        rows = {f"validation/{name}": own for name, own in self.split.validation.items()}
-        rows |= {f"test/{name}": own for name, own in self.split.test.items()}
-        return {
-            name: correct(values, self.task.labels[rows[name]], self.task.kind)
-            for name, values in outputs.items()
-        }
+        rows = self.positions()
+        return {name: score_rows(self.task, values, rows[name]) for name, values in outputs.items()}
 
     def metrics(self, outputs: Outputs) -> dict[str, Any]:
         """Accuracy on the training domains (mean over domains) and, where there, held out."""
@@ -169,6 +205,11 @@ def open_feed(task: Task, backbone: Backbone, features: Path) -> Feed:
         augmentation=made["views"] > 0,
         seed=made["seed"],
     )
+
+
+def score_rows(task: Task, outputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Score of every one of the task's ``rows``, from the outputs for them."""
+    return correct(outputs, task.labels[rows], task.kind)
 
 
 def write_outputs(path: Path, outputs: Outputs) -> None:

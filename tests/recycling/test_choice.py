@@ -1,0 +1,213 @@
+"""Which model is kept: the rule against plain arithmetic, and the whole verb on hard cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stockpot.errors import StockpotError
+from stockpot.recycling import recycle
+from stockpot.recycling.choice import Candidate, Gap, gap, simplest
+from stockpot.recycling.protocols import PROTOCOLS
+from stockpot.training.rows import read_outputs
+from tests.recycling.test_combine import make_rows, pool
+from tests.recycling.tiny import recipe, write_arrays
+
+
+def candidate(name: str, behind: float, error: float, **changes: Any) -> Candidate:
+    protocol = PROTOCOLS[name]
+    values = {
+        "protocol": name,
+        "label": protocol.label,
+        "validation": 0.9 - behind,
+        "behind": Gap(behind, error),
+        "cross_fitted": True,
+        "decisions": protocol.decisions,
+        "steps": 100.0,
+        **changes,
+    }
+    return Candidate(**values)
+
+
+def test_the_best_is_kept_where_one_standard_error_spans_nothing_else() -> None:
+    kept = simplest([candidate("soup_greedy", 0, 0), candidate("soup_uniform", 0.02, 0.01)])
+    assert kept.protocol == "soup_greedy"
+
+
+def test_what_chose_less_is_kept_where_validation_cannot_tell() -> None:
+    rows = [candidate("soup_greedy", 0, 0), candidate("soup_uniform", 0.01, 0.011)]
+    assert simplest(rows).protocol == "soup_uniform"
+    wise = candidate("wise_ft", 0, 0)  # which run, and which coefficient
+    assert wise.decisions == 2
+    assert simplest([wise, candidate("erm", 0.001, 0.01)]).protocol == "erm"
+
+
+def test_of_equals_the_one_with_less_training_is_kept_then_the_first_in_the_table() -> None:
+    long = candidate("ratatouille_uniform", 0, 0, steps=400.0)
+    short = candidate("soup_uniform", 0.001, 0.01, steps=200.0)
+    assert simplest([long, short]).protocol == "soup_uniform"
+    same = candidate("stock_all", 0.0005, 0.01, steps=200.0)
+    assert simplest([long, same, short]).protocol == "soup_uniform"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 3))
+def test_a_gap_is_the_mean_over_cells_and_its_error_that_of_the_rows(
+    seed: int, cells: int, domains: int
+) -> None:
+    """Against a plain bootstrap that draws rows again, each with all cells that it is part of."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(40, 80, domains)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    identities = [
+        {f"validation/{d}": starts[d] + np.arange(sizes[d]) for d in range(domains)}
+    ] * cells
+    one, other = (
+        [{name: rng.integers(0, 2, len(rows)) * 1.0 for name, rows in cell.items()}
+         for cell in identities]
+        for _ in range(2)
+    )  # fmt: skip
+    measured = gap(one, other, identities)
+    means = [
+        np.mean([a[name].mean() - b[name].mean() for name in a])
+        for a, b in zip(one, other, strict=True)
+    ]
+    assert measured.mean == pytest.approx(np.mean(means), abs=1e-12)
+    variance = 0.0
+    for d in range(domains):
+        name = f"validation/{d}"
+        rows = np.mean([a[name] - b[name] for a, b in zip(one, other, strict=True)], axis=0)
+        variance += rows.var() / len(rows) / domains**2
+    scatter = np.std(means, ddof=1) / np.sqrt(cells) if cells > 1 else 0.0
+    assert measured.error == pytest.approx(max(np.sqrt(variance), scatter), rel=1e-9)
+
+
+def test_half_of_the_rows_never_chooses_what_scores_it(tmp_path: Path) -> None:
+    """Cross-fitting by hand: the best run on one half predicts the other."""
+    from stockpot.recycling.combine import combine_runs
+
+    rows = make_rows(tmp_path)
+    probe, runs = pool(tmp_path, rows, count=4, spread=0.6)
+    made = combine_runs(
+        rows, runs, probe, take="best", select="best", combine="one", greedy_on="pooled"
+    )
+    halves = rows.halves()
+    assert halves is not None
+    assert made.unseen is not None
+    stored = {name: read_outputs(run / "outputs-best.npz") for name, run in runs.items()}
+    for own, other in (halves, halves[::-1]):
+        for domain in own.split.validation:
+            mine, theirs = own.split.validation[domain], other.split.validation[domain]
+            assert not set(mine) & set(theirs)
+            assert sorted([*mine, *theirs]) == rows.split.validation[domain].tolist()
+        chosen = max(
+            runs, key=lambda name: other.metrics(other.half_of(stored[name]))["id_accuracy"]
+        )
+        for name, values in own.half_of(stored[chosen]).items():
+            domain = name.partition("/")[2]
+            where = np.isin(rows.split.validation[domain], own.split.validation[domain])
+            np.testing.assert_allclose(made.unseen[name][where], values, atol=1e-6)
+
+
+def test_what_chooses_nothing_is_not_cross_fitted(tmp_path: Path) -> None:
+    from stockpot.recycling.combine import combine_runs
+
+    rows = make_rows(tmp_path)
+    probe, runs = pool(tmp_path, rows)
+    made = combine_runs(
+        rows, runs, probe, take="best", select="all", combine="mean", greedy_on="pooled"
+    )
+    assert made.unseen is None
+
+
+def run(folder: Path, **changes: Any) -> dict[str, Any]:
+    done = recycle(
+        recipe(folder, **changes), folder / "out", root=folder, backend="serial", quiet=True
+    )
+    return done.results
+
+
+def training(**changes: Any) -> dict[str, Any]:
+    return {
+        "steps": 12,
+        "batch_size": 8,
+        "weight_decay": 0.0,
+        "dropout": 0.0,
+        "head_only_steps": 2,
+        "evaluate_every": 4,
+        "augmentation": False,
+        **changes,
+    }
+
+
+def check_kept(final: dict[str, Any]) -> None:
+    """The kept row is level with the best, is the simplest of those, and below nothing simple."""
+    rows = {row["protocol"]: row for row in final["candidates"]}
+    best = max(final["candidates"], key=lambda row: row["validation"])
+    assert rows[final["best"]]["validation"] == best["validation"]
+    level = [row for row in final["candidates"] if row["behind"]["mean"] <= row["behind"]["error"]]
+    assert final["protocol"] in {row["protocol"] for row in level}
+    kept = rows[final["protocol"]]
+    for row in level:
+        assert (kept["decisions"], kept["steps"]) <= (row["decisions"], row["steps"])
+    assert final["below"] == []
+
+
+def test_auto_keeps_what_validation_says(tmp_path: Path) -> None:
+    results = run(tmp_path, held_out="all")
+    check_kept(results["final"])
+    names = {row["protocol"] for row in results["final"]["candidates"]}
+    assert names == {
+        row["protocol"] for row in results["table"] if PROTOCOLS[row["protocol"]].can_be_final
+    }
+
+
+def test_wide_learning_rates(tmp_path: Path) -> None:
+    """Some of the runs are destroyed; uniform averages with them, too."""
+    check_kept(run(tmp_path, training=training(learning_rate=[1e-4, 1e-2, 1.0], steps=20))["final"])
+
+
+def test_an_auxiliary_made_from_noise(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    value = recipe(tmp_path)
+    np.savez(
+        tmp_path / "other.npz",
+        inputs=(rng.normal(size=(180, 6)) * 50).astype(np.float32),
+        labels=rng.integers(0, 4, 180),
+        domains=np.repeat(["a", "b", "c"], 60),
+    )
+    value["auxiliaries"][0]["training"] = {"learning_rate": 0.5, "steps": 50}
+    value["training"]["steps"] = 20
+    done = recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
+    check_kept(done.results["final"])
+
+
+def test_a_named_protocol_is_kept_and_what_validation_says_of_it_is_said(tmp_path: Path) -> None:
+    """A step of learning rate 1 destroys the runs; the recipe insists on their average."""
+    bad = training(learning_rate=1.0, steps=20, evaluate_every=20)
+    value = recipe(tmp_path, training=bad, auxiliaries=[], final={"protocol": "stock_periodic"})
+    value["periodic"] = {"every": 10, "models": 2}
+    write_arrays(tmp_path / "target.npz", per_domain=400)
+    done = recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
+    final = done.results["final"]
+    assert final["protocol"] == "stock_periodic"
+    assert final["chosen"] == "named"
+    assert "linear_probe" in final["below"]
+    assert final["against"]["linear_probe"]["high"] < 0
+
+    value["final"]["at_least"] = "probe"
+    with pytest.raises(StockpotError, match=r"no model is kept: .* is below 'Linear probe'") as no:
+        recycle(value, tmp_path / "none", root=tmp_path, backend="serial", quiet=True)
+    assert no.value.exit_code == 1
+    assert not (tmp_path / "none" / "model").exists()
+
+
+def test_a_model_trained_on_everything_has_the_chosen_protocol(tmp_path: Path) -> None:
+    results = run(tmp_path, final={"train_on": "all"})
+    assert results["final"]["trained_on"] == "all domains"
+    check_kept(results["final"])
