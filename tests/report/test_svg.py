@@ -2,11 +2,11 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from stockpot.evaluation.wording import in_sentence
 from stockpot.report import svg
 from stockpot.report.numbers import (
     count,
     duration,
-    in_sentence,
     millions,
     scientific,
     score,

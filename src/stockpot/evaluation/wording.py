@@ -30,3 +30,11 @@ def difference_words(mean: float, low: float, high: float, *, metric: str = "acc
         return f"worse by {points(-mean, metric=metric)} {unit(metric)} ({spread})"
     spread = f"{points(low, metric=metric, sign=True)} to {points(high, metric=metric, sign=True)}"
     return f"no difference that this test could see ({spread})"
+
+
+def in_sentence(label: str) -> str:
+    """A method's label inside a sentence: ``ERM, best run`` becomes ``ERM (best run)``."""
+    name, comma, rest = label.partition(", ")
+    if not comma:
+        return label
+    return f"{name[:-1]}, {rest})" if name.endswith(")") else f"{name} ({rest})"

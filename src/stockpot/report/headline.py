@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stockpot.evaluation.wording import unit
+from stockpot.evaluation.wording import in_sentence, unit
 from stockpot.report.numbers import (
     NO_BREAK,
-    in_sentence,
     percent,
     score,
     signed,

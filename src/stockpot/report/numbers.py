@@ -66,11 +66,3 @@ def millions(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {name}"
     return f"{value:.0f}"
-
-
-def in_sentence(label: str) -> str:
-    """A method's label inside a sentence: ``ERM, best run`` becomes ``ERM (best run)``."""
-    name, comma, rest = label.partition(", ")
-    if not comma:
-        return label
-    return f"{name[:-1]}, {rest})" if name.endswith(")") else f"{name} ({rest})"

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from stockpot.evaluation.wording import in_sentence
 from stockpot.files import write_text
 from stockpot.report import curves, numbers, scatter, svg, tree, whiskers
 from stockpot.report.environment import make_environment
@@ -43,7 +44,7 @@ def render(results: dict[str, Any]) -> str:
         millions=numbers.millions,
         scientific=numbers.scientific,
         typographic=numbers.typographic,
-        in_sentence=numbers.in_sentence,
+        in_sentence=in_sentence,
     )
     page = environment.get_template("report.html.j2").render(
         results=results,
