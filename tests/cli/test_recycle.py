@@ -47,7 +47,7 @@ def test_json_is_the_only_thing_on_stdout(tmp_path: Path) -> None:
     arguments = ("recycle", write(tmp_path), "-o", tmp_path / "out", "--backend", "serial")
     found = run(*arguments, "--json", "--set", "training.steps=4", "--seed", "3")
     value = json.loads(found.stdout)
-    assert value["schema"] == 1
+    assert value["schema"] == 2
     assert {row["steps"] for row in value["table"]} == {0, 8}
     assert "seed: 3" in value["recipe"]
 

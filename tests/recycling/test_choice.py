@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stockpot.errors import StockpotError
+from stockpot.evaluation.claims import Claim
 from stockpot.recycling import recycle
 from stockpot.recycling.choice import Candidate, Gap, gap, simplest
 from stockpot.recycling.protocols import PROTOCOLS
+from stockpot.report import kept_line
 from stockpot.training.rows import read_outputs
 from tests.recycling.test_combine import make_rows, pool
 from tests.recycling.tiny import recipe, write_arrays
@@ -60,31 +62,35 @@ def test_of_equals_the_one_with_less_training_is_kept_then_the_first_in_the_tabl
 def test_a_gap_is_the_mean_over_cells_and_its_error_that_of_the_rows(
     seed: int, cells: int, domains: int
 ) -> None:
-    """Against a plain bootstrap that draws rows again, each with all cells that it is part of."""
+    """A row counts once, with all cells that it is part of; cells are trainings of their own."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(40, 80, domains)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    identities = [
-        {f"validation/{d}": starts[d] + np.arange(sizes[d]) for d in range(domains)}
-    ] * cells
+    parts = {f"validation/{d}": starts[d] + np.arange(sizes[d]) for d in range(domains)}
+    identities = {("held out", trial): parts for trial in range(cells)}
     one, other = (
-        [{name: rng.integers(0, 2, len(rows)) * 1.0 for name, rows in cell.items()}
-         for cell in identities]
+        {
+            where: {name: rng.integers(0, 2, len(rows)) * 1.0 for name, rows in parts.items()}
+            for where in identities
+        }
         for _ in range(2)
-    )  # fmt: skip
+    )
     measured = gap(one, other, identities)
     means = [
-        np.mean([a[name].mean() - b[name].mean() for name in a])
-        for a, b in zip(one, other, strict=True)
+        np.mean([one[where][name].mean() - other[where][name].mean() for name in parts])
+        for where in identities
     ]
     assert measured.mean == pytest.approx(np.mean(means), abs=1e-12)
     variance = 0.0
-    for d in range(domains):
-        name = f"validation/{d}"
-        rows = np.mean([a[name] - b[name] for a, b in zip(one, other, strict=True)], axis=0)
-        variance += rows.var() / len(rows) / domains**2
-    scatter = np.std(means, ddof=1) / np.sqrt(cells) if cells > 1 else 0.0
-    assert measured.error == pytest.approx(max(np.sqrt(variance), scatter), rel=1e-9)
+    for name, rows in parts.items():
+        differences = [one[where][name] - other[where][name] for where in identities]
+        variance += np.mean(differences, axis=0).var() / len(rows) / domains**2
+    assert measured.error >= np.sqrt(variance) * (1 - 1e-9)
+    if cells == 1:
+        assert measured.error == pytest.approx(np.sqrt(variance), rel=1e-9)
+    else:
+        scatter = np.std(means, ddof=1) / np.sqrt(cells)
+        assert measured.error <= np.hypot(np.sqrt(variance), scatter) * (1 + 1e-9)
 
 
 def test_half_of_the_rows_never_chooses_what_scores_it(tmp_path: Path) -> None:
@@ -161,6 +167,11 @@ def check_kept(final: dict[str, Any]) -> None:
 def test_auto_keeps_what_validation_says(tmp_path: Path) -> None:
     results = run(tmp_path, held_out="all")
     check_kept(results["final"])
+    assert [claim["against"] for claim in results["final"]["claims"]] == ["linear_probe", "single"]
+    line = kept_line(results)
+    assert line.startswith(f"kept: {results['final']['label']}, ")
+    assert all(Claim.from_json(claim).sentence() in line for claim in results["final"]["claims"])
+    assert kept_line({"final": {"protocol": "soup_uniform"}}) == ""
     names = {row["protocol"] for row in results["final"]["candidates"]}
     assert names == {
         row["protocol"] for row in results["table"] if PROTOCOLS[row["protocol"]].can_be_final
@@ -198,10 +209,16 @@ def test_a_named_protocol_is_kept_and_what_validation_says_of_it_is_said(tmp_pat
     assert final["protocol"] == "stock_periodic"
     assert final["chosen"] == "named"
     assert "linear_probe" in final["below"]
-    assert final["against"]["linear_probe"]["high"] < 0
+    claims = {claim["against"]: claim for claim in final["validation"]}
+    assert claims["linear_probe"]["high"] < 0
+
+    line = kept_line(done.results)
+    assert "\n" not in line
+    assert "WARNING: on validation rows these weights are worse than Linear probe" in line
+    assert "final.protocol: auto would not have kept it" in line
 
     value["final"]["at_least"] = "probe"
-    with pytest.raises(StockpotError, match=r"no model is kept: .* is below 'Linear probe'") as no:
+    with pytest.raises(StockpotError, match=r"no model is kept, .*Linear probe") as no:
         recycle(value, tmp_path / "none", root=tmp_path, backend="serial", quiet=True)
     assert no.value.exit_code == 1
     assert not (tmp_path / "none" / "model").exists()

@@ -101,7 +101,11 @@ def test_all_problems_at_once_with_their_lines(tmp_path: Path) -> None:
         ("  learning_rate: [1.0e-4, 1.0e-5]", "  learning_rate: []", "empty"),
         ("  learning_rate: [1.0e-4, 1.0e-5]", "  learning_rate: [-1]", "greater than 0"),
         ("runs: 4", "final: {protocol: ensemble}", "gives no single set of weights"),
-        ("runs: 4", "protocols: [erm]\nfinal: {protocol: soup_uniform}", "is not among 'protocols'"),
+        (
+            "runs: 4",
+            "protocols: [erm]\nfinal: {protocol: soup_uniform}",
+            "is not among 'protocols'",
+        ),
         (
             "auxiliaries:\n  - name: wild\n    weights: other/model\n",
             "protocols: [fusing]\n",

@@ -42,7 +42,9 @@ def demo_command(
         return
     from stockpot.cli.recycle import show
     from stockpot.recycling import recycle
+    from stockpot.report import kept_line
 
     recipe = write_recipe(folders, output / "recipe.yaml")
     done = recycle(recipe, output, jobs=jobs, quiet=quiet or as_json)
     show(out, done)
+    out.say(kept_line(done.results))

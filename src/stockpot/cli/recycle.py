@@ -59,6 +59,7 @@ def recycle_command(
     """
     from stockpot.cli.landing import Landing
     from stockpot.recycling import plan_recipe, recycle
+    from stockpot.report import kept_line
 
     out = Output(json=as_json, quiet=quiet)
     if dry_run:
@@ -81,6 +82,7 @@ def recycle_command(
     if history is not None:
         _append(out, history, done, history_name)
     landing.finish(out)
+    out.say(kept_line(done.results))
 
 
 def _append(out: Output, history: Path, done: Recycled, name: str | None) -> None:
@@ -100,4 +102,4 @@ def show(out: Output, done: Recycled, more: Mapping[str, Any] | None = None) -> 
     report = done.folder / "report.html"
     write_report(done.results, report)
     out.data({**done.results, **(more or {})}, terminal_table(done.results))
-    out.say(f"model:  {done.model}\nreport: {report}")
+    out.say(f"report: {report}\nmodel:  {done.model}")

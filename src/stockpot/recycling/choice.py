@@ -11,9 +11,8 @@ most one standard error of that distance, the *simplest* is taken: the one that 
 validation, then the one that takes the fewest training steps, then the first in the table. What
 validation cannot tell apart, a choice made by validation cannot have improved.
 
-The standard error of a paired difference is the larger one of two: from rows (a row counts once,
-though several cells validate on it), and from the scatter of the difference over cells, each of
-which was trained anew.
+The standard error of a distance is that of ``evaluation.crossed``: a row counts once, though
+several cells validate on it, and cells were trained anew.
 """
 
 from __future__ import annotations
@@ -26,20 +25,22 @@ from typing import Any, Literal
 import numpy as np
 
 from stockpot.errors import StockpotError
+from stockpot.evaluation.claims import VALIDATION, Claim, compare_all
+from stockpot.evaluation.crossed import Cell as Where
+from stockpot.evaluation.crossed import crossed_difference, numbered
 from stockpot.execution import Job
 from stockpot.recycling.cost import training_cost
 from stockpot.recycling.jobs import ROWS, UNSEEN
-from stockpot.recycling.plan import Cell, Plan
-from stockpot.recycling.protocols import PROTOCOLS, Protocol
+from stockpot.recycling.plan import Plan
+from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.recipe import AUTO, Recipe
 from stockpot.tasks import Task
 from stockpot.training.rows import read_outputs, score_rows
 
-Array = np.ndarray
-Scores = list[dict[str, Array]]
-"""By cell and validation domain: the score of every validation row."""
+Scores = dict[Where, dict[str, np.ndarray]]
+"""By (held-out domain, trial) and validation domain: the score of every validation row."""
 
-_LOWEST = {"probe": "linear_probe", "best_run": "erm"}
+LOWEST = {"probe": "linear_probe", "best_run": "erm"}
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,6 @@ class Gap:
 
     mean: float
     error: float
-
-    @property
-    def low(self) -> float:
-        """Lower end of the 95 % interval."""
-        return self.mean - 1.96 * self.error
-
-    @property
-    def high(self) -> float:
-        """Upper end of the 95 % interval."""
-        return self.mean + 1.96 * self.error
 
 
 @dataclass(frozen=True)
@@ -87,20 +78,21 @@ class Candidate:
 class Choice:
     """The protocol that is kept, and what it was chosen from.
 
-    ``best``: the protocol with the best validation score. ``against``: the kept protocol's
-    validation score minus those of the linear probe and of the best run, by protocol.
+    ``best``: the protocol with the best validation score. ``against``: the kept protocol against
+    the linear probe and the best run, on validation rows.
     """
 
     protocol: str
     chosen: Literal["auto", "named"]
     best: str
     candidates: tuple[Candidate, ...]
-    against: Mapping[str, Gap]
+    against: tuple[Claim, ...]
 
     @property
-    def below(self) -> tuple[str, ...]:
-        """The simple alternatives that validation says are better, with 95 % confidence."""
-        return tuple(name for name, gap in self.against.items() if gap.high < 0)
+    def below(self) -> tuple[Claim, ...]:
+        """The simple alternatives that these very weights are worse than: other rows would most
+        likely say so, too. Nothing is said of other trainings."""
+        return tuple(claim for claim in self.against if claim.high < 0)
 
     def reason(self) -> str:
         """Why this one, in a sentence."""
@@ -130,11 +122,8 @@ class Choice:
             "candidates": [
                 {**asdict(candidate), "level": candidate.is_level} for candidate in self.candidates
             ],
-            "against": {
-                name: {"mean": gap.mean, "low": gap.low, "high": gap.high}
-                for name, gap in self.against.items()
-            },
-            "below": list(self.below),
+            "validation": [claim.to_json() for claim in self.against],
+            "below": [claim.against for claim in self.below],
         }
 
 
@@ -149,17 +138,17 @@ def choose(recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) 
     kept = recipe.final.protocol
     if kept == AUTO:
         kept = simplest(candidates).protocol
-    against = {}
-    if PROTOCOLS[kept].can_be_final:
-        own, _ = rows.scores(kept)
-        for name in _LOWEST.values():
-            if name != kept and rows.has(name):
-                against[name] = gap(own, rows.scores(name)[0], rows.identities)
     auto = recipe.final.protocol == AUTO
-    choice = Choice(kept, "auto" if auto else "named", best, tuple(candidates), against)
-    lowest = recipe.final.at_least
-    if lowest is not None and _LOWEST[lowest] in choice.below:
-        _refuse(kept, _LOWEST[lowest], against[_LOWEST[lowest]], best)
+    against = rows.against(kept) if PROTOCOLS[kept].can_be_final else ()
+    choice = Choice(kept, "auto" if auto else "named", best, candidates, against)
+    if recipe.final.at_least is not None:
+        lowest = LOWEST[recipe.final.at_least]
+        for claim in choice.below:
+            if claim.against == lowest:
+                raise StockpotError(
+                    f"no model is kept, as final.at_least asks. {claim.sentence()}",
+                    hint=f"set final.protocol to '{AUTO}' or '{best}'; what is trained is reused",
+                )
     return choice
 
 
@@ -172,107 +161,98 @@ def simplest(candidates: Sequence[Candidate]) -> Candidate:
     )
 
 
-def _refuse(kept: str, lowest: str, behind: Gap, best: str) -> None:
-    raise StockpotError(
-        f"no model is kept: on validation '{PROTOCOLS[kept].label}' is below "
-        f"'{PROTOCOLS[lowest].label}' (by {-behind.mean:.3g}, {-behind.high:.3g} to "
-        f"{-behind.low:.3g}), and final.at_least asks for no less",
-        hint=f"set final.protocol to '{AUTO}' or '{best}'; finished fine-tunings are reused",
-    )
-
-
 def _candidates(rows: _Validation, names: Sequence[str]) -> tuple[tuple[Candidate, ...], str]:
-    scores = {name: rows.scores(name) for name in names}
-    best = max(names, key=lambda name: _mean(scores[name][0]))
-    made = []
-    for name in names:
-        own, cross_fitted = scores[name]
-        protocol = PROTOCOLS[name]
-        made.append(
-            Candidate(
-                name,
-                protocol.label,
-                _mean(own),
-                gap(scores[best][0], own, rows.identities),
-                cross_fitted,
-                protocol.decisions,
-                rows.steps(name),
-            )
+    means = {name: _mean(rows.scores(name)) for name in names}
+    best = max(names, key=lambda name: means[name])
+    candidates = [
+        Candidate(
+            protocol=name,
+            label=PROTOCOLS[name].label,
+            validation=means[name],
+            behind=gap(rows.scores(best), rows.scores(name), rows.identities),
+            cross_fitted=rows.is_cross_fitted(name),
+            decisions=PROTOCOLS[name].decisions,
+            steps=rows.steps(name),
         )
-    return tuple(sorted(made, key=lambda candidate: -candidate.validation)), best
+        for name in names
+    ]
+    return tuple(sorted(candidates, key=lambda candidate: -candidate.validation)), best
 
 
 class _Validation:
     """Validation scores of protocols, read when they are asked for."""
 
     def __init__(self, recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) -> None:
+        self.metric = "accuracy" if task.kind == "classification" else "r2"
         self.task = task
-        self.cells = plan.cells
+        self.cells = {(str(cell.held_out), cell.trial): cell for cell in plan.cells}
         self.folders = folders
-        self.identities = [self._rows(cell) for cell in plan.cells]
-        self._scores: dict[str, tuple[Scores, bool]] = {}
+        self.identities = {
+            where: _validation(read_outputs(folders[cell.probe] / ROWS))
+            for where, cell in self.cells.items()
+        }
+        self._scores: dict[str, Scores] = {}
 
-    def has(self, name: str) -> bool:
-        """Whether every cell has a model of this protocol."""
-        return all(name in cell.models for cell in self.cells)
-
-    def scores(self, name: str) -> tuple[Scores, bool]:
-        """A protocol's scores, and whether no row had a part in choosing what it scores."""
+    def scores(self, name: str) -> Scores:
+        """A protocol's scores."""
         if name not in self._scores:
-            self._scores[name] = self._read(PROTOCOLS[name])
+            self._scores[name] = {where: self._read(name, where) for where in self.cells}
         return self._scores[name]
+
+    def is_cross_fitted(self, name: str) -> bool:
+        """Whether no row had a part in choosing what it scores."""
+        folders = [self.folders[cell.models[name]] for cell in self.cells.values()]
+        return not PROTOCOLS[name].decisions or all((f / UNSEEN).is_file() for f in folders)
 
     def steps(self, name: str) -> float:
         """Training steps, mean over cells, of all that the protocol needs."""
-        costs = [
-            training_cost(PROTOCOLS[name], cell.models[name], self.folders)[0]
-            for cell in self.cells
+        protocol = PROTOCOLS[name]
+        cells = self.cells.values()
+        return float(
+            np.mean([training_cost(protocol, cell.models[name], self.folders)[0] for cell in cells])
+        )
+
+    def against(self, kept: str) -> tuple[Claim, ...]:
+        """The kept protocol against the simple ones that every cell has."""
+        others = [
+            name
+            for name in LOWEST.values()
+            if name != kept and all(name in cell.models for cell in self.cells.values())
         ]
-        return float(np.mean(costs))
+        return compare_all(
+            {name: self.scores(name) for name in (kept, *others)},
+            [(kept, other) for other in others],
+            rows=VALIDATION,
+            metric=self.metric,
+            examples=self.identities,
+            labels={name: PROTOCOLS[name].label for name in (kept, *others)},
+        )
 
-    def _read(self, protocol: Protocol) -> tuple[Scores, bool]:
-        scores, cross_fitted = [], True
-        for cell, identities in zip(self.cells, self.identities, strict=True):
-            folder = self.folders[cell.models[protocol.name]]
-            file = folder / UNSEEN
-            if protocol.decisions and not file.is_file():
-                cross_fitted = False
-            outputs = read_outputs(file if file.is_file() else folder / "outputs.npz")
-            scores.append(
-                {
-                    name: score_rows(self.task, outputs[name], rows)
-                    for name, rows in identities.items()
-                }
-            )
-        return scores, cross_fitted
+    def _read(self, name: str, where: Where) -> dict[str, np.ndarray]:
+        folder = self.folders[self.cells[where].models[name]]
+        file = folder / UNSEEN
+        outputs = read_outputs(file if file.is_file() else folder / "outputs.npz")
+        return {
+            part: score_rows(self.task, outputs[part], rows)
+            for part, rows in self.identities[where].items()
+        }
 
-    def _rows(self, cell: Cell) -> dict[str, Array]:
-        stored = read_outputs(self.folders[cell.probe] / ROWS)
-        return {name: rows for name, rows in stored.items() if name.startswith("validation/")}
+
+def _validation(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: rows for name, rows in parts.items() if name.startswith("validation/")}
 
 
 def _mean(scores: Scores) -> float:
-    cells = [np.mean([values.mean() for values in cell.values()]) for cell in scores]
-    return float(np.mean(cells))
+    return float(
+        np.mean([np.mean([line.mean() for line in parts.values()]) for parts in scores.values()])
+    )
 
 
-def gap(one: Scores, other: Scores, identities: Sequence[Mapping[str, Array]]) -> Gap:
-    """The first's validation score minus the other's, with the standard error of the module.
+def gap(one: Scores, other: Scores, identities: Mapping[Where, Mapping[str, np.ndarray]]) -> Gap:
+    """The first's validation score minus the other's, and its standard error.
 
-    ``identities``: by cell and domain, which row of the task each score belongs to.
+    ``identities``: by cell and validation domain, which row of the task a score belongs to.
     """
-    influence: dict[int, float] = {}
-    cells = []
-    for mine, theirs, rows in zip(one, other, identities, strict=True):
-        means = []
-        for domain, values in mine.items():
-            difference = values - theirs[domain]
-            means.append(float(difference.mean()))
-            share = 1 / (len(one) * len(mine) * len(difference))
-            for row, value in zip(rows[domain].tolist(), difference - means[-1], strict=True):
-                influence[row] = influence.get(row, 0.0) + share * float(value)
-        cells.append(float(np.mean(means)))
-    error = float(np.sqrt(sum(value * value for value in influence.values())))
-    if len(cells) > 1:
-        error = max(error, float(np.std(cells, ddof=1) / np.sqrt(len(cells))))
-    return Gap(float(np.mean(cells)), error)
+    numbers, size = numbered(one, identities)
+    difference = crossed_difference(one, other, numbers, size)
+    return Gap(difference.mean, difference.standard_error)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from stockpot.evaluation.claims import HELD_OUT, compare_all
 from stockpot.evaluation.diagnosis import diagnose
 from stockpot.evaluation.diversity import mean_diversity
 from stockpot.evaluation.evidence import Evidence, Member, PairBarrier
@@ -48,6 +49,15 @@ class _CellData:
     def test_outputs(self, job: Job, file: str) -> np.ndarray:
         outputs = read_outputs(self.folders[job] / file)
         return np.concatenate([v for name, v in outputs.items() if name.startswith("test/")])
+
+    def protocol_scores(self, name: str) -> Scores:
+        """Score of every held-out row; the mean over runs of a protocol that combines none."""
+        protocol = PROTOCOLS[name]
+        if protocol.combine != "each":
+            return self.scores(self.test_outputs(self.cell.models[name], "outputs.npz"))
+        runs = self.cell.runs[protocol.pool]
+        own = [self.scores(self.test_outputs(run.job, "outputs-best.npz")) for run in runs]
+        return np.asarray(np.mean(own, axis=0))
 
     def scores(self, outputs: np.ndarray) -> Scores:
         return correct(outputs, self.labels, self.kind)  # type: ignore[arg-type]
@@ -94,7 +104,7 @@ def collect(
         "cells": [_cell(recipe, data) for data in cells],
         "table": _table(recipe, cells),
         "lineage": family(recipe, plan, folders, choice.protocol),
-        "final": _final(recipe, plan, choice),
+        "final": {**_final(plan, choice), "claims": _claims(cells, choice)},
         "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
         "versions": versions("torch", "transformers", "timm", "accelerate"),
         "seconds": round(sum(_seconds(folders[job]) for job in set(folders)), 1),
@@ -268,13 +278,9 @@ def _table(recipe: Recipe, cells: Sequence[_CellData]) -> list[dict[str, Any]]:
             protocol = PROTOCOLS[name]
             if protocol.over_trials and data.cell.trial > 0:
                 continue  # one model for all trials
+            scores.setdefault(name, {})[where] = data.protocol_scores(name)
             if protocol.combine == "each":
-                own = [
-                    data.scores(data.test_outputs(run.job, "outputs-best.npz"))
-                    for run in data.cell.runs[protocol.pool]
-                ]
                 found = [data.metrics(run.job) for run in data.cell.runs[protocol.pool]]
-                scores.setdefault(name, {})[where] = np.mean(own, axis=0)
                 cost = (
                     float(np.mean([each["steps"] for each in found])),
                     float(np.mean([each["seconds"] for each in found])),
@@ -282,9 +288,6 @@ def _table(recipe: Recipe, cells: Sequence[_CellData]) -> list[dict[str, Any]]:
                 )
             else:
                 job = data.cell.models[name]
-                scores.setdefault(name, {})[where] = data.scores(
-                    data.test_outputs(job, "outputs.npz")
-                )
                 model = _model(protocol, job, data)
                 cost = (model["steps"], model["seconds"], model["forward_cost"])
             costs.setdefault(name, []).append(cost)
@@ -313,7 +316,30 @@ def _table(recipe: Recipe, cells: Sequence[_CellData]) -> list[dict[str, Any]]:
     return rows
 
 
-def _final(recipe: Recipe, plan: Plan, choice: Choice) -> dict[str, Any]:
+def _claims(cells: Sequence[_CellData], choice: Choice) -> list[dict[str, Any]]:
+    """The kept protocol against no fine-tuning and against one, on rows that chose nothing."""
+    kept = choice.protocol
+    names = [kept, *(name for name in ("linear_probe", "single") if name != kept)]
+    if not all(data.cell.runs.get("plain") for data in cells):
+        names.remove("single")
+    scores: dict[str, dict[tuple[str, int], Scores]] = {name: {} for name in names}
+    for data in cells:
+        where = (str(data.cell.held_out), data.cell.trial)
+        for name in names:
+            if PROTOCOLS[name].over_trials and data.cell.trial > 0:
+                continue
+            scores[name][where] = data.protocol_scores(name)
+    claims = compare_all(
+        scores,
+        [(kept, other) for other in names[1:]],
+        rows=HELD_OUT,
+        metric="accuracy" if cells[0].kind == "classification" else "r2",
+        labels={name: PROTOCOLS[name].label for name in names},
+    )
+    return [claim.to_json() for claim in claims]
+
+
+def _final(plan: Plan, choice: Choice) -> dict[str, Any]:
     assert plan.final_cell is not None
     held_out = plan.final_cell.held_out
     return {
