@@ -24,9 +24,11 @@ def test_r2_is_the_mean_of_the_scores():
 
 def test_an_ensemble_averages_probabilities_not_logits():
     sure, unsure = [[100.0, 0.0]], [[0.0, 3.0]]
-    probabilities = metrics.ensemble([sure, unsure], "classification")
+    logits = metrics.ensemble([sure, unsure], "classification")
     expected = (reference_softmax(sure, axis=1) + reference_softmax(unsure, axis=1)) / 2
-    np.testing.assert_allclose(probabilities, expected)
+    np.testing.assert_allclose(np.exp(logits), expected)
+    np.testing.assert_allclose(metrics.softmax(logits), expected)
+    assert np.isfinite(metrics.ensemble([[[1e5, 0.0]], [[1e5, 0.0]]], "classification")).all()
     np.testing.assert_allclose(metrics.ensemble([[1.0], [3.0]], "regression"), [2.0])
 
 

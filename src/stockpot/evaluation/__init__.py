@@ -10,10 +10,11 @@ from stockpot.evaluation.diagnosis import diagnose, worth_averaging
 from stockpot.evaluation.diversity import Diversity, mean_diversity, ratio_error
 from stockpot.evaluation.evidence import Diagnosis, Evidence, Member, PairBarrier, Thresholds
 from stockpot.evaluation.intervals import Difference, Estimate, Interval, paired_bootstrap
-from stockpot.evaluation.metrics import accuracy, correct, ensemble
+from stockpot.evaluation.metrics import METRICS, Metric, accuracy, correct, ensemble
 from stockpot.evaluation.selection import Selection, best, greedy_soup, validation_score
 
 __all__ = [
+    "METRICS",
     "Connectivity",
     "Diagnosis",
     "Difference",
@@ -22,6 +23,7 @@ __all__ = [
     "Evidence",
     "Interval",
     "Member",
+    "Metric",
     "PairBarrier",
     "Selection",
     "Thresholds",

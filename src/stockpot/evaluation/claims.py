@@ -34,7 +34,7 @@ from stockpot.evaluation.crossed import (
     single_error,
 )
 from stockpot.evaluation.intervals import Interval
-from stockpot.evaluation.wording import in_sentence, points, unit
+from stockpot.evaluation.wording import ends, in_sentence, points, unit
 
 Verdict = Literal["better", "worse", "no difference", "not testable"]
 Covers = Literal["examples only", "examples and trainings", "examples, trainings and other domains"]
@@ -112,8 +112,7 @@ class Claim(Interval):
             )
         if self.verdict == "no difference":
             return f"no difference that this test could see ({self._spread()})"
-        ends = sorted((abs(self.low), abs(self.high)))
-        return f"{self.verdict} by {size} ({self._points(ends[0])} to {self._points(ends[1])})"
+        return f"{self.verdict} by {size} ({self._sizes()})"
 
     def sentence(self) -> str:
         """The whole claim, ending in a full stop."""
@@ -133,9 +132,7 @@ class Claim(Interval):
                 "one training each, another seed may differ)."
             )
         size = f"{self._points(abs(self.mean))} {unit(self.metric)}"
-        ends = sorted((abs(self.low), abs(self.high)))
-        spread = f"{self._points(ends[0])} to {self._points(ends[1])}"
-        return f"{own} is {size} {self.verdict} than {other} {where} ({spread})."
+        return f"{own} is {size} {self.verdict} than {other} {where} ({self._sizes()})."
 
     def certainty(self) -> str:
         """What the interval is: level, what it covers, how many claims it holds for together."""
@@ -147,8 +144,12 @@ class Claim(Interval):
     def _points(self, value: float, sign: bool = False) -> str:
         return points(value, metric=self.metric, sign=sign)
 
+    def _sizes(self) -> str:
+        low, high = sorted((abs(self.low), abs(self.high)))
+        return f"{self._points(low)} to {self._points(high)}"
+
     def _spread(self) -> str:
-        return f"{self._points(self.low, sign=True)} to {self._points(self.high, sign=True)}"
+        return " to ".join(ends(self.low, self.high, metric=self.metric, sign=True))
 
 
 def verdict_of(claim: Claim) -> Verdict:

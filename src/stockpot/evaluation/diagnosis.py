@@ -23,7 +23,7 @@ from stockpot.evaluation.evidence import (
     PairBarrier,
     Thresholds,
 )
-from stockpot.evaluation.wording import points, unit
+from stockpot.evaluation.wording import ends, points, unit
 
 Rule = Callable[[Evidence, Thresholds], Finding | None]
 Verdict = Literal["helped", "no difference", "hurt"]
@@ -288,8 +288,8 @@ def _opening(evidence: Evidence, verdict: Verdict) -> str:
     if verdict == "no difference":
         gap = f"{points(evidence.gap, metric=evidence.metric, sign=True)} {unit(evidence.metric)}"
         if evidence.low is not None and evidence.high is not None:
-            low = points(evidence.low, metric=evidence.metric, sign=True)
-            gap += f", {low} to {points(evidence.high, metric=evidence.metric, sign=True)}"
+            low, high = ends(evidence.low, evidence.high, metric=evidence.metric, sign=True)
+            gap += f", {low} to {high}"
         return f"The average cannot be told from its members' mean ({gap})."
     side = "above" if verdict == "helped" else "below"
     return f"The average is {_amount(abs(evidence.gap), evidence)} {side} its members' mean."

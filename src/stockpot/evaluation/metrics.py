@@ -1,25 +1,243 @@
-"""How good predictions are: per-example scores and their mean, for classes and for numbers.
+"""How good predictions are: metrics, each with a score for every example whose mean it is.
 
-Shapes: ``outputs`` is ``(N, C)`` logits or probabilities for classification, ``(N,)`` or ``(N, 1)``
-values for regression; ``labels`` is ``(N,)``.
+Shapes: ``outputs`` is ``(N, C)`` logits for classification, ``(N,)`` or ``(N, 1)`` values for
+regression; ``labels`` is ``(N,)``.
+
+Scores are higher-is-better everywhere: the score of a metric of which lower is better (log-loss,
+errors) is its value with a minus sign, in arrays, in ``metrics.json`` and in ``results.json``.
+Only ``wording`` turns scores back into plain numbers for readers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from stockpot.errors import InputError
+from stockpot.evaluation import row_values
 
 Kind = Literal["classification", "regression"]
 Scores = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Metric:
+    """One way to say how good predictions are.
+
+    Attributes:
+        label: as it stands inside a sentence.
+        kind: of task.
+        rows: checked arrays -> value of every row, whose mean is the metric (see ``row_values``).
+        low, high: range of possible values. Of a metric of which lower is better, 0 is best.
+        percent: shown in points of 100; otherwise as it is.
+        decimals: shown after the point; None: three significant digits, for label units.
+        unit: what stands after a difference.
+        formula, source: for the reference.
+        check: raises where labels leave the metric undefined.
+    """
+
+    name: str
+    label: str
+    kind: Kind
+    rows: Callable[[Scores, npt.NDArray[Any]], Scores]
+    formula: str
+    source: str
+    low: float = 0.0
+    high: float = 1.0
+    higher_is_better: bool = True
+    percent: bool = True
+    decimals: int | None = 1
+    unit: str = "points"
+    check: Callable[[npt.NDArray[Any]], None] | None = None
+
+    def __post_init__(self) -> None:
+        # So the sign of a score says nothing that its size does not: wording relies on it.
+        assert self.higher_is_better or self.low == 0
+
+    @property
+    def sign(self) -> int:
+        """Score = sign x value."""
+        return 1 if self.higher_is_better else -1
+
+    def row_values(self, outputs: npt.ArrayLike, labels: npt.ArrayLike) -> Scores:
+        """Values of the examples, float64 ``(N,)``; their mean is the metric.
+
+        Raises ``InputError`` on shapes that do not fit, no example, a value that is not finite, or
+        labels for which the metric is undefined.
+        """
+        return self.rows(*_checked(outputs, labels, self.kind))
+
+    def row_scores(self, outputs: npt.ArrayLike, labels: npt.ArrayLike) -> Scores:
+        """As :meth:`row_values`, higher is better."""
+        values = self.row_values(outputs, labels)
+        return values if self.higher_is_better else 0.0 - values
+
+    def value(self, outputs: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+        """The metric on these examples, in its own unit and sign."""
+        return float(self.row_values(outputs, labels).mean())
+
+    def score(self, outputs: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+        """The metric on these examples, higher is better."""
+        return float(self.row_scores(outputs, labels).mean())
+
+    def check_labels(self, labels: npt.NDArray[Any]) -> None:
+        """Raise ``InputError`` where examples with these labels leave the metric undefined."""
+        if self.check is not None:
+            self.check(labels.astype(np.float64) if self.kind == "regression" else labels)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "label": self.label,
+            "unit": self.unit,
+            "higher_is_better": self.higher_is_better,
+        }
+
+
+_C: Kind = "classification"
+_R: Kind = "regression"
+_DECLARED = [
+    Metric("accuracy", "accuracy", _C, row_values.accuracy, "share of rows that are right", ""),
+    Metric(
+        "balanced_accuracy",
+        "balanced accuracy",
+        _C,
+        row_values.balanced_accuracy,
+        "mean recall over the classes that have rows",
+        "Brodersen et al. 2010",
+    ),
+    Metric(
+        "macro_f1",
+        "macro-F1",
+        _C,
+        row_values.macro_f1,
+        "mean over classes of 2 TP / (predicted + true); classes neither predicted nor true are "
+        "left out",
+        "van Rijsbergen 1979; [1911.03347](https://arxiv.org/abs/1911.03347)",
+    ),
+    Metric(
+        "auroc",
+        "AUROC",
+        _C,
+        row_values.auroc,
+        "chance that a row of a class ranks above another row, ties half; each class against the "
+        "rest, mean over the classes that have rows; refused where there is one class only",
+        "DeLong et al. 1988; Provost and Domingos 2000",
+        percent=False,
+        decimals=3,
+        unit="of AUROC",
+        check=row_values.check_classes,
+    ),
+    Metric(
+        "log_loss",
+        "log-loss",
+        _C,
+        row_values.log_loss,
+        "mean of -log p(label)",
+        "Good 1952",
+        high=float("inf"),
+        higher_is_better=False,
+        percent=False,
+        decimals=3,
+        unit="nats",
+    ),
+    Metric(
+        "calibration_error",
+        "calibration error",
+        _C,
+        row_values.calibration_error,
+        "sum over 15 bins of confidence of n_b / N times the absolute accuracy_b - confidence_b",
+        "[1706.04599](https://arxiv.org/abs/1706.04599)",
+        higher_is_better=False,
+    ),
+    Metric(
+        "r2",
+        "R2",
+        _R,
+        row_values.r2,
+        "1 - mean squared error / variance of the labels",
+        "",
+        low=float("-inf"),
+        percent=False,
+        decimals=3,
+        unit="of R2",
+        check=row_values.check_variance,
+    ),
+    Metric(
+        "rmse",
+        "RMSE",
+        _R,
+        row_values.rmse,
+        "root of the mean squared error, in units of the label",
+        "",
+        high=float("inf"),
+        higher_is_better=False,
+        percent=False,
+        decimals=None,
+        unit="of RMSE",
+    ),
+    Metric(
+        "mae",
+        "MAE",
+        _R,
+        row_values.mae,
+        "mean absolute error, in units of the label",
+        "",
+        high=float("inf"),
+        higher_is_better=False,
+        percent=False,
+        decimals=None,
+        unit="of MAE",
+    ),
+]
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _DECLARED}
+
+_BESIDE: dict[Kind, tuple[str, ...]] = {
+    "classification": (
+        "accuracy",
+        "balanced_accuracy",
+        "macro_f1",
+        "log_loss",
+        "calibration_error",
+    ),
+    "regression": ("rmse", "mae"),
+}
+
+
+def default_metric(kind: Kind) -> Metric:
+    """Accuracy of classes, R2 of numbers."""
+    return METRICS["accuracy" if kind == "classification" else "r2"]
+
+
+def metrics_beside(metric: Metric) -> tuple[str, ...]:
+    """Names of the metrics that are reported beside ``metric`` by default, defined everywhere."""
+    return tuple(name for name in _BESIDE[metric.kind] if name != metric.name)
+
+
+def fitting_metric(name: str | None, kind: Kind) -> Metric:
+    """The metric of that name for that kind of task; the default without a name.
+
+    Raises ``InputError`` on an unknown name or one for the other kind, with the list of those that
+    fit.
+    """
+    if name is None:
+        return default_metric(kind)
+    fitting = [each.name for each in METRICS.values() if each.kind == kind]
+    if name in fitting:
+        return METRICS[name]
+    known = name in METRICS
+    problem = f"is for {METRICS[name].kind}, the task is {kind}" if known else "is unknown"
+    raise InputError(
+        f"metric '{name}' {problem}", hint=f"for {kind} there are: {', '.join(fitting)}"
+    )
+
+
 def correct(outputs: npt.ArrayLike, labels: npt.ArrayLike, kind: Kind) -> Scores:
-    """Score of each example, shape ``(N,)``, float64.
+    """Score of each example by the default metric of ``kind``, shape ``(N,)``, float64.
 
     Classification: 1 where the largest output is the label, else 0 (the first class wins a tie).
     Regression: ``1 - (prediction - label)^2 / variance(labels)``, at most 1 and without lower
@@ -28,18 +246,7 @@ def correct(outputs: npt.ArrayLike, labels: npt.ArrayLike, kind: Kind) -> Scores
     Raises ``InputError`` on shapes that do not fit, no example, a value that is not finite, or
     regression labels that are all the same.
     """
-    values, truth = _checked(outputs, labels, kind)
-    if kind == "classification":
-        right: Scores = (values.argmax(axis=1) == truth).astype(np.float64)
-        return right
-    variance = truth.var()
-    if variance == 0:
-        raise InputError(
-            f"R2 is undefined: all {len(truth)} labels are {truth[0]:g}",
-            hint="evaluate on examples whose labels vary",
-        )
-    scores: Scores = 1.0 - (values - truth) ** 2 / variance
-    return scores
+    return default_metric(kind).row_scores(outputs, labels)
 
 
 def accuracy(outputs: npt.ArrayLike, labels: npt.ArrayLike, kind: Kind) -> float:
@@ -56,7 +263,8 @@ def mean_squared_error(outputs: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 def ensemble(outputs: Sequence[npt.ArrayLike], kind: Kind) -> Scores:
     """Prediction of an ensemble: the mean over members of class probabilities, or of values.
 
-    ``outputs`` are logits ``(N, C)`` per member for classification; the result holds probabilities.
+    ``outputs`` are logits ``(N, C)`` per member for classification; so is the result: the
+    logarithm of the mean probability, which every metric takes as it takes one model's logits.
     """
     if len(outputs) == 0:
         raise InputError("an ensemble needs at least one member, got none")
@@ -64,12 +272,23 @@ def ensemble(outputs: Sequence[npt.ArrayLike], kind: Kind) -> Scores:
     for member in outputs:
         values = np.asarray(member, dtype=np.float64)
         if kind == "classification":
-            values = softmax(values)
+            values = log_softmax(values)
         if total is not None and values.shape != total.shape:
             raise InputError(f"members predict shapes {total.shape} and {values.shape}")
-        total = values if total is None else total + values
+        if total is None:
+            total = values
+        else:
+            total = np.logaddexp(total, values) if kind == "classification" else total + values
     assert total is not None
-    return total / len(outputs)
+    return total - np.log(len(outputs)) if kind == "classification" else total / len(outputs)
+
+
+def log_softmax(logits: npt.ArrayLike) -> Scores:
+    """Logarithms of the probabilities of logits along the last axis, float64, all finite."""
+    values = np.asarray(logits, dtype=np.float64)
+    values = values - values.max(axis=-1, keepdims=True)
+    logarithms: Scores = values - np.log(np.exp(values).sum(axis=-1, keepdims=True))
+    return logarithms
 
 
 def softmax(logits: npt.ArrayLike) -> Scores:

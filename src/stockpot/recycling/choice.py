@@ -31,6 +31,7 @@ from stockpot.evaluation.crossed import crossed_difference, numbered
 from stockpot.execution import Job
 from stockpot.recycling.cost import training_cost
 from stockpot.recycling.jobs import ROWS, UNSEEN
+from stockpot.recycling.judging import selection_metric
 from stockpot.recycling.plan import Plan
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.recipe import AUTO, Recipe
@@ -183,7 +184,7 @@ class _Validation:
     """Validation scores of protocols, read when they are asked for."""
 
     def __init__(self, recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) -> None:
-        self.metric = "accuracy" if task.kind == "classification" else "r2"
+        self.metric = selection_metric(recipe, task.kind).name
         self.task = task
         self.cells = {(str(cell.held_out), cell.trial): cell for cell in plan.cells}
         self.folders = folders
@@ -233,7 +234,7 @@ class _Validation:
         file = folder / UNSEEN
         outputs = read_outputs(file if file.is_file() else folder / "outputs.npz")
         return {
-            part: score_rows(self.task, outputs[part], rows)
+            part: score_rows(self.task, outputs[part], rows, self.metric)
             for part, rows in self.identities[where].items()
         }
 

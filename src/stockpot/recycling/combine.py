@@ -206,7 +206,7 @@ def _mean(pool: _Pool, members: list[str]) -> Made:
 
 
 def _ensemble(pool: _Pool, members: list[str]) -> Made:
-    """Mean of the members' class probabilities, or values."""
+    """Mean of the members' class probabilities (their logarithm), or values."""
     each = [pool.stored(name) or pool.outputs(pool.state(name)) for name in members]
     kind = pool.rows.task.kind
     joined = {name: ensemble([one[name] for one in each], kind) for name in each[0]}

@@ -10,6 +10,7 @@ from stockpot.checkpoints import open_checkpoint
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.errors import BackboneError, InputError, RecipeError, TaskError
 from stockpot.inspection import check_lineage
+from stockpot.recycling.judging import other_metrics, selection_metric
 from stockpot.recycling.plan import Facts
 from stockpot.recycling.recipe import Auxiliary, Recipe
 from stockpot.tasks import Task, load_task
@@ -38,6 +39,7 @@ def examine(
 
     task = load(recipe.task)
     _check_domains(recipe, task)
+    other_metrics(recipe, task.kind)
     body = load_backbone(recipe.backbone, root=root, example=task.inputs[:2])
     if (body.modality == "text") != (task.modality == "text"):
         raise BackboneError(
@@ -60,6 +62,7 @@ def examine(
         root=str(root),
         cache=str(cache or ""),
         skip_corrupt=skip_corrupt,
+        metric=selection_metric(recipe, task.kind).name,
     )
     return Examined(task, body, facts)
 

@@ -8,12 +8,14 @@ from typing import Any
 
 from stockpot.backbones.folder import save_folder
 from stockpot.checkpoints.torch_io import load_state
+from stockpot.evaluation.metrics import METRICS
 from stockpot.execution import Job
 from stockpot.files import atomic_folder
 from stockpot.provenance import Made, Record, write_models
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.ingredients import find_ingredients
 from stockpot.recycling.jobs import read_metrics
+from stockpot.recycling.judging import measured
 from stockpot.recycling.plan import Plan
 from stockpot.recycling.recipe import Recipe
 
@@ -35,9 +37,6 @@ def save_final(
     protocol = str(results["final"]["protocol"])
     job = plan.final_cell.models[protocol]
     metrics = read_metrics(folders[job])
-    found = {"id_accuracy": metrics["best"]["id_accuracy"]}
-    if "accuracy" in metrics["best"]:
-        found["held_out_accuracy"] = metrics["best"]["accuracy"]
     made = find_ingredients(recipe, examined, plan, folders, results["versions"], output, protocol)
     record = Record(
         kind="merge",
@@ -45,7 +44,7 @@ def save_final(
         parents=made.parents,
         recipe=recipe.model_dump(mode="json"),
         data=examined.facts.task,
-        metrics=found,
+        metrics=measured(metrics["best"], METRICS[examined.facts.metric]),
         versions=results["versions"],
     )
     with atomic_folder(output / FOLDER, replace=True) as folder:

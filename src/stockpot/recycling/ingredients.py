@@ -11,10 +11,12 @@ from stockpot.backbones.folder import HEAD, WEIGHTS, place_base
 from stockpot.backbones.model import PREFIX
 from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
 from stockpot.checkpoints.checkpoint import join_digests
+from stockpot.evaluation.metrics import METRICS
 from stockpot.execution import Job
 from stockpot.provenance import Made, Parent, Record
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.jobs import read_metrics
+from stockpot.recycling.judging import measured
 from stockpot.recycling.plan import BASE, Plan, Run
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.recipe import Recipe
@@ -102,11 +104,7 @@ class _Finder:
             parents=parents,
             recipe=dict(run.job.arguments),
             data=self.examined.facts.task,
-            metrics={
-                word: metrics[key]
-                for word, key in (("id_accuracy", "id_accuracy"), ("held_out_accuracy", "accuracy"))
-                if key in metrics
-            },
+            metrics=measured(metrics, METRICS[self.examined.facts.metric]),
             versions=self.versions,
         )
         self._add(name, folder / f"{take}.safetensors", record, Parent(name, "", "run", weight))

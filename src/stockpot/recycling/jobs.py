@@ -21,7 +21,7 @@ from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.evaluation import connectivity as paths
 from stockpot.files import write_json
 from stockpot.recycling.combine import combine_runs
-from stockpot.tasks import named_generator
+from stockpot.tasks import Split, named_generator
 from stockpot.training import (
     HyperParameters,
     build_feed,
@@ -73,11 +73,12 @@ def probe(
     data: Values,
     backbone: Values,
     split: Values,
+    metric: str,
     root: str,
     cache: str,
 ) -> None:
     """The head that all runs share: a linear probe on the base's features."""
-    rows = Rows.open(inputs["features"], data, backbone, split, root, cache)
+    rows = Rows.open(inputs["features"], data, backbone, split, root, cache, metric)
     model = _probed(rows, inputs["features"])
     save_state(out / "model.safetensors", model.state())
     outputs = rows.outputs(model)
@@ -146,11 +147,12 @@ def finetune(
     init: Values,
     snapshots: list[int],
     swad: bool,
+    metric: str,
     root: str,
     cache: str,
 ) -> None:
     """One run on the target: the shared head on the base's or an auxiliary's featurizer."""
-    rows = Rows.open(inputs["features"], data, backbone, split, root, cache)
+    rows = Rows.open(inputs["features"], data, backbone, split, root, cache, metric)
     settings = HyperParameters(**hyperparameters)
     model = rows.model(settings.dropout)
     base = load_state(inputs["probe"] / "model.safetensors")
@@ -166,6 +168,7 @@ def finetune(
         rows.split,
         settings,
         seed=seed,
+        metric=metric,
         snapshots=snapshots,
         swad=swad,
         scratch=out / "resume",
@@ -206,11 +209,12 @@ def periodic(
     seeds: list[int],
     every: int,
     optimizer_state: Literal["keep", "reset"],
+    metric: str,
     root: str,
     cache: str,
 ) -> None:
     """Model Stock during training: parallel runs, merged every ``every`` steps towards the base."""
-    rows = Rows.open(inputs["features"], data, backbone, split, root, cache)
+    rows = Rows.open(inputs["features"], data, backbone, split, root, cache, metric)
     anchor = load_state(inputs["probe"] / "model.safetensors")
     settings = [HyperParameters(**each).replace(head_only_steps=0) for each in hyperparameters]
     done = periodic_stock(
@@ -222,6 +226,7 @@ def periodic(
         settings,
         seeds=seeds,
         every=every,
+        metric=metric,
         optimizer_state=optimizer_state,
         scratch=out / "resume",
     )
@@ -253,11 +258,12 @@ def combine(
     select: str,
     combine: str,
     greedy_on: str,
+    metric: str,
     root: str,
     cache: str,
 ) -> None:
     """Select runs and make one model, or one prediction, of them."""
-    rows = Rows.open(inputs["features"], data, backbone, split, root, cache)
+    rows = Rows.open(inputs["features"], data, backbone, split, root, cache, metric)
     runs = {name: inputs[f"run:{name}"] for name in members}
     made = combine_runs(
         rows, runs, inputs["probe"], take=take, select=select, combine=combine, greedy_on=greedy_on
@@ -283,13 +289,15 @@ def connectivity(
     pairs: list[dict[str, str]],
     points: int,
     examples: int,
+    metric: str,
     root: str,
     cache: str,
 ) -> None:
-    """Accuracy along the straight line between pairs of weights, on a sample of the rows."""
-    rows = Rows.open(inputs["features"], data, backbone, split, root, cache)
+    """The score along the straight line between pairs of weights, on a sample of the rows."""
+    rows = Rows.open(inputs["features"], data, backbone, split, root, cache, metric)
     seed = split["seed"]
-    small = Rows(rows.task, _sample(rows.split, examples, seed), rows.backbone, rows.feed)
+    part = _sample(rows, examples, seed)
+    small = Rows(rows.task, part, rows.backbone, rows.feed, metric)
     model = small.model()
 
     def evaluate(state: Any) -> dict[str, float]:
@@ -376,17 +384,24 @@ def _start(init: Values, inputs: Folders) -> dict[str, Any]:
     return dict(merged.state)
 
 
-def _sample(split: Any, examples: int, seed: int) -> Any:
-    """About ``examples`` validation rows and as many held-out rows, spread over the domains."""
+def _sample(rows: Rows, examples: int, seed: int) -> Split:
+    """About ``examples`` validation rows and as many held-out rows, spread over the domains.
+
+    More of a domain where the metric is undefined for so few, such as rows of one class.
+    """
 
     def some(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         share = max(1, examples // max(1, len(parts)))
-        return {
-            name: np.sort(named_generator(seed, "paths", name).permutation(own)[:share])
-            for name, own in parts.items()
-        }
+        sampled = {}
+        for name, own in parts.items():
+            order, count = named_generator(seed, "paths", name).permutation(own), share
+            while count < len(own) and not rows.is_defined(order[:count]):
+                count *= 2
+            sampled[name] = np.sort(order[:count])
+        return sampled
 
-    return type(split)(train=split.train, validation=some(split.validation), test=some(split.test))
+    split = rows.split
+    return Split(train=split.train, validation=some(split.validation), test=some(split.test))
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

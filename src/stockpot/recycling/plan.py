@@ -66,6 +66,7 @@ class Facts:
     root: str
     cache: str
     skip_corrupt: bool = False
+    metric: str = "accuracy"
 
     def at(self, cache: str) -> Facts:
         """The same facts with another place for decoded data."""
@@ -170,7 +171,12 @@ class _Builder:
             "seed": hash_seed("split", recipe.seed, trial),
             "validation_fraction": recipe.training.validation_fraction,
         }
-        common = {"data": self.target, "backbone": self.backbone, "split": split}
+        common = {
+            "data": self.target,
+            "backbone": self.backbone,
+            "split": split,
+            "metric": self.facts.metric,
+        }
         features = self.features(self.target, "the target")
         probe = self._job(
             "probe",
@@ -355,6 +361,7 @@ class _Builder:
             "select": protocol.select,
             "combine": protocol.combine,
             "greedy_on": self.recipe.greedy_on,
+            "metric": self.facts.metric,
         }
         label = f"{protocol.label} · {cell.name}"
         weight = 1.0 if protocol.select == "greedy" or protocol.combine == "learned" else 0.4
@@ -388,6 +395,7 @@ class _Builder:
             "backbone": self.backbone,
             "split": cell.probe.arguments["split"],
             "pairs": pairs,
+            "metric": self.facts.metric,
             **self.recipe.connectivity.model_dump(),
         }
         label = f"paths between weights · {cell.name}"

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from stockpot.backbones.spec import BackboneSpec
 from stockpot.errors import RecipeError
+from stockpot.evaluation.metrics import METRICS
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.tasks.specs import TaskSpec
 from stockpot.yaml_lines import Location, field_names, load_with_lines, suggestion, validated
@@ -146,8 +147,17 @@ class Recipe(_Strict):
     )
     periodic: Periodic = Field(Periodic(), description="Model Stock during training")
     connectivity: Connectivity = Field(Connectivity(), description="paths between weights")
+    metric: str | None = Field(
+        None,
+        description="what steps, runs and members are chosen by, and the table shows "
+        "[default: accuracy, or r2 for regression]",
+    )
+    also: list[str] | None = Field(
+        None,
+        description="metrics shown beside it [default: those below that are always defined]",
+    )
     greedy_on: Literal["pooled", "mean"] = Field(
-        "pooled", description="greedy accepts by accuracy over all rows, or the mean over domains"
+        "pooled", description="greedy accepts by the score over all rows, or the mean over domains"
     )
     protocols: list[str] | None = Field(None, description="default: all that the recipe allows")
     final: Final = Field(Final(), description="the model that is kept")
@@ -161,6 +171,15 @@ class Recipe(_Strict):
             if name not in PROTOCOLS:
                 raise ValueError(f"unknown protocol '{name}'{suggestion(name, list(PROTOCOLS))}")
         return names
+
+    @field_validator("metric", "also")
+    @classmethod
+    def _metric_known(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for name in [value] if isinstance(value, str) else value or []:
+            if name not in METRICS:
+                hint = suggestion(name, list(METRICS)) or f"; choose one of {', '.join(METRICS)}"
+                raise ValueError(f"unknown metric '{name}'{hint}")
+        return value
 
     @field_validator("final")
     @classmethod

@@ -16,7 +16,7 @@ from stockpot.evaluation.diagnosis import diagnose
 from stockpot.evaluation.diversity import mean_diversity
 from stockpot.evaluation.evidence import Evidence, Member, PairBarrier
 from stockpot.evaluation.intervals import paired_bootstrap
-from stockpot.evaluation.metrics import correct, ensemble
+from stockpot.evaluation.metrics import METRICS, Metric, correct, ensemble
 from stockpot.execution import Job
 from stockpot.provenance import versions
 from stockpot.recycling.choice import Choice
@@ -24,6 +24,7 @@ from stockpot.recycling.cost import training_cost
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.family import family
 from stockpot.recycling.jobs import read_metrics
+from stockpot.recycling.judging import other_metrics
 from stockpot.recycling.plan import Cell, Plan, Run
 from stockpot.recycling.protocols import PROTOCOLS, Protocol
 from stockpot.recycling.recipe import Recipe
@@ -40,7 +41,7 @@ class _CellData:
 
     cell: Cell
     labels: np.ndarray
-    kind: str
+    metric: Metric
     folders: Folders
 
     def metrics(self, job: Job) -> dict[str, Any]:
@@ -50,17 +51,22 @@ class _CellData:
         outputs = read_outputs(self.folders[job] / file)
         return np.concatenate([v for name, v in outputs.items() if name.startswith("test/")])
 
-    def protocol_scores(self, name: str) -> Scores:
-        """Score of every held-out row; the mean over runs of a protocol that combines none."""
-        protocol = PROTOCOLS[name]
+    def protocol_scores(self, name: str, metric: Metric | None = None) -> Scores:
+        """Score of every held-out row; the mean over runs of a protocol that combines none.
+
+        By the recipe's metric, or by ``metric``.
+        """
+        protocol, metric = PROTOCOLS[name], metric or self.metric
         if protocol.combine != "each":
-            return self.scores(self.test_outputs(self.cell.models[name], "outputs.npz"))
+            outputs = self.test_outputs(self.cell.models[name], "outputs.npz")
+            return metric.row_scores(outputs, self.labels)
         runs = self.cell.runs[protocol.pool]
-        own = [self.scores(self.test_outputs(run.job, "outputs-best.npz")) for run in runs]
-        return np.asarray(np.mean(own, axis=0))
+        each = [self.test_outputs(run.job, "outputs-best.npz") for run in runs]
+        scores = [metric.row_scores(outputs, self.labels) for outputs in each]
+        return np.asarray(np.mean(scores, axis=0))
 
     def scores(self, outputs: np.ndarray) -> Scores:
-        return correct(outputs, self.labels, self.kind)  # type: ignore[arg-type]
+        return self.metric.row_scores(outputs, self.labels)
 
 
 def limited(task: Task, plan: Plan) -> Task:
@@ -77,8 +83,9 @@ def collect(
     """All results as one JSON value (schema 2), which the report draws."""
     task, body = examined.task, examined.backbone
     small = limited(task, plan)
+    metric, beside = METRICS[examined.facts.metric], other_metrics(recipe, task.kind)
     cells = [
-        _CellData(cell, small.labels[small.rows(str(cell.held_out))], small.kind, folders)
+        _CellData(cell, small.labels[small.rows(str(cell.held_out))], metric, folders)
         for cell in plan.cells
     ]
     return {
@@ -87,7 +94,8 @@ def collect(
         "task": {
             "name": task.name,
             "kind": task.kind,
-            "metric": "accuracy" if task.kind == "classification" else "r2",
+            "metric": metric.name,
+            "metrics": {each.name: each.to_json() for each in (metric, *beside)},
             "domains": list(task.domains),
             "classes": list(task.classes),
             "examples": {name: int(count) for name, count in task.counts().items()},
@@ -102,7 +110,7 @@ def collect(
             ),
         },
         "cells": [_cell(recipe, data) for data in cells],
-        "table": _table(recipe, cells),
+        "table": _table(recipe, cells, beside),
         "lineage": family(recipe, plan, folders, choice.protocol),
         "final": {**_final(plan, choice), "claims": _claims(cells, choice)},
         "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
@@ -198,7 +206,7 @@ def _diagnosis(
         return None
     outputs = [data.test_outputs(run.job, "outputs-best.npz") for run in chosen]
     scores = np.stack([data.scores(each) for each in outputs])
-    joined = ensemble(list(outputs), data.kind)  # type: ignore[arg-type]
+    joined = ensemble(list(outputs), data.metric.kind)
     average = data.scores(data.test_outputs(job, "outputs.npz"))
     where = (str(data.cell.held_out), data.cell.trial)
     compared = paired_bootstrap(
@@ -208,8 +216,9 @@ def _diagnosis(
     )["average"].difference
     assert compared is not None
     ratio = None
-    if data.kind == "classification":
-        ratio = mean_diversity(scores).ratio_error
+    if data.metric.kind == "classification":
+        right = [correct(each, data.labels, "classification") for each in outputs]
+        ratio = mean_diversity(np.stack(right)).ratio_error
     evidence = Evidence(
         members=tuple(_member(run, data) for run in chosen),
         average=float(average.mean()),
@@ -234,7 +243,7 @@ def _diagnosis(
         ),
         head_shared=True,
         batchnorm="frozen" if recipe.backbone.batchnorm == "frozen" else "reestimate",
-        metric="accuracy" if data.kind == "classification" else "r2",
+        metric=data.metric.name,
     )
     return diagnose(evidence).to_json()
 
@@ -266,11 +275,14 @@ def _diversity(protocol: Protocol, evidence: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _table(recipe: Recipe, cells: Sequence[_CellData]) -> list[dict[str, Any]]:
+def _table(
+    recipe: Recipe, cells: Sequence[_CellData], beside: Sequence[Metric]
+) -> list[dict[str, Any]]:
     """One row per protocol, with intervals over domains and the difference to the reference."""
     if not cells:
         return []
-    scores: dict[str, dict[tuple[str, int], Scores]] = {}
+    metric = cells[0].metric
+    scores: dict[Metric, dict[str, dict[tuple[str, int], Scores]]] = {}
     costs: dict[str, list[tuple[float, float, int]]] = {}
     for data in cells:
         where = (str(data.cell.held_out), data.cell.trial)
@@ -278,7 +290,9 @@ def _table(recipe: Recipe, cells: Sequence[_CellData]) -> list[dict[str, Any]]:
             protocol = PROTOCOLS[name]
             if protocol.over_trials and data.cell.trial > 0:
                 continue  # one model for all trials
-            scores.setdefault(name, {})[where] = data.protocol_scores(name)
+            for one in dict.fromkeys((metric, *beside)):
+                own = scores.setdefault(one, {}).setdefault(name, {})
+                own[where] = data.protocol_scores(name, one)
             if protocol.combine == "each":
                 found = [data.metrics(run.job) for run in data.cell.runs[protocol.pool]]
                 cost = (
@@ -292,12 +306,14 @@ def _table(recipe: Recipe, cells: Sequence[_CellData]) -> list[dict[str, Any]]:
                 cost = (model["steps"], model["seconds"], model["forward_cost"])
             costs.setdefault(name, []).append(cost)
     against = next(
-        (name for name in ("soup_uniform", "erm", "linear_probe") if name in scores), None
+        (name for name in ("soup_uniform", "erm", "linear_probe") if name in costs), None
     )
-    metric = "accuracy" if cells[0].kind == "classification" else "r2"
-    estimates = paired_bootstrap(
-        scores, against, resamples=recipe.resamples, seed=recipe.seed, metric=metric
-    )
+    settings: dict[str, Any] = {"resamples": recipe.resamples, "seed": recipe.seed}
+    estimates = paired_bootstrap(scores[metric], against, metric=metric.name, **settings)
+    others = {
+        f"{name} by {each.name}": own for each in beside for name, own in scores[each].items()
+    }
+    also = paired_bootstrap(others, **settings) if others else {}
     rows = []
     for name, estimate in estimates.items():
         protocol = PROTOCOLS[name]
@@ -311,6 +327,9 @@ def _table(recipe: Recipe, cells: Sequence[_CellData]) -> list[dict[str, Any]]:
                 "seconds": float(seconds),
                 "forward_cost": int(forward),
                 **estimate.to_json(),
+                "also": {
+                    each.name: also[f"{name} by {each.name}"].overall.to_json() for each in beside
+                },
             }
         )
     return rows
@@ -333,7 +352,7 @@ def _claims(cells: Sequence[_CellData], choice: Choice) -> list[dict[str, Any]]:
         scores,
         [(kept, other) for other in names[1:]],
         rows=HELD_OUT,
-        metric="accuracy" if cells[0].kind == "classification" else "r2",
+        metric=cells[0].metric.name,
         labels={name: PROTOCOLS[name].label for name in names},
     )
     return [claim.to_json() for claim in claims]

@@ -75,16 +75,18 @@ def recycle(
     from stockpot.recycling.choice import choose
     from stockpot.recycling.examine import examine
     from stockpot.recycling.final import save_final
+    from stockpot.recycling.judging import check_metrics
     from stockpot.recycling.results import collect, limited
 
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         # Decoded images are kept, but nothing is written to the output until everything is right.
         keep = cache if cache.exists() else Path(scratch)
         examined = examine(checked, root, keep, skip_corrupt=skip_corrupt)
+        facts = examined.facts.at(str(cache))
+        plan = make_plan(checked, facts)
+        check_metrics(checked, examined.task, plan)
         if keep != cache:
             _move(Path(scratch), cache)
-    facts = examined.facts.at(str(cache))
-    plan = make_plan(checked, facts)
     if isinstance(backend, str):
         cores = len(os.sched_getaffinity(0))
         backend = make_backend(backend, jobs or max(1, cores // checked.threads))
@@ -130,9 +132,12 @@ def plan_recipe(
     """Check everything as :func:`recycle` does and name the jobs it would run; writes nothing."""
     checked, root = _read(recipe, root, seed, changes)
     from stockpot.recycling.examine import examine
+    from stockpot.recycling.judging import check_metrics
 
-    facts = examine(checked, root, None, skip_corrupt=skip_corrupt).facts
+    examined = examine(checked, root, None, skip_corrupt=skip_corrupt)
+    facts = examined.facts
     plan, final = make_plan(checked, facts), checked.final
+    check_metrics(checked, examined.task, plan)
     later = []
     if final.protocol != AUTO:
         plan = add_final(plan, checked, facts, final.protocol)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from stockpot.evaluation.wording import declared, label
 from stockpot.report import svg
-from stockpot.report.numbers import percent, score
+from stockpot.report.numbers import percent, score, tick
 
 KINDS = {"same init": "k-same", "different init": "k-different", "base to average": "k-base"}
 SPLITS = {"ood": "held-out domain", "id": "training domains’ validation"}
@@ -65,19 +66,17 @@ def _panel(ident: str, name: str, curves: list[dict[str, Any]], split: str, metr
     across, up = svg.Scale(0, 1, left, _WIDTH - 8), svg.Scale(low, high, bottom, top)
     worst = max(curves, key=lambda curve: curve.get(f"barrier_{split}") or 0.0)
     height = worst.get(f"barrier_{split}") or 0.0
-    unit = "" if metric == "r2" else " points"
+    unit = " points" if declared(metric).percent else ""
     note = f"barrier {score(height, metric)}{unit}"
     room = _WIDTH - 18 - svg.text_width(note, 11.5)
     parts = [
         svg.text(0, 14, svg.shortened(name, 13.5, room), class_="panel-title"),
         svg.text(_WIDTH - 8, 14, note, class_="note", text_anchor="end"),
     ]
-    times = 1 if metric == "r2" else 100
-    for tick in up.ticks(4):
-        parts.append(svg.line(left, up(tick), _WIDTH - 8, up(tick), class_="grid"))
-        parts.append(
-            svg.text(left - 6, up(tick) + 4, f"{tick * times:g}", class_="tick", text_anchor="end")
-        )
+    for where in up.ticks(4):
+        y, number = up(where), tick(where, metric)
+        parts.append(svg.line(left, y, _WIDTH - 8, y, class_="grid"))
+        parts.append(svg.text(left - 6, y + 4, number, class_="tick", text_anchor="end"))
     for where, words, anchor in ((0, "one model", "start"), (1, "the other", "end")):
         parts.append(svg.text(across(where), _HEIGHT - 8, words, class_="tick", text_anchor=anchor))
     parts.append(svg.text(across(0.5), _HEIGHT - 8, "halfway", class_="tick", text_anchor="middle"))
@@ -92,7 +91,8 @@ def _panel(ident: str, name: str, curves: list[dict[str, Any]], split: str, metr
         _WIDTH,
         _HEIGHT,
         f"Connectivity, {name}, {SPLITS[split]}",
-        f"{len(curves)} lines between two models; accuracies from {score(min(values), metric)} to "
+        f"{len(curves)} lines between two models; {label(metric)} from "
+        f"{score(min(values), metric)} to "
         f"{score(max(values), metric)}{percent(metric)}; largest barrier "
         f"{score(height, metric)}{unit} ({worst['kind']}).",
         *parts,

@@ -11,6 +11,7 @@ from stockpot.report.numbers import (
     percent,
     score,
     signed,
+    signed_ends,
     spread,
     typographic,
 )
@@ -89,10 +90,10 @@ def _how_sure(
     times = f" and {trials} trials" if trials > 1 else ", one trial"
     other = f" against {score(against['mean'], metric)}{percent(metric)}" if against else ""
     covers = final.get("covers")
+    low, high = signed_ends(difference["low"], difference["high"], metric)
     return (
         f"{score(final['mean'], metric)}{percent(metric)}{other}, {where}{times}. "
-        f"With 95 % confidence the difference lies between {signed(difference['low'], metric)} and "
-        f"{signed(difference['high'], metric)} {unit(metric)}"
+        f"With 95 % confidence the difference lies between {low} and {high} {unit(metric)}"
         + (f", for {covers}." if covers else ".")
     )
 

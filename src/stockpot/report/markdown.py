@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stockpot.report.metrics import other_metrics
 from stockpot.report.numbers import count, duration, score, spread, typographic
 from stockpot.report.whiskers import GROUPS, grouped
 
@@ -11,7 +12,7 @@ from stockpot.report.whiskers import GROUPS, grouped
 def markdown_table(results: dict[str, Any], *, domains: bool = True) -> str:
     """One row a method: the mean with its 95 % interval, the difference in words, domains, cost.
 
-    Bold marks the highest value of a column among methods; an oracle is marked and never bold.
+    Bold marks the best value of a column among methods; an oracle is marked and never bold.
     """
     table, metric = results["table"], results["task"]["metric"]
     if not table:
@@ -52,6 +53,26 @@ def markdown_table(results: dict[str, Any], *, domains: bool = True) -> str:
                     ]
                 )
             )
+    return "\n".join(lines) + "\n" + _other_metrics(results)
+
+
+def _other_metrics(results: dict[str, Any]) -> str:
+    """A second table: every other metric that the results have."""
+    columns = other_metrics(results)
+    if not columns:
+        return ""
+    heads = [f"{column.title}{' ↓' * column.lower}" for column in columns]
+    lines = ["", _row(["Method", *heads]), _row(["---", *["---:"] * len(columns)])]
+    for group, rows in grouped(results["table"]):
+        for row in rows[::-1]:
+            values = [
+                _bold(
+                    score(column.mean(row), column.name),
+                    column.mean(row) == column.best and group != "oracle",
+                )
+                for column in columns
+            ]
+            lines.append(_row([_plain(row["label"]), *values]))
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stockpot.evaluation.wording import points
+from stockpot.evaluation.wording import declared, ends, points
 
 EN_DASH, MINUS, NO_BREAK = "–", "−", "\u00a0"
 
@@ -24,17 +24,40 @@ def score(value: float | None, metric: str) -> str:
 
 def spread(low: float, high: float, metric: str) -> str:
     """An interval, ``83.1–85.5``; ``to`` where a minus sign would make the dash hard to read."""
-    joint = " to " if low < 0 else EN_DASH
-    return f"{score(low, metric)}{joint}{score(high, metric)}"
+    first, last = map(typographic, ends(low, high, metric=metric))
+    lowest = low if declared(metric).higher_is_better else -high
+    return f"{first}{' to ' if lowest < 0 else EN_DASH}{last}"
 
 
 def signed(value: float, metric: str) -> str:
     return typographic(points(value, metric=metric, sign=True))
 
 
+def signed_ends(low: float, high: float, metric: str) -> tuple[str, str]:
+    """Both ends of a difference's interval with their signs, the lower number first."""
+    first, last = ends(low, high, metric=metric, sign=True)
+    return typographic(first), typographic(last)
+
+
 def percent(metric: str) -> str:
     """What stands after a score: a percent sign for accuracies."""
-    return "" if metric == "r2" else f"{NO_BREAK}%"
+    return f"{NO_BREAK}%" if declared(metric).percent else ""
+
+
+def tick(value: float, metric: str, *, sign: bool = False) -> str:
+    """A score or difference at an axis, in the metric's own sign and without more digits than it
+    has.
+    """
+    form = declared(metric)
+    # Adding 0 makes a zero that lost its sign of the one that had it.
+    plain = value * form.sign * (100 if form.percent else 1) + 0.0
+    return f"+{plain:g}" if sign and plain > 0 else f"{plain:g}"
+
+
+def axis_title(metric: str) -> str:
+    """What is measured, as a heading: ``Accuracy``, ``macro-F1``; capital where it is a word."""
+    label = declared(metric).label
+    return label[0].upper() + label[1:]
 
 
 def count(value: float) -> str:

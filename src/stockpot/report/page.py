@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from stockpot.evaluation.wording import in_sentence
+from stockpot.evaluation import wording
 from stockpot.files import write_text
-from stockpot.report import curves, numbers, scatter, svg, tree, whiskers
+from stockpot.report import curves, metrics, numbers, scatter, svg, tree, whiskers
 from stockpot.report.environment import make_environment
 from stockpot.report.headline import headline
 from stockpot.report.reasons import reasons
@@ -44,12 +44,18 @@ def render(results: dict[str, Any]) -> str:
         millions=numbers.millions,
         scientific=numbers.scientific,
         typographic=numbers.typographic,
-        in_sentence=in_sentence,
+        in_sentence=wording.in_sentence,
+        signed_ends=numbers.signed_ends,
+        unit=wording.unit,
+        label=wording.label,
+        axis_title=numbers.axis_title,
     )
     page = environment.get_template("report.html.j2").render(
         results=results,
         metric=results["task"]["metric"],
         unit=numbers.percent(results["task"]["metric"]),
+        lower=not wording.declared(results["task"]["metric"]).higher_is_better,
+        other_metrics=metrics.other_metrics(results),
         headline=headline(results),
         final=_final(results),
         groups=[(whiskers.GROUPS[name][0], name, rows) for name, rows in _sections(results)],

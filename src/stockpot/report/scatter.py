@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from stockpot.evaluation.evidence import DEFAULTS
+from stockpot.evaluation.wording import label, unit
 from stockpot.report import svg
-from stockpot.report.numbers import percent, score, signed
+from stockpot.report.numbers import percent, score, signed, tick
 
 SHAPES = ("circle", "diamond", "square", "triangle", "ring")
 _MOST_HINTS = 60
@@ -66,7 +67,7 @@ def diversity(results: dict[str, Any], ident: str, width: float, height: float) 
             text_anchor="middle",
         )
     )
-    parts.append(svg.text(0, 12, "gain over the mean member, in points", class_="axis"))
+    parts.append(svg.text(0, 12, f"gain over the mean member, in {unit(metric)}", class_="axis"))
     zero, rule = up(0), up(DEFAULTS.ensemble_gain)
     parts.append(svg.line(left, zero, width - 10, zero, class_="zero"))
     parts.append(svg.line(left, rule, width - 10, rule, class_="rule"))
@@ -155,26 +156,25 @@ def _runs(
         width,
         height,
         f"Runs, {domain} held out",
-        f"{len(found)} runs: validation accuracy {score(min(x_values), metric)} to "
-        f"{score(max(x_values), metric)}{percent(metric)}, held-out accuracy "
+        f"{len(found)} runs: validation {label(metric)} {score(min(x_values), metric)} to "
+        f"{score(max(x_values), metric)}{percent(metric)}, held-out {label(metric)} "
         f"{score(min(y_values), metric)} to {score(max(y_values), metric)}{percent(metric)}.",
         *parts,
     )
 
 
 def _axes(across: svg.Scale, up: svg.Scale, metric: str, *, gain: bool = False) -> list[str]:
-    times = 1 if metric == "r2" else 100
     parts = []
-    for tick in up.ticks(5):
-        words = signed(tick, metric).removesuffix(".0") if gain else f"{tick * times:g}"
-        parts.append(svg.line(across.start, up(tick), across.end, up(tick), class_="grid"))
+    for at in up.ticks(5):
+        words = signed(at, metric).removesuffix(".0") if gain else tick(at, metric)
+        parts.append(svg.line(across.start, up(at), across.end, up(at), class_="grid"))
         parts.append(
-            svg.text(across.start - 6, up(tick) + 4, words, class_="tick", text_anchor="end")
+            svg.text(across.start - 6, up(at) + 4, words, class_="tick", text_anchor="end")
         )
-    for tick in across.ticks(5):
-        words = f"{tick:g}" if gain else f"{tick * times:g}"
+    for at in across.ticks(5):
+        words = f"{at:g}" if gain else tick(at, metric)
         parts.append(
-            svg.text(across(tick), up.start + 16, words, class_="tick", text_anchor="middle")
+            svg.text(across(at), up.start + 16, words, class_="tick", text_anchor="middle")
         )
     return parts
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from stockpot.evaluation.wording import points
+from stockpot.evaluation.wording import ends, label, points
 from stockpot.report.headline import headline
 from stockpot.report.numbers import duration
 from stockpot.report.whiskers import GROUPS, grouped
 
 _WIDTH = 80
-# Columns for the method's name and the difference; together with the others they make 80.
-_NAME, _GAP = {"accuracy": 27, "r2": 21}, {"accuracy": 18, "r2": 24}
+# Least widths of mean, interval and difference; the name has what the others leave.
+_LEAST = (6, 11, 18)
+_STEPS, _RUN = 6, 6
 
 
 def terminal_table(results: dict[str, Any]) -> str:
@@ -28,21 +29,25 @@ def terminal_table(results: dict[str, Any]) -> str:
     if not table:
         return "\n".join(lines)
     lines.append("")
-    name, gap = _NAME[metric], _GAP[metric]
-    lines.append(
-        f"{'':{name + 2}}{'mean':>6}  {'95 %':^11}  {'difference':<{gap}}{'steps':>6}{'run':>6}"
-    )
+    cells = {row["protocol"]: _numbers(row, metric) for row in table}
+    columns = zip(*cells.values(), strict=True)
+    widths = [max(least, *map(len, column)) for least, column in zip(_LEAST, columns, strict=True)]
+    lines.append(_line("", ("mean", "95 %", "difference"), "steps", "run", widths))
     for group, rows in grouped(table):
         lines.append(GROUPS[group][0].lower())
         for row in rows[::-1]:
-            lines.append(_line(row, results["final"]["protocol"], metric))
+            mark = ">" if row["protocol"] == results["final"]["protocol"] else " "
+            cost = f"{row['forward_cost']:g}x"
+            numbers, steps = cells[row["protocol"]], _steps(row["steps"])
+            lines.append(_line(row["label"], numbers, steps, cost, widths, mark))
     lines.append("")
     domains = ", ".join(table[0]["domains"])
     baseline = next((row["difference"]["against"] for row in table if row.get("difference")), None)
-    label = next((row["label"] for row in table if row["protocol"] == baseline), None)
-    notes = f"> final model. Mean over held-out: {domains}. 'run': cost of a prediction."
-    if label:
-        notes += f" Difference to: {label}; '=' where this test could see none."
+    against = next((row["label"] for row in table if row["protocol"] == baseline), None)
+    what = "Mean" if metric in ("accuracy", "r2") else f"Mean {label(metric)}"
+    notes = f"> final model. {what} over held-out: {domains}. 'run': cost of a prediction."
+    if against:
+        notes += f" Difference to: {against}; '=' where this test could see none."
     lines += textwrap.wrap(notes, _WIDTH)
     total = results.get("seconds")
     if total is not None:
@@ -50,14 +55,25 @@ def terminal_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _line(row: dict[str, Any], final: str, metric: str) -> str:
-    mark = ">" if row["protocol"] == final else " "
-    name, room = _NAME[metric], _GAP[metric]
-    interval = f"{points(row['low'], metric=metric)}-{points(row['high'], metric=metric)}"
-    gap = _gap(row.get("difference"), metric)
+def _numbers(row: dict[str, Any], metric: str) -> tuple[str, str, str]:
+    """Mean, interval and difference of a row."""
+    interval = "-".join(ends(row["low"], row["high"], metric=metric))
+    return points(row["mean"], metric=metric), interval, _gap(row.get("difference"), metric)
+
+
+def _line(
+    name: str,
+    numbers: tuple[str, str, str],
+    steps: str,
+    run: str,
+    widths: list[int],
+    mark: str = " ",
+) -> str:
+    mean, interval, gap = widths
+    room = _WIDTH - 2 - mean - 2 - interval - 2 - gap - _STEPS - _RUN
     return (
-        f"{mark} {_cut(row['label'], name - 1):<{name}}{points(row['mean'], metric=metric):>6}  "
-        f"{interval:^11}  {gap:<{room}}{_steps(row['steps']):>6}{row['forward_cost']:>5g}x"
+        f"{mark} {_cut(name, room - 1):<{room}}{numbers[0]:>{mean}}  "
+        f"{numbers[1]:^{interval}}  {numbers[2]:<{gap}}{steps:>{_STEPS}}{run:>{_RUN}}"
     )
 
 
@@ -66,7 +82,7 @@ def _gap(difference: dict[str, Any] | None, metric: str) -> str:
     if difference is None:
         return ""
     mean = points(difference["mean"], metric=metric, sign=True)
-    low, high = (points(difference[key], metric=metric) for key in ("low", "high"))
+    low, high = ends(difference["low"], difference["high"], metric=metric)
     equal = "=" if difference["low"] <= 0 <= difference["high"] else " "
     return f"{equal}{mean} ({low}..{high})"
 

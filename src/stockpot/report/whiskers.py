@@ -5,8 +5,9 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+from stockpot.evaluation.wording import declared
 from stockpot.report import svg
-from stockpot.report.numbers import MINUS, score, signed, spread
+from stockpot.report.numbers import MINUS, axis_title, score, signed, spread, tick
 
 GROUPS = {
     "reference": ("Reference", "square"),
@@ -136,17 +137,14 @@ def _panel(
     hints: bool = True,
 ) -> str:
     table, metric = results["table"], results["task"]["metric"]
-    low, high = _range([cell for row in table if (cell := _cell(row, panel))])
+    low, high = _range([cell for row in table if (cell := _cell(row, panel))], metric)
     scale = svg.Scale(low, high, left, right)
     top = rows[0][0] - _ROW
     title = svg.shortened(_heading(table, panel), 13.5, right - left + 14)
     parts = [svg.text(left, 14, title, class_="panel-title")]
-    times = 1 if metric == "r2" else 100
-    apart = 45 if metric == "r2" else 26
-    for tick in scale.ticks(min(6, max(2, int((right - left) / apart)))):
-        x, words = scale(tick), f"{tick * times:g}"
-        if panel == DIFFERENCE and tick > 0:
-            words = f"+{words}"
+    apart = 26 if declared(metric).percent else 45
+    for where in scale.ticks(min(6, max(2, int((right - left) / apart)))):
+        x, words = scale(where), tick(where, metric, sign=panel == DIFFERENCE)
         parts.append(svg.line(x, top, x, bottom, class_="grid"))
         parts.append(
             svg.text(x, bottom + 14, words.replace("-", MINUS), class_="tick", text_anchor="middle")
@@ -199,15 +197,17 @@ def _whisker(
     )
 
 
-def _range(cells: list[dict[str, float]]) -> tuple[float, float]:
+def _range(cells: list[dict[str, float]], metric: str = "accuracy") -> tuple[float, float]:
     """Limits of the axis; a row far below the rest is drawn at the edge instead of squeezing it."""
     means = [cell["mean"] for cell in cells]
     middle = median(means)
     usual = median(abs(mean - middle) for mean in means)
-    fence = middle - max(6 * usual, 0.03)
+    # Errors in the label's units have no scale of their own.
+    scale = 1.0 if declared(metric).decimals is not None else max(map(abs, means))
+    fence = middle - max(6 * usual, 0.03 * scale)
     shown = [cell for cell in cells if cell["mean"] >= fence]
     low, high = min(cell["low"] for cell in shown), max(cell["high"] for cell in shown)
-    return svg.padded(low, high, 0.02)
+    return svg.padded(low, high, 0.02 * scale)
 
 
 def baseline(table: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -226,7 +226,9 @@ def _cell(row: dict[str, Any], panel: str | None) -> dict[str, float] | None:
 
 
 def _title(metric: str) -> str:
-    return "R2 per method" if metric == "r2" else "Accuracy per method, in percent"
+    form = declared(metric)
+    words = f"{axis_title(metric)} per method{', in percent' if form.percent else ''}"
+    return words if form.higher_is_better else f"{words}, lower is better"
 
 
 def _description(results: dict[str, Any]) -> str:

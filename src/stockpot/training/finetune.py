@@ -22,7 +22,7 @@ _RESUME = "trainer.pt"
 class FineTuned:
     """What a run leaves; states hold the trained part of the model, in original units.
 
-    ``best``: the step with the best mean accuracy over the validation domains (the first of
+    ``best``: the step with the best mean score over the validation domains (the first of
     equals). ``average``: uniform mean of the iterates. ``swad``: None unless asked for.
     ``history``: one entry per evaluation with ``step``, ``validation``, ``by_domain``,
     ``validation_loss`` and ``loss``.
@@ -47,6 +47,7 @@ def finetune(
     settings: HyperParameters,
     *,
     seed: int,
+    metric: str | None = None,
     snapshots: Sequence[int] = (),
     swad: bool = False,
     scratch: Path | None = None,
@@ -55,6 +56,7 @@ def finetune(
 ) -> FineTuned:
     """Fine-tune ``model`` from the weights it has.
 
+    ``metric``: what the best step is chosen by (None: the default of the task's kind).
     ``snapshots``: steps after which the weights are kept. ``scratch``: a folder in which the run is
     saved at every evaluation, so that the same call goes on after a kill; emptied at the end.
     ``shares``: see ``shares.py``; a program that ``torchrun`` starts several times trains together.
@@ -69,6 +71,7 @@ def finetune(
         settings,
         seed=seed,
         kind=task.kind,
+        metric=metric,
         swad=swad,
         snapshots=snapshots,
         device=device,

@@ -51,6 +51,7 @@ def periodic_stock(
     *,
     seeds: Sequence[int],
     every: int,
+    metric: str | None = None,
     optimizer_state: Literal["keep", "reset"] = "keep",
     scratch: Path | None = None,
     device: str | None = None,
@@ -59,7 +60,8 @@ def periodic_stock(
 
     All start at ``anchor``, which stays the anchor of every merge (the paper's periodic merging).
     ``make_model(i)`` gives member i's model; members may share one backbone, as their weights are
-    swapped in and out. ``optimizer_state``: after a merge a member's moments are kept or forgotten.
+    swapped in and out. ``metric``: what the best merge is chosen by (None: the default of the
+    task's kind). ``optimizer_state``: after a merge a member's moments are kept or forgotten.
     ``scratch`` is a folder for resuming, saved at every merge. Members must have the same steps.
     """
     steps = settings[0].steps
@@ -107,6 +109,7 @@ def periodic_stock(
         settings[0],
         seed=seeds[0],
         kind=task.kind,
+        metric=metric,
         device=device,
     )
     with progress("Model Stock during training", steps) as advance:

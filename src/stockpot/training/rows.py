@@ -13,8 +13,8 @@ import numpy as np
 
 from stockpot.backbones import Backbone, Model, load_backbone
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.errors import BackboneError, TaskError
-from stockpot.evaluation import correct
+from stockpot.errors import BackboneError, InputError, TaskError
+from stockpot.evaluation.metrics import fitting_metric
 from stockpot.tasks import Split, Task, load_task, named_generator, rotation_task, split_task, take
 from stockpot.tasks.specs import parse_task_spec
 from stockpot.training.feed import Feed, build_feed
@@ -77,13 +77,15 @@ def limit_task(task: Task, limit: int, seed: int) -> Task:
 class Rows:
     """One split of one task, as inputs of one backbone.
 
-    ``backbone`` holds the base's weights whenever a ``Rows`` is made.
+    ``backbone`` holds the base's weights whenever a ``Rows`` is made. ``metric``: what scores and
+    metrics are by; None: the default of the task's kind.
     """
 
     task: Task
     split: Split
     backbone: Backbone
     feed: Feed
+    metric: str | None = None
     whole: Split | None = None
     """Of one half of the validation rows: the split that was halved."""
 
@@ -96,17 +98,12 @@ class Rows:
         split: Mapping[str, Any],
         root: str,
         cache: str,
+        metric: str | None = None,
     ) -> Rows:
         """Load what a job needs; a worker that does several jobs loads it once."""
         task = open_task(data, root, cache)
         body = open_backbone(backbone, root)
-        parts = split_task(
-            task,
-            held_out=split["held_out"],
-            seed=split["seed"],
-            validation_fraction=split["validation_fraction"],
-        )
-        return cls(task, parts, body, open_feed(task, body, features))
+        return cls(task, open_split(task, split), body, open_feed(task, body, features), metric)
 
     @property
     def n_outputs(self) -> int:
@@ -137,7 +134,8 @@ class Rows:
     def halves(self) -> tuple[Rows, Rows] | None:
         """The same with one half of every domain's validation rows each, and no held-out domain.
 
-        Which half a row is in depends on its domain alone. None where a domain has one row.
+        Which half a row is in depends on its domain alone. None where a domain has one row,
+        or the metric has no value on one of the halves.
         """
         first, second = {}, {}
         for domain, own in self.split.validation.items():
@@ -146,6 +144,8 @@ class Rows:
             order = named_generator(0, "halves", domain).permutation(own)
             first[domain] = np.sort(order[: len(own) // 2])
             second[domain] = np.sort(order[len(own) // 2 :])
+            if not (self.is_defined(first[domain]) and self.is_defined(second[domain])):
+                return None
         one, other = (
             replace(self, split=replace(self.split, validation=half, test={}), whole=self.split)
             for half in (first, second)
@@ -163,12 +163,27 @@ class Rows:
         }
 
     def scores(self, outputs: Outputs) -> dict[str, np.ndarray]:
-        """Score of every example, by the same names as ``outputs``."""
+        """Score of every example (higher is better), by the same names as ``outputs``."""
         rows = self.positions()
-        return {name: score_rows(self.task, values, rows[name]) for name, values in outputs.items()}
+        return {
+            name: score_rows(self.task, values, rows[name], self.metric)
+            for name, values in outputs.items()
+        }
+
+    def is_defined(self, rows: np.ndarray) -> bool:
+        """Whether the metric has a value for these rows, whatever is predicted."""
+        metric = fitting_metric(self.metric, self.task.kind)
+        try:
+            metric.check_labels(self.task.labels[rows])
+        except InputError:
+            return False
+        return True
 
     def metrics(self, outputs: Outputs) -> dict[str, Any]:
-        """Accuracy on the training domains (mean over domains) and, where there, held out."""
+        """Score on the training domains (mean over domains) and, where there, held out.
+
+        The keys say accuracy whatever the metric is; higher is better.
+        """
         scores = self.scores(outputs)
         means = {name: float(values.mean()) for name, values in scores.items()}
         inside = {k.split("/", 1)[1]: v for k, v in means.items() if k.startswith("validation/")}
@@ -185,6 +200,16 @@ class Rows:
 def open_task(data: Mapping[str, Any], root: str, cache: str) -> Task:
     """The task that a job's ``data`` argument names."""
     return _task(json.dumps(data, sort_keys=True), root, cache)
+
+
+def open_split(task: Task, split: Mapping[str, Any]) -> Split:
+    """The split of a task that a job's argument names."""
+    return split_task(
+        task,
+        held_out=split["held_out"],
+        seed=split["seed"],
+        validation_fraction=split["validation_fraction"],
+    )
 
 
 def open_backbone(backbone: Mapping[str, Any], root: str) -> Backbone:
@@ -207,9 +232,11 @@ def open_feed(task: Task, backbone: Backbone, features: Path) -> Feed:
     )
 
 
-def score_rows(task: Task, outputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def score_rows(
+    task: Task, outputs: np.ndarray, rows: np.ndarray, metric: str | None = None
+) -> np.ndarray:
     """Score of every one of the task's ``rows``, from the outputs for them."""
-    return correct(outputs, task.labels[rows], task.kind)
+    return fitting_metric(metric, task.kind).row_scores(outputs, task.labels[rows])
 
 
 def write_outputs(path: Path, outputs: Outputs) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stockpot.backbones.backbone import State
 from stockpot.backbones.model import Model
 from stockpot.errors import InputError, StockpotError
-from stockpot.evaluation.metrics import Kind, accuracy
+from stockpot.evaluation.metrics import Kind, fitting_metric
 from stockpot.files import atomic_file
 from stockpot.tasks import named_generator
 from stockpot.training.averaging import LossValley, RunningMean
@@ -50,7 +50,8 @@ class Trainer:
     weights that go in and come out speak the original units.
 
     ``labels`` has the label of every row of the feed; ``train`` and ``validation`` are rows by
-    domain. ``shares``: into how many a step is cut, see ``shares.py``; every process of a run that
+    domain. ``metric``: what the best step is chosen by (None: the default of ``kind``).
+    ``shares``: into how many a step is cut, see ``shares.py``; every process of a run that
     was started as several must make the same trainer.
     """
 
@@ -65,12 +66,14 @@ class Trainer:
         *,
         seed: int,
         kind: Kind,
+        metric: str | None = None,
         swad: bool = False,
         snapshots: Sequence[int] = (),
         device: str | None = None,
         shares: int | None = None,
     ) -> None:
         self.model, self.feed, self.hp, self.seed, self.kind = model, feed, hp, seed, kind
+        self.metric = fitting_metric(metric, kind)
         self.labels = np.asarray(labels)
         self.validation = validation
         self.sampler = BalancedSampler(train, hp.batch_size, seed)
@@ -123,7 +126,7 @@ class Trainer:
         self.progress.seconds += time.perf_counter() - begun
 
     def evaluate(self) -> dict[str, Any]:
-        """Accuracy (or R2) by validation domain, its mean over domains, and the mean loss."""
+        """Score by validation domain, its mean over domains, and the mean loss."""
         scores, losses = {}, []
         for name, rows in self.validation.items():
             with self.accelerator.autocast():
@@ -133,7 +136,7 @@ class Trainer:
             original = outputs * self.spread + self.center if self.spread != 1.0 else outputs
             if not np.isfinite(outputs).all():
                 raise self._diverged("validation output")
-            scores[name] = accuracy(original, self.labels[rows], self.kind)
+            scores[name] = self.metric.score(original, self.labels[rows])
         mean = float(np.mean(list(scores.values()))) if scores else float("nan")
         return {
             "by_domain": scores,
