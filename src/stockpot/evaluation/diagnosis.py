@@ -23,7 +23,7 @@ from stockpot.evaluation.evidence import (
     PairBarrier,
     Thresholds,
 )
-from stockpot.evaluation.wording import ends, points, unit
+from stockpot.evaluation.wording import declared, ends, points, unit
 
 Rule = Callable[[Evidence, Thresholds], Finding | None]
 Verdict = Literal["helped", "no difference", "hurt"]
@@ -291,7 +291,8 @@ def _opening(evidence: Evidence, verdict: Verdict) -> str:
             low, high = ends(evidence.low, evidence.high, metric=evidence.metric, sign=True)
             gap += f", {low} to {high}"
         return f"The average cannot be told from its members' mean ({gap})."
-    side = "above" if verdict == "helped" else "below"
+    rises = (verdict == "helped") == declared(evidence.metric).higher_is_better
+    side = "above" if rises else "below"
     return f"The average is {_amount(abs(evidence.gap), evidence)} {side} its members' mean."
 
 
