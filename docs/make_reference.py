@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from stockpot.backbones.spec import BackboneSpec
+from stockpot.evaluation.metrics import METRICS
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.recipe import (
     Auxiliary,
@@ -45,6 +46,41 @@ auxiliaries:
   - {name: wild, weights: somebody-elses.safetensors}
 held_out: [sketches]
 ```
+"""
+
+METRICS_OPENING = """\
+## Metrics
+
+`metric` is what the best step of a run, the best run and the members of a greedy soup are chosen
+by, what `auto` compares on validation rows, and what the table and its intervals show. `also` are
+reported beside it, in the report's "Other metrics" and under `also` in `results.json`; nothing is
+chosen by them.
+
+```yaml
+metric: macro_f1
+also: [accuracy, log_loss, auroc]
+```
+
+By default `metric` is `accuracy`, or `r2` for regression; `also` holds the others that always have
+a value (all but `auroc` and `r2`). WiSE-FT and learnt coefficients are chosen by the validation
+loss, whatever the metric.
+
+- Every domain has its own value; several domains are averaged plainly. `greedy_on: pooled` weighs
+  domains by their rows.
+- Every row has a score whose mean is the metric on these rows. For balanced accuracy, macro-F1,
+  AUROC, calibration error and RMSE that is the metric plus the row's influence on it (its
+  derivative by the row's weight), so that intervals from redrawn rows are right to first order.
+  The scores of `r2` take the variance of the labels as known.
+- In `metrics.json` and `results.json` a score is always higher-is-better: log-loss, calibration
+  error, RMSE and MAE stand there with a minus sign. Keys such as `accuracy` and `id_accuracy` hold
+  the chosen metric; `task.metric` and `task.metrics` say which it is. Reports, tables and model
+  cards show the plain value.
+- A class without rows: balanced accuracy and AUROC leave it out; macro-F1 counts it as 0 when it
+  is predicted, else leaves it out, as scikit-learn does. AUROC is refused before any work where
+  all rows of a domain have one class, R2 where all labels are the same.
+- Log-loss comes from the logits, so nothing is clipped. An ensemble's probabilities are the mean
+  of its members'.
+- AUROC of two classes is the usual one. F1 of two classes is the mean of both classes' F1.
 """
 
 SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
@@ -81,6 +117,8 @@ def page() -> str:
         kind = get_args(model.model_fields["kind"].annotation)[0]
         parts.append(f"### `kind: {kind}`\n\n{_paragraph(model)}\n")
         parts.append(_table(model, leave=("kind",)))
+    parts.append(METRICS_OPENING)
+    parts.append(_metrics())
     parts.append("## `protocols`\n")
     parts.append(_protocols())
     return "\n".join(part.rstrip() + "\n" for part in parts)
@@ -131,6 +169,18 @@ def _type(annotation: Any) -> str:
     return {"str": "text", "int": "integer", "float": "number", "bool": "true / false"}.get(
         getattr(annotation, "__name__", ""), str(annotation)
     )
+
+
+def _metrics() -> str:
+    rows = ["| name | for | better | best | what it is | source |", "|" + "---|" * 6]
+    for metric in METRICS.values():
+        better = "higher" if metric.higher_is_better else "lower"
+        best = metric.high if metric.higher_is_better else metric.low
+        rows.append(
+            f"| `{metric.name}` | {metric.kind} | {better} | {best:g} | {metric.formula} "
+            f"| {metric.source} |"
+        )
+    return "\n".join(rows) + "\n"
 
 
 def _protocols() -> str:

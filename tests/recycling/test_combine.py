@@ -117,7 +117,7 @@ def test_the_ensemble_averages_probabilities(tmp_path: Path) -> None:
         model.eval()
         with torch.no_grad():
             expected = expected + torch.softmax(model(rows.feed.batch(held_out)).double(), 1) / 3
-    np.testing.assert_allclose(made.outputs["test/south"], expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(np.exp(made.outputs["test/south"]), expected.numpy(), atol=1e-6)
 
 
 def test_model_stock_against_the_formula_in_float64(tmp_path: Path) -> None:

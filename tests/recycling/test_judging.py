@@ -16,6 +16,7 @@ from stockpot.provenance import read_record
 from stockpot.recycling import Recycled, parse_recipe, plan_recipe, recycle
 from stockpot.recycling.jobs import _sample
 from stockpot.recycling.plan import hash_seed
+from stockpot.report.kept import kept_line
 from stockpot.tasks import load_task, parse_task_spec, split_task
 from stockpot.training.rows import Rows, open_split, read_outputs
 from tests.recycling.tiny import recipe, write_arrays
@@ -99,6 +100,15 @@ def test_validation_losses_are_those_of_the_stored_outputs(done: Recycled) -> No
     assert stored == pytest.approx(-np.mean(expected), abs=1e-6)
 
 
+def test_the_kept_model_is_chosen_by_it(done: Recycled) -> None:
+    final = done.results["final"]
+    scores = {each["protocol"]: each["validation"] for each in final["candidates"]}
+    assert final["best"] == max(scores, key=lambda name: scores[name])
+    assert all(score < 0 for score in scores.values())
+    assert {claim["metric"] for claim in final["claims"]} == {"log_loss"}
+    assert " nats " in kept_line(done.results)
+
+
 def test_the_card_says_log_loss_in_plain_sign(done: Recycled) -> None:
     metrics = read_record(done.model).metrics
     assert set(metrics) == {"id_log_loss", "held_out_log_loss"}
@@ -137,7 +147,7 @@ def test_unknown_metrics_are_refused_with_the_recipe(
 
 @pytest.mark.parametrize("changes", [{"metric": "rmse"}, {"also": ["r2"]}])
 def test_metrics_of_the_other_kind_are_refused(tmp_path: Path, changes: Any) -> None:
-    with pytest.raises(InputError, match="is for regression, the task is classification.*auroc"):
+    with pytest.raises(InputError, match=r"is for regression, the task is classification.*auroc"):
         run(tmp_path, **changes)
     assert not (tmp_path / "out").exists()
 

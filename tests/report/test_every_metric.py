@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from stockpot.evaluation import METRICS, Metric, paired_bootstrap
+from stockpot.evaluation.claims import compare_all
 from stockpot.evaluation.diagnosis import diagnose
 from stockpot.evaluation.evidence import Evidence, Member
 from stockpot.evaluation.wording import difference_words, ends, points
@@ -136,6 +137,26 @@ def test_a_loss_reads_in_its_own_sign() -> None:
 )
 def test_errors_in_the_label_s_units_have_three_digits(value: float, text: str) -> None:
     assert points(-value, metric="rmse") == text
+
+
+def test_a_claim_about_a_loss_reads_in_its_own_sign() -> None:
+    """The first has a log-loss that is 0.2 lower on every row of two domains, or 0.01 on average."""
+    random = np.random.default_rng(0)
+    cells = [(domain, trial) for domain in ("north", "south") for trial in range(3)]
+    base = {cell: -random.uniform(0.5, 1.5, 200) for cell in cells}
+    lower = {cell: values + 0.2 + random.normal(0, 0.02, 200) for cell, values in base.items()}
+    same = {cell: values + random.normal(0.01, 0.5, 200) for cell, values in base.items()}
+    scores = {"base": base, "lower": lower, "same": same}
+    clear, none = compare_all(scores, [("lower", "base"), ("same", "base")], metric="log_loss")
+    assert clear.verdict == "better"
+    assert clear.sentence().startswith("lower is 0.20")
+    assert "nats better than base" in clear.sentence()
+    assert none.verdict == "no difference"
+    low, high = ends(none.low, none.high, metric="log_loss", sign=True)
+    assert low.startswith("-")
+    assert high.startswith("+")
+    assert f"({low} to {high} nats)" in none.sentence()
+    assert float(low) == pytest.approx(-none.high, abs=5e-4)
 
 
 @pytest.mark.parametrize("metric", LOWER, ids=[each.name for each in LOWER])
