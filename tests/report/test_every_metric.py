@@ -140,7 +140,7 @@ def test_errors_in_the_label_s_units_have_three_digits(value: float, text: str) 
 
 
 def test_a_claim_about_a_loss_reads_in_its_own_sign() -> None:
-    """The first has a log-loss that is 0.2 lower on every row of two domains, or 0.01 on average."""
+    """The first has a log-loss that is 0.2 lower on every row, the second one like the base."""
     random = np.random.default_rng(0)
     cells = [(domain, trial) for domain in ("north", "south") for trial in range(3)]
     base = {cell: -random.uniform(0.5, 1.5, 200) for cell in cells}
