@@ -15,7 +15,7 @@ from stockpot.evaluation.claims import Claim
 from stockpot.recycling import recycle
 from stockpot.recycling.choice import Candidate, Gap, gap, simplest
 from stockpot.recycling.protocols import PROTOCOLS
-from stockpot.report import kept_line
+from stockpot.report import kept_line, write_report
 from stockpot.training.rows import read_outputs
 from tests.recycling.test_combine import make_rows, pool
 from tests.recycling.tiny import recipe, write_arrays
@@ -176,6 +176,9 @@ def test_auto_keeps_what_validation_says(tmp_path: Path) -> None:
     assert names == {
         row["protocol"] for row in results["table"] if PROTOCOLS[row["protocol"]].can_be_final
     }
+    text = write_report(results, tmp_path / "report.html").read_text(encoding="utf-8")
+    section = text.partition('id="h-choice"')[2].partition("</section>")[0]
+    assert all(PROTOCOLS[name].label in section for name in names)
 
 
 def test_wide_learning_rates(tmp_path: Path) -> None:
