@@ -16,12 +16,15 @@ import stockpot
 from stockpot.checkpoints import write_checkpoint
 from stockpot.cli.main import app
 from stockpot.ranking.history import Store
+from stockpot.ranking.request import load_request
+from stockpot.ranking.zoo import load_zoo
 from stockpot.recycling import parse_recipe
 from tests.ranking.rank.tiny import QUALITY, write_task, zoo
 from tests.recycling.tiny import recipe
 from tests.tangent.core.world import write_world as write_tangent
 
 ROOT = Path(__file__).parents[1]
+REPOSITORY = "https://github.com/stockpot-ml/stockpot"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -72,9 +75,15 @@ def test_the_readmes_commands_work(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "recycled" / "report.html").exists()
 
 
-def test_the_readmes_recipe_is_valid() -> None:
-    (text,) = blocks("yaml")
-    parse_recipe(yaml.safe_load(text))
+def test_the_readmes_files_are_valid(tmp_path: Path) -> None:
+    files = {text.splitlines()[0].removeprefix("# "): text for text in blocks("yaml")}
+    assert set(files) == {"recipe.yaml", "task.yaml", "zoo.yaml"}
+    parse_recipe(yaml.safe_load(files["recipe.yaml"]))
+    for name in ("task.yaml", "zoo.yaml"):
+        (tmp_path / name).write_text(files[name])
+    request, _ = load_request(tmp_path / "task.yaml")
+    assert request.task.kind == "text"
+    assert list(load_zoo(tmp_path / "zoo.yaml").entries) == ["minilm", "distilbert"]
 
 
 def test_the_readmes_python_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +97,11 @@ def test_the_readmes_python_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")]:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            if not target.startswith(("http:", "https:")):
+            own = re.fullmatch(rf"{re.escape(REPOSITORY)}/(?:blob|tree)/main/(.+)", target)
+            if own:
+                assert (ROOT / own[1]).exists(), f"{page}: {target}"
+            elif not target.startswith(("http:", "https:")):
+                assert page.name != "README.md" or page.parent != ROOT, f"not absolute: {target}"
                 assert (page.parent / target).exists(), f"{page}: {target}"
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stockpot.errors import StockpotError
 from stockpot.evaluation.claims import Claim
 from stockpot.recycling import recycle
-from stockpot.recycling.choice import Candidate, Gap, gap, simplest
+from stockpot.recycling.choice import CandidateRow, Shortfall, shortfall, simplest
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.report import kept_line, write_report
 from stockpot.training.rows import read_outputs
@@ -21,19 +21,19 @@ from tests.recycling.test_combine import make_rows, pool
 from tests.recycling.tiny import recipe, write_arrays
 
 
-def candidate(name: str, behind: float, error: float, **changes: Any) -> Candidate:
+def candidate(name: str, behind: float, error: float, **changes: Any) -> CandidateRow:
     protocol = PROTOCOLS[name]
     values = {
         "protocol": name,
         "label": protocol.label,
         "validation": 0.9 - behind,
-        "behind": Gap(behind, error),
+        "behind": Shortfall(behind, error),
         "cross_fitted": True,
         "decisions": protocol.decisions,
         "steps": 100.0,
         **changes,
     }
-    return Candidate(**values)
+    return CandidateRow(**values)
 
 
 def test_the_best_is_kept_where_one_standard_error_spans_nothing_else() -> None:
@@ -75,7 +75,7 @@ def test_a_gap_is_the_mean_over_cells_and_its_error_that_of_the_rows(
         }
         for _ in range(2)
     )
-    measured = gap(one, other, identities)
+    measured = shortfall(one, other, identities)
     means = [
         np.mean([one[where][name].mean() - other[where][name].mean() for name in parts])
         for where in identities

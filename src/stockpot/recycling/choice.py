@@ -45,7 +45,7 @@ LOWEST = {"probe": "linear_probe", "best_run": "erm"}
 
 
 @dataclass(frozen=True)
-class Gap:
+class Shortfall:
     """A validation score minus another on the same rows, and its standard error."""
 
     mean: float
@@ -53,7 +53,7 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateRow:
     """One row that could be kept.
 
     ``validation``: its validation score; ``behind``: the best score minus its own;
@@ -64,7 +64,7 @@ class Candidate:
     protocol: str
     label: str
     validation: float
-    behind: Gap
+    behind: Shortfall
     cross_fitted: bool
     decisions: int
     steps: float
@@ -76,7 +76,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class KeptModel:
     """The protocol that is kept, and what it was chosen from.
 
     ``best``: the protocol with the best validation score. ``against``: the kept protocol against
@@ -86,7 +86,7 @@ class Choice:
     protocol: str
     chosen: Literal["auto", "named"]
     best: str
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[CandidateRow, ...]
     against: tuple[Claim, ...]
 
     @property
@@ -128,7 +128,7 @@ class Choice:
         }
 
 
-def choose(recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) -> Choice:
+def choose(recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) -> KeptModel:
     """Choose among the finished protocols of a plan's cells.
 
     Raises ``StockpotError`` where the model is worse than ``final.at_least`` asks.
@@ -141,7 +141,7 @@ def choose(recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) 
         kept = simplest(candidates).protocol
     auto = recipe.final.protocol == AUTO
     against = rows.against(kept) if PROTOCOLS[kept].can_be_final else ()
-    choice = Choice(kept, "auto" if auto else "named", best, candidates, against)
+    choice = KeptModel(kept, "auto" if auto else "named", best, candidates, against)
     if recipe.final.at_least is not None:
         lowest = LOWEST[recipe.final.at_least]
         for claim in choice.below:
@@ -153,7 +153,7 @@ def choose(recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) 
     return choice
 
 
-def simplest(candidates: Sequence[Candidate]) -> Candidate:
+def simplest(candidates: Sequence[CandidateRow]) -> CandidateRow:
     """The simplest of those that one standard error cannot tell from the best."""
     order = list(PROTOCOLS)
     return min(
@@ -162,15 +162,15 @@ def simplest(candidates: Sequence[Candidate]) -> Candidate:
     )
 
 
-def _candidates(rows: _Validation, names: Sequence[str]) -> tuple[tuple[Candidate, ...], str]:
+def _candidates(rows: _Validation, names: Sequence[str]) -> tuple[tuple[CandidateRow, ...], str]:
     means = {name: _mean(rows.scores(name)) for name in names}
     best = max(names, key=lambda name: means[name])
     candidates = [
-        Candidate(
+        CandidateRow(
             protocol=name,
             label=PROTOCOLS[name].label,
             validation=means[name],
-            behind=gap(rows.scores(best), rows.scores(name), rows.identities),
+            behind=shortfall(rows.scores(best), rows.scores(name), rows.identities),
             cross_fitted=rows.is_cross_fitted(name),
             decisions=PROTOCOLS[name].decisions,
             steps=rows.steps(name),
@@ -249,11 +249,13 @@ def _mean(scores: Scores) -> float:
     )
 
 
-def gap(one: Scores, other: Scores, identities: Mapping[Where, Mapping[str, np.ndarray]]) -> Gap:
+def shortfall(
+    one: Scores, other: Scores, identities: Mapping[Where, Mapping[str, np.ndarray]]
+) -> Shortfall:
     """The first's validation score minus the other's, and its standard error.
 
     ``identities``: by cell and validation domain, which row of the task a score belongs to.
     """
     numbers, size = numbered(one, identities)
     difference = crossed_difference(one, other, numbers, size)
-    return Gap(difference.mean, difference.standard_error)
+    return Shortfall(difference.mean, difference.standard_error)

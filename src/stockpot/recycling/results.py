@@ -19,7 +19,7 @@ from stockpot.evaluation.intervals import paired_bootstrap
 from stockpot.evaluation.metrics import METRICS, Metric, correct, ensemble
 from stockpot.execution import Job
 from stockpot.provenance import versions
-from stockpot.recycling.choice import Choice
+from stockpot.recycling.choice import KeptModel
 from stockpot.recycling.cost import training_cost
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.family import family
@@ -78,7 +78,7 @@ def limited(task: Task, plan: Plan) -> Task:
 
 
 def collect(
-    recipe: Recipe, examined: Examined, plan: Plan, folders: Folders, choice: Choice
+    recipe: Recipe, examined: Examined, plan: Plan, folders: Folders, choice: KeptModel
 ) -> dict[str, Any]:
     """All results as one JSON value (schema 2), which the report draws."""
     task, body = examined.task, examined.backbone
@@ -335,7 +335,7 @@ def _table(
     return rows
 
 
-def _claims(cells: Sequence[_CellData], choice: Choice) -> list[dict[str, Any]]:
+def _claims(cells: Sequence[_CellData], choice: KeptModel) -> list[dict[str, Any]]:
     """The kept protocol against no fine-tuning and against one, on rows that chose nothing."""
     kept = choice.protocol
     names = [kept, *(name for name in ("linear_probe", "single") if name != kept)]
@@ -358,7 +358,7 @@ def _claims(cells: Sequence[_CellData], choice: Choice) -> list[dict[str, Any]]:
     return [claim.to_json() for claim in claims]
 
 
-def _final(plan: Plan, choice: Choice) -> dict[str, Any]:
+def _final(plan: Plan, choice: KeptModel) -> dict[str, Any]:
     assert plan.final_cell is not None
     held_out = plan.final_cell.held_out
     return {
