@@ -121,12 +121,17 @@ def calibration_error(logits: Values, labels: Labels) -> Values:
 
 
 def r2(values: Values, labels: Values) -> Values:
-    """``1 - (value - label)^2 / variance(labels)``: the labels' variance is taken as known.
+    """``1 - E / V``: mean squared error E over the variance V of the labels.
 
+    Row: ``1 - E / V - error^2 / V + (E / V) (label - mean)^2 / V``: labels are redrawn with their
+    rows, so their variance is not taken as known.
     Raises ``InputError`` where all labels are the same.
     """
     check_variance(labels)
-    scores: Values = 1.0 - (values - labels) ** 2 / labels.var()
+    variance = labels.var()
+    errors = (values - labels) ** 2 / variance
+    share = errors.mean()
+    scores: Values = 1.0 - share - errors + share * (labels - labels.mean()) ** 2 / variance
     return scores
 
 
