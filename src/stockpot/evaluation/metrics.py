@@ -240,8 +240,7 @@ def correct(outputs: npt.ArrayLike, labels: npt.ArrayLike, kind: Kind) -> Scores
     """Score of each example by the default metric of ``kind``, shape ``(N,)``, float64.
 
     Classification: 1 where the largest output is the label, else 0 (the first class wins a tie).
-    Regression: ``1 - (prediction - label)^2 / variance(labels)``, at most 1 and without lower
-    bound, so that its mean over the examples is exactly R2.
+    Regression: values of which R2 is the mean, at most about 1 (``row_values.r2``).
 
     Raises ``InputError`` on shapes that do not fit, no example, a value that is not finite, or
     regression labels that are all the same.
