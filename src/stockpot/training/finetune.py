@@ -23,9 +23,11 @@ class FineTuned:
     """What a run leaves; states hold the trained part of the model, in original units.
 
     ``best``: the step with the best mean score over the validation domains (the first of
-    equals). ``average``: uniform mean of the iterates. ``swad``: None unless asked for.
-    ``history``: one entry per evaluation with ``step``, ``validation``, ``by_domain``,
-    ``validation_loss`` and ``loss``.
+    equals). ``average``: uniform mean of the iterates, at the evaluation or the end that
+    ``average_at`` names. ``swad``: None unless asked for. ``steps``: those taken, which
+    ``early_stopping`` may make fewer. ``history``: one entry per evaluation with ``step``,
+    ``validation``, ``by_domain``, ``validation_loss`` and ``loss``, and where the average was
+    evaluated, ``average_validation``.
     """
 
     best: State
@@ -57,7 +59,8 @@ def finetune(
     """Fine-tune ``model`` from the weights it has.
 
     ``metric``: what the best step is chosen by (None: the default of the task's kind).
-    ``snapshots``: steps after which the weights are kept. ``scratch``: a folder in which the run is
+    ``snapshots``: steps after which the weights are kept; those of a step that an early stop leaves
+    out are the last ones. ``scratch``: a folder in which the run is
     saved at every evaluation, so that the same call goes on after a kill; emptied at the end.
     ``shares``: see ``shares.py``; a program that ``torchrun`` starts several times trains together.
     Raises ``StockpotError`` when training diverges.
@@ -72,6 +75,7 @@ def finetune(
         seed=seed,
         kind=task.kind,
         metric=metric,
+        classes=task.classes,
         swad=swad,
         snapshots=snapshots,
         device=device,
@@ -82,18 +86,19 @@ def finetune(
         trainer.load(saved)
     with progress("Fine-tuning", settings.steps) as advance:
         advance(trainer.step)
-        while trainer.step < settings.steps:
+        while not trainer.finished:
             before = trainer.step
             trainer.advance(settings.evaluate_every - before % settings.evaluate_every)
             advance(trainer.step - before)
-            if saved is not None and trainer.step < settings.steps:
+            if saved is not None and not trainer.finished:
                 trainer.save(saved)
+    last = trainer.state()
     result = FineTuned(
         best=trainer.progress.best,
-        last=trainer.state(),
+        last=last,
         average=trainer.average(),
         swad=trainer.swad(),
-        snapshots=trainer.progress.snapshots,
+        snapshots={s: trainer.progress.snapshots.get(s, last) for s in snapshots},
         best_step=trainer.progress.best_step,
         steps=trainer.step,
         seconds=trainer.progress.seconds,

@@ -18,7 +18,7 @@ from stockpot.progress import progress
 from stockpot.tasks import Split, Task
 from stockpot.training.feed import Feed
 from stockpot.training.hyperparameters import HyperParameters
-from stockpot.training.trainer import Trainer
+from stockpot.training.trainer import Trainer, is_stopped
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def periodic_stock(
     ``make_model(i)`` gives member i's model; members may share one backbone, as their weights are
     swapped in and out. ``metric``: what the best merge is chosen by (None: the default of the
     task's kind). ``optimizer_state``: after a merge a member's moments are kept or forgotten.
-    ``scratch`` is a folder for resuming, saved at every merge. Members must have the same steps.
+    ``scratch`` is a folder for resuming, saved at every merge. Members must have the same steps;
+    ``early_stopping`` of the first counts evaluations of the merged weights.
     """
     steps = settings[0].steps
     if len(settings) < 2 or len(seeds) != len(settings):
@@ -81,9 +82,10 @@ def periodic_stock(
                 task.labels,
                 split.train,
                 {},
-                each.replace(evaluate_every=steps + 1, average_from=1.0),
+                each.replace(evaluate_every=steps + 1, average_from=1.0, early_stopping=None),
                 seed=seed,
                 kind=task.kind,
+                classes=task.classes,
                 device=device,
             )
         )
@@ -110,11 +112,12 @@ def periodic_stock(
         seed=seeds[0],
         kind=task.kind,
         metric=metric,
+        classes=task.classes,
         device=device,
     )
     with progress("Model Stock during training", steps) as advance:
         advance(done)
-        while done < steps:
+        while done < steps and not is_stopped(history, best_step, settings[0]):
             states = []
             for index, trainer in enumerate(trainers):
                 trainer.model.dropout.p = settings[index].dropout
