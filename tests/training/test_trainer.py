@@ -25,7 +25,12 @@ from tests.training.tiny import (
 )
 
 HP = HyperParameters(
-    steps=12, batch_size=4, evaluate_every=4, learning_rate=0.01, average_from=0.25
+    steps=12,
+    batch_size=4,
+    evaluate_every=4,
+    learning_rate=0.01,
+    average_from=0.25,
+    average_at="end",
 )
 
 

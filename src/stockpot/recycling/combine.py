@@ -180,10 +180,16 @@ class _Pool:
 
     def loss(self, state: State) -> float:
         """Mean validation loss over domains: cross-entropy, or the squared error."""
+        return self.loss_of(self.outputs(state, test=False))
+
+    def loss_of(self, outputs: Outputs) -> float:
+        """The same of predictions, of which some may be held out."""
         from stockpot.evaluation.metrics import softmax
 
         losses = []
-        for domain, values in self.outputs(state, test=False).items():
+        for domain, values in outputs.items():
+            if not domain.startswith("validation/"):
+                continue
             labels = self.rows.task.labels[self.rows.split.validation[domain.split("/", 1)[1]]]
             if self.rows.task.kind == "regression":
                 losses.append(float(((values[:, 0] - labels) ** 2).mean()))
@@ -222,13 +228,33 @@ def _stock(pool: _Pool, members: list[str]) -> Made:
 
 
 def _interpolate(pool: _Pool, members: list[str]) -> Made:
-    """WiSE-FT: (1 - a) base + a run, with a chosen by validation loss (2109.01903, eq. 3)."""
+    """WiSE-FT: (1 - a) base + a run, with a chosen by validation loss (2109.01903, eq. 3).
+
+    ``how`` has the frontier, as the paper draws it: what every a gives on validation and held out.
+    """
     base, tuned = pool.base(), pool.state(members[0])
-    losses = {a: pool.loss(interpolate(base, tuned, a)) for a in _COEFFICIENTS}
-    chosen = min(losses, key=lambda a: losses[a])
+    frontier, outputs = [], {}
+    for a in _COEFFICIENTS:
+        outputs[a] = pool.outputs(pool.whole(interpolate(base, tuned, a)))
+        metrics = pool.rows.metrics(outputs[a])
+        frontier.append(
+            {
+                "coefficient": a,
+                "loss": pool.loss_of(outputs[a]),
+                "validation": metrics["id_accuracy"],
+                "held_out": metrics.get("accuracy"),
+            }
+        )
+    chosen = min(frontier, key=lambda point: point["loss"])["coefficient"]
     state = pool.whole(interpolate(base, tuned, chosen))
-    how = {"coefficient": chosen, "losses": {str(a): loss for a, loss in losses.items()}}
-    return Made(state, pool.outputs(state), members, how)
+    how = {"coefficient": chosen, "frontier": frontier}
+    return Made(state, outputs[chosen], members, how)
+
+
+def _half(pool: _Pool, members: list[str]) -> Made:
+    """WiSE-FT with a = 0.5, which the paper recommends where nothing can be tuned on."""
+    state = pool.whole(interpolate(pool.base(), pool.state(members[0]), 0.5))
+    return Made(state, pool.outputs(state), members, {"coefficient": 0.5})
 
 
 def _learned(pool: _Pool, members: list[str]) -> Made:
@@ -332,6 +358,7 @@ _COMBINE: dict[str, Callable[[_Pool, list[str]], Made]] = {
     "ensemble": _ensemble,
     "stock": _stock,
     "interpolate": _interpolate,
+    "half": _half,
     "learned": _learned,
     "families": _families,
     "rescaled": _rescaled,

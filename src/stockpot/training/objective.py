@@ -67,18 +67,22 @@ def check_objective(
     classes: Sequence[str],
     class_weights: ClassWeights | None,
     label_smoothing: float,
+    where: str = "",
 ) -> None:
-    """Raise ``InputError`` naming the option that this kind of task, or its classes, do not fit."""
+    """Raise ``InputError`` naming the option that this kind of task, or its classes, do not fit.
+
+    ``where`` the options stand, for the message.
+    """
     for name, given in (
         ("class_weights", class_weights is not None),
         ("label_smoothing", label_smoothing > 0),
     ):
         if given and kind == "regression":
-            raise InputError(f"{name}: the task is regression and has no classes")
+            raise InputError(f"{where}{name}: the task is regression and has no classes")
     for name in class_weights if isinstance(class_weights, Mapping) else ():
         if name not in classes:
             raise InputError(
-                f"class_weights: unknown class '{name}'{suggestion(name, list(classes))}",
+                f"{where}class_weights: unknown class '{name}'{suggestion(name, list(classes))}",
                 hint=f"the task has {', '.join(classes)}",
             )
 
