@@ -196,7 +196,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def test_a_recipe_with_all_options_of_training_says_what_it_did(tmp_path: Path) -> None:
-    value = recipe(tmp_path, protocols=["linear_probe", "swad", "wise_ft", "soup_uniform"])
+    value = recipe(tmp_path, protocols=["linear_probe", "erm", "swad", "wise_ft", "soup_uniform"])
     value |= {"final": {"protocol": "soup_uniform"}, "auxiliaries": []}
     value["training"] = {**value["training"], **OPTIONS}
     done = recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
@@ -207,7 +207,12 @@ def test_a_recipe_with_all_options_of_training_says_what_it_did(tmp_path: Path) 
         assert run["hyperparameters"]["optimizer"] == "sgd"
         assert run["history"][-1]["average_validation"] is not None
     models = {model["protocol"]: model for model in cell["models"]}
-    assert len(models["wise_ft"]["how"]["frontier"]) == 11
+    frontier = models["wise_ft"]["how"]["frontier"]
+    path = next(curve for curve in cell["connectivity"] if curve["kind"] == "base to best run")
+    assert path["ood"] == [point["held_out"] for point in frontier]
+    assert path["id"][0] == models["linear_probe"]["id_accuracy"]
+    assert path["ood"][-1] == models["erm"]["accuracy"]
+    assert path["b"] == models["erm"]["members"][0]
 
 
 def test_a_class_that_the_task_does_not_have_is_refused(tmp_path: Path) -> None:
