@@ -321,12 +321,12 @@ class _Builder:
         return asdict(drawn)
 
     def _steps(self, cell: Cell) -> int:
-        trained = {
-            name: count
-            for name, count in self.facts.examples.items()
-            if name not in cell.probe.arguments["split"]["held_out"]
-        }
-        return steps_of(self.recipe.training, trained)
+        return steps_of(self.recipe.training, self._trained(cell))
+
+    def _trained(self, cell: Cell) -> dict[str, int]:
+        """Examples of the domains that a cell trains on."""
+        held_out = cell.probe.arguments["split"]["held_out"]
+        return {name: n for name, n in self.facts.examples.items() if name not in held_out}
 
     def _auxiliary_settings(
         self, auxiliary: Auxiliary, cell: Cell, limit: int | None
@@ -338,7 +338,7 @@ class _Builder:
         training = self.recipe.training.model_copy(update={**changes, "limit_per_domain": limit})
         examples = self.facts.auxiliary_examples.get(auxiliary.name, {})
         if auxiliary.rotation:
-            examples = {k: n for k, n in self.facts.examples.items() if k != cell.held_out}
+            examples = self._trained(cell)
         own = settings(training, steps_of(training, examples))
         return asdict(own.replace(head_only_steps=0, class_weights=None, label_smoothing=0.0))
 
