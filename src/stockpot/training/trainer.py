@@ -355,8 +355,10 @@ class Trainer:
         """Validate the moving average as it is now, and keep the best (2110.10832)."""
         done, average, iterate = self.progress, self.moving.mean(), self.model.state()
         self.model.load_state(average)
-        score = self.evaluate()["validation"]
-        self.model.load_state(iterate)
+        try:
+            score = self.evaluate()["validation"]
+        finally:
+            self.model.load_state(iterate)
         done.history[-1]["average_validation"] = score
         if score > done.average_score or not done.average:
             done.average, done.average_score = self._in_original_units(average), score
