@@ -20,14 +20,17 @@ from stockpot.recycling.recipe import (
     Auxiliary,
     AuxiliaryTraining,
     Connectivity,
+    Draw,
     Final,
     Periodic,
     Recipe,
+    Swad,
     Training,
 )
 from stockpot.tasks import specs
 
 PAGE = Path(__file__).parent / "recipes.md"
+NOTES = PAGE.with_name("recipes.notes.md")
 
 OPENING = """\
 # Recipes for `stockpot recycle`
@@ -87,6 +90,8 @@ SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
     ("The recipe", "", Recipe),
     ("`backbone`", "", BackboneSpec),
     ("`training`", "", Training),
+    ("`training: draw`", "", Draw),
+    ("`training: swad`", "", Swad),
     ("`auxiliaries`", "A list; each is one of three kinds.", Auxiliary),
     ("`auxiliaries: - training`", "", AuxiliaryTraining),
     ("`periodic`", "", Periodic),
@@ -121,6 +126,7 @@ def page() -> str:
     parts.append(_metrics())
     parts.append("## `protocols`\n")
     parts.append(_protocols())
+    parts.append(NOTES.read_text(encoding="utf-8"))
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 
@@ -145,6 +151,8 @@ def _default(info: Any) -> str:
     value = info.get_default(call_default_factory=True)
     if value is None or value is PydanticUndefined:
         return ""
+    if isinstance(value, Draw):
+        return f"`{value.model_dump(exclude_defaults=True)}`"
     if isinstance(value, BaseModel):
         return "see below"
     if isinstance(value, list):
@@ -164,6 +172,8 @@ def _type(annotation: Any) -> str:
         return f"list of {_type(arguments[0])}"
     if origin is dict:
         return "mapping"
+    if annotation is Draw:
+        return "`draw`"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "see `task`" if annotation.__name__.endswith("Spec") else "see below"
     return {"str": "text", "int": "integer", "float": "number", "bool": "true / false"}.get(

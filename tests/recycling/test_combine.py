@@ -143,7 +143,7 @@ def test_interpolation_takes_the_coefficient_with_the_lowest_validation_loss(
     rows = make_rows(tmp_path)
     probe, runs = pool(tmp_path, rows, count=1)
     made = combined(tmp_path, rows, runs, probe, select="best", combine="interpolate")
-    losses = {float(a): loss for a, loss in made.how["losses"].items()}
+    losses = {point["coefficient"]: point["loss"] for point in made.how["frontier"]}
     assert set(losses) == {round(0.1 * i, 1) for i in range(11)}
     assert losses[made.how["coefficient"]] == min(losses.values())
     base, tuned = (
@@ -153,6 +153,28 @@ def test_interpolation_takes_the_coefficient_with_the_lowest_validation_loss(
     a = made.how["coefficient"]
     for name, tensor in made.state.items():
         torch.testing.assert_close(tensor, (1 - a) * base[name] + a * tuned[name])
+
+
+def test_the_frontier_of_wise_ft_goes_from_the_base_to_the_run(tmp_path: Path) -> None:
+    rows = make_rows(tmp_path)
+    probe, runs = pool(tmp_path, rows, count=1, spread=0.8)
+    made = combined(tmp_path, rows, runs, probe, select="best", combine="interpolate")
+    points = {point["coefficient"]: point for point in made.how["frontier"]}
+    for end, folder in ((0.0, probe), (1.0, runs["run-0"])):
+        stored = json.loads((folder / "metrics.json").read_text())["best"]
+        assert points[end]["validation"] == pytest.approx(stored["id_accuracy"])
+        assert points[end]["held_out"] == pytest.approx(stored["accuracy"])
+    half = combined(tmp_path, rows, runs, probe, select="best", combine="half")
+    base, tuned = (
+        load_state(probe / "model.safetensors"),
+        load_state(runs["run-0"] / "best.safetensors"),
+    )
+    for name, tensor in half.state.items():
+        torch.testing.assert_close(tensor, (base[name] + tuned[name]) / 2)
+    metrics = rows.metrics(half.outputs)
+    assert points[0.5]["validation"] == metrics["id_accuracy"]
+    assert points[0.5]["held_out"] == metrics["accuracy"]
+    assert rows.metrics(made.outputs)["accuracy"] == points[made.how["coefficient"]]["held_out"]
 
 
 def test_learnt_coefficients_are_convex_and_do_not_raise_the_loss(tmp_path: Path) -> None:

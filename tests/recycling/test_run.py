@@ -178,6 +178,58 @@ def test_regression_is_measured_by_r2(tmp_path: Path) -> None:
     assert rows["soup_uniform"] > 0.3
 
 
+OPTIONS: dict[str, Any] = {
+    "steps": None,
+    "epochs": 3,
+    "accumulate": 2,
+    "optimizer": "sgd",
+    "momentum": 0.8,
+    "nesterov": True,
+    "schedule": "cosine",
+    "warmup_ratio": 0.2,
+    "clip_norm": 1.0,
+    "early_stopping": 3,
+    "label_smoothing": 0.1,
+    "class_weights": "balanced",
+    "swad": {"converge": 2},
+}
+
+
+def test_a_recipe_with_all_options_of_training_says_what_it_did(tmp_path: Path) -> None:
+    value = recipe(tmp_path, protocols=["linear_probe", "erm", "swad", "wise_ft", "soup_uniform"])
+    value |= {"final": {"protocol": "soup_uniform"}, "auxiliaries": []}
+    value["training"] = {**value["training"], **OPTIONS}
+    done = recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
+    cell = done.results["cells"][0]
+    for run in cell["runs"]:
+        # 3 epochs of 48 rows of two domains, 8 times 2 of each a step
+        assert run["hyperparameters"]["steps"] == 9
+        assert run["hyperparameters"]["optimizer"] == "sgd"
+        assert run["history"][-1]["average_validation"] is not None
+    models = {model["protocol"]: model for model in cell["models"]}
+    frontier = models["wise_ft"]["how"]["frontier"]
+    path = next(curve for curve in cell["connectivity"] if curve["kind"] == "base to best run")
+    assert path["ood"] == [point["held_out"] for point in frontier]
+    assert path["id"][0] == models["linear_probe"]["id_accuracy"]
+    assert path["ood"][-1] == models["erm"]["accuracy"]
+    assert path["b"] == models["erm"]["members"][0]
+
+
+def test_a_class_that_the_task_does_not_have_is_refused(tmp_path: Path) -> None:
+    value = {**recipe(tmp_path)["training"], "class_weights": {7: 2.0}}
+    assert "training.class_weights: unknown class '7'" in refused(tmp_path, training=value)
+
+
+def test_smoothed_labels_of_numbers_are_refused(tmp_path: Path) -> None:
+    recipe(tmp_path)
+    with np.load(tmp_path / "target.npz") as data:
+        np.savez(tmp_path / "n.npz", **{**data, "labels": data["labels"].astype(np.float32)})
+    value = {**recipe(tmp_path)["training"], "label_smoothing": 0.1}
+    task = {"kind": "arrays", "path": "n.npz", "target": "regression"}
+    message = refused(tmp_path, training=value, task=task)
+    assert "training.label_smoothing: the task is regression" in message
+
+
 SMALL: dict[str, Any] = {
     "protocols": ["linear_probe", "erm", "swad", "soup_greedy", "stock_periodic", "fusing"],
     "final": {"protocol": "soup_greedy"},

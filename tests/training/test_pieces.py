@@ -97,8 +97,8 @@ def test_unknown_fields_and_bad_values_are_named() -> None:
         HyperParameters(learning_rate=-1)
     with pytest.raises(InputError, match="head_only_steps: got 400"):
         HyperParameters(head_only_steps=400)
-    with pytest.raises(InputError, match="optimizer: got sgd"):
-        HyperParameters().replace(optimizer="sgd")
+    with pytest.raises(InputError, match="optimizer: got lion"):
+        HyperParameters().replace(optimizer="lion")
 
 
 # --- augmentation --------------------------------------------------------------------------------

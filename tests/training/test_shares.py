@@ -47,6 +47,13 @@ def test_shares_add_up_to_the_gradient_of_the_step(tmp_path: Path) -> None:
         assert [entry["loss"] for entry in cut.history[1:]] == pytest.approx(losses, rel=1e-5)
 
 
+def test_a_batch_that_adds_to_another_is_a_share_of_the_step(tmp_path: Path) -> None:
+    """Two batches of 4 in 2 shares each are one batch of 8 in 4 shares, dropout included."""
+    batches = run(tmp_path, HP.replace(accumulate=2), shares=2)
+    shares = run(tmp_path, HP.replace(batch_size=8), shares=4)
+    assert all(torch.equal(batches.last[name], shares.last[name]) for name in shares.last)
+
+
 def test_one_share_is_no_shares(tmp_path: Path) -> None:
     whole, one = run(tmp_path), run(tmp_path, shares=1)
     assert all(torch.equal(whole.last[name], one.last[name]) for name in whole.last)

@@ -21,10 +21,16 @@ from tests.training.tiny import (
     parts,
     text_backbone,
     text_task,
+    without_dropout,
 )
 
 HP = HyperParameters(
-    steps=12, batch_size=4, evaluate_every=4, learning_rate=0.01, average_from=0.25
+    steps=12,
+    batch_size=4,
+    evaluate_every=4,
+    learning_rate=0.01,
+    average_from=0.25,
+    average_at="end",
 )
 
 
@@ -291,12 +297,7 @@ def test_texts_of_a_step_go_through_in_parts_of_one_length_with_the_same_gradien
     for size in (1000, 2):
         monkeypatch.setattr("stockpot.training.feed._PART", size)
         backbone = text_backbone(tmp_path / "bert")
-        backbone.network.config.hidden_dropout_prob = 0.0
-        for module in backbone.network.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-            if hasattr(module, "attention_dropout"):
-                module.attention_dropout = 0.0
+        without_dropout(backbone)
         feed = build_feed(task, backbone, folder=tmp_path / "cache")
         model = Model(backbone, 2)
         hp = HP.replace(steps=1, learning_rate=1e-3)

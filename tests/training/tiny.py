@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from stockpot.backbones import Backbone, BackboneSpec, Model, load_backbone
 from stockpot.tasks import Split, Task, build_task, split_task
@@ -107,6 +108,15 @@ def text_backbone(folder: Path, below: str | None = "encoder.layer.2") -> Backbo
     return load_backbone(
         BackboneSpec(kind="transformers", name=str(folder), freeze_below=below, max_length=12)
     )
+
+
+def without_dropout(backbone: Backbone) -> None:
+    """Make a tiny BERT the same in training as in use."""
+    for module in backbone.network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
 
 
 def linear_model(task: Task, dropout: float = 0.0) -> Model:

@@ -232,13 +232,18 @@ class _Pool:
         """Mean validation loss over domains: cross-entropy, or the squared error; infinite where
         outputs are not finite.
         """
+        return self.loss_of(self.outputs(state, test=False))
+
+    def loss_of(self, outputs: Outputs) -> float:
+        """The same of predictions, of which some may be held out."""
         from stockpot.evaluation.metrics import softmax
 
-        outputs = self.outputs(state, test=False)
         if not all_finite(outputs):
             return np.inf
         losses = []
         for domain, values in outputs.items():
+            if not domain.startswith("validation/"):
+                continue
             labels = self.rows.task.labels[self.rows.split.validation[domain.split("/", 1)[1]]]
             if self.rows.task.kind == "regression":
                 losses.append(float(((values[:, 0].astype(np.float64) - labels) ** 2).mean()))
@@ -280,14 +285,39 @@ def _stock(pool: _Pool, members: list[str]) -> Made:
 
 
 def _interpolate(pool: _Pool, members: list[str]) -> Made:
-    """WiSE-FT: (1 - a) base + a run, with a chosen by validation loss (2109.01903, eq. 3)."""
+    """WiSE-FT: (1 - a) base + a run, with a chosen by validation loss (2109.01903, eq. 3).
+
+    ``how`` has the frontier, as the paper draws it: what every a gives on validation and held out.
+    """
     base, tuned = pool.base(), pool.state(members[0])
-    at = {a: dict.fromkeys(base, a) for a in _COEFFICIENTS}
-    losses = {a: pool.loss(pool.line(base, tuned, at[a])) for a in _COEFFICIENTS}
+
+    def at(a: float) -> State:
+        return pool.line(base, tuned, dict.fromkeys(base, a))
+
+    frontier, outputs, losses = [], {}, {}
+    for a in _COEFFICIENTS:
+        outputs[a] = pool.outputs(at(a))
+        losses[a] = pool.loss_of(outputs[a])
+        finite = np.isfinite(losses[a]) and all_finite(outputs[a])
+        metrics = pool.rows.metrics(outputs[a]) if finite else {}
+        frontier.append(
+            {
+                "coefficient": a,
+                "loss": losses[a] if finite else None,
+                "validation": metrics.get("id_accuracy"),
+                "held_out": metrics.get("accuracy"),
+            }
+        )
     chosen = min(losses, key=lambda a: losses[a])
-    state = pool.line(base, tuned, at[chosen])
-    how = {"coefficient": chosen, "losses": {str(a): loss for a, loss in losses.items()}}
-    return Made(state, pool.outputs(state), members, how)
+    how = {"coefficient": chosen, "frontier": frontier}
+    return Made(at(chosen), outputs[chosen], members, how)
+
+
+def _half(pool: _Pool, members: list[str]) -> Made:
+    """WiSE-FT with a = 0.5, which the paper recommends where nothing can be tuned on."""
+    base = pool.base()
+    state = pool.line(base, pool.state(members[0]), dict.fromkeys(base, 0.5))
+    return Made(state, pool.outputs(state), members, {"coefficient": 0.5})
 
 
 def _learned(pool: _Pool, members: list[str]) -> Made:
@@ -381,6 +411,7 @@ _COMBINE: dict[str, Callable[[_Pool, list[str]], Made]] = {
     "ensemble": _ensemble,
     "stock": _stock,
     "interpolate": _interpolate,
+    "half": _half,
     "learned": _learned,
     "families": _families,
     "rescaled": _rescaled,

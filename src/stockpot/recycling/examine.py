@@ -13,8 +13,10 @@ from stockpot.inspection import check_lineage
 from stockpot.recycling.judging import other_metrics, selection_metric
 from stockpot.recycling.plan import Facts
 from stockpot.recycling.recipe import Auxiliary, Recipe
+from stockpot.recycling.settings import class_weights
 from stockpot.tasks import Task, load_task
 from stockpot.tasks.specs import TaskSpec
+from stockpot.training.objective import check_objective
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ def examine(
     task = load(recipe.task)
     _check_domains(recipe, task)
     other_metrics(recipe, task.kind)
+    training = recipe.training
+    check_objective(
+        task.kind, task.classes, class_weights(training), training.label_smoothing, "training."
+    )
     body = load_backbone(recipe.backbone, root=root, example=task.inputs[:2])
     if (body.modality == "text") != (task.modality == "text"):
         raise BackboneError(
@@ -47,6 +53,7 @@ def examine(
             f"task '{task.name}' has {task.modality} inputs"
         )
     contents = {}
+    examples = {}
     for auxiliary in recipe.auxiliaries:
         if auxiliary.weights is not None:
             contents[auxiliary.name] = _check_wild(auxiliary.weights, body, root)
@@ -54,6 +61,7 @@ def examine(
         other = task if auxiliary.task is None else load(auxiliary.task)
         _check_auxiliary(auxiliary, other, task)
         contents[auxiliary.name] = other.fingerprint
+        examples[auxiliary.name] = other.counts()
     facts = Facts(
         domains=task.domains,
         task=task.fingerprint,
@@ -63,6 +71,8 @@ def examine(
         cache=str(cache or ""),
         skip_corrupt=skip_corrupt,
         metric=selection_metric(recipe, task.kind).name,
+        examples=task.counts(),
+        auxiliary_examples=examples,
     )
     return Examined(task, body, facts)
 

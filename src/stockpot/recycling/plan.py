@@ -10,7 +10,8 @@ from typing import Any
 from stockpot.execution import Job
 from stockpot.recycling.protocols import PROTOCOLS, Pool, Protocol
 from stockpot.recycling.recipe import Auxiliary, Recipe
-from stockpot.training.hyperparameters import HyperParameters, draw_hyperparameters
+from stockpot.recycling.settings import choices, settings, steps_of
+from stockpot.training.hyperparameters import draw_hyperparameters
 
 BASE = "base"
 REFERENCES = ("linear_probe", "erm")
@@ -67,6 +68,10 @@ class Facts:
     cache: str
     skip_corrupt: bool = False
     metric: str = "accuracy"
+    examples: Mapping[str, int] = field(default_factory=dict)
+    """How many the task has, by domain."""
+    auxiliary_examples: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """The same of the tasks of auxiliaries, by the auxiliary's name."""
 
     def at(self, cache: str) -> Facts:
         """The same facts with another place for decoded data."""
@@ -136,7 +141,7 @@ def hash_seed(*parts: object) -> int:
 class _Builder:
     def __init__(self, recipe: Recipe, facts: Facts, final: str = "") -> None:
         self.recipe = recipe
-        self.final = final
+        self.names = [final] if final else recipe.protocol_names
         self.facts = facts
         self.places = {"root": facts.root, "cache": facts.cache}
         self.auxiliaries: dict[str, Job] = {}
@@ -186,9 +191,8 @@ class _Builder:
             weight=0.2,
         )
         cell = Cell(held_out, trial, probe)
-        pools: list[Pool] = ["plain", "auxiliary", "fusing", "trajectory", "periodic"]
-        names = [self.final] if self.final else recipe.protocol_names
-        used = {PROTOCOLS[name].pool for name in names}
+        pools: list[Pool] = ["plain", "seeds", "auxiliary", "fusing", "trajectory", "periodic"]
+        used = {PROTOCOLS[name].pool for name in self.names}
         if "trajectory" in used:
             used.add("plain")
         for pool in pools:
@@ -205,18 +209,16 @@ class _Builder:
             yield self._periodic(cell, common, inputs)
             return
         starts = self._starts(pool, cell)
-        count = recipe.runs
-        if pool in ("fusing", "trajectory"):
-            count = recipe.side_runs or recipe.runs
-        for index in range(count):
-            drawn = self.hyperparameters(cell, index)
+        for index in range(self._count(pool, len(starts))):
+            drawn = self.hyperparameters(cell, self._draw(pool, index))
+            plain = drawn == self.hyperparameters(cell, index)
             init, extra = starts[index % len(starts)]
             arguments: dict[str, Any] = {
                 **common,
                 "hyperparameters": drawn,
                 "seed": hash_seed("run", recipe.seed, cell.held_out, cell.trial, index),
                 "init": {"kind": "base"},
-                "snapshots": self._snapshots() if index == 0 else [],
+                "snapshots": self._snapshots(cell) if index == 0 else [],
                 "swad": self._wants_swad(),
             }
             if pool == "fusing":
@@ -237,7 +239,7 @@ class _Builder:
                     else {"kind": "weights"}
                 )
             # A run of the auxiliary pool that starts from the base is the plain pool's: same job.
-            name = f"{init.replace(' ', '-')}-{index}"
+            name = f"{init.replace(' ', '-') if plain else 'seed'}-{index}"
             label = f"fine-tune {name} from {init} · {cell.name}"
             job = self._job("finetune", arguments, {**inputs, **extra}, label, weight=3.0)
             yield Run(name, pool, init, drawn, job)
@@ -250,12 +252,29 @@ class _Builder:
                 starts.append((auxiliary.name, {"init": self.auxiliary(auxiliary, cell)}))
         elif pool == "trajectory":
             first = cell.runs["plain"][0].job
-            starts += [(f"step {step}", {"init": first}) for step in self._snapshots()]
+            starts += [(f"step {step}", {"init": first}) for step in self._snapshots(cell)]
         return starts
+
+    def _count(self, pool: Pool, inits: int) -> int:
+        """Runs of a pool: at least one for every init, and two where Model Stock needs them."""
+        side = self.recipe.side_runs or self.recipe.runs
+        if pool == "seeds":
+            return max(2, side) if "stock_all" in self.names else 2
+        if pool == "trajectory":
+            return max(side, inits)
+        return side if pool == "fusing" else self.recipe.runs
+
+    def _draw(self, pool: Pool, index: int) -> int:
+        """Which draw a run takes. The theory of Model Stock wants the same for all that it merges:
+        of equal settings and other seeds, weights lie equally far from their centre (2403.19522).
+        """
+        stock = pool in ("seeds", "periodic")
+        return 0 if stock and self.recipe.stock_runs == "seeds" else index
 
     def auxiliary(self, auxiliary: Auxiliary, cell: Cell) -> Job:
         """The job that brings an auxiliary's weights; one for all cells, but for rotation."""
         content = self.facts.auxiliaries[auxiliary.name]
+        training = self.recipe.training
         if auxiliary.weights is not None:
             arguments: dict[str, Any] = {
                 "backbone": self.backbone,
@@ -264,8 +283,7 @@ class _Builder:
             }
             job = self._job("wild", arguments, {}, f"weights from the wild: {auxiliary.name}", 0.1)
         else:
-            own = auxiliary.training.model_dump(exclude_none=True)
-            limit = own.pop("limit_per_domain", self.recipe.training.limit_per_domain)
+            limit = auxiliary.training.limit_per_domain or training.limit_per_domain
             if auxiliary.rotation:
                 exclude = [] if cell.held_out is None else [cell.held_out]
                 data = {**self.target, "limit": limit, "rotation": {"exclude": exclude}}
@@ -278,12 +296,11 @@ class _Builder:
                     "seed": self.recipe.seed,
                     "skip_corrupt": self.facts.skip_corrupt,
                 }
-            defaults = self.hyperparameters(None, 0)
             arguments = {
                 "data": data,
                 "backbone": self.backbone,
-                "hyperparameters": {**defaults, **own, "head_only_steps": 0},
-                "validation_fraction": self.recipe.training.validation_fraction,
+                "hyperparameters": self._auxiliary_settings(auxiliary, cell, limit),
+                "validation_fraction": training.validation_fraction,
                 "seed": hash_seed("auxiliary", self.recipe.seed, auxiliary.name),
             }
             features = self.features(data, f"auxiliary {auxiliary.name}")
@@ -292,33 +309,43 @@ class _Builder:
         self.auxiliaries.setdefault(auxiliary.name, job)
         return job
 
-    def hyperparameters(self, cell: Cell | None, index: int) -> dict[str, Any]:
-        """Draw ``index`` of a cell. Draw 0 takes the first value of every list."""
-        training = self.recipe.training
-        spaces = {
-            name: values if isinstance(values := getattr(training, name), list) else [values]
-            for name in ("learning_rate", "weight_decay", "dropout")
-        }
-        defaults = HyperParameters(
-            steps=training.steps,
-            batch_size=training.batch_size,
-            head_only_steps=min(training.head_only_steps, training.steps),
-            evaluate_every=training.evaluate_every,
-            average_from=training.average_from,
-            optimizer=training.optimizer,
-            precision=training.precision,
-            **{name: values[0] for name, values in spaces.items()},
+    def hyperparameters(self, cell: Cell, index: int) -> dict[str, Any]:
+        """Draw ``index`` of a trial, whatever is held out. Draw 0 takes the first values."""
+        drawn = draw_hyperparameters(
+            choices(self.recipe.training),
+            name=f"trial {cell.trial}",
+            seed=self.recipe.seed,
+            index=index,
+            defaults=settings(self.recipe.training, self._steps(cell)),
         )
-        name = "auxiliary" if cell is None else f"{cell.held_out}/{cell.trial}"
-        seed = self.recipe.seed
-        return asdict(
-            draw_hyperparameters(spaces, name=name, seed=seed, index=index, defaults=defaults)
-        )
+        return asdict(drawn)
 
-    def _snapshots(self) -> list[int]:
+    def _steps(self, cell: Cell) -> int:
+        return steps_of(self.recipe.training, self._trained(cell))
+
+    def _trained(self, cell: Cell) -> dict[str, int]:
+        """Examples of the domains that a cell trains on."""
+        held_out = cell.probe.arguments["split"]["held_out"]
+        return {name: n for name, n in self.facts.examples.items() if name not in held_out}
+
+    def _auxiliary_settings(
+        self, auxiliary: Auxiliary, cell: Cell, limit: int | None
+    ) -> dict[str, Any]:
+        """Those of run 0 with the auxiliary's own over them, and the loss of any task."""
+        changes = auxiliary.training.model_dump(exclude_none=True)
+        if "steps" in changes or "epochs" in changes:
+            changes = {"steps": None, "epochs": None, **changes}
+        training = self.recipe.training.model_copy(update={**changes, "limit_per_domain": limit})
+        examples = self.facts.auxiliary_examples.get(auxiliary.name, {})
+        if auxiliary.rotation:
+            examples = self._trained(cell)
+        own = settings(training, steps_of(training, examples))
+        return asdict(own.replace(head_only_steps=0, class_weights=None, label_smoothing=0.0))
+
+    def _snapshots(self, cell: Cell) -> list[int]:
         if not any(PROTOCOLS[name].pool == "trajectory" for name in self.recipe.protocol_names):
             return []
-        steps = self.recipe.training.steps
+        steps = self._steps(cell)
         return sorted({max(1, round(part * steps)) for part in self.recipe.trajectory})
 
     def _wants_swad(self) -> bool:
@@ -328,7 +355,10 @@ class _Builder:
         periodic = self.recipe.periodic
         arguments = {
             **common,
-            "hyperparameters": [self.hyperparameters(cell, i) for i in range(periodic.models)],
+            "hyperparameters": [
+                self.hyperparameters(cell, self._draw("periodic", i))
+                for i in range(periodic.models)
+            ],
             "seeds": [
                 hash_seed("run", self.recipe.seed, cell.held_out, cell.trial, i)
                 for i in range(periodic.models)

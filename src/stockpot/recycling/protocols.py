@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Pool = Literal["probe", "plain", "auxiliary", "fusing", "trajectory", "periodic"]
+Pool = Literal["probe", "plain", "seeds", "auxiliary", "fusing", "trajectory", "periodic"]
 """Runs that a protocol draws on, by where they start from.
 
-``probe``: no fine-tuning; ``plain``: all from the base; ``auxiliary``: base and auxiliary weights
-in turn; ``fusing``: from a random average of base and auxiliaries, redrawn per run; ``trajectory``:
-base and intermediate weights of plain run 0 in turn; ``periodic``: Model Stock during training.
+``probe``: no fine-tuning; ``plain``: all from the base; ``seeds``: the same with the settings of
+run 0 and other seeds (or ``plain`` again, see the recipe's ``stock_runs``); ``auxiliary``: base and
+auxiliary weights in turn; ``fusing``: from a random average of base and auxiliaries, redrawn per
+run; ``trajectory``: base and intermediate weights of plain run 0 in turn; ``periodic``: Model Stock
+during training.
 """
 
 Combine = Literal[
@@ -19,6 +21,7 @@ Combine = Literal[
     "ensemble",
     "stock",
     "interpolate",
+    "half",
     "learned",
     "families",
     "rescaled",
@@ -41,7 +44,8 @@ class Protocol:
             order of validation accuracy, kept when the average does not get worse), the first two,
             or the best by the held-out domain itself (an oracle, not a method).
         combine: what is done with the selected: one run's weights, the mean of the weights, the
-            mean of the predictions, Model Stock towards the base, interpolation with the base, a
+            mean of the predictions, Model Stock towards the base, interpolation with the base by a
+            coefficient that validation chooses or by one half, a
             mean with coefficients learnt on validation data, a mean of the means per init, or the
             mean moved away from or towards the base, by one factor or by one per layer.
         over_trials: runs of all trials together (the dagger rows of the papers).
@@ -125,6 +129,15 @@ _ROWS = [
         combine="interpolate",
         source="2109.01903",
     ),
+    Protocol(
+        "wise_ft_half",
+        "WiSE-FT, half way to the base",
+        "single",
+        "plain",
+        select="best",
+        combine="half",
+        source="2109.01903",
+    ),
     Protocol("ensemble", "Prediction ensemble", "reference", "plain", combine="ensemble"),
     Protocol("soup_uniform", "Soup (DiWA), uniform", "average", "plain", source="2205.09739"),
     Protocol(
@@ -147,7 +160,7 @@ _ROWS = [
         "stock_2",
         "Model Stock, 2 runs",
         "average",
-        "plain",
+        "seeds",
         select="first two",
         combine="stock",
         source="2403.19522",
@@ -156,7 +169,7 @@ _ROWS = [
         "stock_all",
         "Model Stock, all runs",
         "average",
-        "plain",
+        "seeds",
         combine="stock",
         source="2403.19522",
     ),

@@ -18,6 +18,7 @@ from stockpot.yaml_lines import Location, field_names, load_with_lines, suggesti
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 AUTO = "auto"
@@ -27,27 +28,92 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Draw(_Strict):
+    """What run 0 takes, and what the other runs draw from: ``choices``, or ``low`` to ``high``."""
+
+    first: float = Field(description="the value of run 0")
+    choices: list[float] | None = Field(None, min_length=1, description="each is as likely")
+    low: float | None = Field(None, description="least value of a range")
+    high: float | None = Field(None, description="largest value of a range")
+    log: bool = Field(False, description="the range is uniform in the logarithm")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Draw:
+        limits = (self.low, self.high)
+        if (self.choices is None) == (limits == (None, None)):
+            raise ValueError("give either 'choices' or 'low' and 'high'")
+        if self.choices is None:
+            if self.low is None or self.high is None or self.low >= self.high:
+                raise ValueError("'low' has to be below 'high'")
+            if self.log and self.low <= 0:
+                raise ValueError("with 'log', 'low' has to be above 0")
+        return self
+
+
+class Swad(_Strict):
+    """Where SWAD's average starts and ends, by the validation loss."""
+
+    converge: int = Field(3, ge=1, description="it starts at the least of so many losses in a row")
+    tolerance: int = Field(6, ge=1, description="it ends before so many losses above the threshold")
+    ratio: float = Field(0.3, ge=0, description="the threshold: so much above the first losses")
+
+
 class Training(_Strict):
     """How one fine-tuning goes. A list is a set of values from which each run draws one.
 
-    The first value of a list is the default, which run 0 of every pool takes.
+    The first value of a list is the default, which run 0 of every pool takes. Draws and seeds of a
+    run depend on the trial and the run's number; the draws are the same for every held-out domain.
     """
 
-    steps: int = Field(300, ge=1, description="optimizer steps of one run")
-    batch_size: int = Field(16, ge=1, description="examples per training domain and step")
-    learning_rate: list[Positive] | Positive = Field(
-        [5e-5, 3e-5, 1e-5], description="one value, or values to draw from"
+    steps: int | None = Field(None, ge=1, description="optimizer steps of one run [default: 300]")
+    epochs: Positive | None = Field(
+        None, description="instead of steps: as many as see so many times the training examples"
     )
-    weight_decay: list[float] | float = Field([0.0, 1e-4, 1e-6], description="likewise")
-    dropout: list[Fraction] | Fraction = Field(
+    batch_size: int = Field(16, ge=1, description="examples per training domain and step")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients add up to one step")
+    learning_rate: list[Positive] | Positive | Draw = Field(
+        [5e-5, 3e-5, 1e-5], description="one value, or values to draw from, or a `draw`"
+    )
+    weight_decay: list[NotNegative] | NotNegative | Draw = Field(
+        Draw(first=0.0, choices=[1e-4, 1e-6]), description="likewise"
+    )
+    dropout: list[Fraction] | Fraction | Draw = Field(
         [0.0, 0.1, 0.5], description="between featurizer and head; likewise"
     )
-    head_only_steps: int = Field(
-        50, ge=0, description="first steps of a run that starts from auxiliary weights"
+    head_only_steps: int | None = Field(
+        None,
+        ge=0,
+        description="first steps of a run that starts from auxiliary weights "
+        "[default: 4 % of the steps]",
     )
     evaluate_every: int = Field(50, ge=1, description="steps between validations")
-    average_from: Fraction = Field(0.2, description="part of the run after which averaging starts")
-    optimizer: Literal["adam", "adamw"] = Field("adam", description="DomainBed uses adam")
+    average_from: Fraction = Field(
+        0.02, description="part of the run after which the moving average starts"
+    )
+    average_at: Literal["best", "end"] = Field(
+        "best", description="best: a second validation at each, for the average, picks one"
+    )
+    swad: Swad = Field(Swad(), description="the loss valley; it starts at the first full step")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="DomainBed uses adam")
+    momentum: float | None = Field(None, ge=0, lt=1, description="of sgd [default: 0.9]")
+    nesterov: bool = Field(False, description="of sgd")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="of the learning rate after the warm-up: it stays, or falls to 0"
+    )
+    warmup_steps: int | None = Field(
+        None, ge=0, description="full steps in which the rate rises from 0 [default: 0]"
+    )
+    warmup_ratio: Fraction | None = Field(None, description="instead: part of the full steps")
+    clip_norm: Positive | None = Field(None, description="largest norm of the gradient")
+    early_stopping: int | None = Field(
+        None, ge=1, description="end a run after so many evaluations without a new best"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="of the target: label mass that goes to all classes"
+    )
+    class_weights: Literal["balanced"] | dict[str | int, Positive] | None = Field(
+        None, description="of the target: balanced, or weights by class; 1 for the others"
+    )
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
     augmentation: bool = Field(True, description="of images: crop, flip, colour, grey")
     views: int = Field(4, ge=1, description="augmented views kept per image when blocks are frozen")
@@ -60,19 +126,36 @@ class Training(_Strict):
 
     @field_validator("learning_rate", "weight_decay", "dropout")
     @classmethod
-    def _not_empty(cls, value: list[float] | float) -> list[float] | float:
+    def _not_empty(cls, value: list[float] | float | Draw) -> list[float] | float | Draw:
         if value == []:
             raise ValueError("the list of values to draw from is empty")
         return value
+
+    @model_validator(mode="after")
+    def _no_two_of_one(self) -> Training:
+        for one, other in (("steps", "epochs"), ("warmup_steps", "warmup_ratio")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise ValueError(f"give one of '{one}' and '{other}', not both")
+        for name in ("momentum", "nesterov"):
+            if getattr(self, name) and self.optimizer != "sgd":
+                raise ValueError(f"'{name}' is of the optimizer sgd, not of {self.optimizer}")
+        return self
 
 
 class AuxiliaryTraining(_Strict):
     """How an auxiliary is made; what is not given is as in ``training``."""
 
     steps: int | None = Field(None, ge=1)
+    epochs: Positive | None = None
     batch_size: int | None = Field(None, ge=1)
     learning_rate: Positive | None = None
     limit_per_domain: int | None = Field(None, ge=2)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> AuxiliaryTraining:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give one of 'steps' and 'epochs', not both")
+        return self
 
 
 class Auxiliary(_Strict):
@@ -138,7 +221,14 @@ class Recipe(_Strict):
     seed: int = Field(0, ge=0, description="of splits, draws and training")
     runs: int = Field(4, ge=2, description="fine-tunings from the base, and from all inits in turn")
     side_runs: int | None = Field(
-        None, ge=1, description="fine-tunings for fusing and trajectory inits [default: runs]"
+        None,
+        ge=1,
+        description="fine-tunings for fusing, trajectory inits and Model Stock [default: runs]",
+    )
+    stock_runs: Literal["seeds", "plain"] = Field(
+        "seeds",
+        description="what Model Stock merges: runs that differ by their seed alone, "
+        "or those of the soups, which costs no training",
     )
     training: Training = Field(Training(), description="one fine-tuning")
     auxiliaries: list[Auxiliary] = Field([], description="weights to start from besides the base")
@@ -198,6 +288,14 @@ class Recipe(_Strict):
         for name in self.protocols or []:
             if PROTOCOLS[name].pool in ("auxiliary", "fusing") and not self.auxiliaries:
                 raise ValueError(f"protocol '{name}' needs 'auxiliaries'")
+        inits = ["the base", *names]
+        pools = {PROTOCOLS[name].pool for name in self.protocol_names}
+        if "auxiliary" in pools and self.runs < len(inits):
+            raise ValueError(
+                f"runs: {self.runs} runs cannot start from {len(inits)} inits "
+                f"({', '.join(inits)}): '{inits[self.runs]}' would never be used; "
+                f"give {len(inits)} or more"
+            )
         if self.final.protocol == AUTO:
             if not any(PROTOCOLS[name].can_be_final for name in self.protocol_names):
                 raise ValueError(
@@ -260,5 +358,14 @@ def parse_recipe(
 
 
 _ALL_KEYS = field_names(
-    Recipe, Training, Auxiliary, AuxiliaryTraining, Periodic, Final, Connectivity, BackboneSpec
+    Recipe,
+    Training,
+    Draw,
+    Swad,
+    Auxiliary,
+    AuxiliaryTraining,
+    Periodic,
+    Final,
+    Connectivity,
+    BackboneSpec,
 )

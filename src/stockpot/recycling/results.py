@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from stockpot.evaluation.claims import HELD_OUT, compare_all
+from stockpot.evaluation.connectivity import barrier
 from stockpot.evaluation.diagnosis import diagnose
 from stockpot.evaluation.diversity import mean_diversity
 from stockpot.evaluation.evidence import Evidence, Member, PairBarrier
@@ -25,7 +26,7 @@ from stockpot.recycling.examine import Examined
 from stockpot.recycling.family import family
 from stockpot.recycling.jobs import read_metrics
 from stockpot.recycling.judging import other_metrics
-from stockpot.recycling.plan import Cell, Plan, Run
+from stockpot.recycling.plan import BASE, Cell, Plan, Run
 from stockpot.recycling.protocols import PROTOCOLS, Protocol
 from stockpot.recycling.recipe import Recipe
 from stockpot.tasks import Task
@@ -145,10 +146,33 @@ def _cell(recipe: Recipe, data: _CellData) -> dict[str, Any]:
         "trial": cell.trial,
         "runs": list(seen.values()),
         "models": models,
-        "connectivity": connectivity,
+        "connectivity": [*connectivity, *_frontiers(models)],
         "diversity": diversity,
         "diagnosis": diagnoses,
     }
+
+
+def _frontiers(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What WiSE-FT gives at every coefficient, as a path from the base to the run, on all rows."""
+    paths = []
+    for model in models:
+        if frontier := model["how"].get("frontier"):
+            at = [point["coefficient"] for point in frontier]
+            inside = [point["validation"] for point in frontier]
+            outside = [point["held_out"] for point in frontier]
+            paths.append(
+                {
+                    "a": BASE,
+                    "b": model["members"][0],
+                    "kind": "base to best run",
+                    "lambdas": at,
+                    "id": inside,
+                    "ood": outside,
+                    "barrier_id": barrier(at, inside),
+                    "barrier_ood": barrier(at, outside),
+                }
+            )
+    return paths
 
 
 def _is_average(protocol: Protocol) -> bool:

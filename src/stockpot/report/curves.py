@@ -8,7 +8,12 @@ from stockpot.evaluation.wording import declared, label
 from stockpot.report import svg
 from stockpot.report.numbers import percent, score, tick
 
-KINDS = {"same init": "k-same", "different init": "k-different", "base to average": "k-base"}
+KINDS = {
+    "same init": "k-same",
+    "different init": "k-different",
+    "base to average": "k-base",
+    "base to best run": "k-frontier",
+}
 SPLITS = {"ood": "held-out domain", "id": "training domains’ validation"}
 _WIDTH, _HEIGHT = 262.0, 184.0
 

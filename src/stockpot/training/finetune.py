@@ -24,9 +24,11 @@ class FineTuned:
     """What a run leaves; states hold the trained part of the model, in original units.
 
     ``best``: the step with the best mean score over the validation domains (the first of
-    equals). ``average``: uniform mean of the iterates. ``swad``: None unless asked for.
-    ``history``: one entry per evaluation, step 0 first, with ``step``, ``validation``,
-    ``by_domain``, ``validation_loss`` and ``loss`` (of the steps since the last; None at step 0).
+    equals). ``average``: uniform mean of the iterates, at the evaluation or the end that
+    ``average_at`` names. ``swad``: None unless asked for. ``steps``: those taken, which
+    ``early_stopping`` may make fewer. ``history``: one entry per evaluation, step 0 first, with
+    ``step``, ``validation``, ``by_domain``, ``validation_loss`` and ``loss`` (of the steps since
+    the last; None at step 0), and where the average was evaluated, ``average_validation``.
     ``diverged``: None, or where and with what a run ended early that became non-finite. Then
     ``last``, and whatever else it did not come to, is ``best``: step 0 always is a candidate.
     """
@@ -61,7 +63,8 @@ def finetune(
     """Fine-tune ``model`` from the weights it has, which are a candidate of "best" themselves.
 
     ``metric``: what the best step is chosen by (None: the default of the task's kind).
-    ``snapshots``: steps after which the weights are kept. ``scratch``: a folder in which the run is
+    ``snapshots``: steps after which the weights are kept; those of a step that an early stop leaves
+    out are the last ones. ``scratch``: a folder in which the run is
     saved at every evaluation, so that the same call goes on after a kill; emptied at the end.
     ``shares``: see ``shares.py``; a program that ``torchrun`` starts several times trains together.
     """
@@ -76,6 +79,7 @@ def finetune(
         seed=seed,
         kind=task.kind,
         metric=metric,
+        classes=task.classes,
         swad=swad,
         snapshots=snapshots,
         device=device,
@@ -86,20 +90,21 @@ def finetune(
         trainer.load(saved)
     with progress("Fine-tuning", settings.steps) as advance:
         advance(trainer.step)
-        while trainer.step < settings.steps and trainer.diverged is None:
+        while not trainer.finished:
             before = trainer.step
             trainer.advance(settings.evaluate_every - before % settings.evaluate_every)
             advance(trainer.step - before)
-            if saved is not None and trainer.step < settings.steps and trainer.diverged is None:
+            if saved is not None and not trainer.finished:
                 trainer.save(saved)
     best, seen = trainer.progress.best or start, trainer.progress.snapshots
     ended_well = trainer.diverged is None
+    last = trainer.state() if ended_well else best
     result = FineTuned(
         best=best,
-        last=trainer.state() if ended_well else best,
+        last=last,
         average=trainer.average() if ended_well or trainer.moving.count else best,
         swad=trainer.swad() if ended_well or trainer.moving.count or not swad else best,
-        snapshots={step: seen.get(step, best) for step in snapshots},
+        snapshots={step: seen.get(step, last) for step in snapshots},
         best_step=trainer.progress.best_step,
         steps=trainer.step,
         seconds=trainer.progress.seconds,

@@ -17,8 +17,19 @@ class HyperParameters:
 
     ``batch_size`` is per training domain and step. ``head_only_steps``: during the first of the
     ``steps`` only the head trains, then the optimizer is made anew over everything
-    (ModelRatatouille, ``lp_steps``). ``average_from``: part of the run, in [0, 1], after which the
-    moving average takes in every iterate. ``dropout`` acts between featurizer and head.
+    (ModelRatatouille, ``lp_steps``). ``dropout`` acts between featurizer and head.
+
+    ``average_from``: part of the run, in [0, 1], after which the moving average takes in every
+    iterate (2110.10832: step 100 of 5,000). ``average_at``: the average is that of the evaluation
+    at which it validates best, which costs a second validation each, or that of the end.
+    ``swad_*``: see :class:`~stockpot.training.averaging.LossValley`.
+
+    ``momentum`` and ``nesterov`` are of ``sgd`` alone. ``schedule`` and ``warmup_steps``: see
+    :func:`~stockpot.training.optimizer.learning_rate`. ``clip_norm``: largest norm of the whole
+    gradient. ``accumulate``: a step takes so many batches, whose gradients add up to that of one
+    batch as large. ``early_stopping``: end the run after so many evaluations in a row without a new
+    best. ``class_weights`` and ``label_smoothing``: see
+    :class:`~stockpot.training.objective.Objective`.
     """
 
     learning_rate: float = 5e-5
@@ -28,8 +39,21 @@ class HyperParameters:
     steps: int = 300
     head_only_steps: int = 0
     evaluate_every: int = 50
-    average_from: float = 0.2
-    optimizer: Literal["adam", "adamw"] = "adam"
+    average_from: float = 0.02
+    average_at: Literal["best", "end"] = "best"
+    swad_converge: int = 3
+    swad_tolerance: int = 6
+    swad_ratio: float = 0.3
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    momentum: float = 0.9
+    nesterov: bool = False
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+    accumulate: int = 1
+    early_stopping: int | None = None
+    class_weights: Literal["balanced"] | Mapping[str, float] | None = None
+    label_smoothing: float = 0.0
     precision: Literal["no", "bf16", "fp16"] = "no"
 
     def __post_init__(self) -> None:
@@ -42,7 +66,32 @@ class HyperParameters:
             "head_only_steps": (0 <= self.head_only_steps <= self.steps, "between 0 and steps"),
             "evaluate_every": (self.evaluate_every >= 1, "1 or more"),
             "average_from": (0 <= self.average_from <= 1, "in [0, 1]"),
-            "optimizer": (self.optimizer in ("adam", "adamw"), "adam or adamw"),
+            "average_at": (self.average_at in ("best", "end"), "best or end"),
+            "swad_converge": (self.swad_converge >= 1, "1 or more"),
+            "swad_tolerance": (self.swad_tolerance >= 1, "1 or more"),
+            "swad_ratio": (self.swad_ratio >= 0, "0 or more"),
+            "optimizer": (self.optimizer in ("adam", "adamw", "sgd"), "adam, adamw or sgd"),
+            "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
+            "nesterov": (
+                not self.nesterov or (self.optimizer == "sgd" and self.momentum > 0),
+                "false but for sgd with momentum",
+            ),
+            "schedule": (
+                self.schedule in ("constant", "linear", "cosine"),
+                "constant, linear or cosine",
+            ),
+            "warmup_steps": (
+                0 <= self.warmup_steps <= self.steps - self.head_only_steps,
+                "between 0 and the steps in which everything trains",
+            ),
+            "clip_norm": (self.clip_norm is None or 0 < self.clip_norm < float("inf"), "above 0"),
+            "accumulate": (self.accumulate >= 1, "1 or more"),
+            "early_stopping": (
+                self.early_stopping is None or self.early_stopping >= 1,
+                "1 or more evaluations",
+            ),
+            "class_weights": (_are_weights(self.class_weights), "balanced or weights above 0"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
             "precision": (self.precision in ("no", "bf16", "fp16"), "no, bf16 or fp16"),
         }
         for name, (good, expected) in ranges.items():
@@ -83,6 +132,12 @@ def draw_hyperparameters(
         else:
             drawn[field] = choices[int(generator.integers(len(choices)))]
     return defaults if index == 0 else defaults.replace(**drawn)
+
+
+def _are_weights(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(0 < weight < float("inf") for weight in value.values())
+    return value in (None, "balanced")
 
 
 def _draw_number(limits: Mapping[str, float], generator: Any) -> float:

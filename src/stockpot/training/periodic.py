@@ -20,7 +20,7 @@ from stockpot.training.feed import Feed
 from stockpot.training.finetune import describe
 from stockpot.training.hyperparameters import HyperParameters
 from stockpot.training.mixing import mix
-from stockpot.training.trainer import Trainer
+from stockpot.training.trainer import Trainer, is_stopped
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def periodic_stock(
     swapped in and out. ``metric``: what the best merge is chosen by (None: the default of the
     task's kind). ``optimizer_state``: after a merge a member's moments are kept or forgotten.
     ``ready`` makes merged weights ready for use (statistics of their own, see ``Rows.ready``).
-    ``scratch`` is a folder for resuming, saved at every merge. Members must have the same steps.
+    ``scratch`` is a folder for resuming, saved at every merge. Members must have the same steps;
+    ``early_stopping`` of the first counts evaluations of the merged weights.
     """
     steps = settings[0].steps
     if len(settings) < 2 or len(seeds) != len(settings):
@@ -89,9 +90,10 @@ def periodic_stock(
                 task.labels,
                 split.train,
                 {},
-                each.replace(evaluate_every=steps + 1, average_from=1.0),
+                each.replace(evaluate_every=steps + 1, average_from=1.0, early_stopping=None),
                 seed=seed,
                 kind=task.kind,
+                classes=task.classes,
                 device=device,
             )
         )
@@ -119,6 +121,7 @@ def periodic_stock(
         seed=seeds[0],
         kind=task.kind,
         metric=metric,
+        classes=task.classes,
         device=device,
     )
     if not history:
@@ -126,7 +129,7 @@ def periodic_stock(
         history.append(_entry(0, evaluator.evaluate()))
     with progress("Model Stock during training", steps) as advance:
         advance(done)
-        while done < steps:
+        while done < steps and not is_stopped(history, best_step, settings[0]):
             states = []
             for index, trainer in enumerate(trainers):
                 trainer.model.dropout.p = settings[index].dropout

@@ -34,9 +34,12 @@ class Shares:
     Args:
         count: shares of a step (None: one a process). Raises ``InputError`` where they do not
             divide evenly among the processes.
+        accumulate: batches that are added up to one step, each of ``count`` shares.
     """
 
-    def __init__(self, accelerator: Accelerator, count: int | None = None) -> None:
+    def __init__(
+        self, accelerator: Accelerator, count: int | None = None, accumulate: int = 1
+    ) -> None:
         self.processes: int = accelerator.num_processes
         self.rank: int = accelerator.process_index
         self.count = count if count is not None else self.processes
@@ -45,6 +48,7 @@ class Shares:
                 f"{self.count} shares of a step cannot be dealt to {self.processes} processes",
                 hint="choose a multiple of the number of processes",
             )
+        self.count *= accumulate
         self._total: dict[Tensor, Tensor] = {}
         self._values: list[float] = []
         self._first: dict[str, Tensor] = {}

@@ -23,6 +23,8 @@ from stockpot.training.averaging import LossValley, RunningMean
 from stockpot.training.device import make_accelerator
 from stockpot.training.feed import Feed, parts_by_length
 from stockpot.training.hyperparameters import HyperParameters
+from stockpot.training.objective import Objective
+from stockpot.training.optimizer import learning_rate, make_optimizer
 from stockpot.training.predict import predict
 from stockpot.training.sampler import BalancedSampler
 from stockpot.training.shares import Shares
@@ -38,7 +40,20 @@ class Progress:
     best: State = field(default_factory=dict)
     best_step: int = 0
     best_score: float = float("-inf")
+    average: State = field(default_factory=dict)
+    average_score: float = float("-inf")
     snapshots: dict[int, State] = field(default_factory=dict)
+
+
+def is_stopped(history: Sequence[Mapping[str, Any]], best_step: int, hp: HyperParameters) -> bool:
+    """Whether as many evaluations as ``early_stopping`` says came after the best one.
+
+    Those of the head-only steps do not count.
+    """
+    if hp.early_stopping is None:
+        return False
+    since = max(best_step, hp.head_only_steps)
+    return len([entry for entry in history if entry["step"] > since]) >= hp.early_stopping
 
 
 class Trainer:
@@ -67,6 +82,7 @@ class Trainer:
         seed: int,
         kind: Kind,
         metric: str | None = None,
+        classes: Sequence[str] = (),
         swad: bool = False,
         snapshots: Sequence[int] = (),
         device: str | None = None,
@@ -76,13 +92,15 @@ class Trainer:
         self.metric = fitting_metric(metric, kind)
         self.labels = np.asarray(labels)
         self.validation = validation
-        self.sampler = BalancedSampler(train, hp.batch_size, seed)
+        self.sampler = BalancedSampler(train, hp.batch_size * hp.accumulate, seed)
         self.accelerator = make_accelerator(hp.precision, device)
         self.device = self.accelerator.device
-        self.shares = Shares(self.accelerator, shares)
-        if self.shares.count > hp.batch_size * len(train):
+        # A batch that adds to another is a share of the step, as is what another process works on.
+        self.shares = Shares(self.accelerator, shares, hp.accumulate)
+        taken = hp.batch_size * hp.accumulate * len(train)
+        if self.shares.count > taken:
             raise InputError(
-                f"{self.shares.count} shares of a step of {hp.batch_size * len(train)} rows",
+                f"{self.shares.count} shares of a step of {taken} rows",
                 hint="use fewer processes or a larger batch_size",
             )
         self.snapshot_steps = frozenset(snapshots)
@@ -100,9 +118,21 @@ class Trainer:
         feed.to(self.device)
         self._standardise_head()
         self._targets = self._make_targets()
+        self.objective = Objective(
+            kind,
+            self.labels[rows],
+            n_outputs=model.head.out_features,
+            classes=classes,
+            class_weights=hp.class_weights,
+            label_smoothing=hp.label_smoothing,
+            device=self.device,
+        )
         self.moving = RunningMean()
-        self._segment = RunningMean()  # iterates since the last evaluation
-        self.valley = LossValley() if swad else None
+        # Iterates since the last evaluation: those that only the valley averages, and the others.
+        self._early, self._segment = RunningMean(), RunningMean()
+        self.valley = (
+            LossValley(hp.swad_converge, hp.swad_tolerance, hp.swad_ratio) if swad else None
+        )
         self._head_only = hp.head_only_steps > 0
         self.optimizer = self._make_optimizer()
         self._losses: list[float] = []
@@ -113,6 +143,16 @@ class Trainer:
     def step(self) -> int:
         """Steps taken."""
         return self.progress.step
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step was taken, or the run diverged or was stopped early."""
+        done = self.progress
+        return (
+            self.step >= self.hp.steps
+            or self.diverged is not None
+            or is_stopped(done.history, done.best_step, self.hp)
+        )
 
     def advance(self, steps: int) -> None:
         """Take up to ``steps`` steps, stopping at the last one of the run.
@@ -126,15 +166,15 @@ class Trainer:
             try:
                 if self.step == 0 and self.validation and not self.progress.history:
                     self._note_evaluation()
-                for _ in range(min(steps, self.hp.steps - self.step)):
-                    if self.diverged is not None:
+                for _ in range(steps):
+                    if self.finished:
                         break
                     self._take_step()
                     if self.step % self.hp.evaluate_every == 0 or self.step == self.hp.steps:
                         self._note_evaluation()
             except DivergedError as error:
                 self.diverged = error
-                self._segment = RunningMean()
+                self._early, self._segment = RunningMean(), RunningMean()
         self.progress.seconds += time.perf_counter() - begun
 
     def evaluate(self) -> dict[str, Any]:
@@ -177,7 +217,13 @@ class Trainer:
         self.optimizer = self._make_optimizer()
 
     def average(self) -> State:
-        """Uniform mean of the iterates since ``average_from``; the last where there are none."""
+        """Uniform mean of the iterates since ``average_from``; the last where there are none.
+
+        With ``average_at`` best, that of the evaluation at which it validated best, once there was
+        one.
+        """
+        if self.progress.average:
+            return self.progress.average
         total = RunningMean()
         total.merge(self.moving)
         total.merge(self._segment)
@@ -200,6 +246,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "head_only": self._head_only,
             "moving": self.moving.dump(),
+            "early": self._early.dump(),
             "segment": self._segment.dump(),
             "valley": self.valley.dump() if self.valley else None,
             "losses": self._losses,
@@ -210,6 +257,8 @@ class Trainer:
                 "best": done.best,
                 "best_step": done.best_step,
                 "best_score": done.best_score,
+                "average": done.average,
+                "average_score": done.average_score,
                 "snapshots": done.snapshots,
             },
         }
@@ -226,12 +275,14 @@ class Trainer:
         self.optimizer = self._make_optimizer()
         self.optimizer.load_state_dict(value["optimizer"])
         self.moving = RunningMean.load(value["moving"], self.device)
+        self._early = RunningMean.load(value["early"], self.device)
         self._segment = RunningMean.load(value["segment"], self.device)
         if self.valley is not None:
             self.valley.restore(value["valley"], self.device)
         self._losses = value["losses"]
         self.progress = Progress(**value["progress"])
-        for state in (self.progress.best, *self.progress.snapshots.values()):
+        done = self.progress
+        for state in (done.best, done.average, *done.snapshots.values()):
             state.update({name: tensor.cpu() for name, tensor in state.items()})
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(value["scaler"])
@@ -243,43 +294,57 @@ class Trainer:
             self.optimizer = self._make_optimizer()
         self.model.train()
         rows = self.sampler.rows(step)
+        mass = self.objective.mass(self._target(rows))
         self.optimizer.zero_grad()
         for share in self.shares.own:
             own = self.shares.rows(rows, share)
             with self.shares.buffers(self.model, share):
-                value = self._backward(own, len(rows), (step, *self.shares.seed_words(share)))
+                value = self._backward(own, mass, (step, *self.shares.seed_words(share)))
             self.shares.add(self.model.trained_parameters(), value)
         value = self.shares.finish(self.model)
         if not np.isfinite(value):
             raise self._diverged("loss", step + 1)
+        if self.hp.clip_norm is not None:
+            trained = self.model.trained_parameters(head_only=self._head_only)
+            self.accelerator.unscale_gradients(self.optimizer)
+            nn.utils.clip_grad_norm_(trained, self.hp.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.hp, step)
         self.optimizer.step()
         self._losses.append(value)
         self.progress.step = step + 1
         self._check_weights()
-        if step + 1 > max(self.hp.average_from * self.hp.steps, self.hp.head_only_steps):
-            self._segment.add(self._live())
+        if not self._head_only:
+            if step + 1 > self.hp.average_from * self.hp.steps:
+                self._segment.add(self._live())
+            elif self.valley is not None:
+                self._early.add(self._live())
         if step + 1 in self.snapshot_steps:
             self.progress.snapshots[step + 1] = self.state()
 
-    def _backward(self, rows: np.ndarray, total: int, words: tuple[int, ...]) -> float:
-        """Gradients and loss of some of the ``total`` rows of a step; ``words`` seed them."""
+    def _backward(self, rows: np.ndarray, total: float, words: tuple[int, ...]) -> float:
+        """Gradients and loss of some rows of a step of mass ``total``; ``words`` seed them."""
         torch.manual_seed(int(named_generator(self.seed, "step", *words).integers(2**62)))
         generator = named_generator(self.seed, "augmentation", *words)
         value = 0.0
         for part in parts_by_length(self.feed, rows, self.device):
             batch = self.feed.batch(part, augment=generator)
-            loss = self._forward(batch, part) * (len(part) / total)
+            target = self._target(part)
+            loss = self.objective.mean(self._forward(batch), target)
+            loss = loss * (self.objective.mass(target) / total)
             value += float(loss.detach())
             self.accelerator.backward(loss)
         return value
 
-    def _forward(self, batch: Any, rows: np.ndarray) -> Tensor:
+    def _forward(self, batch: Any) -> Tensor:
         with self.accelerator.autocast():
             with torch.set_grad_enabled(not self._head_only):
                 features = self.model.features(batch)
-            outputs = self.model.head(self.model.dropout(features))
-        target = self._targets[torch.from_numpy(rows).to(self.device)]
-        return self._loss(outputs.float(), target)
+            outputs: Tensor = self.model.head(self.model.dropout(features))
+        return outputs.float()
+
+    def _target(self, rows: np.ndarray) -> Tensor:
+        return self._targets[torch.from_numpy(rows).to(self.device)]
 
     def _note_evaluation(self) -> None:
         found = self.evaluate()
@@ -298,11 +363,25 @@ class Trainer:
         if found["validation"] > done.best_score + 1e-9 or not done.best:
             done.best, done.best_step = self.state(), done.step
             done.best_score = found["validation"]
-        if self._segment.count:
-            self.moving.merge(self._segment)
-            if self.valley is not None:
-                self.valley.add(self._segment, found["loss"])
-            self._segment = RunningMean()
+        self.moving.merge(self._segment)
+        if self.valley is not None and self._early.count + self._segment.count:
+            self._early.merge(self._segment)
+            self.valley.add(self._early, found["loss"])
+        self._early, self._segment = RunningMean(), RunningMean()
+        if self.hp.average_at == "best" and self.validation and self.moving.count:
+            self._note_average()
+
+    def _note_average(self) -> None:
+        """Validate the moving average as it is now, and keep the best (2110.10832)."""
+        done, average, iterate = self.progress, self.moving.mean(), self.model.state()
+        self.model.load_state({**iterate, **average})
+        try:
+            score = self.evaluate()["validation"]
+        finally:
+            self.model.load_state(iterate)
+        done.history[-1]["average_validation"] = score
+        if score > done.average_score or not done.average:
+            done.average, done.average_score = self._completed(average), score
 
     def _live(self) -> dict[str, Tensor]:
         """The tensors that can be averaged themselves, named as in ``state``."""
@@ -319,19 +398,14 @@ class Trainer:
             raise self._diverged(f"tensor '{names[int(finite.int().argmin())]}'")
 
     def _loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Of validation: neither weighted nor smoothed, so that runs can be compared."""
         if self.kind == "regression":
             return nn.functional.mse_loss(outputs.squeeze(1), target)
         return nn.functional.cross_entropy(outputs, target)
 
     def _make_optimizer(self) -> Any:
-        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        made = kinds[self.hp.optimizer](
-            self.model.trained_parameters(head_only=self._head_only),
-            lr=self.hp.learning_rate,
-            weight_decay=self.hp.weight_decay,
-            fused=True,
-        )
-        return self.accelerator.prepare_optimizer(made)
+        trained = self.model.trained_parameters(head_only=self._head_only)
+        return self.accelerator.prepare_optimizer(make_optimizer(self.hp, trained))
 
     def _make_targets(self) -> Tensor:
         if self.kind == "classification":
