@@ -14,6 +14,7 @@ from stockpot.checkpoints.checkpoint import join_digests
 from stockpot.evaluation.metrics import METRICS
 from stockpot.execution import Job
 from stockpot.provenance import Made, Parent, Record
+from stockpot.recycling.cells import tested_as
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.jobs import read_metrics
 from stockpot.recycling.judging import measured
@@ -71,6 +72,7 @@ class _Finder:
     def find(self) -> Ingredients:
         protocol, final_cell = PROTOCOLS[self.final], self.plan.final_cell
         assert final_cell is not None
+        self.held_out = final_cell.domains
         job = final_cell.models[protocol.name]
         metrics = read_metrics(self.folders[job])
         members = metrics["members"]
@@ -104,7 +106,9 @@ class _Finder:
             parents=parents,
             recipe=dict(run.job.arguments),
             data=self.examined.facts.task,
-            metrics=measured(metrics, METRICS[self.examined.facts.metric]),
+            metrics=measured(
+                metrics, METRICS[self.examined.facts.metric], tested_as(self.held_out)
+            ),
             versions=self.versions,
         )
         self._add(name, folder / f"{take}.safetensors", record, Parent(name, "", "run", weight))
