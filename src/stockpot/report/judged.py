@@ -9,7 +9,8 @@ from typing import Any
 @dataclass(frozen=True)
 class Judged:
     """Phrases: ``on`` follows a number, ``title`` and ``tile`` are headings, ``rows`` are what is
-    judged on, ``part`` is a column of the table, ``axis`` stands beside a value.
+    judged on, ``part`` is a column of the table, ``axis`` stands beside a value, ``cell`` and
+    ``column`` head columns of the runs.
     """
 
     on: str
@@ -18,6 +19,8 @@ class Judged:
     rows: str
     part: str
     axis: str
+    cell: str
+    column: str
 
 
 _DOMAINS = Judged(
@@ -27,6 +30,8 @@ _DOMAINS = Judged(
     rows="held-out domain",
     part="held-out domain",
     axis="held out",
+    cell="Held out",
+    column="Held-out",
 )
 _ROWS = Judged(
     on="on test rows of the same source",
@@ -35,6 +40,8 @@ _ROWS = Judged(
     rows="test rows",
     part="domain",
     axis="test rows",
+    cell="Judged",
+    column="Test",
 )
 
 
