@@ -51,6 +51,80 @@ held_out: [sketches]
 ```
 """
 
+DATA = """\
+## Data and splits
+
+What a model is judged on is said by `held_out`, and what the data says of itself is kept. Every run
+says in `results.json` what it judged on (`task.judged_on`, and of each cell `judged_on`,
+`held_out_domains` and `examples`): `held-out domains`, which no run has seen, or `test rows` of the
+same sources, which is an easier question.
+
+**Domains in turn, or together.** A list holds out each domain in turn. A list in it holds out
+several at once. `train_domains` names what is trained on; all other domains are held out together.
+The table has a column for each domain that is judged on; the mean is over these columns.
+
+```yaml
+task: {kind: text, path: reviews.csv}               # text,label,domain
+held_out: [tweets, [movies, products]]              # two comparisons
+```
+
+```yaml
+task: {kind: text, path: reviews.csv}
+train_domains: [movies]                             # judged on products and tweets
+```
+
+**One source.** Where there is one domain, or with `held_out: none`, models are judged on test rows
+of the same source: `test_fraction` of every domain. They are the same in every trial, since an
+average over trials would else have trained on them. A table needs no column of domains.
+
+```yaml
+task: {kind: text, path: shop.csv}                  # text,label
+test_fraction: 0.25
+```
+
+**Fixed splits.** A column `split` (an array `splits` in an `.npz` file) with the values train,
+validation (or valid, val, dev) and test is kept exactly. So are files of their own, and folders
+with these names above the classes: they are never taken for domains. Validation rows are drawn from
+the training rows only where there are none. Test rows of a training domain are in-distribution test
+rows: they are never trained on, and judged on where no domain is held out. A held-out domain is
+judged on its test rows, or on all its rows where it has none. `split: null` ignores the column or
+the names of the folders.
+
+```yaml
+task: {kind: text, path: train.csv, validation: valid.csv, test: test.csv}
+```
+
+```yaml
+task: {kind: images, path: photos}                  # photos/{train,valid,test}/<class>/<file>
+```
+
+**Groups.** Rows of one group (a patient, an author, an identity) stay on one side of training,
+validation and test. Which side depends on the seed and the group's name alone; only a domain whose
+groups would all fall on one side gives the one nearest to the limit to the other. Groups in two
+fixed splits are refused. `unseen_groups: true` also keeps groups apart across domains: of those
+that a held-out domain shares with the others, `test_fraction` are left out of training, and the
+rest out of the test.
+
+```yaml
+task: {kind: text, path: notes.csv, group: patient}
+held_out: [north]
+unseen_groups: true
+```
+
+**Tables of images.** A CSV, TSV, JSON Lines or Parquet file lists images with the columns image and
+label, and if wanted domain, split and more. Paths start at the table's folder. A missing or corrupt
+image is named with its line.
+
+```yaml
+task: {kind: images, path: photos.csv, group: photographer}
+held_out: none
+```
+
+Splits depend on `seed`, the trial and the names of domains and groups alone. An auxiliary that is
+trained on the target's own images (`rotation: true`) never sees test rows. `final.train_on: all`
+trains the model that is kept on all domains, but not on fixed test rows.
+"""
+
 METRICS_OPENING = """\
 ## Metrics
 
@@ -112,7 +186,7 @@ TASKS = [
 
 def page() -> str:
     """The page as Markdown."""
-    parts = [OPENING]
+    parts = [OPENING, DATA]
     for title, words, model in SECTIONS:
         parts.append(f"## {title}\n")
         parts.append(words or _paragraph(model) + "\n")
@@ -169,7 +243,8 @@ def _type(annotation: Any) -> str:
     if origin in (UnionType, typing.Union):
         return " or ".join(dict.fromkeys(_type(e) for e in arguments if e is not NoneType))
     if origin in (list, tuple):
-        return f"list of {_type(arguments[0])}"
+        inner = _type(arguments[0])
+        return f"list of ({inner})" if " or " in inner else f"list of {inner}"
     if origin is dict:
         return "mapping"
     if annotation is Draw:

@@ -18,7 +18,7 @@ from stockpot.recycling.jobs import _sample
 from stockpot.recycling.plan import hash_seed
 from stockpot.report.kept import kept_line
 from stockpot.tasks import load_task, parse_task_spec, split_task
-from stockpot.training.rows import Rows, open_split, read_outputs
+from stockpot.training.rows import Rows, read_outputs
 from tests.recycling.tiny import recipe, write_arrays
 
 PROTOCOLS = ["linear_probe", "single", "erm", "ensemble", "soup_uniform", "soup_greedy"]
@@ -94,7 +94,7 @@ def test_validation_losses_are_those_of_the_stored_outputs(done: Recycled) -> No
     outputs = read_outputs(folder / "outputs-best.npz")
     expected = [
         losses(outputs[f"validation/{name}"], task.labels[rows])
-        for name, rows in open_split(task, split).validation.items()
+        for name, rows in split_task(task, **split).validation.items()
     ]
     stored = json.loads((folder / "metrics.json").read_text())["best"]["id_accuracy"]
     assert stored == pytest.approx(-np.mean(expected), abs=1e-6)

@@ -306,18 +306,6 @@ def test_an_unknown_domain_is_named(tmp_path: Path) -> None:
     assert "unknown domain 'west'" in refused(tmp_path, held_out=["west"])
 
 
-def test_a_task_with_one_domain_is_refused(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    np.savez(
-        tmp_path / "one.npz",
-        inputs=rng.normal(size=(8, 6)).astype(np.float32),
-        labels=np.arange(8) % 2,
-        domains=np.array(["only"] * 8),
-    )
-    message = refused(tmp_path, task={"kind": "arrays", "path": "one.npz"}, held_out="all")
-    assert "one domain" in message
-
-
 def wild(tmp_path: Path, change: Any) -> str:
     """Save the base's weights after ``change`` as weights from the wild; what is said of them."""
     from stockpot.checkpoints.torch_io import save_state

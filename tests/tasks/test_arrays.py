@@ -114,8 +114,8 @@ def test_bad_files(tmp_path: Path) -> None:
         np.save(handle, np.zeros(3))
     with pytest.raises(TaskError, match="one array"):
         load_task(spec, root=tmp_path)
-    np.savez(tmp_path / "t.npz", inputs=np.zeros((2, 2)), labels=np.zeros(2))
-    with pytest.raises(TaskError, match="no array 'domains'"):
+    np.savez(tmp_path / "t.npz", inputs=np.zeros((2, 2)), domains=np.array(["a", "b"]))
+    with pytest.raises(TaskError, match="no array 'labels'; it must have 'inputs', 'labels', 'do"):
         load_task(spec, root=tmp_path)
 
 

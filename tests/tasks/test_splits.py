@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stockpot.errors import TaskError
-from stockpot.tasks import Task, build_task, require_domains, select_domains, split_task
+from stockpot.tasks import Task, build_task, select_domains, split_task
 
 
 def task(sizes: dict[str, int]) -> Task:
@@ -114,12 +114,8 @@ def test_domain_of_one_example() -> None:
         split_task(data)
 
 
-def test_one_domain_is_enough_for_an_auxiliary_but_not_for_a_target() -> None:
-    alone = task({"only": 6})
-    assert list(split_task(alone).train) == ["only"]
-    with pytest.raises(TaskError, match="has only the domain 'only'; at least 2"):
-        require_domains(alone)
-    require_domains(task({"a": 2, "b": 2}))
+def test_one_domain_is_enough() -> None:
+    assert list(split_task(task({"only": 6})).train) == ["only"]
 
 
 def test_select_domains() -> None:

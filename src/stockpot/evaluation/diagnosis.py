@@ -213,7 +213,7 @@ def _weak_member(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
     drop, spread = fmean(rest) - value[weakest.name], max(rest) - min(rest)
     if drop < thresholds.weak_member or drop < 2 * spread:
         return None
-    where = "on validation" if known else "on the held-out domain"
+    where = "on validation" if known else "on the test rows"
     metric = evidence.metric
     return Finding(
         "one weak member",

@@ -14,6 +14,8 @@ from stockpot.ranking.prepare import Prepared
 from stockpot.ranking.tuning import Tuned
 from stockpot.ranking.zoo import ModelEntry
 
+_FILES = ("path", "validation", "test", "weights")
+
 
 def write_recipe(path: Path, prepared: Prepared, name: str, entry: ModelEntry) -> None:
     """Write a recipe that starts from the model ``name``; its paths start at its own folder."""
@@ -43,8 +45,8 @@ def write_recipe(path: Path, prepared: Prepared, name: str, entry: ModelEntry) -
     ]
     if len(task.domains) < 2:
         lines.append(
-            f"# '{task.name}' has one domain; recycle holds one out and needs two: name a column\n"
-            "# or use folders that say where each example comes from."
+            f"# '{task.name}' has one domain: recycle judges on test rows of it. Name a column or\n"
+            "# use folders that say where each example comes from to judge on domains never seen."
         )
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     write_text(path, "\n".join(lines) + "\n" + text)
@@ -75,7 +77,8 @@ def _moved(spec: dict[str, Any], root: Path, recipe: Path) -> dict[str, Any]:
         return os.path.relpath(path.absolute(), here) if path.exists() else value
 
     found = dict(spec)
-    for key in ("path", "weights"):
+    files = ("path", "weights") if found.get("kind") == "datasets" else _FILES
+    for key in files:
         if isinstance(found.get(key), str):
             found[key] = moved(found[key])
     for key in ("function", "name"):

@@ -8,8 +8,9 @@ from pathlib import Path
 from stockpot.backbones import Backbone, load_backbone
 from stockpot.checkpoints import open_checkpoint
 from stockpot.checkpoints.torch_io import load_state
-from stockpot.errors import BackboneError, InputError, RecipeError, TaskError
+from stockpot.errors import BackboneError, InputError
 from stockpot.inspection import check_lineage
+from stockpot.recycling.cells import check_auxiliary, check_splits
 from stockpot.recycling.judging import other_metrics, selection_metric
 from stockpot.recycling.plan import Facts
 from stockpot.recycling.recipe import Auxiliary, Recipe
@@ -40,7 +41,7 @@ def examine(
         return load_task(spec, root=root, skip_corrupt=skip_corrupt, cache=cache, seed=recipe.seed)
 
     task = load(recipe.task)
-    _check_domains(recipe, task)
+    check_splits(recipe, task)
     other_metrics(recipe, task.kind)
     training = recipe.training
     check_objective(
@@ -60,6 +61,8 @@ def examine(
             continue
         other = task if auxiliary.task is None else load(auxiliary.task)
         _check_auxiliary(auxiliary, other, task)
+        if auxiliary.task is not None:
+            check_auxiliary(recipe, auxiliary, other)
         contents[auxiliary.name] = other.fingerprint
         examples[auxiliary.name] = other.counts()
     facts = Facts(
@@ -75,22 +78,6 @@ def examine(
         auxiliary_examples=examples,
     )
     return Examined(task, body, facts)
-
-
-def _check_domains(recipe: Recipe, task: Task) -> None:
-    if recipe.held_out == []:
-        raise RecipeError(["held_out: name at least one domain, or 'all'"])
-    if len(task.domains) < 2:
-        raise TaskError(
-            f"task '{task.name}' has one domain ('{task.domains[0]}'); to hold one out needs two",
-            hint="name a column that says where each example comes from, or use one folder each",
-        )
-    for domain in recipe.held_out if recipe.held_out != "all" else []:
-        if domain not in task.domains:
-            raise TaskError(
-                f"held_out: unknown domain '{domain}' in task '{task.name}'",
-                hint=f"it has {', '.join(task.domains)}",
-            )
 
 
 def _check_wild(weights: str, body: Backbone, root: Path) -> str:

@@ -12,6 +12,7 @@ from stockpot.evaluation.metrics import METRICS
 from stockpot.execution import Job
 from stockpot.files import atomic_folder
 from stockpot.provenance import Made, Record, write_models
+from stockpot.recycling.cells import tested_as
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.ingredients import find_ingredients
 from stockpot.recycling.jobs import read_metrics
@@ -44,7 +45,9 @@ def save_final(
         parents=made.parents,
         recipe=recipe.model_dump(mode="json"),
         data=examined.facts.task,
-        metrics=measured(metrics["best"], METRICS[examined.facts.metric]),
+        metrics=measured(
+            metrics["best"], METRICS[examined.facts.metric], tested_as(plan.final_cell.domains)
+        ),
         versions=results["versions"],
     )
     with atomic_folder(output / FOLDER, replace=True) as folder:

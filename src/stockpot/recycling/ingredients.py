@@ -15,6 +15,7 @@ from stockpot.checkpoints.torch_io import load_state
 from stockpot.evaluation.metrics import METRICS
 from stockpot.execution import Job
 from stockpot.provenance import Made, Parent, Record
+from stockpot.recycling.cells import tested_as
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.jobs import read_metrics
 from stockpot.recycling.judging import measured
@@ -72,6 +73,7 @@ class _Finder:
     def find(self) -> Ingredients:
         protocol, final_cell = PROTOCOLS[self.final], self.plan.final_cell
         assert final_cell is not None
+        self.held_out = final_cell.domains
         job = final_cell.models[protocol.name]
         metrics = read_metrics(self.folders[job])
         # An overlay can replace what the final folder has, and it has only buffers that changed.
@@ -108,7 +110,9 @@ class _Finder:
             parents=parents,
             recipe=dict(run.job.arguments),
             data=self.examined.facts.task,
-            metrics=measured(metrics, METRICS[self.examined.facts.metric]),
+            metrics=measured(
+                metrics, METRICS[self.examined.facts.metric], tested_as(self.held_out)
+            ),
             versions=self.versions,
         )
         self._add(name, folder / f"{take}.safetensors", record, Parent(name, "", "run", weight))

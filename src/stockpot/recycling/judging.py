@@ -14,10 +14,11 @@ from stockpot.evaluation.metrics import (
     fitting_metric,
     metrics_beside,
 )
+from stockpot.recycling.cells import split_arguments
 from stockpot.recycling.plan import Plan
 from stockpot.recycling.recipe import Recipe
-from stockpot.tasks import Task
-from stockpot.training.rows import limit_task, open_split
+from stockpot.tasks import Task, split_task
+from stockpot.training.rows import limit_task
 
 
 def selection_metric(recipe: Recipe, kind: Kind) -> Metric:
@@ -44,14 +45,14 @@ def check_metrics(recipe: Recipe, task: Task, plan: Plan) -> None:
     arguments = [cell.probe.arguments for cell in plan.cells]
     data, splits = arguments[0]["data"], [each["split"] for each in arguments]
     if recipe.final.train_on == "all":
-        splits.append({**splits[0], "held_out": []})
+        splits.append(split_arguments(recipe, None, 0))
     if data["limit"] is not None:
         task = limit_task(task, data["limit"], data["seed"])
     for split in splits:
-        parts = open_split(task, split)
+        parts = split_task(task, **split)
         _check(selecting, task, parts.validation, "validation")
         for metric in dict.fromkeys((selecting, *beside)):
-            _check(metric, task, parts.test, "held-out")
+            _check(metric, task, parts.test, "held-out" if split["held_out"] else "test")
 
 
 def _check(metric: Metric, task: Task, parts: Mapping[str, Any], which: str) -> None:
@@ -63,14 +64,16 @@ def _check(metric: Metric, task: Task, parts: Mapping[str, Any], which: str) -> 
             raise InputError(problem, hint=error.hint) from error
 
 
-def measured(metrics: Mapping[str, float], metric: Metric) -> dict[str, float]:
+def measured(metrics: Mapping[str, float], metric: Metric, tested: str) -> dict[str, float]:
     """A model's scores as its card and the registry name them, in the metric's own sign.
+
+    ``tested``: the word for test rows, as of :func:`stockpot.recycling.cells.tested_as`.
 
     Accuracy and R2 are both called accuracy; other metrics have their own name.
     """
     name = "accuracy" if metric is default_metric(metric.kind) else metric.name
     return {
         f"{where}_{name}": metric.sign * metrics[key]
-        for where, key in (("id", "id_accuracy"), ("held_out", "accuracy"))
+        for where, key in (("id", "id_accuracy"), (tested, "accuracy"))
         if key in metrics
     }

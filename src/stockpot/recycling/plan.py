@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from stockpot.execution import Job
+from stockpot.recycling.cells import (
+    cell_name,
+    hash_seed,
+    held_out_sets,
+    split_arguments,
+)
 from stockpot.recycling.protocols import PROTOCOLS, Pool, Protocol
 from stockpot.recycling.recipe import Auxiliary, Recipe
 from stockpot.recycling.settings import choices, settings, steps_of
@@ -32,18 +37,24 @@ class Run:
 
 @dataclass
 class Cell:
-    """All that happens for one held-out domain (``None``: train on all) and one split."""
+    """All that happens for one set of held-out domains and one split.
+
+    ``held_out`` names it: the domain, several joined by " + ", ``in-distribution`` where it is
+    judged on test rows of its own sources; None: train on all domains, judge on none. ``domains``
+    are those held out.
+    """
 
     held_out: str | None
     trial: int
     probe: Job
+    domains: tuple[str, ...] = ()
     runs: dict[str, list[Run]] = field(default_factory=dict)
     models: dict[str, Job] = field(default_factory=dict)
     connectivity: Job | None = None
 
     @property
     def name(self) -> str:
-        """For labels: the held-out domain and the trial."""
+        """For labels: what is held out, and the trial."""
         return f"{self.held_out or 'all domains'} · trial {self.trial}"
 
     def jobs(self) -> Iterator[Job]:
@@ -101,8 +112,11 @@ def make_plan(recipe: Recipe, facts: Facts) -> Plan:
     Equal parts of different protocols become the same job.
     """
     builder = _Builder(recipe, facts)
-    held_out = list(facts.domains) if recipe.held_out == "all" else list(recipe.held_out)
-    cells = [builder.cell(domain, trial) for domain in held_out for trial in range(recipe.trials)]
+    cells = [
+        builder.cell(held_out, trial)
+        for held_out in held_out_sets(recipe, facts.domains)
+        for trial in range(recipe.trials)
+    ]
     for protocol in map(PROTOCOLS.__getitem__, _with_references(recipe.protocol_names)):
         for cell in cells:
             if protocol.pool != "probe" and protocol.pool not in cell.runs:
@@ -130,12 +144,6 @@ def add_final(plan: Plan, recipe: Recipe, facts: Facts, protocol: str) -> Plan:
 def _with_references(names: Sequence[str]) -> list[str]:
     """What the final model is compared with is always there: it costs no training of its own."""
     return [name for name in PROTOCOLS if name in (*names, *REFERENCES)]
-
-
-def hash_seed(*parts: object) -> int:
-    """A seed in [0, 2^31) that depends on ``parts`` alone."""
-    text = "\x1f".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1
 
 
 class _Builder:
@@ -169,13 +177,10 @@ class _Builder:
         }
         return self._job("features", arguments, {}, f"features of {name}", weight=0.5)
 
-    def cell(self, held_out: str | None, trial: int) -> Cell:
+    def cell(self, held_out: tuple[str, ...] | None, trial: int) -> Cell:
         recipe = self.recipe
-        split = {
-            "held_out": [] if held_out is None else [held_out],
-            "seed": hash_seed("split", recipe.seed, trial),
-            "validation_fraction": recipe.training.validation_fraction,
-        }
+        name = None if held_out is None else cell_name(held_out)
+        split = split_arguments(recipe, held_out, trial)
         common = {
             "data": self.target,
             "backbone": self.backbone,
@@ -187,10 +192,10 @@ class _Builder:
             "probe",
             common,
             {"features": features},
-            f"linear probe · {held_out or 'all domains'} · trial {trial}",
+            f"linear probe · {name or 'all domains'} · trial {trial}",
             weight=0.2,
         )
-        cell = Cell(held_out, trial, probe)
+        cell = Cell(name, trial, probe, held_out or ())
         pools: list[Pool] = ["plain", "seeds", "auxiliary", "fusing", "trajectory", "periodic"]
         used = {PROTOCOLS[name].pool for name in self.names}
         if "trajectory" in used:
@@ -285,8 +290,13 @@ class _Builder:
         else:
             limit = auxiliary.training.limit_per_domain or training.limit_per_domain
             if auxiliary.rotation:
-                exclude = [] if cell.held_out is None else [cell.held_out]
-                data = {**self.target, "limit": limit, "rotation": {"exclude": exclude}}
+                split = cell.probe.arguments["split"]
+                drawn = ("test_fraction", "test_seed", "unseen_groups")
+                rotation = {
+                    "exclude": list(cell.domains),
+                    **{key: split[key] for key in drawn if key in split},
+                }
+                data = {**self.target, "limit": limit, "rotation": rotation}
             else:
                 assert auxiliary.task is not None
                 data = {

@@ -42,7 +42,7 @@ class Protocol:
             moving average, the SWAD average, or the last.
         select: which runs: all, the best by validation on the training domains, ``greedy`` (in
             order of validation accuracy, kept when the average does not get worse), the first two,
-            or the best by the held-out domain itself (an oracle, not a method).
+            or the best by the test rows themselves (an oracle, not a method).
         combine: what is done with the selected: one run's weights, the mean of the weights, the
             mean of the predictions, Model Stock towards the base, interpolation with the base by a
             coefficient that validation chooses or by one half, a
@@ -277,7 +277,7 @@ _ROWS = [
     ),
     Protocol(
         "oracle",
-        "Best run by the held-out domain",
+        "Best run by the test rows",
         "oracle",
         "plain",
         select="oracle",

@@ -214,8 +214,28 @@ class Recipe(_Strict):
     title: str = Field("Recycling", description="the report's headline")
     task: TaskSpec = Field(description="the data, with domains")
     backbone: BackboneSpec = Field(description="the base")
-    held_out: list[str] | Literal["all"] = Field(
-        "all", description="domains never trained on, each in turn; results are judged on them"
+    held_out: list[str | list[str]] | Literal["all", "none"] = Field(
+        "all",
+        description="domains never trained on, which results are judged on: each in turn, those of "
+        "a list in the list together; none: judge on test rows of the same sources, as with all "
+        "where there is one domain",
+    )
+    train_domains: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="train on these; all others are held out together (instead of held_out)",
+    )
+    test_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="part of each domain set apart to judge on where no domain is held out and the "
+        "data has no test rows of its own",
+    )
+    unseen_groups: bool = Field(
+        False,
+        description="judge held-out domains on groups that training does not see: of those that "
+        "both have, test_fraction are left out of training and the others out of the test",
     )
     trials: int = Field(1, ge=1, description="independent splits; results are averaged over them")
     seed: int = Field(0, ge=0, description="of splits, draws and training")
@@ -254,6 +274,24 @@ class Recipe(_Strict):
     threads: int = Field(1, ge=1, description="CPU threads of a job; results depend on it")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples for the intervals")
 
+    @field_validator("held_out", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return "none" if value is None else value
+
+    @field_validator("held_out")
+    @classmethod
+    def _sets(cls, value: list[str | list[str]] | str) -> list[str | list[str]] | str:
+        if isinstance(value, str):
+            return value
+        if not value or [] in value:
+            raise ValueError("name at least one domain, 'all' or 'none'")
+        sets = [{one} if isinstance(one, str) else set(one) for one in value]
+        for one, names in zip(value, sets, strict=True):
+            if sets.count(names) > 1 or (not isinstance(one, str) and len(names) < len(one)):
+                raise ValueError(f"{one!r} names a domain twice, or stands twice")
+        return value
+
     @field_validator("protocols")
     @classmethod
     def _known(cls, names: list[str] | None) -> list[str] | None:
@@ -282,6 +320,8 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        if self.train_domains is not None and self.held_out != "all":
+            raise ValueError("give one of 'held_out' and 'train_domains'")
         names = [auxiliary.name for auxiliary in self.auxiliaries]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"auxiliary '{sorted(twice)[0]}' stands twice")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from stockpot.evaluation.claims import HELD_OUT, compare_all
+from stockpot.evaluation.claims import compare_all
 from stockpot.evaluation.connectivity import barrier
 from stockpot.evaluation.diagnosis import diagnose
 from stockpot.evaluation.diversity import mean_diversity
@@ -20,6 +20,7 @@ from stockpot.evaluation.intervals import paired_bootstrap
 from stockpot.evaluation.metrics import METRICS, Metric, correct, ensemble
 from stockpot.execution import Job
 from stockpot.provenance import versions
+from stockpot.recycling.cells import judged_on, trained_on, why_trained_on
 from stockpot.recycling.choice import KeptModel
 from stockpot.recycling.cost import training_cost
 from stockpot.recycling.examine import Examined
@@ -29,11 +30,12 @@ from stockpot.recycling.judging import other_metrics
 from stockpot.recycling.plan import BASE, Cell, Plan, Run
 from stockpot.recycling.protocols import PROTOCOLS, Protocol
 from stockpot.recycling.recipe import Recipe
-from stockpot.tasks import Task
+from stockpot.tasks import Split, Task, part_counts, split_task
 from stockpot.training.rows import read_outputs
 
 Folders = Mapping[Job, Path]
 Scores = np.ndarray
+ByColumn = dict[tuple[str, int], Scores]
 
 
 @dataclass
@@ -41,33 +43,46 @@ class _CellData:
     """Everything about one cell that is needed more than once."""
 
     cell: Cell
-    labels: np.ndarray
+    split: Split
+    labels: dict[str, np.ndarray]
+    columns: dict[str, str]
     metric: Metric
     folders: Folders
 
     def metrics(self, job: Job) -> dict[str, Any]:
         return read_metrics(self.folders[job])
 
-    def test_outputs(self, job: Job, file: str) -> np.ndarray:
+    def test_outputs(self, job: Job, file: str) -> dict[str, np.ndarray]:
+        """Predictions on the test rows, by the domains that are tested."""
         outputs = read_outputs(self.folders[job] / file)
-        return np.concatenate([v for name, v in outputs.items() if name.startswith("test/")])
+        return {name: outputs[f"test/{name}"] for name in self.labels}
 
-    def protocol_scores(self, name: str, metric: Metric | None = None) -> Scores:
-        """Score of every held-out row; the mean over runs of a protocol that combines none.
+    def protocol_scores(self, name: str, metric: Metric | None = None) -> ByColumn:
+        """Score of every test row by the table's column and the trial; the mean over runs of a
+        protocol that combines none.
 
         By the recipe's metric, or by ``metric``.
         """
-        protocol, metric = PROTOCOLS[name], metric or self.metric
+        protocol = PROTOCOLS[name]
         if protocol.combine != "each":
-            outputs = self.test_outputs(self.cell.models[name], "outputs.npz")
-            return metric.row_scores(outputs, self.labels)
-        runs = self.cell.runs[protocol.pool]
-        each = [self.test_outputs(run.job, "outputs-best.npz") for run in runs]
-        scores = [metric.row_scores(outputs, self.labels) for outputs in each]
-        return np.asarray(np.mean(scores, axis=0))
+            outputs = [self.test_outputs(self.cell.models[name], "outputs.npz")]
+        else:
+            runs = self.cell.runs[protocol.pool]
+            outputs = [self.test_outputs(run.job, "outputs-best.npz") for run in runs]
+        scores = [self.scores(one, metric) for one in outputs]
+        return {
+            (column, self.cell.trial): np.asarray(np.mean([one[domain] for one in scores], axis=0))
+            for domain, column in self.columns.items()
+        }
 
-    def scores(self, outputs: np.ndarray) -> Scores:
-        return self.metric.row_scores(outputs, self.labels)
+    def scores(
+        self, outputs: Mapping[str, np.ndarray], metric: Metric | None = None
+    ) -> dict[str, Scores]:
+        """Score of every test row, by domain."""
+        metric = metric or self.metric
+        return {
+            name: metric.row_scores(values, self.labels[name]) for name, values in outputs.items()
+        }
 
 
 def limited(task: Task, plan: Plan) -> Task:
@@ -85,10 +100,7 @@ def collect(
     task, body = examined.task, examined.backbone
     small = limited(task, plan)
     metric, beside = METRICS[examined.facts.metric], other_metrics(recipe, task.kind)
-    cells = [
-        _CellData(cell, small.labels[small.rows(str(cell.held_out))], metric, folders)
-        for cell in plan.cells
-    ]
+    cells = _read(plan, small, metric, folders)
     return {
         "schema": 2,
         "title": recipe.title,
@@ -101,6 +113,9 @@ def collect(
             "classes": list(task.classes),
             "examples": {name: int(count) for name, count in task.counts().items()},
             "skipped": list(task.skipped),
+            "judged_on": judged_on(plan.cells[0].domains),
+            "splits": None if task.splits is None else part_counts(task.splits),
+            "groups": None if task.groups is None else len(np.unique(task.groups)),
         },
         "backbone": {
             "kind": recipe.backbone.kind,
@@ -113,11 +128,32 @@ def collect(
         "cells": [_cell(recipe, data) for data in cells],
         "table": _table(recipe, cells, beside),
         "lineage": family(recipe, plan, folders, choice.protocol),
-        "final": {**_final(plan, choice), "claims": _claims(cells, choice)},
+        "final": {**_final(recipe, plan, choice), "claims": _claims(cells, choice)},
         "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
         "versions": versions("torch", "transformers", "timm", "accelerate"),
         "seconds": round(sum(_seconds(folders[job]) for job in set(folders)), 1),
     }
+
+
+def _read(plan: Plan, task: Task, metric: Metric, folders: Folders) -> list[_CellData]:
+    """Every cell of the comparison with its split and its columns of the table.
+
+    A column is a domain; it says what was held out with it where other cells test it as well.
+    """
+    splits = [split_task(task, **cell.probe.arguments["split"]) for cell in plan.cells]
+    testers: dict[str, set[str | None]] = {}
+    for cell, split in zip(plan.cells, splits, strict=True):
+        for domain in split.test:
+            testers.setdefault(domain, set()).add(cell.held_out)
+    cells = []
+    for cell, split in zip(plan.cells, splits, strict=True):
+        columns = {
+            name: name if len(testers[name]) == 1 else f"{name} (held out: {cell.held_out})"
+            for name in split.test
+        }
+        labels = {name: task.labels[rows] for name, rows in split.test.items()}
+        cells.append(_CellData(cell, split, labels, columns, metric, folders))
+    return cells
 
 
 def _cell(recipe: Recipe, data: _CellData) -> dict[str, Any]:
@@ -141,8 +177,15 @@ def _cell(recipe: Recipe, data: _CellData) -> dict[str, Any]:
                 diagnoses.append({"protocol": name, **found})
                 if name in ("soup_uniform", "ratatouille_uniform"):
                     diversity.append(_diversity(protocol, found["evidence"]))
+    parts = ("train", "validation", "test")
     return {
         "held_out": cell.held_out,
+        "held_out_domains": list(cell.domains),
+        "judged_on": judged_on(cell.domains),
+        "examples": {
+            part: {name: len(rows) for name, rows in getattr(data.split, part).items()}
+            for part in parts
+        },
         "trial": cell.trial,
         "runs": list(seen.values()),
         "models": models,
@@ -230,25 +273,34 @@ def _diagnosis(
     if len(chosen) < 2:
         return None
     outputs = [data.test_outputs(run.job, "outputs-best.npz") for run in chosen]
-    scores = np.stack([data.scores(each) for each in outputs])
-    joined = ensemble(list(outputs), data.metric.kind)
+    scores = {name: np.stack([data.scores(one)[name] for one in outputs]) for name in data.labels}
+    joined = data.scores(
+        {name: ensemble([one[name] for one in outputs], data.metric.kind) for name in data.labels}
+    )
     average = data.scores(data.test_outputs(job, "outputs.npz"))
-    where = (str(data.cell.held_out), data.cell.trial)
     compared = paired_bootstrap(
-        {"average": {where: average}, "members": {where: scores.mean(axis=0)}},
+        {
+            "average": {(name, data.cell.trial): own for name, own in average.items()},
+            "members": {(name, data.cell.trial): own.mean(axis=0) for name, own in scores.items()},
+        },
         "members",
         resamples=recipe.resamples,
     )["average"].difference
     assert compared is not None
     ratio = None
     if data.metric.kind == "classification":
-        right = [correct(each, data.labels, "classification") for each in outputs]
+        right = [
+            np.concatenate(
+                [correct(one[name], data.labels[name], "classification") for name in data.labels]
+            )
+            for one in outputs
+        ]
         ratio = mean_diversity(np.stack(right)).ratio_error
     evidence = Evidence(
         members=tuple(_member(run, data) for run in chosen),
-        average=float(average.mean()),
+        average=_mean(average),
         average_id=metrics["best"]["id_accuracy"],
-        ensemble=float(data.scores(joined).mean()),
+        ensemble=_mean(joined),
         low=compared.low,
         high=compared.high,
         ratio_error=ratio,
@@ -271,6 +323,11 @@ def _diagnosis(
         metric=data.metric.name,
     )
     return diagnose(evidence).to_json()
+
+
+def _mean(scores: Mapping[str, Scores]) -> float:
+    """The mean over domains of the mean over rows, as everywhere."""
+    return float(np.mean([own.mean() for own in scores.values()]))
 
 
 def _member(run: Run, data: _CellData) -> Member:
@@ -307,17 +364,16 @@ def _table(
     if not cells:
         return []
     metric = cells[0].metric
-    scores: dict[Metric, dict[str, dict[tuple[str, int], Scores]]] = {}
+    scores: dict[Metric, dict[str, ByColumn]] = {}
     costs: dict[str, list[tuple[float, float, int]]] = {}
     for data in cells:
-        where = (str(data.cell.held_out), data.cell.trial)
         for name in recipe.protocol_names:
             protocol = PROTOCOLS[name]
             if protocol.over_trials and data.cell.trial > 0:
                 continue  # one model for all trials
             for one in dict.fromkeys((metric, *beside)):
                 own = scores.setdefault(one, {}).setdefault(name, {})
-                own[where] = data.protocol_scores(name, one)
+                own.update(data.protocol_scores(name, one))
             if protocol.combine == "each":
                 found = [data.metrics(run.job) for run in data.cell.runs[protocol.pool]]
                 cost = (
@@ -366,31 +422,32 @@ def _claims(cells: Sequence[_CellData], choice: KeptModel) -> list[dict[str, Any
     names = [kept, *(name for name in ("linear_probe", "single") if name != kept)]
     if not all(data.cell.runs.get("plain") for data in cells):
         names.remove("single")
-    scores: dict[str, dict[tuple[str, int], Scores]] = {name: {} for name in names}
+    scores: dict[str, ByColumn] = {name: {} for name in names}
     for data in cells:
-        where = (str(data.cell.held_out), data.cell.trial)
         for name in names:
             if PROTOCOLS[name].over_trials and data.cell.trial > 0:
                 continue
-            scores[name][where] = data.protocol_scores(name)
+            scores[name] |= data.protocol_scores(name)
     claims = compare_all(
         scores,
         [(kept, other) for other in names[1:]],
-        rows=HELD_OUT,
+        rows=judged_on(cells[0].cell.domains),
         metric=cells[0].metric.name,
         labels={name: PROTOCOLS[name].label for name in names},
     )
     return [claim.to_json() for claim in claims]
 
 
-def _final(plan: Plan, choice: KeptModel) -> dict[str, Any]:
+def _final(recipe: Recipe, plan: Plan, choice: KeptModel) -> dict[str, Any]:
     assert plan.final_cell is not None
-    held_out = plan.final_cell.held_out
+    cell = plan.final_cell
     return {
         **choice.to_json(),
         "label": PROTOCOLS[choice.protocol].label,
         "folder": "model",
-        "trained_on": "all domains" if held_out is None else f"all domains but {held_out}",
+        "train_on": recipe.final.train_on,
+        "trained_on": trained_on(cell.held_out, cell.domains),
+        "why_trained_on": why_trained_on(cell.held_out, cell.domains, len(plan.cells)),
         "why": choice.reason(),
     }
 

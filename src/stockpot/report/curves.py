@@ -6,6 +6,7 @@ from typing import Any
 
 from stockpot.evaluation.wording import declared, label
 from stockpot.report import svg
+from stockpot.report.judged import judged
 from stockpot.report.numbers import percent, score, tick
 
 KINDS = {
@@ -30,13 +31,13 @@ def panels(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
     metric = results["task"]["metric"]
     split_names = {"ood": next(iter(domains), ""), "id": "validation"}
     rows = []
-    for split, words in SPLITS.items():
+    for split, words in (SPLITS | {"ood": judged(results).rows}).items():
         figures = [
             _panel(
                 f"curve-{split}-{index}",
                 name if len(domains) > 1 else split_names[split],
                 known,
-                split,
+                (split, words),
                 metric,
             )
             for index, (name, curves) in enumerate(domains.items())
@@ -64,7 +65,10 @@ def kinds(results: dict[str, Any]) -> list[dict[str, Any]]:
     return [found[kind] for kind in KINDS if kind in found]
 
 
-def _panel(ident: str, name: str, curves: list[dict[str, Any]], split: str, metric: str) -> str:
+def _panel(
+    ident: str, name: str, curves: list[dict[str, Any]], rows: tuple[str, str], metric: str
+) -> str:
+    split, on = rows
     values = [value for curve in curves for value in curve[split]]
     low, high = svg.padded(min(values), max(values), 0.04)
     left, top, bottom = 38.0, 30.0, _HEIGHT - 24.0
@@ -95,7 +99,7 @@ def _panel(ident: str, name: str, curves: list[dict[str, Any]], split: str, metr
         ident,
         _WIDTH,
         _HEIGHT,
-        f"Connectivity, {name}, {SPLITS[split]}",
+        f"Connectivity, {name}, {on}",
         f"{len(curves)} lines between two models; {label(metric)} from "
         f"{score(min(values), metric)} to "
         f"{score(max(values), metric)}{percent(metric)}; largest barrier "

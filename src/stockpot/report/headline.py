@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stockpot.evaluation.wording import in_sentence, unit
+from stockpot.report.judged import Judged, judged
 from stockpot.report.numbers import (
     NO_BREAK,
     percent,
@@ -31,6 +32,7 @@ class Headline:
 def headline(results: dict[str, Any]) -> Headline:
     """Compare the final model with the baseline that the table's differences name."""
     table, metric = results["table"], results["task"]["metric"]
+    where = judged(results)
     if not table:
         words = f"{in_sentence(results['final']['label'])}, trained on all domains."
         return Headline("alone", words, ("No domain was held out, so nothing was compared.",))
@@ -41,17 +43,17 @@ def headline(results: dict[str, Any]) -> Headline:
     difference = final.get("difference")
     reached = f"{score(final['mean'], metric)}{percent(metric)}"
     if difference is None:
-        return _without_difference(final, table, reached, metric)
+        return _without_difference(final, table, reached, metric, where)
     against = rows.get(difference["against"])
     name = in_sentence(against["label"]) if against else difference["against"]
     own = in_sentence(final["label"])
     size = f"{score(abs(difference['mean']), metric)}{NO_BREAK}{unit(metric)}"
     if difference["low"] > 0:
         verdict: Verdict = "helped"
-        words = f"{own} is {size} better than {name} on domains it has never seen."
+        words = f"{own} is {size} better than {name} {where.on}."
     elif difference["high"] < 0:
         verdict = "hurt"
-        words = f"{own} is {size} worse than {name} on domains it has never seen."
+        words = f"{own} is {size} worse than {name} {where.on}."
     else:
         verdict = "no difference"
         words = f"No difference that this test could see between {own} and {name}."
@@ -60,18 +62,22 @@ def headline(results: dict[str, Any]) -> Headline:
 
 
 def _without_difference(
-    final: dict[str, Any], table: list[dict[str, Any]], reached: str, metric: str
+    final: dict[str, Any],
+    table: list[dict[str, Any]],
+    reached: str,
+    metric: str,
+    where: Judged,
 ) -> Headline:
     """The final model is the baseline itself, or there is nothing to compare with."""
     own = in_sentence(final["label"])
     averages = [row for row in table if row["group"] == "average" and row.get("difference")]
     if not averages:
-        words = f"{own} reaches {reached} on domains it has never seen."
+        words = f"{own} reaches {reached} {where.on}."
         return Headline("alone", words, ())
     best = max(averages, key=lambda row: row["mean"])
     words = f"{own} stays: on validation no average was better."
     detail = (
-        f"It reaches {reached} on domains it has never seen. The best average, "
+        f"It reaches {reached} {where.on}. The best average, "
         f"{in_sentence(best['label'])}, reaches {score(best['mean'], metric)}{percent(metric)}: "
         f"{typographic(best['difference']['words'])}."
     )
@@ -84,9 +90,10 @@ def _how_sure(
     difference = final["difference"]
     trials = len({cell["trial"] for cell in results["cells"]})
     domains = len(final["domains"])
-    where = f"the mean of {domains} held-out domains"
+    part = judged(results).part
+    where = f"the mean of {domains} {part}s"
     if domains == 1:
-        where = f"on the held-out domain {next(iter(final['domains']))}"
+        where = f"on the {part} {next(iter(final['domains']))}"
     times = f" and {trials} trials" if trials > 1 else ", one trial"
     other = f" against {score(against['mean'], metric)}{percent(metric)}" if against else ""
     covers = final.get("covers")

@@ -12,6 +12,7 @@ from stockpot.files import write_text
 from stockpot.report import curves, metrics, numbers, scatter, svg, tree, whiskers
 from stockpot.report.environment import make_environment
 from stockpot.report.headline import headline
+from stockpot.report.judged import judged
 from stockpot.report.reasons import reasons
 
 _LIMIT, _LEAST_DATA = 280_000, 40_000
@@ -57,6 +58,7 @@ def render(results: dict[str, Any]) -> str:
         lower=not wording.declared(results["task"]["metric"]).higher_is_better,
         other_metrics=metrics.other_metrics(results),
         headline=headline(results),
+        judged=judged(results),
         final=_final(results),
         groups=[(whiskers.GROUPS[name][0], name, rows) for name, rows in _sections(results)],
         best=_best(results),

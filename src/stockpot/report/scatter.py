@@ -7,6 +7,7 @@ from typing import Any
 from stockpot.evaluation.evidence import DEFAULTS
 from stockpot.evaluation.wording import label, unit
 from stockpot.report import svg
+from stockpot.report.judged import judged
 from stockpot.report.numbers import percent, score, signed, tick
 
 SHAPES = ("circle", "diamond", "square", "triangle", "ring")
@@ -120,14 +121,14 @@ def runs(results: dict[str, Any]) -> list[str]:
     for cell in results["cells"]:
         domains.setdefault(cell["held_out"], []).extend(cell.get("runs", []))
     return [
-        _runs(f"runs-{index}", domain, found, names, metric)
+        _runs(f"runs-{index}", domain, found, names, metric, judged(results).axis)
         for index, (domain, found) in enumerate(domains.items())
         if found
     ]
 
 
 def _runs(
-    ident: str, domain: str, found: list[dict[str, Any]], names: list[str], metric: str
+    ident: str, domain: str, found: list[dict[str, Any]], names: list[str], metric: str, axis: str
 ) -> str:
     width, height, left = 262.0, 206.0, 34.0
     x_values = [run["id_accuracy"] for run in found]
@@ -146,7 +147,7 @@ def _runs(
             if len(found) > _MOST_HINTS
             else svg.tooltip(
                 f"{run['label']}: validation {score(run['id_accuracy'], metric)}, "
-                f"held out {score(run['accuracy'], metric)}"
+                f"{axis} {score(run['accuracy'], metric)}"
             )
         )
         x, y = across(run["id_accuracy"]), up(run["accuracy"])
@@ -155,9 +156,9 @@ def _runs(
         ident,
         width,
         height,
-        f"Runs, {domain} held out",
+        f"Runs, {domain}, {axis}",
         f"{len(found)} runs: validation {label(metric)} {score(min(x_values), metric)} to "
-        f"{score(max(x_values), metric)}{percent(metric)}, held-out {label(metric)} "
+        f"{score(max(x_values), metric)}{percent(metric)}, {axis} {label(metric)} "
         f"{score(min(y_values), metric)} to {score(max(y_values), metric)}{percent(metric)}.",
         *parts,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from stockpot.evaluation.wording import ends, label, points
 from stockpot.report.headline import headline
+from stockpot.report.judged import judged
 from stockpot.report.numbers import duration
 from stockpot.report.whiskers import GROUPS, grouped
 
@@ -45,7 +46,8 @@ def terminal_table(results: dict[str, Any]) -> str:
     baseline = next((row["difference"]["against"] for row in table if row.get("difference")), None)
     against = next((row["label"] for row in table if row["protocol"] == baseline), None)
     what = "Mean" if metric in ("accuracy", "r2") else f"Mean {label(metric)}"
-    notes = f"> final model. {what} over held-out: {domains}. 'run': cost of a prediction."
+    over = "held-out" if judged(results).part == "held-out domain" else "test rows"
+    notes = f"> final model. {what} over {over}: {domains}. 'run': cost of a prediction."
     if against:
         notes += f" Difference to: {against}; '=' where this test could see none."
     lines += textwrap.wrap(notes, _WIDTH)

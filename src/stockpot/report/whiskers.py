@@ -7,6 +7,7 @@ from typing import Any
 
 from stockpot.evaluation.wording import declared
 from stockpot.report import svg
+from stockpot.report.judged import judged
 from stockpot.report.numbers import MINUS, axis_title, score, signed, spread, tick
 
 GROUPS = {
@@ -237,4 +238,4 @@ def _description(results: dict[str, Any]) -> str:
         f"{row['label']} {score(row['mean'], metric)} ({spread(row['low'], row['high'], metric)})"
         for row in results["table"]
     )
-    return "Mean over held-out domains with 95 % interval: " + "; ".join(rows) + "."
+    return f"Mean over {judged(results).part}s with 95 % interval: " + "; ".join(rows) + "."

@@ -8,7 +8,9 @@ import numpy as np
 
 from stockpot.errors import InputError
 from stockpot.tangent.recipe import TangentRecipe
-from stockpot.tasks import Task, named_generator, split_task
+from stockpot.tasks import Task, draw_groups, named_generator, set_apart, split_task
+from stockpot.tasks.parts import TEST, TRAIN, VALIDATION
+from stockpot.tasks.splits import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,26 +39,66 @@ def divide(task: Task, recipe: TangentRecipe) -> Division:
     """Divide ``task`` as ``recipe`` says; depends on its seed alone.
 
     Test rows are drawn from every domain, and a shard's validation rows from that shard, by
-    generators with their own names: a shard that goes changes no other.
+    generators with their own names: a shard that goes changes no other. Fixed splits are kept, and
+    groups stay whole.
     Raises ``InputError`` for a task without classes, or a shard that would be empty.
     """
     if task.kind != "classification":
         raise InputError(f"task '{task.name}' has numbers for labels, components need classes")
-    split = split_task(
+    train, fixed, test = _apart(task, recipe)
+    groups = _groups(task, recipe, train)
+    validation = _groups(task, recipe, fixed) if fixed else _validation(task, recipe, groups)
+    shards = []
+    for name, own in groups.items():
+        kept = validation.get(name, np.empty(0, dtype=np.int64))
+        rows = np.setdiff1d(own, kept)
+        if not len(rows):
+            raise InputError(f"component '{name}' has no rows to train on")
+        shards.append(Shard(name, rows, np.sort(kept)))
+    return Division(tuple(shards), test)
+
+
+def _apart(task: Task, recipe: TangentRecipe) -> tuple[Rows, Rows, Rows]:
+    """Rows of the components, those of them that the task says validate (if any), test rows."""
+    if task.splits is None:
+        split = split_task(
+            task,
+            held_out=recipe.held_out,
+            seed=recipe.seed,
+            validation_fraction=recipe.test_fraction,
+        )
+        return split.train, {}, {**split.validation, **split.test}
+    seen, test = set_apart(
         task,
         held_out=recipe.held_out,
-        seed=recipe.seed,
-        validation_fraction=recipe.test_fraction,
+        test_fraction=recipe.test_fraction,
+        test_seed=recipe.seed,
     )
-    groups = _groups(task, recipe, split.train)
-    shards = []
+    parts = {
+        part: {
+            name: rows[task.splits[rows] == part]
+            for name in task.domains
+            if name in seen and np.any(task.splits[rows := task.rows(name)] == part)
+        }
+        for part in (TRAIN, VALIDATION, TEST)
+    }
+    train = {name: np.intersect1d(rows, seen[name]) for name, rows in parts[TRAIN].items()}
+    return train, parts[VALIDATION], {**parts[TEST], **test}
+
+
+def _validation(
+    task: Task, recipe: TangentRecipe, groups: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Rows of every component that validate it."""
+    fraction = recipe.validation_fraction
+    if task.groups is not None and fraction:
+        masks = draw_groups(task, groups, fraction, recipe.seed, "validation")
+        return {name: rows[masks[name]] for name, rows in groups.items()}
+    kept = {}
     for name, rows in groups.items():
         order = named_generator(recipe.seed, "validation", name).permutation(np.sort(rows))
-        size = int(len(rows) * recipe.validation_fraction)
-        if len(rows) - size < 1:
-            raise InputError(f"component '{name}' has no rows to train on")
-        shards.append(Shard(name, np.sort(order[size:]), np.sort(order[:size])))
-    return Division(tuple(shards), {**split.validation, **split.test})
+        kept[name] = order[: int(len(rows) * fraction)]
+    return kept
 
 
 def class_groups(task: Task, recipe: TangentRecipe) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Data: examples, labels and domains, and splits that depend on the split seed alone."""
 
 from stockpot.tasks.loading import load_task
+from stockpot.tasks.parts import PARTS, part_counts
 from stockpot.tasks.rotation import rotation_task
 from stockpot.tasks.specs import (
     ArraySpec,
@@ -14,10 +15,11 @@ from stockpot.tasks.specs import (
     TextSpec,
     parse_task_spec,
 )
-from stockpot.tasks.splits import Split, named_generator, split_task
-from stockpot.tasks.task import Task, build_task, require_domains, select_domains, take
+from stockpot.tasks.splits import Split, draw_groups, named_generator, set_apart, split_task
+from stockpot.tasks.task import Task, build_task, select_domains, take, take_rows
 
 __all__ = [
+    "PARTS",
     "ArraySpec",
     "ColoredMnistSpec",
     "DatasetsSpec",
@@ -30,12 +32,15 @@ __all__ = [
     "TaskSpec",
     "TextSpec",
     "build_task",
+    "draw_groups",
     "load_task",
     "named_generator",
     "parse_task_spec",
-    "require_domains",
+    "part_counts",
     "rotation_task",
     "select_domains",
+    "set_apart",
     "split_task",
     "take",
+    "take_rows",
 ]

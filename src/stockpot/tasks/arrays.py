@@ -4,41 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from stockpot.errors import TaskError
 from stockpot.files import digest
+from stockpot.tasks.labels import class_order
+from stockpot.tasks.parts import fixed_parts, part_of
 from stockpot.tasks.specs import ArraySpec
-from stockpot.tasks.task import Array, Modality, Task, build_task, check_domains
-from stockpot.tasks.text import class_order
+from stockpot.tasks.tables import own_files
+from stockpot.tasks.task import Array, Modality, Task, build_task, check_domains, quoted
 
-NAMES = ("inputs", "labels", "domains")
+ROWS = ("inputs", "labels", "domains", "splits", "groups")
+"""Arrays with an entry for each example; the first two must be there."""
 
 
 def load_arrays(spec: ArraySpec, root: Path) -> Task:
-    """``inputs`` (N, ...), ``labels`` (N,) and ``domains`` (N,) of an ``.npz`` file as a task.
+    """Arrays of ``.npz`` files as a task.
 
-    uint8 inputs of shape (N, H, W, 3) become images, other real numbers float32. Labels are whole
-    numbers in [0, number of classes) or strings; the class names are ``classes`` where the file has
-    them. Nothing pickled is read.
+    ``inputs`` (N, ...) and ``labels`` (N,) must be there, ``domains``, ``splits`` and ``groups``
+    (N,) may. uint8 inputs of shape (N, H, W, 3) become images, other real numbers float32. Labels
+    are whole numbers in [0, number of classes) or strings; the class names are ``classes`` where
+    the file has them. Nothing pickled is read.
 
     Raises ``TaskError`` naming file, array and row.
     """
     path = root / spec.path
-    stored = _read(path)
-    missing = [name for name in NAMES if name not in stored]
-    if missing:
-        raise TaskError(f"{path}: no array '{missing[0]}'; it must have inputs, labels and domains")
+    stored, parts = _read_all(spec, root)
     inputs, modality = check_inputs(stored["inputs"], str(path))
     size = len(inputs)
-    for name in ("labels", "domains"):
-        if stored[name].shape != (size,):
-            raise TaskError(
-                f"{path}: '{name}' has shape {stored[name].shape}, expected ({size},) as 'inputs'"
-            )
-    texts = [str(name) for name in stored["domains"].tolist()]
+    texts = [str(name) for name in stored.get("domains", np.full(size, path.stem)).tolist()]
     domains = class_order(texts)
     if spec.domains is not None:
         check_domains(spec.name or path.stem, spec.domains, domains)
@@ -63,7 +60,50 @@ def load_arrays(spec: ArraySpec, root: Path) -> Task:
         fingerprint=array_fingerprint(inputs, labels, ids, domains, classes),
         where=str(path),
         allow_missing_classes=spec.allow_missing_classes,
+        splits=None if parts is None else parts[rows],
+        groups=stored["groups"].astype(str)[rows] if "groups" in stored else None,
     )
+
+
+def _read_all(spec: ArraySpec, root: Path) -> tuple[dict[str, Array], Array | None]:
+    """All files of a task as one, and the part of each example where it is fixed."""
+    own = own_files(spec)
+    files = [(part, root / path, _read(root / path)) for part, path in own]
+    stored = dict(files[0][2])
+    parts: list[int | None] = []
+    names = [name for name in ROWS if name in stored]
+    for part, path, arrays in files:
+        _check_rows(path, arrays, names)
+        if part is None and "splits" in arrays:
+            places = enumerate(arrays["splits"].tolist())
+            parts += [part_of(name, f"{path}: 'splits' row {row}") for row, name in places]
+        elif "splits" in arrays:
+            raise TaskError(
+                f"{path}: splits are fixed twice, by its array 'splits' and by files of their own"
+            )
+        else:
+            parts += [part] * len(arrays["inputs"])
+    if len(files) > 1:
+        try:
+            stored |= {name: np.concatenate([a[name] for _, _, a in files]) for name in names}
+        except ValueError as error:
+            paths = quoted([str(path) for _, path, _ in files])
+            raise TaskError(f"{paths} cannot be joined: {error}") from error
+    return stored, fixed_parts(parts)
+
+
+def _check_rows(path: Path, arrays: dict[str, Array], names: Sequence[str]) -> None:
+    """``TaskError`` unless the arrays that have one entry an example are there and agree."""
+    needed = list(dict.fromkeys(("inputs", "labels", *names)))
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        raise TaskError(f"{path}: no array '{missing[0]}'; it must have {quoted(needed)}")
+    size = len(arrays["inputs"]) if arrays["inputs"].ndim else 0
+    for name in ROWS[1:]:
+        if name in arrays and arrays[name].shape != (size,):
+            raise TaskError(
+                f"{path}: '{name}' has shape {arrays[name].shape}, expected ({size},) as 'inputs'"
+            )
 
 
 def array_fingerprint(

@@ -11,13 +11,15 @@ from stockpot.errors import MissingDependencyError, TaskError
 from stockpot.files import digest
 from stockpot.tasks.arrays import array_fingerprint, check_labels, check_numbers
 from stockpot.tasks.images import decode_all, refuse_corrupt, require_pillow
-from stockpot.tasks.specs import DatasetsSpec
+from stockpot.tasks.labels import class_order
+from stockpot.tasks.parts import TEST, TRAIN, VALIDATION, fixed_parts, part_of
+from stockpot.tasks.specs import AUTO, DatasetsSpec
 from stockpot.tasks.task import Array, Modality, Task, build_task, check_domains, quoted
-from stockpot.tasks.text import class_order
+from stockpot.yaml_lines import suggestion
 
 
 def load_datasets(spec: DatasetsSpec, root: Path, *, skip_corrupt: bool = False) -> Task:
-    """One split of a data set as a task: text, or images decoded to ``spec.size``.
+    """One or more splits of a data set as a task: text, or images decoded to ``spec.size``.
 
     ``spec.path`` is a folder written by ``save_to_disk`` where there is one below ``root``, else a
     name on the hub, which ``datasets`` downloads. Class names come from the label column's
@@ -25,19 +27,38 @@ def load_datasets(spec: DatasetsSpec, root: Path, *, skip_corrupt: bool = False)
 
     Raises ``TaskError`` for an unknown data set, split, column or label.
     """
-    data, where = _open(spec, root)
-    for column in (spec.input, spec.label, spec.domain):
+    data, parts, where = _open_all(spec, root)
+    domain = _column(spec.domain, "domain", data)
+    split = _column(spec.split_column, "split", data)
+    for column in (spec.input, spec.label, domain, split, spec.group):
         if column is not None and column not in data.column_names:
-            raise TaskError(f"{where}: no column '{column}'; it has {quoted(data.column_names)}")
-    if len(data) == 0:
-        raise TaskError(f"{where}: no examples")
-    texts = _domain_names(data, spec)
+            raise TaskError(
+                f"{where}: no column '{column}'; it has {quoted(data.column_names)}"
+                f"{suggestion(column, data.column_names)}"
+            )
+    if split is not None:
+        if parts is not None:
+            raise TaskError(
+                f"{where}: splits are fixed twice, by the column '{split}' and by 'validation' and "
+                "'test'",
+                hint="set split_column: null, or leave them out",
+            )
+        parts = [
+            part_of(
+                name,
+                f"{where}, row {row}: column '{split}'",
+                hint="set split_column: null to ignore the column",
+            )
+            for row, name in enumerate(_names(data, split))
+        ]
+    texts = [Path(spec.path).name] * len(data) if domain is None else _names(data, domain)
     domains = class_order(texts)
     if spec.domains is not None:
         check_domains(where, spec.domains, domains)
         domains = spec.domains
         chosen = [i for i, name in enumerate(texts) if name in domains]
         data, texts = data.select(chosen), [texts[i] for i in chosen]
+        parts = None if parts is None else [parts[i] for i in chosen]
     labels, classes = _labels(data, spec, where)
     inputs, modality, bad = _inputs(data, spec, where, skip_corrupt)
     kept = np.array([i for i in range(len(labels)) if i not in bad], dtype=np.int64)
@@ -61,10 +82,34 @@ def load_datasets(spec: DatasetsSpec, root: Path, *, skip_corrupt: bool = False)
         where=where,
         skipped=[bad[i] for i in sorted(bad)],
         allow_missing_classes=spec.allow_missing_classes,
+        splits=None if parts is None else fixed_parts([parts[i] for i in kept]),
+        groups=None if spec.group is None else np.array(_names(data, spec.group))[kept],
     )
 
 
-def _open(spec: DatasetsSpec, root: Path) -> tuple[Any, str]:
+def _open_all(spec: DatasetsSpec, root: Path) -> tuple[Any, list[int] | None, str]:
+    """All splits that a task uses as one, the part of each row where it is fixed, and a name."""
+    wanted = [(TRAIN, spec.split), (VALIDATION, spec.validation), (TEST, spec.test)]
+    opened, parts = [], []
+    for part, split in wanted:
+        if split is not None:
+            data, where = _open(spec, split, root)
+            if len(data) == 0:
+                raise TaskError(f"{where}: no examples")
+            opened.append((data, where))
+            parts += [part] * len(data)
+    if len(opened) == 1:
+        return data, None, where
+    import datasets
+
+    where = f"data set {spec.path}, splits {quoted([split for _, split in wanted if split])}"
+    try:
+        return datasets.concatenate_datasets([data for data, _ in opened]), parts, where
+    except (ValueError, TypeError) as error:
+        raise TaskError(f"{where}: {str(error).splitlines()[0]}") from error
+
+
+def _open(spec: DatasetsSpec, split: str, root: Path) -> tuple[Any, str]:
     try:
         import datasets
     except ImportError as error:
@@ -72,29 +117,36 @@ def _open(spec: DatasetsSpec, root: Path) -> tuple[Any, str]:
             "datasets", extra="data", purpose="reading Hugging Face data sets"
         ) from error
     folder = root / spec.path
-    where = f"data set {spec.path}, split '{spec.split}'"
+    where = f"data set {spec.path}, split '{split}'"
     try:
         if folder.is_dir():
             data = datasets.load_from_disk(str(folder))
         else:
             data = datasets.load_dataset(
-                spec.path, spec.config, split=spec.split, revision=spec.revision
+                spec.path, spec.config, split=split, revision=spec.revision
             )
     except Exception as error:  # datasets raises errors of many libraries
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TaskError(f"{where}: {reason}") from error
     if isinstance(data, datasets.DatasetDict):
-        if spec.split not in data:
+        if split not in data:
             raise TaskError(f"{where}: no such split; it has {quoted(list(data))}")
-        data = data[spec.split]
+        return data[split], where
+    if folder.is_dir() and split != spec.split:
+        raise TaskError(f"{where}: the folder holds one data set without splits")
     return data, where
 
 
-def _domain_names(data: Any, spec: DatasetsSpec) -> list[str]:
-    if spec.domain is None:
-        return [Path(spec.path).name] * len(data)
-    names = getattr(data.features[spec.domain], "names", None)
-    return [str(names[value] if names else value) for value in data[spec.domain]]
+def _column(name: str | None, usual: str, data: Any) -> str | None:
+    if name != AUTO:
+        return name
+    return usual if usual in data.column_names else None
+
+
+def _names(data: Any, column: str) -> list[str]:
+    """What stands in a column; the names of its values where they are numbers of classes."""
+    names = getattr(data.features[column], "names", None)
+    return [str(names[value] if names else value) for value in data[column]]
 
 
 def _labels(data: Any, spec: DatasetsSpec, where: str) -> tuple[Array, tuple[str, ...]]:

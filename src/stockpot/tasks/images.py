@@ -1,4 +1,4 @@
-"""Image folders ``root/domain/class/file``, decoded once into an array that processes share."""
+"""Images from folders or tables, decoded once into an array that processes share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -14,15 +13,15 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 
 from stockpot.errors import MissingDependencyError, OutputError, TaskError
-from stockpot.files import atomic_folder, digest, file_digest, write_json
+from stockpot.files import atomic_folder, digest, write_json
 from stockpot.progress import progress
+from stockpot.tasks.image_files import ImageFile, list_images
+from stockpot.tasks.parts import fixed_parts, group_names
 from stockpot.tasks.specs import ImageFolderSpec
-from stockpot.tasks.task import PREVIEW, Array, Task, build_task, check_domains, quoted
+from stockpot.tasks.task import PREVIEW, Array, Task, build_task
 
 if TYPE_CHECKING:
     import PIL.Image
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 BLOCK = 2048
 """Images decoded at a time."""
@@ -30,31 +29,21 @@ BLOCK = 2048
 Resize = Literal["stretch", "crop"]
 
 
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    domain: str
-    label: str
-    sha256: str
-
-
 def load_image_folder(
     spec: ImageFolderSpec, root: Path, *, skip_corrupt: bool = False, cache: Path | None = None
 ) -> Task:
-    """The images below ``root / spec.path`` as uint8 (N, size, size, 3), RGB.
+    """The images that ``root / spec.path`` holds or lists, as uint8 (N, size, size, 3), RGB.
 
-    Domains and classes are the folder names, sorted; hidden files and folders are ignored. With
-    ``cache`` the pixels are written there once, under a name made from the content of the files,
-    and mapped read-only, so that processes share them. Needs Pillow.
+    Classes are sorted by name, and so are domains where they are folders; in a table domains come
+    in order of first appearance. With ``cache`` the pixels are written there once, under a name
+    made from the content of the files, and mapped read-only, so that processes share them. Needs
+    Pillow.
 
-    Raises ``TaskError`` for a missing folder, an unknown domain, a class folder without images, a
-    loop of links, the same file under two domains or classes, and images that cannot be decoded
-    (with ``skip_corrupt`` these are left out and listed in ``Task.skipped``).
+    Raises ``TaskError`` for whatever :func:`list_images` refuses, and for images that cannot be
+    decoded (with ``skip_corrupt`` these are left out and listed in ``Task.skipped``).
     """
     folder = root / spec.path
-    files = _list_files(folder, spec.domains)
-    if spec.duplicates == "refuse":
-        _refuse_duplicates(files, folder)
+    files = list_images(spec, root)
     key = digest(
         {
             "files": [[file.domain, file.label, file.path.name, file.sha256] for file in files],
@@ -69,7 +58,7 @@ def load_image_folder(
     domains = list(dict.fromkeys(file.domain for file in files))
     classes = sorted({file.label for file in files})
     return build_task(
-        name=spec.name or folder.resolve().name,
+        name=spec.name or (folder.stem if folder.is_file() else folder.resolve().name),
         kind="classification",
         modality="image",
         domains=domains,
@@ -81,6 +70,8 @@ def load_image_folder(
         where=str(folder),
         skipped=[str(files[i].path) for i in sorted(bad)],
         allow_missing_classes=spec.allow_missing_classes,
+        splits=fixed_parts([file.part for file in kept]),
+        groups=group_names([file.group for file in kept]),
     )
 
 
@@ -166,7 +157,11 @@ def refuse_corrupt(bad: dict[int, str]) -> None:
 
 
 def _pixels(
-    files: list[_File], folder: Path, spec: ImageFolderSpec, skip_corrupt: bool, place: Path | None
+    files: list[ImageFile],
+    folder: Path,
+    spec: ImageFolderSpec,
+    skip_corrupt: bool,
+    place: Path | None,
 ) -> tuple[Array, frozenset[int]]:
     """Pixels of the images that can be decoded, and the positions of the others."""
     if place is None:
@@ -185,7 +180,7 @@ def _pixels(
 
 
 def _decode_blocks(
-    files: list[_File],
+    files: list[ImageFile],
     spec: ImageFolderSpec,
     skip_corrupt: bool,
     sink: Callable[[Array], object],
@@ -195,8 +190,9 @@ def _decode_blocks(
     bad: dict[int, str] = {}
     with progress("decode images", len(files)) as advance:
         for start in range(0, len(files), BLOCK):
-            part = [file.path for file in files[start : start + BLOCK]]
-            pixels, failed = decode_all(part, list(map(str, part)), spec.size, spec.resize, advance)
+            block = files[start : start + BLOCK]
+            part, names = [file.path for file in block], [file.where for file in block]
+            pixels, failed = decode_all(part, names, spec.size, spec.resize, advance)
             bad |= {start + i: reason for i, reason in failed.items()}
             sink(pixels[[i for i in range(len(part)) if i not in failed]] if failed else pixels)
     if not skip_corrupt:
@@ -205,7 +201,7 @@ def _decode_blocks(
 
 
 def _write_pixels(
-    place: Path, files: list[_File], folder: Path, spec: ImageFolderSpec, skip_corrupt: bool
+    place: Path, files: list[ImageFile], folder: Path, spec: ImageFolderSpec, skip_corrupt: bool
 ) -> None:
     """``images.npy`` block by block: a set larger than the memory can be decoded.
 
@@ -234,85 +230,3 @@ def _read_pixels(place: Path) -> tuple[Array, frozenset[int]]:
 
     record = json.loads((place / "images.json").read_text(encoding="utf-8"))
     return cast(Array, np.load(place / "images.npy", mmap_mode="r")), frozenset(record["skipped"])
-
-
-def _list_files(folder: Path, wanted: Sequence[str] | None) -> list[_File]:
-    domains = _folders(folder)
-    if not domains:
-        raise TaskError(
-            f"{folder}: no domain folders", hint="the layout is folder/domain/class/image"
-        )
-    if wanted is not None:
-        check_domains(folder.name, wanted, [path.name for path in domains])
-        by_name = {path.name: path for path in domains}
-        domains = [by_name[name] for name in wanted]
-    found: list[tuple[Path, str, str]] = []
-    for domain in domains:
-        classes = _folders(domain)
-        if not classes:
-            raise TaskError(
-                f"{domain}: no class folders", hint="the layout is folder/domain/class/image"
-            )
-        for label in classes:
-            images = sorted(_images(label, frozenset()))
-            if not images:
-                raise TaskError(
-                    f"{label}: class '{label.name}' of domain '{domain.name}' has no images",
-                    hint="add images or remove the folder",
-                )
-            found += [(path, domain.name, label.name) for path in images]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        hashes = pool.map(_hash, [path for path, _, _ in found])
-        return [_File(*entry, sha256) for entry, sha256 in zip(found, hashes, strict=True)]
-
-
-def _hash(path: Path) -> str:
-    try:
-        return file_digest(path)
-    except OSError as error:
-        raise TaskError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        return sorted(
-            path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir()
-        )
-    except OSError as error:
-        raise TaskError(f"{folder}: cannot be read: {error.strerror}") from error
-
-
-def _images(folder: Path, above: frozenset[Path]) -> list[Path]:
-    """Image files below ``folder``; links are followed, but not in circles."""
-    real = folder.resolve()
-    if real in above:
-        raise TaskError(f"{folder}: the link leads back to {real}", hint="remove the link")
-    images: list[Path] = []
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise TaskError(f"{folder}: cannot be read: {error.strerror}") from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            images += _images(entry, above | {real})
-        elif entry.suffix.lower() in SUFFIXES:
-            images.append(entry)
-    return images
-
-
-def _refuse_duplicates(files: list[_File], folder: Path) -> None:
-    seen: dict[str, _File] = {}
-    for file in files:
-        first = seen.setdefault(file.sha256, file)
-        if (first.domain, first.label) != (file.domain, file.label):
-            raise TaskError(
-                f"{folder}: the same image is in {quoted(_place(first))} and in "
-                f"{quoted(_place(file))}: {first.path.name}, {file.path.name}",
-                hint="remove one, or set duplicates: keep",
-            )
-
-
-def _place(file: _File) -> list[str]:
-    return [f"{file.domain}/{file.label}"]

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from stockpot.errors import TaskError
 
+AUTO = "auto"
+"""Value of a key that names a column: the usual column, where there is one."""
+
 
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -26,8 +29,46 @@ class _Source(_Spec):
     )
 
 
-class ImageFolderSpec(_Source):
-    """Images in ``path/domain/class/file``, the layout of DomainBed."""
+class _Files(_Source):
+    """A source whose validation and test rows may be files of their own."""
+
+    validation: str | None = Field(
+        default=None, min_length=1, description="what `path` is, with the validation rows"
+    )
+    test: str | None = Field(
+        default=None, min_length=1, description="what `path` is, with the test rows"
+    )
+
+
+class _Rows(_Files):
+    """Columns that say where a row belongs."""
+
+    domain: str | None = Field(
+        default=AUTO,
+        min_length=1,
+        description="column of the domain; auto: `domain` where there is one, else one domain; "
+        "null: one domain",
+    )
+    split: str | None = Field(
+        default=AUTO,
+        min_length=1,
+        description="column of fixed splits (train, validation, test); auto: `split` where there "
+        "is one; null: none is fixed",
+    )
+    group: str | None = Field(
+        default=None,
+        min_length=1,
+        description="column of groups that stay on one side of every split (a patient, an author)",
+    )
+
+
+class ImageFolderSpec(_Rows):
+    """Images in folders, or a table (CSV, TSV, JSON Lines, Parquet) of their paths.
+
+    Folders are ``path/domain/class/file`` as in DomainBed, or ``path/class/file``: one domain.
+    Folders named train, valid (or validation, val, dev) and test above the classes are fixed
+    splits, not domains. Paths in a table are relative to the table.
+    """
 
     kind: Literal["images"] = "images"
     size: int = Field(default=128, ge=8, le=1024, description="side in pixels")
@@ -36,19 +77,21 @@ class ImageFolderSpec(_Source):
         description="stretch to a square, or short side to `size` and centre crop",
     )
     duplicates: Literal["keep", "refuse"] = Field(
-        default="refuse", description="the same file under two domains or classes"
+        default="refuse", description="the same file under two domains, classes or splits"
     )
+    image: str = Field(default="image", min_length=1, description="a table's column of the path")
+    label: str = Field(default="label", min_length=1, description="a table's column of the class")
 
 
-class TextSpec(_Source):
-    """One CSV, TSV, JSON Lines or Parquet file with a column each for text, label and domain."""
+class TextSpec(_Rows):
+    """A CSV, TSV, JSON Lines or Parquet file with a column each for text and label.
+
+    More columns may name the domain, the split and the group of a row.
+    """
 
     kind: Literal["text"] = "text"
     text: str = Field(default="text", description="column of the text")
     label: str = Field(default="label", description="column of the label")
-    domain: str | None = Field(
-        default="domain", description="column of the domain; null: all one domain"
-    )
     target: Literal["classification", "regression", "sign"] = Field(
         default="classification",
         description="sign: numbers become the classes negative and positive",
@@ -61,10 +104,12 @@ class TextSpec(_Source):
     )
 
 
-class ArraySpec(_Source):
-    """An ``.npz`` file with arrays ``inputs``, ``labels``, ``domains`` and, if wanted, ``classes``.
+class ArraySpec(_Files):
+    """An ``.npz`` file with arrays ``inputs`` and ``labels``.
 
-    ``inputs`` of dtype uint8 and shape (N, H, W, 3) are images; anything else is float32 (N, ...).
+    If wanted it has ``domains``, ``splits`` (train, validation or test) and ``groups`` of the rows,
+    and ``classes``. ``inputs`` of dtype uint8 and shape (N, H, W, 3) are images; anything else is
+    float32 (N, ...).
     """
 
     kind: Literal["arrays"] = "arrays"
@@ -77,10 +122,28 @@ class DatasetsSpec(_Source):
     kind: Literal["datasets"] = "datasets"
     config: str | None = None
     split: str = Field(default="train", description="which split of the data set")
+    validation: str | None = Field(
+        default=None, min_length=1, description="the split with the validation rows"
+    )
+    test: str | None = Field(default=None, min_length=1, description="the split with the test rows")
+    split_column: str | None = Field(
+        default=AUTO,
+        min_length=1,
+        description="column of fixed splits; auto: `split` where there is one; null: none is fixed",
+    )
+    group: str | None = Field(
+        default=None,
+        min_length=1,
+        description="column of groups that stay on one side of every split",
+    )
     revision: str | None = Field(default=None, description="commit on the hub")
     input: str = Field(default="text", description="column of text or images")
     label: str = "label"
-    domain: str | None = "domain"
+    domain: str | None = Field(
+        default=AUTO,
+        min_length=1,
+        description="column; auto: `domain` where there is one, else one domain; null: one domain",
+    )
     target: Literal["classification", "regression"] = "classification"
     size: int = Field(default=128, ge=8, le=1024, description="side of images in pixels")
     resize: Literal["stretch", "crop"] = "stretch"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from stockpot.errors import TaskError
 from stockpot.files import digest
+from stockpot.tasks.parts import check_parts
 
 Kind = Literal["classification", "regression"]
 Modality = Literal["image", "text", "array"]
@@ -28,6 +29,8 @@ class Task:
     array: float32 (N, ...). ``labels``: int64 (N,) in [0, len(classes)), or float32 (N,) for
     regression, where ``classes`` is empty. ``domain_ids``: int64 (N,), positions in ``domains``.
     ``fingerprint``: SHA-256 of the content. ``skipped``: files left out on request.
+    ``splits``: int8 (N,), positions in ``parts.PARTS`` where the owner of the data fixed them.
+    ``groups``: str (N,), the group of each row (a patient, an author), never to be divided.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Task:
     domain_ids: Array
     fingerprint: str
     skipped: tuple[str, ...] = ()
+    splits: Array | None = None
+    groups: Array | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,16 +69,6 @@ def check_domains(name: str, wanted: Sequence[str], known: Sequence[str]) -> Non
         )
 
 
-def require_domains(task: Task, minimum: int = 2) -> None:
-    """``TaskError`` for a task with fewer domains: one has to be held out, one trained on."""
-    if len(task.domains) < minimum:
-        raise TaskError(
-            f"task '{task.name}' has only the domain {quoted(task.domains)}; "
-            f"at least {minimum} are needed, to train on some and hold one out",
-            hint="add data from another source, or name the column that tells the sources apart",
-        )
-
-
 def build_task(
     *,
     name: str,
@@ -88,11 +83,15 @@ def build_task(
     where: str,
     skipped: Sequence[str] = (),
     allow_missing_classes: bool = False,
+    splits: Array | None = None,
+    groups: Array | None = None,
 ) -> Task:
     """A checked :class:`Task`. ``where`` (file or folder) is named in errors.
 
-    Every class must have examples, and have them in every domain unless ``allow_missing_classes``:
-    a class that one source lacks is mostly a misspelt folder or column.
+    Every class must have examples, and have them in every domain and in every fixed split unless
+    ``allow_missing_classes``: a class that one source lacks is mostly a misspelt folder or column.
+    Fixed splits must leave something to train on and must not divide a group. Splits and groups are
+    content: they go into the fingerprint.
     """
     if len(labels) == 0:
         raise TaskError(f"{where}: no examples")
@@ -103,7 +102,10 @@ def build_task(
         if len(classes) < 2:
             raise TaskError(f"{where}: a classification needs two classes, got {quoted(classes)}")
         _check_coverage(where, domains, classes, labels, domain_ids, allow_missing_classes)
-    return Task(
+    if splits is not None or groups is not None:
+        extra = [None if array is None else array.tolist() for array in (splits, groups)]
+        fingerprint = digest([fingerprint, *extra])
+    task = Task(
         name=name,
         kind=kind,
         modality=modality,
@@ -114,7 +116,11 @@ def build_task(
         domain_ids=domain_ids.astype(np.int64),
         fingerprint=fingerprint,
         skipped=tuple(skipped),
+        splits=splits,
+        groups=groups,
     )
+    check_parts(task, where, allow_missing_classes=allow_missing_classes)
+    return task
 
 
 def _check_coverage(
@@ -166,6 +172,20 @@ def select_domains(task: Task, domains: Sequence[str] | None) -> Task:
         where=f"task '{task.name}'",
         skipped=task.skipped,
         allow_missing_classes=True,
+        splits=None if task.splits is None else task.splits[rows],
+        groups=None if task.groups is None else task.groups[rows],
+    )
+
+
+def take_rows(task: Task, rows: Array) -> Task:
+    """``task`` with only ``rows``, in that order; name and fingerprint stay."""
+    return replace(
+        task,
+        inputs=take(task.inputs, rows),
+        labels=task.labels[rows],
+        domain_ids=task.domain_ids[rows],
+        splits=None if task.splits is None else task.splits[rows],
+        groups=None if task.groups is None else task.groups[rows],
     )
 
 

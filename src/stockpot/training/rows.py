@@ -17,7 +17,18 @@ from stockpot.backbones.spec import BackboneSpec
 from stockpot.errors import BackboneError, InputError, TaskError
 from stockpot.evaluation.collapse import Start, measure_start, plain_score
 from stockpot.evaluation.metrics import default_metric, fitting_metric
-from stockpot.tasks import Split, Task, load_task, named_generator, rotation_task, split_task, take
+from stockpot.tasks import (
+    PARTS,
+    Split,
+    Task,
+    draw_groups,
+    load_task,
+    named_generator,
+    rotation_task,
+    set_apart,
+    split_task,
+    take_rows,
+)
 from stockpot.tasks.specs import parse_task_spec
 from stockpot.training.device import best_device
 from stockpot.training.feed import Feed, build_feed
@@ -42,9 +53,10 @@ def _task(data: str, root: str, cache: str) -> Task:
     if value["limit"] is not None:
         task = limit_task(task, value["limit"], value["seed"])
     if "rotation" in value:
-        exclude = value["rotation"]["exclude"]
-        kept = [domain for domain in task.domains if domain not in exclude]
-        task = rotation_task(task, domains=kept, seed=value["seed"])
+        options = dict(value["rotation"])
+        seen, _ = set_apart(task, held_out=options.pop("exclude"), **options)
+        rows = np.concatenate(list(seen.values()))
+        task = rotation_task(task, domains=list(seen), rows=rows, seed=value["seed"])
     return task
 
 
@@ -60,20 +72,25 @@ def _backbone(spec: str, content: str, root: str) -> Backbone:
 
 
 def limit_task(task: Task, limit: int, seed: int) -> Task:
-    """At most ``limit`` examples of every domain, drawn by ``seed`` and the domain's name alone."""
+    """At most ``limit`` examples of every domain, drawn by ``seed`` and the domain's name alone.
+
+    Where splits are fixed, so many of each part of every domain.
+    """
     rows = []
     for domain in task.domains:
         own = task.rows(domain)
-        if len(own) > limit:
-            own = np.sort(named_generator(seed, "limit", domain).permutation(own)[:limit])
-        rows.append(own)
-    kept = np.concatenate(rows)
-    return replace(
-        task,
-        inputs=take(task.inputs, kept),
-        labels=task.labels[kept],
-        domain_ids=task.domain_ids[kept],
-    )
+        if task.splits is None:
+            rows.append(_limited(own, limit, seed, domain))
+            continue
+        for number, part in enumerate(PARTS):
+            rows.append(_limited(own[task.splits[own] == number], limit, seed, domain, part))
+    return take_rows(task, np.concatenate(rows))
+
+
+def _limited(rows: np.ndarray, limit: int, seed: int, *names: str) -> np.ndarray:
+    if len(rows) <= limit:
+        return rows
+    return np.sort(named_generator(seed, "limit", *names).permutation(rows)[:limit])
 
 
 @dataclass
@@ -106,7 +123,7 @@ class Rows:
         """Load what a job needs; a worker that does several jobs loads it once."""
         task = open_task(data, root, cache)
         body = open_backbone(backbone, root)
-        return cls(task, open_split(task, split), body, open_feed(task, body, features), metric)
+        return cls(task, split_task(task, **split), body, open_feed(task, body, features), metric)
 
     @property
     def n_outputs(self) -> int:
@@ -118,7 +135,7 @@ class Rows:
         return Model(self.backbone, self.n_outputs, dropout=dropout)
 
     def outputs(self, model: Model, *, test: bool = True) -> Outputs:
-        """Predictions on the validation rows and, with ``test``, on the held-out domains."""
+        """Predictions on the validation rows and, with ``test``, on the test rows."""
         parts = {f"validation/{name}": rows for name, rows in self.split.validation.items()}
         if test:
             parts |= {f"test/{name}": rows for name, rows in self.split.test.items()}
@@ -137,23 +154,31 @@ class Rows:
     def halves(self) -> tuple[Rows, Rows] | None:
         """The same with one half of every domain's validation rows each, and no held-out domain.
 
-        Which half a row is in depends on its domain alone. None where a domain has one row,
-        or the metric has no value on one of the halves.
+        Which half a row is in depends on its domain alone, or on its group, which stays whole. None
+        where a domain has one row or one group, or the metric has no value on one of the halves.
         """
         first, second = {}, {}
+        if self.task.groups is not None:
+            try:
+                masks = draw_groups(self.task, self.split.validation, 0.5, 0, "halves")
+            except TaskError:
+                return None
         for domain, own in self.split.validation.items():
             if len(own) < 2:
                 return None
-            order = named_generator(0, "halves", domain).permutation(own)
-            first[domain] = np.sort(order[: len(own) // 2])
-            second[domain] = np.sort(order[len(own) // 2 :])
+            if self.task.groups is not None:
+                first[domain], second[domain] = own[masks[domain]], own[~masks[domain]]
+            else:
+                order = named_generator(0, "halves", domain).permutation(own)
+                first[domain] = np.sort(order[: len(own) // 2])
+                second[domain] = np.sort(order[len(own) // 2 :])
             if not (self.is_defined(first[domain]) and self.is_defined(second[domain])):
                 return None
-        one, other = (
-            replace(self, split=replace(self.split, validation=half, test={}), whole=self.split)
-            for half in (first, second)
-        )
-        return one, other
+        return self._half(first), self._half(second)
+
+    def _half(self, validation: dict[str, np.ndarray]) -> Rows:
+        split = replace(self.split, validation=validation, test={})
+        return replace(self, split=split, whole=self.split)
 
     def half_of(self, outputs: Outputs) -> Outputs:
         """The validation rows of this half, from the outputs for all of them."""
@@ -240,16 +265,6 @@ class Rows:
 def open_task(data: Mapping[str, Any], root: str, cache: str) -> Task:
     """The task that a job's ``data`` argument names."""
     return _task(json.dumps(data, sort_keys=True), root, cache)
-
-
-def open_split(task: Task, split: Mapping[str, Any]) -> Split:
-    """The split of a task that a job's argument names."""
-    return split_task(
-        task,
-        held_out=split["held_out"],
-        seed=split["seed"],
-        validation_fraction=split["validation_fraction"],
-    )
 
 
 def open_backbone(backbone: Mapping[str, Any], root: str) -> Backbone:

@@ -15,7 +15,7 @@ from stockpot.ranking.append import append_results
 from stockpot.ranking.history import Store
 from stockpot.ranking.rank import plan_rank, rank
 from stockpot.ranking.state import Options
-from stockpot.recycling import load_recipe
+from stockpot.recycling import load_recipe, plan_recipe
 from tests.ranking.rank.tiny import QUALITY, write_task, zoo
 
 SERIAL = {"backend": "serial", "quiet": True}
@@ -237,3 +237,17 @@ def test_an_interrupted_ranking_goes_on(
     found = rank(task, zoo(), tmp_path / "out", options=options(budget=1000.0), root=tmp_path)
     reused = {m["name"] for m in found.results["models"] if m["tuned"]["reused"]}
     assert reused == set(done)
+
+
+def test_fixed_test_rows_judge_and_are_never_looked_at(task: Path, tmp_path: Path) -> None:
+    """Of data without domains, too; the handover judges on the same rows."""
+    stored = dict(np.load(tmp_path / "data.npz"))
+    del stored["domains"]
+    splits = np.array(["train", "train", "train", "test"])[np.arange(len(stored["labels"])) % 4]
+    np.savez(tmp_path / "data.npz", **stored, splits=splits)
+    done = rank(task, zoo(), tmp_path / "out", options=options(budget=1000.0), root=tmp_path)
+    assert done.results["task"]["judged_by"] == np.sum(splits == "test")
+    assert done.results["sample"]["rows"] <= np.sum(splits == "train")
+    recipe = load_recipe(tmp_path / "out" / "recipe.yaml")
+    labels = plan_recipe(recipe, root=tmp_path / "out")
+    assert any("in-distribution" in label for label in labels)

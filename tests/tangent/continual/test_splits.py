@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -66,3 +68,15 @@ def test_impossible_deals_are_refused() -> None:
         deal(TASK, Data(test_domains=["all"]), SETTINGS[0], 0)
     with pytest.raises(TaskError, match="no domain"):
         deal(TASK, Data(test_domains=["mars"]), SETTINGS[0], 0)
+
+
+def test_fixed_splits_are_kept() -> None:
+    parts = np.array([0, 0, 0, 1, 2], dtype=np.int8)[np.arange(len(TASK)) % 5]
+    fixed = replace(TASK, splits=parts)
+    stream = deal(fixed, Data(test_fraction=0.5), SETTINGS[0], 0)
+    assert stream.rows.tolist() == np.flatnonzero(parts == 0).tolist()
+    assert stream.test.tolist() == np.flatnonzero(parts == 2).tolist()
+    grouped = replace(TASK, groups=np.arange(len(TASK)).astype(str))
+    with pytest.raises(InputError, match="would divide its groups"):
+        deal(grouped, DATA, SETTINGS[0], 0)
+    assert len(deal(replace(grouped, splits=parts), DATA, SETTINGS[0], 0).rows)

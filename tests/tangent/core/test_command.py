@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -340,3 +341,26 @@ def test_the_commands_of_the_page_work(tmp_path, monkeypatch) -> None:
     for line in lines:
         run(*shlex.split(line, comments=True)[2:])
     assert (tmp_path / "all.safetensors").exists()
+
+
+@pytest.mark.parametrize("components", [{"by": "domains"}, {"by": "rows", "count": 3}])
+def test_divisions_keep_fixed_splits_and_groups(tmp_path, components) -> None:
+    task, recipe = load(write_world(tmp_path), components=components, held_out=["south"])
+    parts = np.array([0, 0, 0, 1, 2], dtype=np.int8)[np.arange(len(task)) % 5]
+    division = divide(replace(task, splits=parts), recipe)
+    south = np.isin(np.arange(len(task)), task.rows("south"))
+    train = np.concatenate([shard.train for shard in division.shards])
+    assert np.sort(train).tolist() == np.flatnonzero((parts == 0) & ~south).tolist()
+    assert division.validation.tolist() == np.flatnonzero((parts == 1) & ~south).tolist()
+    test = np.concatenate(list(division.test.values()))
+    assert np.sort(test).tolist() == np.flatnonzero(parts == 2).tolist()
+
+    groups = np.array([f"g{row // 4}" for row in range(len(task))])
+    grouped = divide(replace(task, groups=groups), recipe)
+    sides = [
+        set(groups[np.concatenate([getattr(shard, side) for shard in grouped.shards])])
+        for side in ("train", "validation")
+    ]
+    inner = [rows for name, rows in grouped.test.items() if name != "south"]
+    sides.append(set(groups[np.concatenate(inner)]))
+    assert len(set.union(*sides)) == sum(map(len, sides))

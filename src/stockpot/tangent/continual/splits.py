@@ -9,6 +9,7 @@ import numpy as np
 from stockpot.errors import InputError
 from stockpot.tangent.continual.recipe import Data, Setting
 from stockpot.tasks import Task, named_generator
+from stockpot.tasks.parts import TEST, TRAIN
 from stockpot.tasks.task import check_domains, quoted
 
 
@@ -78,22 +79,30 @@ def deal(task: Task, data: Data, setting: Setting, seed: int) -> Stream:
 def divide(task: Task, data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Training and test rows of a trial (int64, ascending), drawn class by class.
 
-    Raises ``InputError`` for numbers as labels, unknown test domains, or a class without examples
-    to train or to test on.
+    Fixed splits are kept: training rows train, test rows (of the test domains, where there are
+    some) test, validation rows do neither. Without fixed test rows they are drawn.
+
+    Raises ``InputError`` for numbers as labels, groups, unknown test domains, or a class without
+    examples to train or to test on.
     """
     if task.kind != "classification":
         raise InputError(f"task '{task.name}' has numbers for labels, tasks need classes")
     check_domains(task.name, data.test_domains, task.domains)
-    tested = np.isin(task.domain_ids, [task.domains.index(name) for name in data.test_domains])
+    usable, tested = _fixed(task, data)
+    if tested is None and task.groups is not None:
+        raise InputError(
+            f"task '{task.name}': test rows drawn by class would divide its groups",
+            hint="fix the splits, give test_domains, or do not name the groups",
+        )
     train: list[np.ndarray] = []
     test: list[np.ndarray] = []
     for number, name in enumerate(task.classes):
         own = np.flatnonzero(task.labels == number)
         order = named_generator(seed, "examples", name).permutation(own)
-        if data.test_domains:
-            inside, outside = order[~tested[order]], order[tested[order]]
-            outside = outside[: data.test_per_class]
+        if tested is not None:
+            inside, outside = order[usable[order]], order[tested[order]][: data.test_per_class]
         else:
+            order = order[usable[order]]
             size = data.test_per_class or max(1, int(len(order) * data.test_fraction))
             inside, outside = order[size:], order[:size]
         inside = inside[: data.train_per_class]
@@ -106,3 +115,15 @@ def divide(task: Task, data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
         train.append(inside)
         test.append(outside)
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
+
+
+def _fixed(task: Task, data: Data) -> tuple[np.ndarray, np.ndarray | None]:
+    """Masks of the rows that may be trained on, and of those that test (None: to be drawn)."""
+    usable = np.ones(len(task), dtype=np.bool_)
+    fixed = np.zeros(len(task), dtype=np.bool_)
+    if task.splits is not None:
+        usable, fixed = task.splits == TRAIN, task.splits == TEST
+    if not data.test_domains:
+        return usable, fixed if fixed.any() else None
+    tested = np.isin(task.domain_ids, [task.domains.index(name) for name in data.test_domains])
+    return usable & ~tested, tested & fixed if np.any(tested & fixed) else tested
