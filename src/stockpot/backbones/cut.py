@@ -113,6 +113,7 @@ def cut_stack(
     readout: Callable[[Any, Tensor | None], Tensor],
     example: Any,
     inside: tuple[nn.Module, str] | None = None,
+    pooled: bool = False,
 ) -> Cut:
     """Cut a transformer before layer ``index`` of the module list ``stack``.
 
@@ -120,7 +121,7 @@ def cut_stack(
     feature vector, ``example`` is a prepared batch. The upper part is the network itself with its
     layer list shortened and its embeddings passed through. ``inside``: a larger module, and the
     name under which it holds ``network``; then that module is cut, and ``run`` and ``readout`` are
-    about it.
+    about it. ``pooled``: the readout needs what the network's pooler makes.
     """
     layers = network.get_submodule(stack)
     assert isinstance(layers, nn.ModuleList)
@@ -133,12 +134,12 @@ def cut_stack(
         network, place = inside
         truncated = _replaced(network, place, truncated)
         layer = f"{place}.{layer}"
-    elif getattr(network, "pooler", None) is not None:
+    elif not pooled and getattr(network, "pooler", None) is not None:
         truncated = _replaced(truncated, "pooler", None)
     return Cut(
         _Trunk(network, run, layer),
         _StackUpper(truncated, readout),
-        _called_from(network, layer, run, example),
+        _called_from(network, layer, run, example, pooled=pooled),
     )
 
 
@@ -154,7 +155,12 @@ def _replaced(network: nn.Module, name: str, replacement: nn.Module | None) -> n
 
 
 def _called_from(
-    network: nn.Module, layer: str, run: Callable[[nn.Module, Any], Any], example: Any
+    network: nn.Module,
+    layer: str,
+    run: Callable[[nn.Module, Any], Any],
+    example: Any,
+    *,
+    pooled: bool,
 ) -> frozenset[str]:
     """Names of the parameters of modules that are first called at ``layer`` or later."""
     order: list[str] = []
@@ -179,7 +185,7 @@ def _called_from(
     return frozenset(
         name
         for name, _ in network.named_parameters()
-        if trained(name.rpartition(".")[0]) and name.partition(".")[0] != "pooler"
+        if trained(name.rpartition(".")[0]) and (pooled or name.partition(".")[0] != "pooler")
     )
 
 

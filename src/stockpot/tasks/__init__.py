@@ -15,7 +15,14 @@ from stockpot.tasks.specs import (
     parse_task_spec,
 )
 from stockpot.tasks.splits import Split, named_generator, split_task
-from stockpot.tasks.task import Task, build_task, require_domains, select_domains, take
+from stockpot.tasks.task import (
+    Task,
+    build_task,
+    image_decoding,
+    require_domains,
+    select_domains,
+    take,
+)
 
 __all__ = [
     "ArraySpec",
@@ -30,6 +37,7 @@ __all__ = [
     "TaskSpec",
     "TextSpec",
     "build_task",
+    "image_decoding",
     "load_task",
     "named_generator",
     "parse_task_spec",
