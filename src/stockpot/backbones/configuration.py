@@ -55,8 +55,9 @@ def headless(backbone: Backbone) -> dict[str, Any]:
 
 
 def input_size(backbone: Backbone, images: Mapping[str, Any] | None) -> int | None:
-    """Side in pixels of what the network sees; None where that is not known."""
-    assert isinstance(backbone.preparation, ArrayPreparation)
+    """Side in pixels of what the network sees; None for texts, and where that is not known."""
+    if not isinstance(backbone.preparation, ArrayPreparation):
+        return None
     return backbone.preparation.size or (images["size"] if images else None)
 
 

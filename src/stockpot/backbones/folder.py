@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stockpot.backbones.backbone import Backbone, State, load_backbone
-from stockpot.backbones.configuration import headless, write_configuration
+from stockpot.backbones.configuration import headless, input_size, write_configuration
 from stockpot.backbones.layout import ABOUT, HEAD, WEIGHTS, Layout, parse_layout
 from stockpot.backbones.library import Expression, express
 from stockpot.backbones.model import PREFIX, Model
@@ -82,7 +82,14 @@ def save_folder(
         record,
         library_name=_LIBRARIES[backbone.spec.kind],
         pipeline_tag=kind if expression is not None else None,
-        usage=usage(backbone.spec, backbone.modality, expression, classes, images),
+        usage=usage(
+            backbone.spec,
+            backbone.modality,
+            expression,
+            classes,
+            images,
+            input_size(backbone, images),
+        ),
     )
     return record
 

@@ -17,8 +17,12 @@ def usage(
     expression: Expression | None,
     classes: Sequence[str],
     images: Mapping[str, Any] | None,
+    size: int | None,
 ) -> str:
-    """Markdown: a sentence and lines that run in the folder itself; ``"."`` is its path."""
+    """Markdown: a sentence and lines that run in the folder itself; ``"."`` is its path.
+
+    ``size``: side in pixels of what the network sees.
+    """
     if expression is None:
         sentence, lines = _with_stockpot(spec, modality, classes)
     elif spec.kind == "timm":
@@ -46,10 +50,10 @@ def usage(
                 f'classify = pipeline("{kind}-classification", "."{option}, top_k=None)',
                 f"print(classify({file}))",
             ]
-    if images is not None and spec.image_size not in (None, images["size"]):
+    if images is not None and size != images["size"]:
         sentence += (
-            f" In training images were brought to {images['size']} pixels first, then to "
-            f"{spec.image_size}; `stockpot predict` does the same."
+            f" In training images were brought to {images['size']} pixels first, then to {size}; "
+            "`stockpot predict` does the same."
         )
     code = "\n".join(lines)
     return f"{sentence} In this folder:\n\n```python\n{code}\n```\n"
