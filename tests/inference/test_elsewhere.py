@@ -15,6 +15,7 @@ import torch
 
 import stockpot
 from stockpot.backbones import BackboneSpec, load_backbone, load_model
+from stockpot.backbones.compat import ensure_torchvision
 from stockpot.backbones.layout import Layout, parse_layout
 from stockpot.backbones.library import express
 from stockpot.checkpoints import open_checkpoint
@@ -251,6 +252,7 @@ def test_a_pooling_that_no_class_has_is_not_promised(kept: Any) -> None:
 
 
 def test_sentence_transformers_opens_the_folder_as_it_opened_the_base(kept: Any) -> None:
+    ensure_torchvision(quiet=True)
     library = pytest.importorskip("sentence_transformers", reason="is no dependency of stockpot")
     own = kept("sentence")
     vectors = library.SentenceTransformer(str(own.model)).encode(own.texts)
