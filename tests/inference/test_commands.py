@@ -258,6 +258,11 @@ def test_evaluate_reads_a_recipe_and_prints_domains(
     assert set(value["domains"]) == {"p", "q"}
     shown = run("evaluate", model, tmp_path / "recipe.yaml").stdout
     assert [line.split()[0] for line in shown.splitlines()] == ["all", "p", "q"]
+    loss = stockpot.evaluate(model, tmp_path / "recipe.yaml", metric="log_loss")
+    assert loss.value.mean == pytest.approx(-np.log(expected[[0, 1, 2], truth]).mean(), abs=1e-5)
+    assert loss.also["accuracy"] == pytest.approx(value["mean"])
+    with pytest.raises(InputError, match="metric 'r2' is for regression"):
+        stockpot.evaluate(model, tmp_path / "recipe.yaml", metric="r2")
     one = run("evaluate", model, tmp_path / "recipe.yaml", "--domain", "p").stdout
     assert "2 examples" in one
     (tmp_path / "bad.yaml").write_text("[1]")

@@ -88,6 +88,10 @@ def evaluate_command(
     domain: Annotated[
         list[str] | None, typer.Option(help="Only this domain; repeatable [default: all].")
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="As in a recipe [default: accuracy, or r2].", show_default=False),
+    ] = None,
     batch_size: BatchSize = 64,
     device: Device = None,
     root: Root = None,
@@ -96,13 +100,14 @@ def evaluate_command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate on a task: accuracy (or R2) with an interval, by domain as well."""
+    """Evaluate on a task: accuracy, R2 or another metric with an interval, and by domain."""
     from stockpot.inference import evaluate
 
     done = evaluate(
         model,
         task,
         domains=domain or None,
+        metric=metric,
         batch_size=batch_size,
         device=device,
         root=root,

@@ -11,7 +11,7 @@ import numpy as np
 
 from stockpot.errors import InputError, TaskError
 from stockpot.evaluation.intervals import Interval, paired_bootstrap
-from stockpot.evaluation.metrics import correct
+from stockpot.evaluation.metrics import METRICS, fitting_metric, metrics_beside
 from stockpot.inference.inputs import Inputs
 from stockpot.inference.predictor import BATCH, Predictor, load
 from stockpot.tasks import Task, load_task, parse_task_spec, select_domains
@@ -23,7 +23,8 @@ from stockpot.tasks.task import quoted
 class Evaluation:
     """``value``: the metric over all rows with an interval; ``domains``: the same for each domain.
 
-    ``metric``: "accuracy" (0 to 1) or "r2" (at most 1). ``examples``: rows of each domain.
+    ``metric``: a name, by default "accuracy" (0 to 1) or "r2" (at most 1). ``also``: other metrics
+    over all rows. ``examples``: rows of each domain.
     """
 
     task: str
@@ -31,6 +32,7 @@ class Evaluation:
     value: Interval
     domains: Mapping[str, Interval]
     examples: Mapping[str, int]
+    also: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -39,6 +41,7 @@ class Evaluation:
             "metric": self.metric,
             **self.value.to_json(),
             "examples": sum(self.examples.values()),
+            "also": dict(self.also),
             "domains": {
                 name: {**interval.to_json(), "examples": self.examples[name]}
                 for name, interval in self.domains.items()
@@ -51,6 +54,7 @@ def evaluate(
     task: str | Path | Mapping[str, Any] | Task,
     *,
     domains: Sequence[str] | None = None,
+    metric: str | None = None,
     batch_size: int = BATCH,
     device: str | None = None,
     root: str | Path | None = None,
@@ -59,12 +63,13 @@ def evaluate(
     skip_corrupt: bool = False,
     quiet: bool = True,
 ) -> Evaluation:
-    """Score a model folder on a task: accuracy, or R2 for numbers.
+    """Score a model folder on a task, over all rows and by domain.
 
     Args:
         model: the folder, or what :func:`~stockpot.inference.load` returned.
         task: a YAML file with a task, or with a recipe that has one; the same as a mapping; a task.
         domains: only these, by default all.
+        metric: as in a recipe; by default accuracy, or R2 for numbers.
         root: where the code of a function backbone lies, and where a mapping's paths start.
         seed: of the bootstrap and of tasks that are drawn.
         resamples: of the bootstrap; a 95 % interval over the rows. It says nothing of other runs.
@@ -84,6 +89,7 @@ def evaluate(
         )
     task = select_domains(task, domains)
     labels = _aligned(task, predictor)
+    judge = fitting_metric(metric, task.kind)
     rows = Inputs(task.inputs, tuple(map(str, range(len(task)))))
     outputs = predictor.predict(rows, batch_size=batch_size, device=device, quiet=quiet).outputs
 
@@ -93,22 +99,20 @@ def evaluate(
             None,
             resamples=resamples,
             seed=seed,
-            metric=metric,
         )
         return found["model"].domains
 
-    metric = "accuracy" if task.kind == "classification" else "r2"
     own = {name: task.rows(name) for name in task.domains}
-    scores = correct(outputs, labels, task.kind)
     by_domain = {
-        (name, 0): correct(outputs[each], labels[each], task.kind) for name, each in own.items()
+        (name, 0): judge.row_values(outputs[each], labels[each]) for name, each in own.items()
     }
     return Evaluation(
         task=task.name,
-        metric=metric,
-        value=interval({("all", 0): scores})["all"],
+        metric=judge.name,
+        value=interval({("all", 0): judge.row_values(outputs, labels)})["all"],
         domains=interval(by_domain),
         examples={name: len(each) for name, each in own.items()},
+        also={name: METRICS[name].value(outputs, labels) for name in metrics_beside(judge)},
     )
 
 
