@@ -5,8 +5,6 @@ downloads 170 MB of weights and texts). Everything here is the public API; read 
 bottom.
 """
 
-from pathlib import Path
-
 import stockpot
 from stockpot.demo import fetch
 
@@ -50,21 +48,11 @@ def main() -> None:
     for row in done.results["table"]:
         print(f"{row['label']:<36} {row['mean']:.1%}  ({row['low']:.1%} to {row['high']:.1%})")
 
-    # 5. The model is a Hugging Face folder like the base, with the head beside it.
-    from safetensors.numpy import load_file
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(done.model)
-    model = AutoModel.from_pretrained(done.model)
-    head = load_file(Path(done.model) / "head.safetensors")
+    # 5. The model is a folder that predicts; its card says how other tools open it.
     texts = ["A joy from start to finish.", "Two hours I will never get back."]
-    tokens = tokenizer(texts, padding=True, return_tensors="pt")
-    states = model(**tokens).last_hidden_state.detach().numpy()
-    mask = tokens["attention_mask"].numpy()[:, :, None]
-    features = (states * mask).sum(axis=1) / mask.sum(axis=1)
-    logits = features @ head["weight"].T + head["bias"]
-    for text, label in zip(texts, logits.argmax(axis=1), strict=True):
-        print(f"{done.results['task']['classes'][label]:>10}  {text}")
+    answers = stockpot.predict(done.model, texts)
+    for text, label in zip(texts, answers.labels, strict=True):
+        print(f"{label:>10}  {text}")
 
 
 if __name__ == "__main__":

@@ -126,8 +126,10 @@ def test_the_public_names_are_exactly_these() -> None:
     assert set(stockpot.__all__) == {
         "__version__",
         "compare",
+        "evaluate",
         "merge",
         "open_checkpoint",
+        "predict",
         "recycle",
         "write_report",
     }

@@ -2,6 +2,7 @@
 
     >>> import stockpot
     >>> done = stockpot.recycle("recipe.yaml", output="recycled")
+    >>> print(stockpot.predict("recycled/model", ["A joy from start to finish."]).labels)
     >>> stockpot.merge(["a", "b"], method="stock", base="base", output="merged")
     >>> print(stockpot.compare(["a", "b"], base="base").verdict)
 
@@ -17,6 +18,7 @@ from stockpot.version import VERSION
 
 if TYPE_CHECKING:
     from stockpot.checkpoints import open_checkpoint
+    from stockpot.inference import evaluate, predict
     from stockpot.inspection import compare
     from stockpot.merging import merge
     from stockpot.recycling import recycle
@@ -26,13 +28,24 @@ __version__ = VERSION
 
 _HOMES = {
     "compare": "stockpot.inspection",
+    "evaluate": "stockpot.inference",
     "merge": "stockpot.merging",
     "open_checkpoint": "stockpot.checkpoints",
+    "predict": "stockpot.inference",
     "recycle": "stockpot.recycling",
     "write_report": "stockpot.report",
 }
 
-__all__ = ["__version__", "compare", "merge", "open_checkpoint", "recycle", "write_report"]
+__all__ = [
+    "__version__",
+    "compare",
+    "evaluate",
+    "merge",
+    "open_checkpoint",
+    "predict",
+    "recycle",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

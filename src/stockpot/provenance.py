@@ -244,11 +244,13 @@ def card(
     license: str | None = None,
     tags: Iterable[str] = (),
     text: str = "",
+    usage: str = "",
 ) -> str:
     """A Hugging Face model card (README.md) that tells where the weights came from.
 
     ``base_model`` lists the parents that the Hub can know (ids such as ``owner/name``); the table
-    in the text lists all of them. ``text`` is Markdown put below the title.
+    in the text lists all of them. ``text`` is Markdown put below the title, ``usage`` how the
+    weights are opened.
     Source of the fields: the Hub's model-card metadata specification.
     """
     import yaml
@@ -269,6 +271,8 @@ def card(
     header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
     sections = [f"---\n{header}---\n", f"# {record.name}\n"]
     sections.append(text.strip() + "\n" if text.strip() else _summary(record))
+    if usage.strip():
+        sections.append("## Use it\n\n" + usage.strip() + "\n")
     if record.parents:
         sections.append("## Where these weights come from\n\n" + _parents_table(record))
     if record.metrics:

@@ -122,7 +122,9 @@ def linear_with_buffers() -> nn.Module:
     return layers
 
 
-def text_folder(folder: Path, kind: str = "bert", *, seed: int = 0, layers: int = 3) -> Path:
+def text_folder(
+    folder: Path, kind: str = "bert", *, seed: int = 0, layers: int = 3, width: int = 8
+) -> Path:
     """A transformers folder with a tiny random encoder and a word tokenizer."""
     import transformers
 
@@ -131,7 +133,7 @@ def text_folder(folder: Path, kind: str = "bert", *, seed: int = 0, layers: int 
     ensure_torchvision()
     size: dict[str, Any] = {
         "vocab_size": len(WORDS),
-        "hidden_size": 8,
+        "hidden_size": width,
         "num_hidden_layers": layers,
         "num_attention_heads": 2,
         "intermediate_size": 12,
@@ -142,7 +144,7 @@ def text_folder(folder: Path, kind: str = "bert", *, seed: int = 0, layers: int 
         "roberta": lambda: transformers.RobertaConfig(**size, pad_token_id=0),
         "mpnet": lambda: transformers.MPNetConfig(**size, pad_token_id=0),
         "distilbert": lambda: transformers.DistilBertConfig(
-            vocab_size=len(WORDS), dim=8, n_layers=layers, n_heads=2, hidden_dim=12
+            vocab_size=len(WORDS), dim=width, n_layers=layers, n_heads=2, hidden_dim=12
         ),
     }
     with torch.random.fork_rng():
@@ -176,7 +178,7 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def vit_folder(folder: Path) -> Path:
+def vit_folder(folder: Path, image_size: int = 16) -> Path:
     """A transformers folder with a tiny vision transformer."""
     import transformers
 
@@ -188,7 +190,7 @@ def vit_folder(folder: Path) -> Path:
         num_hidden_layers=3,
         num_attention_heads=2,
         intermediate_size=12,
-        image_size=16,
+        image_size=image_size,
         patch_size=8,
     )
     with torch.random.fork_rng():

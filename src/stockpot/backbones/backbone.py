@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from stockpot.backbones.batchnorm import freeze_statistics
 from stockpot.backbones.buffers import all_tensors, changing_buffers, unchanged_buffers
 from stockpot.backbones.cut import Activations, Cut, cut_graph, cut_stack, find_stack
 from stockpot.backbones.names import adopt, check_shape
+from stockpot.backbones.pooling import choose_pooling
 from stockpot.backbones.preparation import Preparation, TextPreparation, Transform
-from stockpot.backbones.sources import Readout, Run, Source, build_source
+from stockpot.backbones.sources import Readout, Run, Source, build_source, read_tokens
 from stockpot.backbones.spec import BackboneSpec
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.errors import BackboneError
@@ -60,12 +63,12 @@ class Backbone:
         self.preparation: Preparation = source.preparation
         self.feature_dim = feature_dim
         self.folder = source.folder
-        self._example_shape = source.example_shape
+        self._source = source
         names = [name for name, _ in self.network.named_parameters()]
         if cut is not None:
             names = [name for name in names if name in cut.trainable]
-        elif getattr(self.network, "pooler", None) is not None:
-            names = [name for name in names if not name.startswith("pooler.")]
+        else:
+            names = _without_pooler(names, spec)
         self.trainable = frozenset(names)
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name in self.trainable)
@@ -83,7 +86,7 @@ class Backbone:
         """What it takes: "text", "image", or "array" (a function whose input is no RGB image)."""
         if isinstance(self.preparation, TextPreparation):
             return "text"
-        shape = self._example_shape
+        shape = self._source.example_shape
         return "array" if shape is not None and (len(shape) != 3 or shape[0] != 3) else "image"
 
     def reset(self) -> None:
@@ -96,6 +99,10 @@ class Backbone:
         """Raw inputs of a task (texts, uint8 images (N, H, W, 3), float arrays) as model input."""
         encoded = self.preparation.encode(raw)
         return self.preparation.batch(encoded, np.arange(len(encoded)), device, transform)
+
+    def example(self) -> Any:
+        """A prepared batch of two inputs of the model's own size; None where that is unknown."""
+        return _example_batch(self._source, None)
 
     def state(self, trained: Mapping[str, Tensor] | None = None) -> State:
         """What a checkpoint of this network holds, under its original names, as copies on the CPU.
@@ -232,6 +239,13 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
+def _without_pooler(names: list[str], spec: BackboneSpec) -> list[str]:
+    """Without the layers of transformers' models that only ``pooling: pooler`` reads."""
+    if spec.kind != "transformers" or spec.pooling == "pooler":
+        return names
+    return [name for name in names if name.partition(".")[0] != "pooler"]
+
+
 def load_backbone(spec: BackboneSpec, *, root: Path | None = None, example: Any = None) -> Backbone:
     """Build a backbone and load its weights.
 
@@ -250,14 +264,17 @@ def load_backbone(spec: BackboneSpec, *, root: Path | None = None, example: Any 
         given = load_state(path)
         own = source.network.state_dict()
         required = [name for name, _ in source.network.named_parameters()]
-        if getattr(source.network, "pooler", None) is not None:
-            required = [name for name in required if not name.startswith("pooler.")]
+        required = _without_pooler(required, spec)
         found = adopt(given, own, required=required, source=str(path))
         source.network.load_state_dict(found, strict=False)
     source.network.eval()
     if any(parameter.ndim == 4 for parameter in source.network.parameters()):
         source.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch = _example_batch(source, example)
+    if spec.kind == "transformers" and spec.pooling == "auto":
+        pooling = choose_pooling(source, _example_batch(source, None))
+        spec = spec.model_copy(update={"pooling": pooling})
+        source = replace(source, readout=functools.partial(read_tokens, pooling=pooling))
     whole = Featurizer(source.network, source.run, source.readout)
     with torch.no_grad(), unchanged_buffers(source.network):
         features = whole(batch) if batch is not None else None
@@ -267,8 +284,9 @@ def load_backbone(spec: BackboneSpec, *, root: Path | None = None, example: Any 
             f"backbone '{spec.name}': the number of features is unknown",
             hint="set image_size, or give the module an attribute feature_dim or input_shape",
         )
+    pooled = spec.pooling == "pooler"
     with unchanged_buffers(source.network):
-        cut = _cut(spec.freeze_below, source, batch) if spec.freeze_below else None
+        cut = _cut(spec.freeze_below, source, batch, pooled=pooled) if spec.freeze_below else None
         if cut is not None and features is not None:
             _check_cut(cut, batch, features, spec.freeze_below or "")
     return Backbone(spec, source, cut, dimension)
@@ -288,11 +306,18 @@ def _example_batch(source: Source, example: Any) -> Any:
     return torch.randn((2, *source.example_shape), generator=generator)
 
 
-def _cut(name: str, source: Source, batch: Any) -> Cut:
+def _cut(name: str, source: Source, batch: Any, *, pooled: bool) -> Cut:
     stack = find_stack(source.network, name)
     if stack is None:
         return cut_graph(source.network, name, readout=source.readout)
-    return cut_stack(source.network, *stack, run=source.run, readout=source.readout, example=batch)
+    return cut_stack(
+        source.network,
+        *stack,
+        run=source.run,
+        readout=source.readout,
+        example=batch,
+        pooled=pooled,
+    )
 
 
 def _check_cut(cut: Cut, batch: Any, features: Tensor, name: str) -> None:

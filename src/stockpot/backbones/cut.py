@@ -116,6 +116,7 @@ def cut_stack(
     readout: Callable[[Any, Tensor | None], Tensor],
     example: Any,
     inside: tuple[nn.Module, str] | None = None,
+    pooled: bool = False,
 ) -> Cut:
     """Cut a transformer before layer ``index`` of the module list ``stack``.
 
@@ -123,7 +124,7 @@ def cut_stack(
     feature vector, ``example`` is a prepared batch. The upper part is the network itself with its
     layer list shortened and its embeddings passed through. ``inside``: a larger module, and the
     name under which it holds ``network``; then that module is cut, and ``run`` and ``readout`` are
-    about it.
+    about it. ``pooled``: the readout needs what the network's pooler makes.
     """
     layers = network.get_submodule(stack)
     assert isinstance(layers, nn.ModuleList)
@@ -136,9 +137,9 @@ def cut_stack(
         network, place = inside
         truncated = _replaced(network, place, truncated)
         layer = f"{place}.{layer}"
-    elif getattr(network, "pooler", None) is not None:
+    elif not pooled and getattr(network, "pooler", None) is not None:
         truncated = _replaced(truncated, "pooler", None)
-    parameters, buffers = _called_from(network, layer, run, example)
+    parameters, buffers = _called_from(network, layer, run, example, pooled=pooled)
     upper = _StackUpper(truncated, readout)
     return Cut(_Trunk(network, run, layer), upper, parameters, buffers)
 
@@ -155,7 +156,12 @@ def _replaced(network: nn.Module, name: str, replacement: nn.Module | None) -> n
 
 
 def _called_from(
-    network: nn.Module, layer: str, run: Callable[[nn.Module, Any], Any], example: Any
+    network: nn.Module,
+    layer: str,
+    run: Callable[[nn.Module, Any], Any],
+    example: Any,
+    *,
+    pooled: bool,
 ) -> tuple[frozenset[str], frozenset[str]]:
     """Names of parameters and buffers of modules that are first called at ``layer`` or later."""
     order: list[str] = []
@@ -181,7 +187,7 @@ def _called_from(
         return frozenset(
             name
             for name in names
-            if trained(name.rpartition(".")[0]) and name.partition(".")[0] != "pooler"
+            if trained(name.rpartition(".")[0]) and (pooled or name.partition(".")[0] != "pooler")
         )
 
     return above(n for n, _ in network.named_parameters()), above(

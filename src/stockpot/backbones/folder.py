@@ -1,34 +1,35 @@
-"""A model as a folder: weights under their base's names, its configuration, the head beside."""
+"""A model as a folder that opens where its base did, head included."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from stockpot.backbones.backbone import Backbone, load_backbone
+from stockpot.backbones.backbone import Backbone, State, load_backbone
+from stockpot.backbones.configuration import headless, input_size, write_configuration
+from stockpot.backbones.layout import ABOUT, HEAD, WEIGHTS, Layout, parse_layout
+from stockpot.backbones.library import Expression, express
 from stockpot.backbones.model import Model, backbone_part
+from stockpot.backbones.sources import quiet_library
 from stockpot.backbones.spec import BackboneSpec
+from stockpot.backbones.usage import usage
 from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.errors import BackboneError
 from stockpot.files import write_json
 from stockpot.provenance import Made, Record, write_card, write_record
 
-WEIGHTS = "model.safetensors"
-HEAD = "head.safetensors"
 BUFFERS = "buffers.safetensors"
-ABOUT = "head.json"
+SCHEMA = 2
 
-# Configuration and tokenizer files of a base; its weights, card and history are not copied.
-_KEEP = ("*.json", "*.txt", "*.model", "*/config.json")
-_LEAVE = ("*.index.json", "stockpot.json", "asset.json", ABOUT, "LICENSE*")
 _LIBRARIES = {"transformers": "transformers", "timm": "timm", "function": None}
 
 
@@ -39,31 +40,119 @@ def save_folder(
     *,
     record: Record,
     classes: Sequence[str] = (),
+    images: Mapping[str, Any] | None = None,
 ) -> Record:
     """Write ``state`` (as from ``Model.state``) to ``folder``; returns the record with its digest.
 
-    ``model.safetensors`` holds the whole featurizer under the base's names, so that the folder
-    loads in transformers or timm as the base did; ``head.safetensors`` holds ``weight`` (outputs,
-    D) and ``bias``; ``buffers.safetensors``, where training changed buffers that the base's
-    checkpoints do not hold, those; ``head.json`` what :func:`load_model` needs; ``stockpot.json``
-    and ``README.md`` where the weights came from.
+    Where a class of the base's library computes what the model does, ``model.safetensors`` holds
+    what that class would save, head included, and the configuration names class and labels. Else
+    it holds the featurizer under the base's names, and ``head.safetensors`` ``weight`` (outputs, D)
+    and ``bias``. ``buffers.safetensors`` holds, where training changed buffers that checkpoints of
+    the base do not hold, those. ``head.json`` says which, and what :func:`load_model` needs;
+    ``stockpot.json`` and ``README.md`` say where the weights came from and how they are opened.
+
+    ``classes``: names in the order of the outputs, empty for a regression. ``images``: how files
+    were decoded before the backbone saw them, ``{"size": pixels, "resize": "stretch" or "crop"}``.
     """
-    trained = backbone_part(state)
-    save_state(folder / WEIGHTS, backbone.state(trained))
-    if buffers := backbone.changed_buffers(trained):
+    weights = whole_weights(backbone, state)
+    if buffers := backbone.changed_buffers(backbone_part(state)):
         save_state(folder / BUFFERS, buffers)
     head = {name: state[f"head.{name}"] for name in ("weight", "bias")}
-    save_state(folder / HEAD, head)
-    _write_configuration(folder, backbone)
+    expression = find_expression(backbone, state)
+    if expression is None:
+        save_state(folder / WEIGHTS, weights)
+        save_state(folder / HEAD, head)
+    else:
+        save_state(folder / WEIGHTS, joined(expression.layout, weights, head, expression.names))
+    write_configuration(folder, backbone, expression, classes, images)
     spec = backbone.spec.model_dump(mode="json", exclude={"freeze_below", "weights"})
     if backbone.spec.kind != "function":
         spec["name"] = "."
-    write_json(folder / ABOUT, {"schema": 1, "classes": list(classes), "backbone": spec})
+    about = {
+        "schema": SCHEMA if expression else 1,
+        "classes": list(classes),
+        "backbone": spec,
+        "images": None if images is None else dict(images),
+    }
+    if expression is not None:
+        about |= {"layout": expression.layout.to_json(), "headless": headless(backbone)}
+    write_json(folder / ABOUT, about)
     with open_checkpoint(folder / WEIGHTS) as checkpoint:
         record = replace(record, digest=checkpoint.digest())
     write_record(folder, record)
-    write_card(folder, record, library_name=_LIBRARIES[backbone.spec.kind])
+    kind = {"text": "text-classification", "image": "image-classification"}.get(backbone.modality)
+    write_card(
+        folder,
+        record,
+        library_name=_LIBRARIES[backbone.spec.kind],
+        pipeline_tag=kind if expression is not None else None,
+        usage=usage(
+            backbone.spec,
+            backbone.modality,
+            expression,
+            classes,
+            images,
+            input_size(backbone, images),
+        ),
+    )
     return record
+
+
+def whole_weights(backbone: Backbone, state: Mapping[str, Tensor]) -> State:
+    """The featurizer under the base's names: what ``state`` has of it, else the base's."""
+    return backbone.state(backbone_part(state))
+
+
+def find_expression(backbone: Backbone, state: Mapping[str, Tensor]) -> Expression | None:
+    """The class of the base's library that computes what the model with ``state`` does, if any.
+
+    None does where training changed buffers that no checkpoint of that class holds.
+    """
+    if backbone.spec.kind == "function" or backbone.changed_buffers(backbone_part(state)):
+        return None
+    batch = backbone.example()
+    if batch is None:
+        return None
+    module = backbone.module
+    head = state["head.weight"].float().numpy(), state["head.bias"].float().numpy()
+    weights = whole_weights(backbone, state)
+    return express(backbone.network, module.run, module.readout, head, batch, weights)
+
+
+def joined(
+    layout: Layout,
+    weights: Mapping[str, Tensor],
+    head: Mapping[str, Tensor] | None,
+    names: Collection[str],
+) -> State:
+    """Featurizer and ``head`` (None: without) under the ``names`` of a library's class."""
+    whole = {f"{layout.prefix}{name}": tensor for name, tensor in weights.items()}
+    whole = {name: tensor for name, tensor in whole.items() if name not in layout.names}
+    if head is not None:
+        placed = layout.place(head["weight"].numpy(), head["bias"].numpy())
+        whole |= {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in placed.items()}
+    return {name: tensor for name, tensor in whole.items() if name in names}
+
+
+def read_about(folder: str | Path) -> dict[str, Any]:
+    """What ``head.json`` of a model folder says.
+
+    Raises ``BackboneError`` where there is none, or one of a newer stockpot.
+    """
+    path = Path(folder) / ABOUT
+    if not path.is_file():
+        raise BackboneError(f"{folder} holds no model with a head: there is no {ABOUT}")
+    try:
+        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = about["schema"] <= SCHEMA
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BackboneError(f"{path} cannot be read: {error}") from error
+    if not known:
+        raise BackboneError(
+            f"{path} has schema {about['schema']}, this stockpot reads up to {SCHEMA}",
+            hint="upgrade stockpot",
+        )
+    return about
 
 
 def load_model(
@@ -76,20 +165,25 @@ def load_model(
     brings code of its own. Raises ``BackboneError`` where the folder holds no such model.
     """
     folder = Path(folder)
-    about = folder / ABOUT
-    if not about.is_file():
-        raise BackboneError(f"{folder} holds no model with a head: there is no {ABOUT}")
-    found = json.loads(about.read_text(encoding="utf-8"))
+    found = read_about(folder)
     spec = dict(found["backbone"])
     if spec["kind"] == "function":
         spec["weights"] = str((folder / WEIGHTS).resolve())
     start = Path(root or ".") if spec["kind"] == "function" else folder
-    backbone = load_backbone(BackboneSpec(**spec), root=start)
+    with quiet_library(spec["kind"]):
+        backbone = load_backbone(BackboneSpec(**spec), root=start)
     if (folder / BUFFERS).is_file():
         backbone.load(load_state(folder / BUFFERS))
-    head = load_state(folder / HEAD)
-    model = Model(backbone, len(head["bias"]))
-    model.set_head(head["weight"], head["bias"])
+    layout = parse_layout(found)
+    if layout is None:
+        head = load_state(folder / HEAD)
+        weight, bias = head["weight"].numpy(), head["bias"].numpy()
+    else:
+        with open_checkpoint(folder) as checkpoint:
+            tensors = {n: np.array(checkpoint.read(n)) for n in layout.names if n in checkpoint}
+        weight, bias = layout.read(tensors, backbone.feature_dim)
+    model = Model(backbone, len(bias))
+    model.set_head(weight, bias)
     model.eval()
     return model, tuple(found["classes"])
 
@@ -126,41 +220,3 @@ def place_base(backbone: Backbone, root: Path, output: Path) -> Made:
             save_state(place, backbone.state())
     source = place if isinstance(place, str) else os.path.relpath(place.absolute(), output)
     return Made(source, name, digest=found)
-
-
-def _write_configuration(folder: Path, backbone: Backbone) -> None:
-    """The files by which transformers or timm know the architecture, and the tokenizer."""
-    network: Any = backbone.network
-    if backbone.folder is not None:
-        for pattern in _KEEP:
-            for file in backbone.folder.glob(pattern):
-                if file.is_file() and not any(file.match(leave) for leave in _LEAVE):
-                    target = folder / file.relative_to(backbone.folder)
-                    target.parent.mkdir(exist_ok=True)
-                    shutil.copyfile(file, target)
-    elif backbone.spec.kind == "transformers":
-        network.config.save_pretrained(folder)
-        tokenizer = getattr(backbone.preparation, "tokenizer", None)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
-    elif backbone.spec.kind == "timm":
-        configuration = {
-            "architecture": network.pretrained_cfg.get("architecture", backbone.spec.name),
-            "num_classes": 0,
-            "num_features": backbone.feature_dim,
-            "model_args": {n: v for n, v in backbone.spec.options.items() if n != "pretrained"},
-            "pretrained_cfg": _plain(network.pretrained_cfg),
-        }
-        write_json(folder / "config.json", configuration)
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of timm's configuration that is JSON."""
-    kept = {}
-    for name, value in values.items():
-        try:
-            json.dumps(value)
-        except TypeError:
-            continue
-        kept[name] = value
-    return {**kept, "num_classes": 0}

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,17 @@ def read_flat(output: Any, mask: Tensor | None) -> Tensor:
 
 
 def read_tokens(output: Any, mask: Tensor | None, *, pooling: str) -> Tensor:
-    """Token vectors (N, L, D) as (N, D): their mean over the mask, or the first one."""
+    """Token vectors (N, L, D) as (N, D): their mean over the mask, the first, or the model's own.
+
+    Raises ``BackboneError`` for a model without a pooled output of its own.
+    """
+    if pooling == "pooler":
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is None:
+            raise BackboneError(
+                "pooling: this model has no pooled output", hint="use pooling: mean, or cls"
+            )
+        return pooled.flatten(1)  # type: ignore[no-any-return]
     hidden: Tensor = output.last_hidden_state
     if pooling == "cls":
         return hidden[:, 0]
@@ -198,6 +208,26 @@ def _tokenizer(transformers: Any, name: str, folder: Path | None) -> Any:
 
 
 @contextmanager
+def quiet_library(kind: str) -> Iterator[None]:
+    """Without transformers' report of tensors that a network has no use for, such as a head."""
+    if kind != "transformers":
+        yield
+        return
+    try:
+        import transformers
+    except ImportError:  # whoever needs it says so
+        yield
+        return
+    logging: Any = transformers.utils.logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@contextmanager
 def _no_progress_bar(transformers: Any) -> Iterator[None]:
     """The library draws a bar for every load, also where nobody watches."""
     logging = transformers.utils.logging
@@ -211,9 +241,25 @@ def _no_progress_bar(transformers: Any) -> Iterator[None]:
 
 
 def _hub_folder(name: str) -> Path | None:
-    """Where the hub client keeps the files of a model that was just loaded."""
-    from huggingface_hub import try_to_load_from_cache
+    """Where the hub client keeps the files of a model that was just loaded, and those by which
+    sentence-transformers knows it, where there are any.
+    """
+    import json
 
+    from huggingface_hub import try_to_load_from_cache
+    from transformers.utils.hub import cached_file
+
+    def fetch(file: str) -> Any:
+        with suppress(OSError):
+            return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+
+    modules = fetch("modules.json")
+    if modules is not None:
+        for file in ("sentence_bert_config.json", "config_sentence_transformers.json"):
+            fetch(file)
+        for module in json.loads(Path(modules).read_text(encoding="utf-8")):
+            if module.get("path"):
+                fetch(f"{module['path']}/config.json")
     found = try_to_load_from_cache(name, "config.json")
     return Path(found).parent if isinstance(found, str) else None
 

@@ -26,8 +26,11 @@ class BackboneSpec(BaseModel):
     options: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments of the function that builds the model"
     )
-    pooling: Literal["mean", "cls"] = Field(
-        "mean", description="how token vectors become one vector (transformers)"
+    pooling: Literal["auto", "mean", "cls", "pooler"] = Field(
+        "auto",
+        description="how token vectors become one vector (transformers): their mean, the first, or "
+        "the model's own pooled output; auto: as the base's sentence-transformers files say, else "
+        "the one that the library's classification class reads, else the mean",
     )
     max_length: int = Field(64, ge=2, le=8192, description="longest text, in tokens")
     image_size: int | None = Field(None, ge=8, le=4096, description="resize images to this square")

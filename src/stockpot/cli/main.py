@@ -18,6 +18,9 @@ from stockpot.version import VERSION
 
 COMMANDS: dict[str, str | dict[str, str]] = {
     "recycle": "recycle.recycle_command",
+    "predict": "predict.predict_command",
+    "evaluate": "predict.evaluate_command",
+    "export": "predict.export_command",
     "merge": "merge.merge_command",
     "rank": "rank.rank_command",
     "inspect": "inspect.inspect_command",

@@ -13,7 +13,7 @@ from stockpot.backbones import Model
 from stockpot.backbones.folder import place_base, save_folder
 from stockpot.files import atomic_folder, write_json
 from stockpot.provenance import Made, Parent, Record, versions, write_models
-from stockpot.tasks import Task, split_task
+from stockpot.tasks import Task, image_decoding, split_task
 from stockpot.training import (
     HyperParameters,
     Trainer,
@@ -123,7 +123,14 @@ def _keep(out: Path, model: Model, task: Task, zoo: Path, arguments: Values) -> 
         versions=versions("torch"),
     )
     with atomic_folder(out / MODEL, replace=True) as folder:
-        save_folder(folder, model.backbone, model.state(), record=record, classes=task.classes)
+        save_folder(
+            folder,
+            model.backbone,
+            model.state(),
+            record=record,
+            classes=task.classes,
+            images=image_decoding(task, arguments["data"]["spec"].get("resize")),
+        )
     write_models(out, [base, Made(MODEL)])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stockpot.backbones.folder import save_folder
+from stockpot.backbones.folder import find_expression, save_folder
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.evaluation.metrics import METRICS
 from stockpot.execution import Job
@@ -19,6 +19,7 @@ from stockpot.recycling.jobs import read_metrics
 from stockpot.recycling.judging import measured
 from stockpot.recycling.plan import Plan
 from stockpot.recycling.recipe import Recipe
+from stockpot.tasks import image_decoding
 
 FOLDER = "model"
 
@@ -38,7 +39,11 @@ def save_final(
     protocol = str(results["final"]["protocol"])
     job = plan.final_cell.models[protocol]
     metrics = read_metrics(folders[job])
-    made = find_ingredients(recipe, examined, plan, folders, results["versions"], output, protocol)
+    state = load_state(folders[job] / "model.safetensors")
+    expression = find_expression(examined.backbone, state)
+    made = find_ingredients(
+        recipe, examined, plan, folders, results["versions"], output, protocol, expression
+    )
     record = Record(
         kind="merge",
         name=recipe.title,
@@ -54,8 +59,9 @@ def save_final(
         save_folder(
             folder,
             examined.backbone,
-            load_state(folders[job] / "model.safetensors"),
+            state,
             record=record,
             classes=examined.task.classes,
+            images=image_decoding(examined.task, getattr(recipe.task, "resize", None)),
         )
     write_models(output, [*made.models, Made(FOLDER)])

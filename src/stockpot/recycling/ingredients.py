@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stockpot.backbones.folder import BUFFERS, HEAD, WEIGHTS, place_base
+from stockpot.backbones.backbone import State
+from stockpot.backbones.folder import BUFFERS, joined, place_base
+from stockpot.backbones.layout import HEAD, WEIGHTS
+from stockpot.backbones.library import Expression
 from stockpot.backbones.model import BUFFER, PREFIX, backbone_part
-from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
+from stockpot.checkpoints import MemoryCheckpoint
 from stockpot.checkpoints.checkpoint import join_digests
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.evaluation.metrics import METRICS
@@ -44,13 +47,15 @@ def find_ingredients(
     versions: Mapping[str, str],
     output: Path,
     final: str,
+    expression: Expression | None,
 ) -> Ingredients:
     """Follow the final model back to the base; every edge is named by the parent's content hash.
 
     Runs keep only what they trained: in a list of models they are overlays on the final folder,
-    ``output/model``. ``final``: the protocol that made the final model.
+    ``output/model``, whose weights file has the layout of ``expression``. ``final``: the protocol
+    that made the final model.
     """
-    return _Finder(recipe, examined, plan, folders, versions, output, final).find()
+    return _Finder(recipe, examined, plan, folders, versions, output, final, expression).find()
 
 
 @dataclass
@@ -62,9 +67,10 @@ class _Finder:
     versions: Mapping[str, str]
     output: Path
     final: str
+    expression: Expression | None
 
     def __post_init__(self) -> None:
-        self.state = MemoryCheckpoint(self.examined.backbone.state())
+        self.state = MemoryCheckpoint(self._laid_out(self.examined.backbone.state(), None))
         self.kept = {name: self.state.tensor_digest(name) for name in self.state.names}
         root = Path(self.examined.facts.root)
         self.base = place_base(self.examined.backbone, root, self.output)
@@ -169,22 +175,27 @@ class _Finder:
             self._add(name, file, record, Parent(name, "", "init"))
         return self.found[name][1]
 
+    def _laid_out(self, weights: State, head: State | None) -> State:
+        """Tensors under the names that they have in the final folder's weights file."""
+        if self.expression is None:
+            return weights
+        return joined(self.expression.layout, weights, head, self.expression.names)
+
     def _add(self, name: str, file: Path, record: Record, parent: Parent) -> None:
-        with open_checkpoint(file) as own:
-            parts = dict(self.kept)
-            for each in own.names:
-                if each.startswith(PREFIX):
-                    parts[each.removeprefix(PREFIX)] = own.tensor_digest(each)
-            has_head = any(each.startswith("head.") for each in own.names)
-            has_buffers = self.has_buffers and any(each.startswith(BUFFER) for each in own.names)
-        whole = join_digests(self.state.tensors, parts)
+        state = load_state(file)
+        weights = {n.removeprefix(PREFIX): t for n, t in state.items() if n.startswith(PREFIX)}
+        head = {n.removeprefix("head."): t for n, t in state.items() if n.startswith("head.")}
+        has_buffers = self.has_buffers and any(name.startswith(BUFFER) for name in state)
+        own = MemoryCheckpoint(self._laid_out(weights, head or None))
+        parts = self.kept | {each: own.tensor_digest(each) for each in own.names}
+        whole = join_digests({**self.state.tensors, **own.tensors}, parts)
         made = Made(
             "model",
             record=replace(record, digest=whole),
             overlay=os.path.relpath(file, self.output),
             parts={
                 WEIGHTS: PREFIX,
-                **({HEAD: "head."} if has_head else {}),
+                **({HEAD: "head."} if head else {}),
                 **({BUFFERS: BUFFER} if has_buffers else {}),
             },
         )

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from stockpot.backbones.layout import ABOUT, HEAD, WEIGHTS, Layout, parse_layout
 from stockpot.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from stockpot.checkpoints.open import weights_folder
 from stockpot.checkpoints.writer import file_writer
 from stockpot.errors import CheckpointError, InputError
+from stockpot.files import write_json
 from stockpot.merging.output import REPORT_NAME, read_report
 from stockpot.provenance import FILE_NAME, MODELS_NAME, Made, read_models
 from stockpot.registry.adding import Added, add
@@ -143,12 +149,13 @@ def _land(registry: Registry, output: Path, made: Made, quiet: bool) -> Added:
 @contextmanager
 def _laid_over(source: Path, overlay: Path, parts: Mapping[str, str]) -> Iterator[Path]:
     """A model folder like ``source`` with the tensors of ``overlay`` in it; gone at the end."""
+    about = _about(source)
+    layout = parse_layout(about)
     with tempfile.TemporaryDirectory(prefix="stockpot-land-") as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()
-        absent = {file.stem for file in source.glob("*.safetensors")} - {
-            Path(name).stem for name in parts
-        }
+        absent = {file.stem for file in source.glob("*.safetensors")} | {Path(HEAD).stem}
+        absent -= {Path(name).stem for name in parts}
         for file in sorted(source.rglob("*")):
             inside = file.relative_to(source)
             if not file.is_file() or file.suffix == ".safetensors" or inside.name in _OWN:
@@ -159,19 +166,75 @@ def _laid_over(source: Path, overlay: Path, parts: Mapping[str, str]) -> Iterato
             shutil.copyfile(file, folder / inside)
         with open_checkpoint(overlay) as over:
             for name, prefix in parts.items():
+                if name == HEAD and layout is not None:
+                    continue  # it is in the other file
                 with open_checkpoint(source / name) as under:
-                    _write_mixed(folder / name, under, over, prefix)
+                    if name == WEIGHTS and layout is not None:
+                        _write_joined(folder / name, under, over, prefix, layout, parts.get(HEAD))
+                    else:
+                        _write_mixed(folder / name, under, over, prefix)
+        if layout is not None and HEAD not in parts:
+            _say_headless(folder / "config.json", about["headless"])
         yield folder
+
+
+def _about(source: Path) -> dict[str, Any]:
+    """What a model folder says about its head; empty where it says nothing."""
+    path = source / ABOUT
+    found: dict[str, Any] = {}
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _say_headless(path: Path, changes: Mapping[str, Any]) -> None:
+    values = json.loads(path.read_text(encoding="utf-8")) | dict(changes)
+    write_json(path, {name: value for name, value in values.items() if value is not None})
 
 
 def _write_mixed(path: Path, under: Checkpoint, over: Checkpoint, prefix: str) -> None:
     """A weights file with the tensors of ``under``, or those of ``over`` that have their names."""
-    taken = {name: f"{prefix}{name}" for name in under.names if f"{prefix}{name}" in over}
+    _write(path, under, over, {name: f"{prefix}{name}" for name in under.names}, {})
+
+
+def _write_joined(
+    path: Path, under: Checkpoint, over: Checkpoint, prefix: str, layout: Layout, head: str | None
+) -> None:
+    """The same for a file that holds the head as well, which is left out where ``head``, its
+    prefix in the overlay, is None.
+    """
+    named = {
+        name: f"{prefix}{name.removeprefix(layout.prefix)}"
+        for name in under.names
+        if name not in layout.names
+    }
+    placed: dict[str, Any] = {}
+    if head is not None:
+        placed = layout.place(over.read(f"{head}weight"), over.read(f"{head}bias"))
+    _write(path, under, over, named, placed)
+
+
+def _write(
+    path: Path,
+    under: Checkpoint,
+    over: Checkpoint,
+    named: Mapping[str, str],
+    given: Mapping[str, Any],
+) -> None:
+    """``named``: what each tensor of ``under`` is called in ``over``, which goes before; others of
+    its tensors stand in ``given``, or are left out.
+    """
+    taken = {name: there for name, there in named.items() if there in over}
+    names = [name for name in under.names if name in named or name in given]
     infos = {
         name: TensorInfo(name, info.shape, info.dtype)
-        for name in under.names
+        for name in names
         for info in [over.info(taken[name]) if name in taken else under.info(name)]
     }
     with file_writer(path, infos, under.metadata) as writer:
-        for name in under.names:
-            writer.write(name, 0, over.raw(taken[name]) if name in taken else under.raw(name))
+        for name in names:
+            if name in given:
+                values = given[name].astype(under.read(name).dtype)
+                writer.write(name, 0, np.ascontiguousarray(values).reshape(-1))
+            else:
+                writer.write(name, 0, over.raw(taken[name]) if name in taken else under.raw(name))

@@ -16,7 +16,14 @@ from stockpot.tasks.specs import (
     parse_task_spec,
 )
 from stockpot.tasks.splits import Split, draw_groups, named_generator, set_apart, split_task
-from stockpot.tasks.task import Task, build_task, select_domains, take, take_rows
+from stockpot.tasks.task import (
+    Task,
+    build_task,
+    image_decoding,
+    select_domains,
+    take,
+    take_rows,
+)
 
 __all__ = [
     "PARTS",
@@ -33,6 +40,7 @@ __all__ = [
     "TextSpec",
     "build_task",
     "draw_groups",
+    "image_decoding",
     "load_task",
     "named_generator",
     "parse_task_spec",

@@ -189,6 +189,16 @@ def take_rows(task: Task, rows: Array) -> Task:
     )
 
 
+def image_decoding(task: Task, resize: str | None = None) -> dict[str, Any] | None:
+    """How files become inputs of a task of square images: ``size`` in pixels, and ``resize`` as its
+    spec has it (default: stretch). None for other tasks.
+    """
+    if task.modality != "image" or isinstance(task.inputs, list):
+        return None
+    height, width = task.inputs.shape[1:3]
+    return {"size": int(height), "resize": resize or "stretch"} if height == width else None
+
+
 def take(inputs: Inputs, rows: Array) -> Inputs:
     """The given rows of ``inputs``, of the same kind."""
     if isinstance(inputs, list):

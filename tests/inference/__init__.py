@@ -1,0 +1,1 @@
+"""Use a model folder: in other people's tools, and in stockpot."""
