@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from stockpot.errors import InputError, TaskError
-from stockpot.tasks.images import SUFFIXES, decode_all, refuse_corrupt, require_pillow
-from stockpot.tasks.text import read_rows
+from stockpot.tasks.image_files import SUFFIXES
+from stockpot.tasks.images import decode_all, refuse_corrupt, require_pillow
+from stockpot.tasks.tables import read_rows
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
