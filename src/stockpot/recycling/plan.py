@@ -131,12 +131,16 @@ def make_plan(recipe: Recipe, facts: Facts) -> Plan:
 def add_final(plan: Plan, recipe: Recipe, facts: Facts, protocol: str) -> Plan:
     """The plan with the cell whose model of ``protocol`` is kept.
 
-    That is the first cell, or with ``final.train_on: all`` a new one that holds nothing out.
+    That is the first cell, or with ``final.train_on: all`` a new one that holds nothing out; where
+    the first holds nothing out either, and sees the same rows, it is the first all the same.
     """
+    first = plan.cells[0]
     if recipe.final.train_on == "first":
-        return replace(plan, final_cell=plan.cells[0])
+        return replace(plan, final_cell=first)
     builder = _Builder(recipe, facts, final=protocol)
     cell = builder.cell(None, 0)
+    if cell.probe == first.probe:
+        return replace(plan, final_cell=first)
     builder.add_model(cell, PROTOCOLS[protocol], [cell])
     return replace(plan, final_cell=cell, auxiliaries={**builder.auxiliaries, **plan.auxiliaries})
 
@@ -335,8 +339,13 @@ class _Builder:
 
     def _trained(self, cell: Cell) -> dict[str, int]:
         """Examples of the domains that a cell trains on."""
-        held_out = cell.probe.arguments["split"]["held_out"]
-        return {name: n for name, n in self.facts.examples.items() if name not in held_out}
+        split = cell.probe.arguments["split"]
+        kept = 1.0 - split.get("test_fraction", 0.0)
+        return {
+            name: int(count * kept)
+            for name, count in self.facts.examples.items()
+            if name not in split["held_out"]
+        }
 
     def _auxiliary_settings(
         self, auxiliary: Auxiliary, cell: Cell, limit: int | None
