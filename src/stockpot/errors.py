@@ -16,6 +16,7 @@
     │   └── ScoreError            evidence that a transferability score cannot use
     ├── MissingDependencyError    exit code 2: an optional package is needed; names it
     ├── OutputError               exit code 2: the output cannot be written (no space, exists)
+    ├── DivergedError             exit code 1: training became non-finite; names step and rate
     └── JobError                  exit code 1: a job failed; names the job and where its log is
 
 A message says what is wrong, where (file, line, tensor), what was got and expected, and what to do
@@ -105,6 +106,17 @@ class OutputError(StockpotError):
     """The output cannot be written: no space, no permission, or it exists already."""
 
     exit_code = 2
+
+
+class DivergedError(StockpotError):
+    """A fine-tuning became non-finite. ``what`` was seen at ``step``."""
+
+    def __init__(self, what: str, *, step: int, learning_rate: float) -> None:
+        super().__init__(
+            f"the {what} is not finite at step {step} with learning rate {learning_rate:g}",
+            hint="lower the learning rate",
+        )
+        self.what, self.step, self.learning_rate = what, step, learning_rate
 
 
 class JobError(StockpotError):

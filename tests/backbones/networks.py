@@ -113,6 +113,15 @@ def linear() -> nn.Module:
     return layers
 
 
+def linear_with_buffers() -> nn.Module:
+    """The same with BatchNorm, whose running statistics and counter training changes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        layers = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
+    layers.input_shape = (5,)  # type: ignore[assignment]
+    return layers
+
+
 def text_folder(folder: Path, kind: str = "bert", *, seed: int = 0, layers: int = 3) -> Path:
     """A transformers folder with a tiny random encoder and a word tokenizer."""
     import transformers

@@ -12,9 +12,11 @@ import torch
 
 from stockpot.backbones import BackboneSpec, load_backbone
 from stockpot.checkpoints.torch_io import load_state, save_state
+from stockpot.errors import InputError
 from stockpot.recycling.combine import Made, combine_runs, layer_of
 from stockpot.tasks import load_task, parse_task_spec, split_task
 from stockpot.training import build_feed
+from stockpot.training.mixing import mix
 from stockpot.training.rows import Rows, limit_task, write_outputs
 from tests.recycling.tiny import write_arrays
 
@@ -213,6 +215,72 @@ def test_an_average_gets_batchnorm_statistics_of_its_own(tmp_path: Path) -> None
     hidden = inputs @ (mean / 2).T + bias / 2
     found = made.state["featurizer.1.running_mean"]
     torch.testing.assert_close(found, hidden.mean(0), rtol=0.2, atol=0.05)
+
+
+def own_statistics(rows: Rows, state: dict[str, torch.Tensor]) -> float:
+    """Validation loss of a state whose BatchNorm statistics are those of the training rows."""
+    model = rows.model()
+    ready = rows.ready(model, state)
+    model.load_state(ready)
+    model.eval()
+    losses = []
+    for own in rows.split.validation.values():
+        with torch.no_grad():
+            logits = model(rows.feed.batch(own)).double()
+        target = torch.from_numpy(rows.task.labels[own])
+        losses.append(float(torch.nn.functional.cross_entropy(logits, target)))
+    return float(np.mean(losses))
+
+
+def test_every_candidate_gets_batchnorm_statistics_of_its_own(tmp_path: Path) -> None:
+    """What is compared is what would be kept: also at each coefficient that is only tried."""
+    rows = make_rows(tmp_path, "net_with_batchnorm", "reestimate")
+    probe, runs = pool(tmp_path, rows, count=3, spread=0.2)
+    base = load_state(probe / "model.safetensors")
+    one = load_state(runs["run-0"] / "best.safetensors")
+
+    wise = combined(tmp_path, rows, {"run-0": runs["run-0"]}, probe, combine="interpolate")
+    for text, loss in wise.how["losses"].items():
+        a = float(text)
+        if 0 < a < 1:
+            mixed = {n: t if t.ndim == 0 else (1 - a) * t + a * one[n] for n, t in base.items()}
+            assert loss == pytest.approx(own_statistics(rows, mixed), rel=1e-4)
+
+    states = [load_state(run / "best.safetensors") for run in runs.values()]
+    mean = {n: sum(state[n] for state in states) / 3 for n in base}
+    rescaled = combined(tmp_path, rows, runs, probe, combine="rescaled")
+    for text, loss in rescaled.how["losses"].items():
+        mixed = {n: t if t.ndim == 0 else t + float(text) * (mean[n] - t) for n, t in base.items()}
+        assert loss == pytest.approx(own_statistics(rows, mixed), rel=1e-4)
+
+    learned = combined(tmp_path, rows, runs, probe, combine="learned")
+    equal = {n: t if t.ndim == 0 else mean[n] for n, t in base.items()}
+    assert learned.how["losses"][0] == pytest.approx(own_statistics(rows, equal), rel=1e-4)
+
+
+def test_what_cannot_be_averaged_follows_one_rule() -> None:
+    """Shared tensors stay to the bit, whole numbers are those of the leading state."""
+    mask = torch.tensor([0.0, float("-inf")])
+    third = torch.tensor([1 / 3])
+    states = [
+        {"mask": mask, "third": third, "count": torch.tensor(count), "weight": torch.tensor([w])}
+        for count, w in ((3, 1.0), (7, 2.0))
+    ]
+    given: list[set[str]] = []
+
+    def mean(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        given.append(set(parts[0]))
+        return {name: (parts[0][name] + parts[1][name]) / 2 for name in parts[0]}
+
+    for lead, count in ((0, 3), (1, 7)):
+        mixed = mix(states, mean, lead=lead)
+        assert torch.equal(mixed["mask"], mask)
+        assert torch.equal(mixed["third"], third)
+        assert int(mixed["count"]) == count
+        assert float(mixed["weight"]) == 1.5
+    assert given == [{"weight"}, {"weight"}]
+    with pytest.raises(InputError, match="tensor 'third' is in some models only"):
+        mix([states[0], {n: t for n, t in states[1].items() if n != "third"}], mean)
 
 
 def test_a_limit_draws_by_seed_and_domain_alone(tmp_path: Path) -> None:

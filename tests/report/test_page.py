@@ -53,6 +53,20 @@ def page(results):
     return Page(render(results))
 
 
+def test_diverged_runs_are_named_in_one_sentence(results):
+    assert "diverged" not in render(results)
+    cell = results["cells"][0]
+    for run in cell["runs"][:8]:
+        run["diverged"] = {"step": 40, "learning_rate": 0.1, "what": "the loss is not finite"}
+    total = sum(len(each["runs"]) for each in results["cells"])
+    page = render(results)
+    count = len(cell["runs"][:8])
+    assert f"{count} of {total} runs diverged, and no selection and no average has them" in page
+    where = f"{cell['runs'][0]['label']} ({cell['held_out']}, trial {cell['trial']})"
+    assert f"{where} at step 40, learning rate 0.1: the loss is not finite" in page
+    assert (f"; and {count - 6} more." in page) == (count > 6)
+
+
 def test_makes_no_request(results):
     """Nothing that a browser would fetch: no address, no source, no import."""
     text = render(results)

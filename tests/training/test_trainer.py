@@ -90,13 +90,14 @@ def test_the_moving_average_of_no_iterate_is_the_last_one() -> None:
 
 def test_best_is_the_first_step_with_the_best_mean_over_domains() -> None:
     run = trainer(HP.replace(evaluate_every=1, learning_rate=0.05))
-    states = []
+    states = [run.state()]
     for _ in range(12):
         run.advance(1)
         states.append(run.state())
     means = [entry["validation"] for entry in run.progress.history]
     best = int(np.argmax(means))
-    assert run.progress.best_step == best + 1
+    assert [entry["step"] for entry in run.progress.history] == list(range(13))
+    assert run.progress.best_step == best
     assert same(run.progress.best, states[best])
     for entry in run.progress.history:
         assert entry["validation"] == pytest.approx(np.mean(list(entry["by_domain"].values())))
@@ -122,7 +123,7 @@ def test_validation_scores_are_those_of_predictions() -> None:
     for name, rows in parts(task).validation.items():
         outputs = predict(run.model, run.feed, rows)
         expected = accuracy(outputs, task.labels[rows], "classification")
-        assert run.progress.history[0]["by_domain"][name] == pytest.approx(expected)
+        assert run.progress.history[-1]["by_domain"][name] == pytest.approx(expected)
 
 
 def test_head_only_steps_change_nothing_but_the_head() -> None:
@@ -177,7 +178,7 @@ def test_snapshots_are_the_states_at_their_steps() -> None:
 def test_swad_of_a_run_is_the_valley_over_its_evaluations() -> None:
     run = trainer(HP.replace(evaluate_every=2, average_from=0.0, steps=20), swad=True)
     run.advance(20)
-    assert run.valley.losses == [entry["validation_loss"] for entry in run.progress.history]
+    assert run.valley.losses == [entry["validation_loss"] for entry in run.progress.history[1:]]
     assert list(run.swad()) == list(run.state())
     assert trainer().swad() is None
 
@@ -339,10 +340,91 @@ def test_divergence_names_the_step_and_the_learning_rate() -> None:
     run.advance(2)
     with torch.no_grad():
         run.model.head.weight.fill_(float("inf"))
-    with pytest.raises(StockpotError, match=r"loss is not finite at step 3 with learning rate 1"):
-        run.advance(1)
+    run.advance(1)
+    assert "loss is not finite at step 3 with learning rate 1" in str(run.diverged)
+    assert run.step == 2
+    run.advance(5)
+    assert run.step == 2
     with pytest.raises(StockpotError, match="validation output is not finite"):
         run.evaluate()
+
+
+def test_the_weights_that_training_starts_from_are_the_first_candidate() -> None:
+    """At a learning rate that destroys everything the best step is step 0."""
+    run = trainer(HP.replace(learning_rate=9.0, steps=40))
+    task, start = array_task(), run.state()
+    with torch.no_grad():  # a start that no step of this size can improve
+        run.model.backbone.network[0].weight.zero_()
+        run.model.backbone.network[0].weight[0, :2] = torch.tensor([0.1, -0.05])
+        run.model.backbone.network[2].weight.zero_()
+        run.model.backbone.network[2].weight[0, 0] = 1.0
+        run.model.head.weight.copy_(torch.tensor([[-99.0, 0, 0], [99.0, 0, 0]]))
+        run.model.backbone.network[2].bias.zero_()
+        run.model.backbone.network[0].bias.zero_()
+    start = run.state()
+    run.advance(40)
+    first = run.progress.history[0]
+    assert (first["step"], first["validation"], first["loss"]) == (0, 1.0, None)
+    assert run.progress.best_step == 0
+    assert same(run.progress.best, start)
+    assert not same(run.state(), start)
+    assert set(parts(task).validation) == set(first["by_domain"])
+
+
+@pytest.mark.parametrize("step", [1, 6, 11])
+def test_a_run_that_diverges_keeps_what_came_before(
+    monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    task, hp = array_task(), HP.replace(evaluate_every=2, average_from=0.0)
+    real = Trainer._take_step
+
+    def spoilt(self):
+        if self.step == step - 1:
+            with torch.no_grad():
+                self.model.backbone.network[0].weight[0, 0] = float("nan")
+        real(self)
+
+    def run(steps: int = hp.steps):
+        model = linear_model(task)
+        feed = build_feed(task, model.backbone, folder=Path("unused"))
+        own = hp.replace(steps=steps)
+        return finetune(
+            model, feed, task, parts(task), own, seed=0, swad=True, snapshots=[1, steps]
+        )
+
+    # Evaluations up to the one before the divergence are those of an undisturbed, shorter run.
+    whole = run(max(1, (step - 1) // 2 * 2))
+    monkeypatch.setattr(Trainer, "_take_step", spoilt)
+    done = run()
+    assert done.diverged == {
+        "step": step,
+        "learning_rate": hp.learning_rate,
+        "what": "the loss is not finite",
+    }
+    assert done.steps == step - 1
+    assert same(done.last, done.best)
+    for state in (done.best, done.average, done.swad, *done.snapshots.values()):
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
+    if step > 2:
+        assert done.history == whole.history
+        assert same(done.average, whole.average)
+        assert same(done.best, whole.best)
+        assert same(done.snapshots[1], whole.snapshots[1])
+    else:
+        assert done.best_step == 0
+        assert same(done.best, linear_model(task).state())
+
+
+def test_weights_that_become_infinite_end_the_run_before_any_average_has_them() -> None:
+    run = trainer(HP.replace(average_from=0.0, evaluate_every=4))
+    run.advance(5)
+    with torch.no_grad():
+        run.model.head.bias.fill_(3e38)
+        run.optimizer.param_groups[0]["lr"] = 1e38
+    run.advance(3)
+    assert run.diverged is not None
+    assert run.diverged.what in ("loss", "tensor 'head.bias'", "tensor 'featurizer.0.weight'")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in run.average().values())
 
 
 def test_half_precision_of_graphics_cards_is_refused_on_the_cpu() -> None:
@@ -390,5 +472,5 @@ def test_half_precision_trains_close_to_single_and_leaves_weights_single(tmp_pat
         hp = HP.replace(precision=precision)
         done = finetune(Model(backbone, 2), feed, task, parts(task), hp, seed=0)
         assert all(tensor.dtype == torch.float32 for tensor in done.last.values())
-        losses[precision] = [entry["loss"] for entry in done.history]
+        losses[precision] = [entry["loss"] for entry in done.history[1:]]
     np.testing.assert_allclose(losses["bf16"], losses["no"], rtol=0.1)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stockpot.backbones.batchnorm import batchnorm_layers, freeze_statistics
+from stockpot.backbones.batchnorm import freeze_statistics
+from stockpot.backbones.buffers import all_tensors, changing_buffers, unchanged_buffers
 from stockpot.backbones.cut import Activations, Cut, cut_graph, cut_stack, find_stack
 from stockpot.backbones.names import adopt, check_shape
 from stockpot.backbones.preparation import Preparation, TextPreparation, Transform
@@ -69,6 +70,12 @@ class Backbone:
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name in self.trainable)
         self.network.eval()
+        self._buffers = {name: buffer.shape for name, buffer in self.network.named_buffers()}
+        self._changing = changing_buffers(
+            self.network,
+            frozen_batchnorm=spec.batchnorm == "frozen",
+            above=cut.buffers if cut else None,
+        )
         self._base = self.trainable_state()
 
     @property
@@ -80,7 +87,7 @@ class Backbone:
         return "array" if shape is not None and (len(shape) != 3 or shape[0] != 3) else "image"
 
     def reset(self) -> None:
-        """Back to the weights that were loaded first."""
+        """Back to the weights and buffers that were loaded first."""
         self.load(self._base)
 
     def prepare(
@@ -90,27 +97,61 @@ class Backbone:
         encoded = self.preparation.encode(raw)
         return self.preparation.batch(encoded, np.arange(len(encoded)), device, transform)
 
-    def state(self) -> State:
-        """All weights and buffers under their original names, as copies on the CPU."""
+    def state(self, trained: Mapping[str, Tensor] | None = None) -> State:
+        """What a checkpoint of this network holds, under its original names, as copies on the CPU.
+
+        ``trained`` replaces tensors, also where the network knows them under a second name.
+        """
+        own = all_tensors(self.network)
+        given = {id(own[name]): tensor for name, tensor in (trained or {}).items()}
         return {
-            name: tensor.detach().cpu().clone()
-            for name, tensor in self.network.state_dict().items()
+            name: given.get(id(own[name]), own[name]).detach().cpu().clone()
+            for name in self.network.state_dict()
+        }
+
+    def changed_buffers(self, state: Mapping[str, Tensor]) -> State:
+        """Of ``state``, the buffers that no checkpoint holds and that differ from the base's."""
+        return {
+            name: tensor
+            for name, tensor in state.items()
+            if name in self.transient and not torch.equal(tensor, self._base[name])
         }
 
     def trainable_names(self) -> list[str]:
-        """Names of what training changes: parameters above the cut, and, where BatchNorm is
-        re-estimated, its running statistics."""
+        """Names of what training can change: parameters above the cut, and every buffer there but
+        those of frozen BatchNorm (see ``buffers.py``)."""
         names = [name for name, _ in self.network.named_parameters() if name in self.trainable]
-        if self.spec.batchnorm == "reestimate":
-            for layer in batchnorm_layers(self.network):
-                if f"{layer}.weight" in self.trainable or self.trunk is None:
-                    names += [f"{layer}.running_mean", f"{layer}.running_var"]
-        return names
+        return names + self._changing
+
+    @cached_property
+    def transient(self) -> frozenset[str]:
+        """Buffers that training can change and that a checkpoint of this network does not hold."""
+        return frozenset(self._changing) - self.network.state_dict().keys()
 
     def trainable_state(self) -> State:
-        """The part of ``state()`` that training changes."""
-        tensors = self.network.state_dict()
-        return {name: _copy(tensors[name]) for name in self.trainable_names()}
+        """Copies of what training can change, on the CPU.
+
+        Raises ``BackboneError`` naming a buffer that came, went or took another shape since the
+        base was loaded: such buffers cannot be averaged.
+        """
+        now = {name: buffer.shape for name, buffer in self.network.named_buffers()}
+        for name in now.keys() | self._buffers.keys():
+            if now.get(name) != self._buffers.get(name):
+                raise BackboneError(
+                    f"the backbone's buffer '{name}' does not keep its shape in training",
+                    hint="register it with the shape that it has in the end",
+                )
+        return {name: _copy(tensor) for name, tensor in self.trainable_tensors().items()}
+
+    def trainable_tensors(self) -> State:
+        """The tensors that training can change themselves, by name."""
+        tensors = all_tensors(self.network)
+        return {name: tensors[name] for name in self.trainable_names()}
+
+    def changing(self) -> State:
+        """The buffers that training can change themselves, by name."""
+        tensors = all_tensors(self.network)
+        return {name: tensors[name] for name in self._changing}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -119,7 +160,7 @@ class Backbone:
         With ``freeze_below``, tensors below the cut are passed over: what the trunk computes may be
         cached already. Raises ``BackboneError`` for an unknown name or another shape.
         """
-        own = self.network.state_dict()
+        own = all_tensors(self.network)
         taken = set(self.trainable_names()) if self.trunk is not None else set(own)
         for name, tensor in state.items():
             if name not in own:
@@ -135,13 +176,15 @@ class Backbone:
     def adopt(self, state: Mapping[str, Tensor], source: str = "the weights") -> State:
         """Weights from the wild under this backbone's names, reduced to what is trained.
 
-        A wrapper's prefix ('bert.', 'module.', ...) and old heads go. Every trained tensor must be
-        there. With ``freeze_below`` only tensors above the cut are taken: the trunk stays the
-        base's. BatchNorm's running statistics stay the base's as well.
+        A wrapper's prefix ('bert.', 'module.', ...) and old heads go. Every trained parameter must
+        be there; of buffers that training can change those that are there are taken. With
+        ``freeze_below`` only tensors above the cut are taken: the trunk stays the base's. Frozen
+        BatchNorm's running statistics stay the base's as well.
         """
-        parameters = [name for name in self.trainable_names() if name in self.trainable]
+        names = self.trainable_names()
+        parameters = [name for name in names if name in self.trainable]
         found = adopt(state, self.network.state_dict(), required=parameters, source=source)
-        return {name: found[name] for name in parameters}
+        return {name: found[name] for name in names if name in found}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -216,7 +259,7 @@ def load_backbone(spec: BackboneSpec, *, root: Path | None = None, example: Any 
         source.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch = _example_batch(source, example)
     whole = Featurizer(source.network, source.run, source.readout)
-    with torch.no_grad():
+    with torch.no_grad(), unchanged_buffers(source.network):
         features = whole(batch) if batch is not None else None
     dimension = int(features.shape[1]) if features is not None else source.feature_dim
     if dimension is None:
@@ -224,9 +267,10 @@ def load_backbone(spec: BackboneSpec, *, root: Path | None = None, example: Any 
             f"backbone '{spec.name}': the number of features is unknown",
             hint="set image_size, or give the module an attribute feature_dim or input_shape",
         )
-    cut = _cut(spec.freeze_below, source, batch) if spec.freeze_below else None
-    if cut is not None and features is not None:
-        _check_cut(cut, batch, features, spec.freeze_below or "")
+    with unchanged_buffers(source.network):
+        cut = _cut(spec.freeze_below, source, batch) if spec.freeze_below else None
+        if cut is not None and features is not None:
+            _check_cut(cut, batch, features, spec.freeze_below or "")
     return Backbone(spec, source, cut, dimension)
 
 

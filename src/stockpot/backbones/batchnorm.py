@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+if TYPE_CHECKING:
+    from stockpot.backbones.model import Model
 
 
 def batchnorm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
@@ -26,17 +29,18 @@ def freeze_statistics(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
+def reestimate_batchnorm(model: Model, batches: Iterable[Any]) -> int:
     """Replace running statistics by those of ``batches``, weighted alike; returns their number.
 
     Averaged weights have other activations than the statistics of any one member, and that alone
     can ruin an average (Izmailov et al. 2018, section 3.2). Dropout stays off meanwhile. Layers
-    below a cut keep the base's statistics.
+    whose statistics are frozen, and all below a cut, keep the base's.
     """
+    changing = set(model.backbone.trainable_names())
     layers = [
         layer
-        for layer in batchnorm_layers(model).values()
-        if any(parameter.requires_grad for parameter in layer.parameters()) or not layer.affine
+        for name, layer in batchnorm_layers(model.backbone.network).items()
+        if f"{name}.running_mean" in changing
     ]
     if not layers:
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,14 @@ class Activations:
 
 @dataclass(frozen=True)
 class Cut:
-    """``upper(trunk(batch))`` equals the whole; ``trainable`` names what only ``upper`` uses."""
+    """``upper(trunk(batch))`` equals the whole; ``trainable`` names the parameters, ``buffers`` the
+    buffers that only ``upper`` uses.
+    """
 
     trunk: nn.Module
     upper: nn.Module
     trainable: frozenset[str]
+    buffers: frozenset[str]
 
 
 class _Stop(Exception):  # noqa: N818 - not an error: it ends a forward pass early
@@ -135,11 +138,9 @@ def cut_stack(
         layer = f"{place}.{layer}"
     elif getattr(network, "pooler", None) is not None:
         truncated = _replaced(truncated, "pooler", None)
-    return Cut(
-        _Trunk(network, run, layer),
-        _StackUpper(truncated, readout),
-        _called_from(network, layer, run, example),
-    )
+    parameters, buffers = _called_from(network, layer, run, example)
+    upper = _StackUpper(truncated, readout)
+    return Cut(_Trunk(network, run, layer), upper, parameters, buffers)
 
 
 def _replaced(network: nn.Module, name: str, replacement: nn.Module | None) -> nn.Module:
@@ -155,8 +156,8 @@ def _replaced(network: nn.Module, name: str, replacement: nn.Module | None) -> n
 
 def _called_from(
     network: nn.Module, layer: str, run: Callable[[nn.Module, Any], Any], example: Any
-) -> frozenset[str]:
-    """Names of the parameters of modules that are first called at ``layer`` or later."""
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of parameters and buffers of modules that are first called at ``layer`` or later."""
     order: list[str] = []
     handles = [
         module.register_forward_pre_hook(lambda module, args, name=name: order.append(name))
@@ -176,10 +177,15 @@ def _called_from(
             owner = owner.rpartition(".")[0]
         return owner in after
 
-    return frozenset(
-        name
-        for name, _ in network.named_parameters()
-        if trained(name.rpartition(".")[0]) and name.partition(".")[0] != "pooler"
+    def above(names: Iterable[str]) -> frozenset[str]:
+        return frozenset(
+            name
+            for name in names
+            if trained(name.rpartition(".")[0]) and name.partition(".")[0] != "pooler"
+        )
+
+    return above(n for n, _ in network.named_parameters()), above(
+        n for n, _ in network.named_buffers()
     )
 
 
@@ -232,12 +238,13 @@ def cut_graph(
         )
     below, above = _halves(nodes, start, crossing[0])
     trunk, upper = _module(network, below), _module(network, above)
-    frozen = {id(parameter) for parameter in trunk.parameters()}
-    trained = {id(parameter) for parameter in upper.parameters()} - frozen
+    frozen = {id(tensor) for tensor in (*trunk.parameters(), *trunk.buffers())}
+    trained = {id(tensor) for tensor in (*upper.parameters(), *upper.buffers())} - frozen
     return Cut(
         _GraphTrunk(trunk),
         _GraphUpper(upper, readout),
         frozenset(n for n, parameter in network.named_parameters() if id(parameter) in trained),
+        frozenset(n for n, buffer in network.named_buffers() if id(buffer) in trained),
     )
 
 

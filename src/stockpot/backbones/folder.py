@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from stockpot.backbones.backbone import Backbone, load_backbone
-from stockpot.backbones.model import PREFIX, Model
+from stockpot.backbones.model import Model, backbone_part
 from stockpot.backbones.spec import BackboneSpec
 from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
 from stockpot.checkpoints.torch_io import load_state, save_state
@@ -23,6 +23,7 @@ from stockpot.provenance import Made, Record, write_card, write_record
 
 WEIGHTS = "model.safetensors"
 HEAD = "head.safetensors"
+BUFFERS = "buffers.safetensors"
 ABOUT = "head.json"
 
 # Configuration and tokenizer files of a base; its weights, card and history are not copied.
@@ -43,16 +44,14 @@ def save_folder(
 
     ``model.safetensors`` holds the whole featurizer under the base's names, so that the folder
     loads in transformers or timm as the base did; ``head.safetensors`` holds ``weight`` (outputs,
-    D) and ``bias``; ``head.json`` what :func:`load_model` needs; ``stockpot.json`` and
-    ``README.md`` where the weights came from.
+    D) and ``bias``; ``buffers.safetensors``, where training changed buffers that the base's
+    checkpoints do not hold, those; ``head.json`` what :func:`load_model` needs; ``stockpot.json``
+    and ``README.md`` where the weights came from.
     """
-    weights = backbone.state()
-    weights |= {
-        name.removeprefix(PREFIX): tensor
-        for name, tensor in state.items()
-        if name.startswith(PREFIX)
-    }
-    save_state(folder / WEIGHTS, weights)
+    trained = backbone_part(state)
+    save_state(folder / WEIGHTS, backbone.state(trained))
+    if buffers := backbone.changed_buffers(trained):
+        save_state(folder / BUFFERS, buffers)
     head = {name: state[f"head.{name}"] for name in ("weight", "bias")}
     save_state(folder / HEAD, head)
     _write_configuration(folder, backbone)
@@ -86,6 +85,8 @@ def load_model(
         spec["weights"] = str((folder / WEIGHTS).resolve())
     start = Path(root or ".") if spec["kind"] == "function" else folder
     backbone = load_backbone(BackboneSpec(**spec), root=start)
+    if (folder / BUFFERS).is_file():
+        backbone.load(load_state(folder / BUFFERS))
     head = load_state(folder / HEAD)
     model = Model(backbone, len(head["bias"]))
     model.set_head(head["weight"], head["bias"])

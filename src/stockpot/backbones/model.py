@@ -14,6 +14,7 @@ from stockpot.backbones.names import check_shape
 from stockpot.errors import BackboneError
 
 PREFIX = "featurizer."
+BUFFER = "buffer."
 
 
 class Model(nn.Module):
@@ -56,11 +57,20 @@ class Model(nn.Module):
         return self
 
     def state(self) -> State:
-        """Copies of the trained tensors: 'featurizer.<base's name>', 'head.weight', 'head.bias'."""
-        state = {f"{PREFIX}{name}": t for name, t in self.backbone.trainable_state().items()}
+        """Copies of all that training can change: 'featurizer.<base's name>', 'head.weight',
+        'head.bias', and 'buffer.<name>' for buffers that a checkpoint of the base does not hold.
+        """
+        state = {
+            self._prefix(name) + name: t for name, t in self.backbone.trainable_state().items()
+        }
         for name, tensor in self.head.state_dict().items():
             state[f"head.{name}"] = tensor.detach().cpu().clone()
         return state
+
+    def live(self) -> State:
+        """The tensors themselves, named as in ``state``."""
+        state = {self._prefix(n) + n: t for n, t in self.backbone.trainable_tensors().items()}
+        return state | {f"head.{name}": t for name, t in self.head.named_parameters()}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor], *, partial: bool = False) -> None:
@@ -68,19 +78,17 @@ class Model(nn.Module):
 
         Raises ``BackboneError`` for a missing or unknown name and for another shape.
         """
-        names = [f"{PREFIX}{name}" for name in self.backbone.trainable_names()]
+        names = [self._prefix(name) + name for name in self.backbone.trainable_names()]
         names += [f"head.{name}" for name, _ in self.head.named_parameters()]
         missing = [name for name in names if name not in state]
         if missing and not partial:
             raise BackboneError(
                 f"tensor '{missing[0]}' is missing ({len(missing)} of {len(names)} are)"
             )
-        self.backbone.load(
-            {name.removeprefix(PREFIX): t for name, t in state.items() if name.startswith(PREFIX)}
-        )
+        self.backbone.load(backbone_part(state))
         own = self.head.state_dict()
         for name, tensor in state.items():
-            if name.startswith(PREFIX):
+            if name.startswith((PREFIX, BUFFER)):
                 continue
             key = name.removeprefix("head.")
             if not name.startswith("head.") or key not in own:
@@ -96,9 +104,26 @@ class Model(nn.Module):
             partial=True,
         )
 
+    def is_weight(self, name: str) -> bool:
+        """Whether a name of ``state()`` is a parameter's, and not a buffer's."""
+        prefix, _, rest = name.partition(".")
+        return prefix == "head" or (f"{prefix}." == PREFIX and rest in self.backbone.trainable)
+
+    def _prefix(self, name: str) -> str:
+        return BUFFER if name in self.backbone.transient else PREFIX
+
     def trained_parameters(self, *, head_only: bool = False) -> list[nn.Parameter]:
         """Parameters an optimizer gets, in the order of their names in the network."""
         head = list(self.head.parameters())
         if head_only:
             return head
         return [p for p in self.backbone.network.parameters() if p.requires_grad] + head
+
+
+def backbone_part(state: Mapping[str, Tensor]) -> State:
+    """What a state of ``Model.state`` holds of the backbone, under the network's own names."""
+    return {
+        name.partition(".")[2]: tensor
+        for name, tensor in state.items()
+        if name.startswith((PREFIX, BUFFER))
+    }

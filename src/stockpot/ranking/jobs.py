@@ -79,6 +79,8 @@ def fine_tune(
     while trainer.step < until:
         step = settings.evaluate_every - trainer.step % settings.evaluate_every
         trainer.advance(min(step, until - trainer.step))
+        if trainer.diverged is not None:
+            raise trainer.diverged
         if trainer.step < settings.steps:
             trainer.save(saved)
     model.load_state(trainer.state())

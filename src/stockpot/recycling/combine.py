@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from stockpot.backbones import reestimate_batchnorm
+from stockpot.backbones.model import BUFFER, PREFIX
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.evaluation import ensemble
 from stockpot.evaluation.connectivity import interpolate
 from stockpot.evaluation.selection import best, greedy_soup, validation_score
 from stockpot.merging import merge
 from stockpot.recycling.protocols import FITTED
-from stockpot.tasks import named_generator
-from stockpot.training.rows import Outputs, Rows, read_outputs
+from stockpot.recycling.starts import unusable
+from stockpot.training.mixing import Combine, mix
+from stockpot.training.rows import Outputs, Rows, all_finite, read_outputs
 
 State = dict[str, Any]
 
@@ -52,19 +53,45 @@ def combine_runs(
     combine: str,
     greedy_on: str,
 ) -> Made:
-    """Apply one protocol's ``select`` and ``combine`` to the folders of its ``runs``."""
+    """Apply one protocol's ``select`` and ``combine`` to the folders of its ``runs``.
+
+    Runs that diverged, and weights far below the linear probe's (``Start.collapsed``), are left out
+    of everything; ``how`` says which under ``left_out``. Where none is left, or what comes out is
+    not finite, the outcome is the linear probe, and ``how`` says so under ``instead``.
+    """
     if not runs:
-        return Made(
-            load_state(probe / "model.safetensors"), read_outputs(probe / "outputs.npz"), []
-        )
+        return _probe(probe, {})
+    left_out = unusable(rows, runs, probe, take)
+    how: dict[str, Any] = {"left_out": left_out} if left_out else {}
+    runs = {name: runs[name] for name in runs if name not in {one["member"] for one in left_out}}
+    if not runs:
+        return _probe(probe, {**how, "instead": "linear probe: no member is left"})
 
     def choose(some: Rows) -> Made:
         return _choose(_Pool(some, runs, probe, take), select, combine, greedy_on)
 
     made = choose(rows)
+    if not all_finite(made.outputs):
+        return _probe(probe, {**how, "instead": "linear probe: the outcome is not finite"})
+    made.how = {**how, **_plain(made.how)}
     if select in ("best", "greedy") or combine in FITTED:
-        made.unseen = _cross_fitted(rows, choose, lambda some: _Pool(some, runs, probe, take))
+        unseen = _cross_fitted(rows, choose, lambda some: _Pool(some, runs, probe, take))
+        made.unseen = unseen if unseen and all_finite(unseen) else None
     return made
+
+
+def _probe(probe: Path, how: dict[str, Any]) -> Made:
+    state, outputs = load_state(probe / "model.safetensors"), read_outputs(probe / "outputs.npz")
+    return Made(state, outputs, [], how)
+
+
+def _plain(value: Any) -> Any:
+    """The same with null for numbers that JSON does not have: losses of trials that overflowed."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _choose(pool: _Pool, select: str, combine: str, greedy_on: str) -> Made:
@@ -80,7 +107,7 @@ def _choose(pool: _Pool, select: str, combine: str, greedy_on: str) -> Made:
     elif select == "greedy":
         chosen = greedy_soup(
             {name: pool.accuracy(name, "id_accuracy") for name in runs},
-            lambda names: pool.validate(pool.whole(pool.mean(names)), greedy_on),
+            lambda names: pool.validate(pool.mean(names), greedy_on),
         )
         members = list(chosen.members)
         how = {"greedy_on": greedy_on, **chosen.to_json()}
@@ -139,25 +166,44 @@ class _Pool:
         """The base with the shared head."""
         return load_state(self.probe / "model.safetensors")
 
-    def mean(self, names: Sequence[str], weights: Sequence[float] | None = None) -> State:
-        states = [self.state(name) for name in names]
-        if weights is None:
-            return dict(merge(states, method="linear").state)
-        return dict(merge(states, method="linear", weights=list(weights)).state)
+    def average(self, states: Sequence[State], combine: Combine, *, lead: int = 0) -> State:
+        """The one door through which all averages come: mixed, and ready for use.
 
-    def whole(self, state: State) -> State:
-        """An average made ready for use: where asked for, BatchNorm statistics of its own.
-
-        They are measured on training rows without augmentation (Izmailov et al. 2018, section 3.2).
+        Every candidate that is compared gets here what the final one gets: BatchNorm statistics of
+        its own (where they are not frozen), and the rules of ``mix``. A lone state is no average
+        and stays as it was trained.
         """
-        if self.rows.backbone.spec.batchnorm == "frozen":
-            return state
-        self.model.load_state(state)
-        rows = np.concatenate(list(self.rows.split.train.values()))
-        rows = named_generator(0, "batchnorm").permutation(rows)[: 32 * 64]
-        batches = np.array_split(rows, max(1, len(rows) // 64))
-        reestimate_batchnorm(self.model, (self.rows.feed.batch(each) for each in batches))
-        return self.model.state()
+        if len(states) == 1:
+            return dict(states[0])
+        return self.rows.ready(self.model, mix(states, combine, lead=lead))
+
+    def mean(self, names: Sequence[str], weights: Sequence[float] | None = None) -> State:
+        return self.mixture([self.state(name) for name in names], weights)
+
+    def mixture(self, states: Sequence[State], weights: Sequence[float] | None = None) -> State:
+        """The mean of states, with these weights."""
+        own: dict[str, Any] = {} if weights is None else {"weights": list(weights)}
+        return self.average(states, lambda parts: merge(parts, method="linear", **own).state)
+
+    def line(self, base: State, end: State, factors: Mapping[str, float]) -> State:
+        """Tensor by tensor ``base + factor (end - base)``, where a factor may exceed 1.
+
+        Buffers do not go beyond ``end``: a running variance could become negative.
+        """
+
+        def combine(parts: list[State]) -> State:
+            mixed: State = {}
+            for name, start in parts[0].items():
+                factor = factors[name] if self.model.is_weight(name) else min(factors[name], 1.0)
+                mixed |= interpolate({name: start}, {name: parts[1][name]}, factor)
+            return mixed
+
+        if set(factors.values()) == {0.0}:
+            return dict(base)
+        if set(factors.values()) == {1.0}:
+            return dict(end)
+        nearer = 1 if sum(factors.values()) > 0.5 * len(factors) else 0
+        return self.average([base, end], combine, lead=nearer)
 
     def outputs(self, state: State, *, test: bool = True) -> Outputs:
         self.model.load_state(state)
@@ -176,17 +222,26 @@ class _Pool:
         return found
 
     def validate(self, state: State, pooling: Any) -> float:
-        return validation_score(self.rows.scores(self.outputs(state, test=False)), pooling)
+        """Validation score; minus infinity where outputs are not finite."""
+        outputs = self.outputs(state, test=False)
+        if not all_finite(outputs):
+            return -np.inf
+        return validation_score(self.rows.scores(outputs), pooling)
 
     def loss(self, state: State) -> float:
-        """Mean validation loss over domains: cross-entropy, or the squared error."""
+        """Mean validation loss over domains: cross-entropy, or the squared error; infinite where
+        outputs are not finite.
+        """
         from stockpot.evaluation.metrics import softmax
 
+        outputs = self.outputs(state, test=False)
+        if not all_finite(outputs):
+            return np.inf
         losses = []
-        for domain, values in self.outputs(state, test=False).items():
+        for domain, values in outputs.items():
             labels = self.rows.task.labels[self.rows.split.validation[domain.split("/", 1)[1]]]
             if self.rows.task.kind == "regression":
-                losses.append(float(((values[:, 0] - labels) ** 2).mean()))
+                losses.append(float(((values[:, 0].astype(np.float64) - labels) ** 2).mean()))
             else:
                 chosen = softmax(values)[np.arange(len(labels)), labels]
                 losses.append(float(-np.log(np.maximum(chosen, 1e-12)).mean()))
@@ -201,7 +256,7 @@ def _one(pool: _Pool, members: list[str]) -> Made:
 def _mean(pool: _Pool, members: list[str]) -> Made:
     if len(members) == 1:
         return _one(pool, members)
-    state = pool.whole(pool.mean(members))
+    state = pool.mean(members)
     return Made(state, pool.outputs(state), members)
 
 
@@ -215,18 +270,22 @@ def _ensemble(pool: _Pool, members: list[str]) -> Made:
 
 def _stock(pool: _Pool, members: list[str]) -> Made:
     """Model Stock towards the base with the shared head (2403.19522, eq. 2)."""
-    states = [pool.state(name) for name in members]
-    merged = merge(states, method="stock", base=pool.base())
-    state = pool.whole(dict(merged.state))
+    if len(members) == 1:
+        return _one(pool, members)
+    state = pool.average(
+        [*(pool.state(name) for name in members), pool.base()],
+        lambda parts: merge(parts[:-1], method="stock", base=parts[-1]).state,
+    )
     return Made(state, pool.outputs(state), members)
 
 
 def _interpolate(pool: _Pool, members: list[str]) -> Made:
     """WiSE-FT: (1 - a) base + a run, with a chosen by validation loss (2109.01903, eq. 3)."""
     base, tuned = pool.base(), pool.state(members[0])
-    losses = {a: pool.loss(interpolate(base, tuned, a)) for a in _COEFFICIENTS}
+    at = {a: dict.fromkeys(base, a) for a in _COEFFICIENTS}
+    losses = {a: pool.loss(pool.line(base, tuned, at[a])) for a in _COEFFICIENTS}
     chosen = min(losses, key=lambda a: losses[a])
-    state = pool.whole(interpolate(base, tuned, chosen))
+    state = pool.line(base, tuned, at[chosen])
     how = {"coefficient": chosen, "losses": {str(a): loss for a, loss in losses.items()}}
     return Made(state, pool.outputs(state), members, how)
 
@@ -242,23 +301,21 @@ def _learned(pool: _Pool, members: list[str]) -> Made:
     names = list(candidates)
     weights = {name: 0.0 if name == "base" else 1 / len(members) for name in names}
 
-    def mix(coefficients: Mapping[str, float]) -> State:
+    def blend(coefficients: Mapping[str, float]) -> State:
         used = [name for name in names if coefficients[name] > 0]
         states = [candidates[name] for name in used]
-        return dict(
-            merge(states, method="linear", weights=[coefficients[name] for name in used]).state
-        )
+        return pool.mixture(states, [coefficients[name] for name in used])
 
-    current = pool.loss(mix(weights))
+    current = pool.loss(blend(weights))
     trace = [current]
     for step in (0.3, 0.15):
         for name in names:
             moved = {k: v * (1 - step) + (step if k == name else 0.0) for k, v in weights.items()}
-            tried = pool.loss(mix(moved))
+            tried = pool.loss(blend(moved))
             if tried < current:
                 weights, current = moved, tried
         trace.append(current)
-    state = pool.whole(mix(weights))
+    state = blend(weights)
     return Made(state, pool.outputs(state), members, {"coefficients": weights, "losses": trace})
 
 
@@ -267,7 +324,7 @@ def _families(pool: _Pool, members: list[str]) -> Made:
     families = [name.rpartition("-")[0] for name in members]
     count = len(set(families))
     weights = [1 / (count * families.count(family)) for family in families]
-    state = pool.whole(pool.mean(members, weights))
+    state = pool.mean(members, weights)
     how = {"coefficients": dict(zip(members, weights, strict=True))}
     return Made(state, pool.outputs(state), members, how)
 
@@ -276,7 +333,7 @@ def _rescaled(pool: _Pool, members: list[str]) -> Made:
     """base + a (mean - base), with a up to 2 chosen by validation loss: WiSE-FT that may go on."""
     base, mean = pool.base(), pool.mean(members)
     factor, losses = _best_factor(pool, base, mean)
-    state = pool.whole(_scaled(base, mean, dict.fromkeys(base, factor)))
+    state = pool.line(base, mean, dict.fromkeys(base, factor))
     how = {"factor": factor, "losses": losses}
     return Made(state, pool.outputs(state), members, how)
 
@@ -294,15 +351,15 @@ def _layers(pool: _Pool, members: list[str]) -> Made:
     factors = dict.fromkeys(base, factor)
     layers: dict[str, list[str]] = {}
     for name in base:
-        layers.setdefault(layer_of(name), []).append(name)
+        layers.setdefault(layer_of(name.replace(BUFFER, PREFIX, 1)), []).append(name)
     chosen = dict.fromkeys(layers, factor)
     for layer, names in reversed(layers.items()):
         for times in (0.5, 1.5):
             tried = {**factors, **dict.fromkeys(names, factor * times)}
-            loss = pool.loss(_scaled(base, mean, tried))
+            loss = pool.loss(pool.line(base, mean, tried))
             if loss < current:
                 current, factors, chosen[layer] = loss, tried, factor * times
-    state = pool.whole(_scaled(base, mean, factors))
+    state = pool.line(base, mean, factors)
     return Made(state, pool.outputs(state), members, {"factors": chosen, "loss": current})
 
 
@@ -314,16 +371,8 @@ def layer_of(name: str) -> str:
 
 
 def _best_factor(pool: _Pool, base: State, mean: State) -> tuple[float, dict[str, float]]:
-    losses = {a: pool.loss(_scaled(base, mean, dict.fromkeys(base, a))) for a in _FACTORS}
+    losses = {a: pool.loss(pool.line(base, mean, dict.fromkeys(base, a))) for a in _FACTORS}
     return min(losses, key=lambda a: losses[a]), {str(a): loss for a, loss in losses.items()}
-
-
-def _scaled(base: State, mean: State, factors: Mapping[str, float]) -> State:
-    """Tensor by tensor ``interpolate(base, mean, factor)``, where a factor may exceed 1."""
-    return {
-        name: interpolate({name: base[name]}, {name: mean[name]}, factor)[name]
-        for name, factor in factors.items()
-    }
 
 
 _COMBINE: dict[str, Callable[[_Pool, list[str]], Made]] = {

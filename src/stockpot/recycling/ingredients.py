@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stockpot.backbones.folder import HEAD, WEIGHTS, place_base
-from stockpot.backbones.model import PREFIX
+from stockpot.backbones.folder import BUFFERS, HEAD, WEIGHTS, place_base
+from stockpot.backbones.model import BUFFER, PREFIX, backbone_part
 from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
 from stockpot.checkpoints.checkpoint import join_digests
+from stockpot.checkpoints.torch_io import load_state
 from stockpot.evaluation.metrics import METRICS
 from stockpot.execution import Job
 from stockpot.provenance import Made, Parent, Record
@@ -73,6 +74,9 @@ class _Finder:
         assert final_cell is not None
         job = final_cell.models[protocol.name]
         metrics = read_metrics(self.folders[job])
+        # An overlay can replace what the final folder has, and it has only buffers that changed.
+        made = backbone_part(load_state(self.folders[job] / "model.safetensors"))
+        self.has_buffers = bool(self.examined.backbone.changed_buffers(made))
         members = metrics["members"]
         weights = metrics["how"].get("coefficients", {})
         runs = {
@@ -86,8 +90,8 @@ class _Finder:
         parents = [parent for _, parent in self.found.values()]
         roles = ("auxiliary", "wild", "run")
         own = sorted((p for p in parents if p.role in roles), key=lambda p: p.role == "run")
-        made = [each for each, _ in self.found.values()]
-        return Ingredients((self.base, *made), (self._base("base"), *own))
+        models = [each for each, _ in self.found.values()]
+        return Ingredients((self.base, *models), (self._base("base"), *own))
 
     def _base(self, role: str, weight: float | None = None) -> Parent:
         assert self.base.digest is not None
@@ -168,11 +172,16 @@ class _Finder:
                 if each.startswith(PREFIX):
                     parts[each.removeprefix(PREFIX)] = own.tensor_digest(each)
             has_head = any(each.startswith("head.") for each in own.names)
+            has_buffers = self.has_buffers and any(each.startswith(BUFFER) for each in own.names)
         whole = join_digests(self.state.tensors, parts)
         made = Made(
             "model",
             record=replace(record, digest=whole),
             overlay=os.path.relpath(file, self.output),
-            parts={WEIGHTS: PREFIX, **({HEAD: "head."} if has_head else {})},
+            parts={
+                WEIGHTS: PREFIX,
+                **({HEAD: "head."} if has_head else {}),
+                **({BUFFERS: BUFFER} if has_buffers else {}),
+            },
         )
         self.found[name] = made, replace(parent, digest=whole)

@@ -10,32 +10,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from stockpot.backbones import Model
+from stockpot.backbones.backbone import State
 from stockpot.backbones.model import PREFIX
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.evaluation import connectivity as paths
 from stockpot.files import write_json
 from stockpot.recycling.combine import combine_runs
+from stockpot.recycling.starts import (
+    divergence,
+    initial_state,
+    probed,
+    way_from,
+    without_head,
+)
 from stockpot.tasks import Split, named_generator
 from stockpot.training import (
+    FineTuned,
     HyperParameters,
     build_feed,
     extract_features,
-    linear_probe,
     periodic_stock,
 )
 from stockpot.training import (
     finetune as run_finetuning,
 )
 from stockpot.training.rows import (
+    Outputs,
     Rows,
+    all_finite,
     open_backbone,
     open_task,
+    read_outputs,
     write_outputs,
 )
 
@@ -79,7 +92,7 @@ def probe(
 ) -> None:
     """The head that all runs share: a linear probe on the base's features."""
     rows = Rows.open(inputs["features"], data, backbone, split, root, cache, metric)
-    model = _probed(rows, inputs["features"])
+    model = probed(rows, inputs["features"])
     save_state(out / "model.safetensors", model.state())
     outputs = rows.outputs(model)
     write_outputs(out / ROWS, rows.positions())
@@ -119,19 +132,26 @@ def auxiliary(
 ) -> None:
     """Fine-tune the base on another task, all of its domains, from a linear probe.
 
-    The weights of the last step are kept, and its head is dropped (ModelRatatouille, step B).
+    The weights of the last step are kept, and its head is dropped (ModelRatatouille, step B). An
+    auxiliary that diverged says so in ``metrics.json``; no run starts from it.
     """
     split = {"held_out": [], "seed": seed, "validation_fraction": validation_fraction}
     rows = Rows.open(inputs["features"], data, backbone, split, root, cache)
     settings = HyperParameters(**hyperparameters)
-    model = _probed(rows, inputs["features"], settings.dropout)
+    model = probed(rows, inputs["features"], settings.dropout)
+    start = rows.start(rows.outputs(model, test=False))
     done = run_finetuning(
         model, rows.feed, rows.task, rows.split, settings, seed=seed, scratch=out / "resume"
     )
-    save_state(out / "featurizer.safetensors", _featurizer(done.last))
+    save_state(out / "featurizer.safetensors", without_head(done.last))
     write_json(
         out / "metrics.json",
-        {"steps": done.steps, "seconds": done.seconds, "history": done.history},
+        {
+            "steps": done.steps,
+            "seconds": done.seconds,
+            "history": done.history,
+            "diverged": divergence(rows, model, done, start, settings.learning_rate),
+        },
     )
 
 
@@ -151,16 +171,31 @@ def finetune(
     root: str,
     cache: str,
 ) -> None:
-    """One run on the target: the shared head on the base's or an auxiliary's featurizer."""
+    """One run on the target: the shared head on the base's or an auxiliary's featurizer.
+
+    ``metrics.json`` says under ``diverged`` where the run became non-finite or lost what the probe
+    had; a run whose auxiliary diverged is not trained and leaves the probe's weights.
+    """
     rows = Rows.open(inputs["features"], data, backbone, split, root, cache, metric)
     settings = HyperParameters(**hyperparameters)
     model = rows.model(settings.dropout)
     base = load_state(inputs["probe"] / "model.safetensors")
     model.load_state(base)
+    known = read_outputs(inputs["probe"] / "outputs.npz")
     if init["kind"] == "base":
         settings = settings.replace(head_only_steps=0)
     else:
-        model.load_state(_start(init, inputs), partial=True)
+        bad = {
+            name: why
+            for name, folder in inputs.items()
+            if name.startswith("init") and (why := read_metrics(folder).get("diverged"))
+        }
+        if init["kind"] == "weights" and bad:
+            why = {**bad["init"], "what": f"its auxiliary diverged: {bad['init']['what']}"}
+            done = FineTuned(base, base, base, base if swad else None, {}, 0, 0, 0.0, [], why)
+            _keep_run(out, rows, model, done, base, known)
+            return
+        model.load_state(initial_state(rows, model, init, inputs, bad), partial=True)
     done = run_finetuning(
         model,
         rows.feed,
@@ -173,27 +208,42 @@ def finetune(
         swad=swad,
         scratch=out / "resume",
     )
-    states = {"best": done.best, "average": done.average}
+    diverged = divergence(rows, model, done, rows.start(known), settings.learning_rate)
+    _keep_run(out, rows, model, replace(done, diverged=diverged), base, known)
+
+
+def _keep_run(
+    out: Path, rows: Rows, model: Model, done: FineTuned, base: State, known: Outputs
+) -> None:
+    """Weights, predictions and numbers of a run; ``base`` and ``known`` are the probe's.
+
+    What is written can be used: weights whose outputs are not finite are replaced by the probe's.
+    """
+    states = {"best": done.best, "average": rows.ready(model, done.average)}
     if done.swad is not None:
-        states["swad"] = done.swad
+        states["swad"] = rows.ready(model, done.swad)
     metrics: dict[str, Any] = {}
     for name, state in states.items():
-        save_state(out / f"{name}.safetensors", state)
         model.load_state(state)
         outputs = rows.outputs(model, test=name == "best")
+        usable = all_finite(outputs)
+        if not usable:
+            state, outputs = base, known
+        save_state(out / f"{name}.safetensors", state)
         write_outputs(out / f"outputs-{name}.npz", outputs)
-        metrics[name] = rows.metrics(outputs)
+        metrics[name] = {**_numbers(rows, outputs), "usable": usable}
     for step, state in done.snapshots.items():
-        save_state(out / f"step-{step}.safetensors", _featurizer(state))
+        save_state(out / f"step-{step}.safetensors", without_head(state))
     write_json(
         out / "metrics.json",
         {
             **metrics,
-            "way": _way_from(base, done.best),
+            "way": way_from(base, load_state(out / "best.safetensors"), model),
             "best_step": done.best_step,
             "steps": done.steps,
             "seconds": done.seconds,
             "history": done.history,
+            "diverged": done.diverged,
         },
     )
 
@@ -216,6 +266,7 @@ def periodic(
     """Model Stock during training: parallel runs, merged every ``every`` steps towards the base."""
     rows = Rows.open(inputs["features"], data, backbone, split, root, cache, metric)
     anchor = load_state(inputs["probe"] / "model.safetensors")
+    model = rows.model()
     settings = [HyperParameters(**each).replace(head_only_steps=0) for each in hyperparameters]
     done = periodic_stock(
         lambda index: rows.model(settings[index].dropout),
@@ -228,20 +279,25 @@ def periodic(
         every=every,
         metric=metric,
         optimizer_state=optimizer_state,
+        ready=lambda merged: rows.ready(model, merged),
         scratch=out / "resume",
     )
-    model = rows.model()
     model.load_state(done.last)
-    save_state(out / "last.safetensors", done.last)
-    outputs = rows.outputs(model)
+    outputs, last = rows.outputs(model), done.last
+    known = read_outputs(inputs["probe"] / "outputs.npz")
+    usable = all_finite(outputs)
+    if not usable:
+        last, outputs = anchor, known
+    save_state(out / "last.safetensors", last)
     write_outputs(out / "outputs-last.npz", outputs)
     write_json(
         out / "metrics.json",
         {
-            "last": rows.metrics(outputs),
+            "last": {**_numbers(rows, outputs), "usable": usable},
             "steps": done.steps,
             "seconds": done.seconds,
             "history": done.history,
+            "diverged": divergence(rows, model, done, rows.start(known), settings[0].learning_rate),
         },
     )
 
@@ -300,21 +356,27 @@ def connectivity(
     small = Rows(rows.task, part, rows.backbone, rows.feed, metric)
     model = small.model()
 
-    def evaluate(state: Any) -> dict[str, float]:
-        model.load_state(state)
-        found = small.metrics(small.outputs(model))
-        return {"id": found["id_accuracy"], "ood": found["accuracy"]}
-
-    def weights(name: str) -> Any:
+    def weights(name: str) -> State:
         if name == "base":
             return load_state(inputs["probe"] / "model.safetensors")
         if f"run:{name}" in inputs:
             return load_state(inputs[f"run:{name}"] / "best.safetensors")
         return load_state(inputs["average"] / "model.safetensors")
 
+    ends = {name: weights(name) for pair in pairs for name in (pair["a"], pair["b"])}
+
+    def evaluate(state: Any) -> dict[str, float]:
+        if not any(_same(state, end) for end in ends.values()):
+            state = rows.ready(model, state)
+        model.load_state(state)
+        # Where the way leads through weights that overflow, a model counts as one that says 0.
+        outputs = {n: np.where(np.isfinite(v), v, 0) for n, v in small.outputs(model).items()}
+        found = small.metrics(outputs)
+        return {"id": found["id_accuracy"], "ood": found["accuracy"]}
+
     curves = []
     for pair in pairs:
-        found = paths.curve(weights(pair["a"]), weights(pair["b"]), evaluate, points)
+        found = paths.curve(ends[pair["a"]], ends[pair["b"]], evaluate, points)
         curves.append(
             {
                 **pair,
@@ -330,58 +392,12 @@ def connectivity(
     write_json(out / "connectivity.json", curves)
 
 
-def _probed(rows: Rows, folder: Path, dropout: float = 0.0) -> Model:
-    """The base with a linear probe trained on its features of the training rows."""
-    vectors = np.load(folder / "base_features.npy", mmap_mode="r")
-    train = np.concatenate(list(rows.split.train.values()))
-    validation = np.concatenate(list(rows.split.validation.values()))
-    labels = rows.task.labels
-    weight, bias = linear_probe(
-        np.asarray(vectors[train]),
-        labels[train],
-        np.asarray(vectors[validation]),
-        labels[validation],
-        n_outputs=rows.n_outputs,
-        kind=rows.task.kind,
-    )
-    model = rows.model(dropout)
-    model.set_head(weight, bias)
-    return model
+def _numbers(rows: Rows, outputs: Outputs) -> dict[str, Any]:
+    return {**rows.metrics(outputs), "plain_score": rows.plain_score(outputs)}
 
 
-def _featurizer(state: Values) -> dict[str, Any]:
-    return {name: value for name, value in state.items() if name.startswith(PREFIX)}
-
-
-def _way_from(base: Values, state: Values) -> dict[str, float]:
-    """How far a run went: median cosine of its matrices to the base's, relative distance."""
-    cosines, moved, norm = [], 0.0, 0.0
-    for name, value in _featurizer(state).items():
-        there, here = value.double().flatten(), base[name].double().flatten()
-        moved += float((there - here).square().sum())
-        norm += float(here.square().sum())
-        if value.ndim >= 2:
-            scale = float(there.norm() * here.norm())
-            cosines.append(float(there @ here) / scale if scale > 0 else 0.0)
-    return {
-        "cosine": float(np.median(cosines)) if cosines else 1.0,
-        "distance": float(np.sqrt(moved / norm)) if norm > 0 else 0.0,
-    }
-
-
-def _start(init: Values, inputs: Folders) -> dict[str, Any]:
-    """Featurizer weights that a run starts from."""
-    if init["kind"] == "weights":
-        return load_state(inputs["init"] / "featurizer.safetensors")
-    if init["kind"] == "trajectory":
-        return load_state(inputs["init"] / f"step-{init['snapshot']}.safetensors")
-    from stockpot.merging import merge
-
-    base = _featurizer(load_state(inputs["probe"] / "model.safetensors"))
-    count = len(init["coefficients"])
-    others = [load_state(inputs[f"init{i}"] / "featurizer.safetensors") for i in range(1, count)]
-    merged = merge([base, *others], method="linear", weights=init["coefficients"])
-    return dict(merged.state)
+def _same(state: State, other: State) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in state.items())
 
 
 def _sample(rows: Rows, examples: int, seed: int) -> Split:

@@ -169,6 +169,7 @@ def _run(run: Run, data: _CellData) -> dict[str, Any]:
         "steps": metrics["steps"],
         "seconds": metrics["seconds"],
         "history": metrics["history"],
+        "diverged": metrics["diverged"],
     }
 
 
@@ -186,7 +187,7 @@ def _model(protocol: Protocol, job: Job, data: _CellData) -> dict[str, Any]:
         "accuracy": metrics["best"]["accuracy"],
         "steps": steps,
         "seconds": seconds,
-        "forward_cost": len(members) if protocol.combine == "ensemble" else 1,
+        "forward_cost": max(1, len(members)) if protocol.combine == "ensemble" else 1,
         "oracle": protocol.group == "oracle",
         "how": metrics["how"],
     }

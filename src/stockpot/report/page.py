@@ -68,6 +68,7 @@ def render(results: dict[str, Any]) -> str:
         reasons=reasons(results),
         diagnoses=sum(len(cell.get("diagnosis", [])) for cell in results["cells"]),
         runs=_runs(results),
+        diverged=_diverged(results),
         hyperparameters=_hyperparameters(results),
         pool_markers=[
             Markup(_legend(scatter.solid(i))) for i in range(len(scatter.pools(results)))
@@ -189,6 +190,25 @@ def _runs(results: dict[str, Any]) -> dict[str, Any]:
         entry["seconds"] = sum(member["seconds"] for member in members)
         summary.append(entry)
     return {"total": len(rows), "rows": [], "groups": summary}
+
+
+def _diverged(results: dict[str, Any], shown: int = 6) -> str:
+    """Which runs diverged, in one sentence; empty where none did."""
+    lines = [
+        f"{run['label']} ({cell['held_out']}, trial {cell['trial']}) at step {why['step']}, "
+        f"learning rate {numbers.scientific(why['learning_rate'])}: {why['what']}"
+        for cell in results["cells"]
+        for run in cell.get("runs", [])
+        if (why := run.get("diverged"))
+    ]
+    if not lines:
+        return ""
+    total = sum(len(cell.get("runs", [])) for cell in results["cells"])
+    more = f"; and {len(lines) - shown} more" if len(lines) > shown else ""
+    return (
+        f"{len(lines)} of {total} runs diverged, and no selection and no average has them: "
+        f"{'; '.join(lines[:shown])}{more}."
+    )
 
 
 def _hyperparameters(results: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from stockpot.backbones.backbone import Backbone
+from stockpot.backbones.buffers import unchanged_buffers
 from stockpot.errors import BackboneError
 from stockpot.files import digest, output_error, write_json
 from stockpot.progress import progress
@@ -185,7 +186,8 @@ class _Writer:
             transform = functools.partial(augment, generator=generator)
         rows = self._rows(start)
         batch = self.backbone.preparation.batch(self.encoded, rows, self.device, transform)
-        values = self.trunk(batch).values
+        with unchanged_buffers(self.trunk):
+            values = self.trunk(batch).values
         if values.ndim == 4:
             values = values.permute(0, 2, 3, 1)
         with np.errstate(over="ignore"):  # told below, with what to do

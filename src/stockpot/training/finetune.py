@@ -9,6 +9,7 @@ from typing import Any
 
 from stockpot.backbones.backbone import State
 from stockpot.backbones.model import Model
+from stockpot.errors import DivergedError
 from stockpot.progress import progress
 from stockpot.tasks import Split, Task
 from stockpot.training.feed import Feed
@@ -24,8 +25,10 @@ class FineTuned:
 
     ``best``: the step with the best mean score over the validation domains (the first of
     equals). ``average``: uniform mean of the iterates. ``swad``: None unless asked for.
-    ``history``: one entry per evaluation with ``step``, ``validation``, ``by_domain``,
-    ``validation_loss`` and ``loss``.
+    ``history``: one entry per evaluation, step 0 first, with ``step``, ``validation``,
+    ``by_domain``, ``validation_loss`` and ``loss`` (of the steps since the last; None at step 0).
+    ``diverged``: None, or where and with what a run ended early that became non-finite. Then
+    ``last``, and whatever else it did not come to, is ``best``: step 0 always is a candidate.
     """
 
     best: State
@@ -37,6 +40,7 @@ class FineTuned:
     steps: int
     seconds: float
     history: list[dict[str, Any]]
+    diverged: dict[str, Any] | None
 
 
 def finetune(
@@ -54,14 +58,14 @@ def finetune(
     device: str | None = None,
     shares: int | None = None,
 ) -> FineTuned:
-    """Fine-tune ``model`` from the weights it has.
+    """Fine-tune ``model`` from the weights it has, which are a candidate of "best" themselves.
 
     ``metric``: what the best step is chosen by (None: the default of the task's kind).
     ``snapshots``: steps after which the weights are kept. ``scratch``: a folder in which the run is
     saved at every evaluation, so that the same call goes on after a kill; emptied at the end.
     ``shares``: see ``shares.py``; a program that ``torchrun`` starts several times trains together.
-    Raises ``StockpotError`` when training diverges.
     """
+    start = model.state()
     trainer = Trainer(
         model,
         feed,
@@ -82,25 +86,34 @@ def finetune(
         trainer.load(saved)
     with progress("Fine-tuning", settings.steps) as advance:
         advance(trainer.step)
-        while trainer.step < settings.steps:
+        while trainer.step < settings.steps and trainer.diverged is None:
             before = trainer.step
             trainer.advance(settings.evaluate_every - before % settings.evaluate_every)
             advance(trainer.step - before)
-            if saved is not None and trainer.step < settings.steps:
+            if saved is not None and trainer.step < settings.steps and trainer.diverged is None:
                 trainer.save(saved)
+    best, seen = trainer.progress.best or start, trainer.progress.snapshots
+    ended_well = trainer.diverged is None
     result = FineTuned(
-        best=trainer.progress.best,
-        last=trainer.state(),
-        average=trainer.average(),
-        swad=trainer.swad(),
-        snapshots=trainer.progress.snapshots,
+        best=best,
+        last=trainer.state() if ended_well else best,
+        average=trainer.average() if ended_well or trainer.moving.count else best,
+        swad=trainer.swad() if ended_well or trainer.moving.count or not swad else best,
+        snapshots={step: seen.get(step, best) for step in snapshots},
         best_step=trainer.progress.best_step,
         steps=trainer.step,
         seconds=trainer.progress.seconds,
         history=trainer.progress.history,
+        diverged=describe(trainer.diverged) if trainer.diverged else None,
     )
     if saved is not None and trainer.accelerator.is_main_process:
         saved.unlink(missing_ok=True)
         if saved.parent.exists() and not any(saved.parent.iterdir()):
             saved.parent.rmdir()
     return result
+
+
+def describe(error: DivergedError) -> dict[str, Any]:
+    """How ``metrics.json`` and ``results.json`` say that a run diverged."""
+    what = f"the {error.what} is not finite"
+    return {"step": error.step, "learning_rate": error.learning_rate, "what": what}

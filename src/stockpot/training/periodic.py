@@ -12,18 +12,24 @@ from torch import Tensor
 
 from stockpot.backbones.backbone import State
 from stockpot.backbones.model import Model
-from stockpot.errors import InputError
+from stockpot.errors import DivergedError, InputError
 from stockpot.files import write_json
 from stockpot.progress import progress
 from stockpot.tasks import Split, Task
 from stockpot.training.feed import Feed
+from stockpot.training.finetune import describe
 from stockpot.training.hyperparameters import HyperParameters
+from stockpot.training.mixing import mix
 from stockpot.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class PeriodicStock:
-    """``last`` and ``best`` are merged weights; ``steps`` and ``seconds`` count all members."""
+    """``last`` and ``best`` are merged weights; ``steps`` and ``seconds`` count all members.
+
+    ``history`` begins with the anchor at step 0. ``diverged``: None, or how a member (or a merge)
+    became non-finite; the run ended there, and ``last`` are the last finite merged weights.
+    """
 
     best: State
     last: State
@@ -31,14 +37,14 @@ class PeriodicStock:
     steps: int
     seconds: float
     history: list[dict[str, Any]]
+    diverged: dict[str, Any] | None
 
 
 def stock(states: Sequence[Mapping[str, Tensor]], anchor: Mapping[str, Tensor]) -> State:
     """Model Stock of some states around ``anchor`` (Jang et al. 2024, equation 7, per tensor)."""
     from stockpot.merging import merge
 
-    merged = merge([dict(state) for state in states], method="stock", base=dict(anchor))
-    return dict(merged.state)
+    return mix([*states, anchor], lambda own: merge(own[:-1], method="stock", base=own[-1]).state)
 
 
 def periodic_stock(
@@ -53,6 +59,7 @@ def periodic_stock(
     every: int,
     metric: str | None = None,
     optimizer_state: Literal["keep", "reset"] = "keep",
+    ready: Callable[[State], State] = lambda merged: merged,
     scratch: Path | None = None,
     device: str | None = None,
 ) -> PeriodicStock:
@@ -62,6 +69,7 @@ def periodic_stock(
     ``make_model(i)`` gives member i's model; members may share one backbone, as their weights are
     swapped in and out. ``metric``: what the best merge is chosen by (None: the default of the
     task's kind). ``optimizer_state``: after a merge a member's moments are kept or forgotten.
+    ``ready`` makes merged weights ready for use (statistics of their own, see ``Rows.ready``).
     ``scratch`` is a folder for resuming, saved at every merge. Members must have the same steps.
     """
     steps = settings[0].steps
@@ -89,8 +97,8 @@ def periodic_stock(
         )
     merged: State = dict(anchor)
     history: list[dict[str, Any]] = []
-    best: State = {}
-    best_step = 0
+    best, best_step = merged, 0
+    diverged: DivergedError | None = None
     note = scratch / "periodic.json" if scratch is not None else None
     if scratch is not None and note is not None and note.exists():
         found = json.loads(note.read_text(encoding="utf-8"))
@@ -98,7 +106,8 @@ def periodic_stock(
         for index, trainer in enumerate(trainers):
             trainer.load(scratch / f"member-{found['step']}-{index}.pt")
         merged = _read(scratch / f"merged-{found['step']}.safetensors")
-        best = _read(scratch / f"merged-{best_step}.safetensors")
+        if best_step:
+            best = _read(scratch / f"merged-{best_step}.safetensors")
     done = trainers[0].step
     evaluator = Trainer(
         trainers[0].model,
@@ -112,6 +121,9 @@ def periodic_stock(
         metric=metric,
         device=device,
     )
+    if not history:
+        evaluator.load_weights(merged)
+        history.append(_entry(0, evaluator.evaluate()))
     with progress("Model Stock during training", steps) as advance:
         advance(done)
         while done < steps:
@@ -123,13 +135,21 @@ def periodic_stock(
                     trainer.reset_optimizer()
                 trainer.advance(every)
                 states.append(trainer.state())
-            merged = stock(states, anchor)
+            diverged = next((t.diverged for t in trainers if t.diverged), None)
+            if diverged is not None:
+                break
+            tried = ready(stock(states, anchor))
             advance(trainers[0].step - done)
-            done = trainers[0].step
-            evaluator.load_weights(merged)
-            score = evaluator.evaluate()
-            history.append({"step": done, **{k: score[k] for k in ("validation", "by_domain")}})
-            if not best or score["validation"] > max(h["validation"] for h in history[:-1]):
+            done = evaluator.progress.step = trainers[0].step
+            evaluator.load_weights(tried)
+            try:
+                score = evaluator.evaluate()
+            except DivergedError as error:
+                diverged = error
+                break
+            merged = tried
+            history.append(_entry(done, score))
+            if score["validation"] > max(h["validation"] for h in history[:-1]) + 1e-9:
                 best, best_step = merged, done
             if scratch is not None and note is not None and done < steps:
                 _save(scratch, trainers, merged, done)
@@ -145,7 +165,12 @@ def periodic_stock(
         steps=sum(trainer.step for trainer in trainers),
         seconds=sum(trainer.progress.seconds for trainer in trainers),
         history=history,
+        diverged=describe(diverged) if diverged else None,
     )
+
+
+def _entry(step: int, score: Mapping[str, Any]) -> dict[str, Any]:
+    return {"step": step, **{key: score[key] for key in ("validation", "by_domain")}}
 
 
 def _save(scratch: Path, trainers: Sequence[Trainer], merged: State, step: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stockpot.backbones.backbone import Backbone
+from stockpot.backbones.buffers import unchanged_buffers
 from stockpot.backbones.model import Model
 from stockpot.training.device import best_device
 from stockpot.training.feed import Feed
@@ -25,13 +26,15 @@ def predict(
 ) -> np.ndarray:
     """Logits or values, float32 (N, n_outputs), without dropout and augmentation.
 
-    The model moves to the GPU when there is one, unless ``device`` says "cpu".
+    The model moves to the GPU when there is one, unless ``device`` says "cpu". Its buffers are left
+    as they were.
     """
     training = model.training
     place = best_device(device)
     model.to(place).eval()
     try:
-        return map_rows(model, feed, rows, batch_size, place)
+        with unchanged_buffers(model):
+            return map_rows(model, feed, rows, batch_size, place)
     finally:
         model.train(training)
 
@@ -48,7 +51,8 @@ def extract_features(
     place = best_device(device)
     model = Model(backbone, 1).to(place)
     model.eval()
-    return map_rows(model.features, feed, rows, batch_size, place)
+    with unchanged_buffers(model):
+        return map_rows(model.features, feed, rows, batch_size, place)
 
 
 @torch.no_grad()

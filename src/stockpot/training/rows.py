@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from stockpot.backbones import Backbone, Model, load_backbone
+from stockpot.backbones import Backbone, Model, load_backbone, reestimate_batchnorm
+from stockpot.backbones.backbone import State
 from stockpot.backbones.spec import BackboneSpec
 from stockpot.errors import BackboneError, InputError, TaskError
-from stockpot.evaluation.metrics import fitting_metric
+from stockpot.evaluation.collapse import Start, measure_start, plain_score
+from stockpot.evaluation.metrics import default_metric, fitting_metric
 from stockpot.tasks import Split, Task, load_task, named_generator, rotation_task, split_task, take
 from stockpot.tasks.specs import parse_task_spec
+from stockpot.training.device import best_device
 from stockpot.training.feed import Feed, build_feed
 from stockpot.training.predict import predict
 
@@ -162,6 +165,21 @@ class Rows:
             for domain, own in self.split.validation.items()
         }
 
+    def ready(self, model: Model, average: State) -> State:
+        """An average made ready for use: where asked for, BatchNorm statistics of its own.
+
+        They are measured on training rows without augmentation (Izmailov et al. 2018, section 3.2).
+        """
+        if self.backbone.spec.batchnorm == "frozen":
+            return average
+        model.to(device := best_device()).load_state(average)
+        self.feed.to(device)
+        rows = np.concatenate(list(self.split.train.values()))
+        rows = named_generator(0, "batchnorm").permutation(rows)[: 32 * 64]
+        batches = np.array_split(rows, max(1, len(rows) // 64))
+        reestimate_batchnorm(model, (self.feed.batch(each) for each in batches))
+        return model.state()
+
     def scores(self, outputs: Outputs) -> dict[str, np.ndarray]:
         """Score of every example (higher is better), by the same names as ``outputs``."""
         rows = self.positions()
@@ -169,6 +187,12 @@ class Rows:
             name: score_rows(self.task, values, rows[name], self.metric)
             for name, values in outputs.items()
         }
+
+    @property
+    def has_default_metric(self) -> bool:
+        """Whether scores are accuracy or R2."""
+        kind = self.task.kind
+        return fitting_metric(self.metric, kind) is default_metric(kind)
 
     def is_defined(self, rows: np.ndarray) -> bool:
         """Whether the metric has a value for these rows, whatever is predicted."""
@@ -178,6 +202,22 @@ class Rows:
         except InputError:
             return False
         return True
+
+    def start(self, outputs: Outputs) -> Start:
+        """What predictions made before training say of the run that starts there."""
+        return measure_start(*self._validation(outputs), self.task.kind)
+
+    def plain_score(self, outputs: Outputs) -> float | None:
+        """Accuracy or R2 on validation, whatever the metric is; see :func:`plain_score`."""
+        return plain_score(*self._validation(outputs), self.task.kind)
+
+    def _validation(self, outputs: Outputs) -> tuple[Outputs, dict[str, np.ndarray]]:
+        """Predictions and labels of the validation rows by domain."""
+        rows = self.split.validation
+        return (
+            {name: outputs[f"validation/{name}"] for name in rows},
+            {name: self.task.labels[own] for name, own in rows.items()},
+        )
 
     def metrics(self, outputs: Outputs) -> dict[str, Any]:
         """Score on the training domains (mean over domains) and, where there, held out.
@@ -248,3 +288,8 @@ def read_outputs(path: Path) -> Outputs:
     """Read what :func:`write_outputs` wrote."""
     with np.load(path, allow_pickle=False) as stored:
         return {name.replace("|", "/"): stored[name] for name in stored.files}
+
+
+def all_finite(outputs: Outputs) -> bool:
+    """Whether predictions can be scored at all."""
+    return all(bool(np.isfinite(values).all()) for values in outputs.values())

@@ -3,18 +3,22 @@
 Processes are started by ``torchrun`` or ``accelerate launch``; each runs the same program on a
 device of its own. A step's gradient is the sum of its shares' in their order, so the weights depend
 on the number of shares and not on how many processes worked on them: two processes on CPU give the
-bytes of one that takes the two shares one after the other.
+bytes of one that takes the two shares one after the other. Buffers (running statistics) are those
+that the first share leaves, as in torch's DistributedDataParallel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stockpot.backbones.buffers import unchanged_buffers
+from stockpot.backbones.model import Model
 from stockpot.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,6 +47,7 @@ class Shares:
             )
         self._total: dict[Tensor, Tensor] = {}
         self._values: list[float] = []
+        self._first: dict[str, Tensor] = {}
 
     @property
     def own(self) -> range:
@@ -77,8 +82,24 @@ class Shares:
         for parameter in trained:
             parameter.grad = None
 
-    def finish(self) -> float:
-        """Put the sums where the optimizer looks for them; returns the loss of the whole step."""
+    @contextmanager
+    def buffers(self, model: Model, number: int) -> Iterator[None]:
+        """Around the pass of one share: each begins with the buffers that the step began with."""
+        if self.count == 1:
+            yield
+            return
+        with unchanged_buffers(model.backbone.network):
+            yield
+            if number == 0:
+                live = model.backbone.changing()
+                self._first = {name: buffer.detach().clone() for name, buffer in live.items()}
+
+    def finish(self, model: Model) -> float:
+        """Put gradients and buffers where they belong; returns the loss of the whole step."""
+        if self.count > 1:
+            for name, buffer in model.backbone.changing().items():
+                first, *_ = self._gathered(self._first.get(name, buffer).contiguous())
+                buffer.copy_(first)
         for parameter, total in self._total.items():
             parameter.grad = total.view_as(parameter)
         value = sum(self._values)

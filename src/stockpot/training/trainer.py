@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stockpot.backbones.backbone import State
 from stockpot.backbones.model import Model
-from stockpot.errors import InputError, StockpotError
+from stockpot.errors import DivergedError, InputError
 from stockpot.evaluation.metrics import Kind, fitting_metric
 from stockpot.files import atomic_file
 from stockpot.tasks import named_generator
@@ -87,6 +87,7 @@ class Trainer:
             )
         self.snapshot_steps = frozenset(snapshots)
         self.progress = Progress()
+        self.diverged: DivergedError | None = None
         self.center, self.spread = 0.0, 1.0
         rows = np.concatenate(list(train.values()))
         if kind == "regression":
@@ -105,6 +106,8 @@ class Trainer:
         self._head_only = hp.head_only_steps > 0
         self.optimizer = self._make_optimizer()
         self._losses: list[float] = []
+        # Constants such as masks may be infinite from the start.
+        self._watched = [n for n, t in self._live().items() if bool(torch.isfinite(t).all())]
 
     @property
     def step(self) -> int:
@@ -114,19 +117,31 @@ class Trainer:
     def advance(self, steps: int) -> None:
         """Take up to ``steps`` steps, stopping at the last one of the run.
 
-        Evaluates after every ``evaluate_every`` steps and after the last.
-        Raises ``StockpotError`` naming step and learning rate when the loss is not finite.
+        Evaluates before the first step, after every ``evaluate_every`` steps and after the last.
+        Where loss, weights or validation outputs become non-finite the run is over: ``diverged``
+        says what was seen, and weights, averages and history hold what came before.
         """
         begun = time.perf_counter()
         with self._own_randomness():
-            for _ in range(min(steps, self.hp.steps - self.step)):
-                self._take_step()
-                if self.step % self.hp.evaluate_every == 0 or self.step == self.hp.steps:
+            try:
+                if self.step == 0 and self.validation and not self.progress.history:
                     self._note_evaluation()
+                for _ in range(min(steps, self.hp.steps - self.step)):
+                    if self.diverged is not None:
+                        break
+                    self._take_step()
+                    if self.step % self.hp.evaluate_every == 0 or self.step == self.hp.steps:
+                        self._note_evaluation()
+            except DivergedError as error:
+                self.diverged = error
+                self._segment = RunningMean()
         self.progress.seconds += time.perf_counter() - begun
 
     def evaluate(self) -> dict[str, Any]:
-        """Score by validation domain, its mean over domains, and the mean loss."""
+        """Score by validation domain, its mean over domains, and the mean loss.
+
+        Raises ``DivergedError`` where an output is not finite.
+        """
         scores, losses = {}, []
         for name, rows in self.validation.items():
             with self.accelerator.autocast():
@@ -134,7 +149,7 @@ class Trainer:
             target = self._targets[torch.from_numpy(rows).to(self.device)]
             losses.append(float(self._loss(torch.from_numpy(outputs).to(self.device), target)))
             original = outputs * self.spread + self.center if self.spread != 1.0 else outputs
-            if not np.isfinite(outputs).all():
+            if not (np.isfinite(original).all() and np.isfinite(losses[-1])):
                 raise self._diverged("validation output")
             scores[name] = self.metric.score(original, self.labels[rows])
         mean = float(np.mean(list(scores.values()))) if scores else float("nan")
@@ -166,14 +181,14 @@ class Trainer:
         total = RunningMean()
         total.merge(self.moving)
         total.merge(self._segment)
-        return self._in_original_units(total.mean()) if total.count else self.state()
+        return self._completed(total.mean()) if total.count else self.state()
 
     def swad(self) -> State | None:
         """The average over the loss valley; None when it was not asked for."""
         if self.valley is None:
             return None
         state = self.valley.mean()
-        return self._in_original_units(state) if state else self.state()
+        return self._completed(state) if state else self.state()
 
     def save(self, path: Path) -> None:
         """Put the whole run on disk, whole or not at all; of several processes the first does."""
@@ -231,14 +246,16 @@ class Trainer:
         self.optimizer.zero_grad()
         for share in self.shares.own:
             own = self.shares.rows(rows, share)
-            value = self._backward(own, len(rows), (step, *self.shares.seed_words(share)))
+            with self.shares.buffers(self.model, share):
+                value = self._backward(own, len(rows), (step, *self.shares.seed_words(share)))
             self.shares.add(self.model.trained_parameters(), value)
-        value = self.shares.finish()
+        value = self.shares.finish(self.model)
         if not np.isfinite(value):
-            raise self._diverged("loss")
+            raise self._diverged("loss", step + 1)
         self.optimizer.step()
         self._losses.append(value)
         self.progress.step = step + 1
+        self._check_weights()
         if step + 1 > max(self.hp.average_from * self.hp.steps, self.hp.head_only_steps):
             self._segment.add(self._live())
         if step + 1 in self.snapshot_steps:
@@ -273,11 +290,12 @@ class Trainer:
                 "validation": found["validation"],
                 "by_domain": found["by_domain"],
                 "validation_loss": found["loss"],
-                "loss": float(np.mean(self._losses)),
+                "loss": float(np.mean(self._losses)) if self._losses else None,
             }
         )
         self._losses = []
-        if found["validation"] > done.best_score or not done.best:
+        # Equal scores may differ in their last bit, as sums over domains do; the first one stays.
+        if found["validation"] > done.best_score + 1e-9 or not done.best:
             done.best, done.best_step = self.state(), done.step
             done.best_score = found["validation"]
         if self._segment.count:
@@ -287,10 +305,18 @@ class Trainer:
             self._segment = RunningMean()
 
     def _live(self) -> dict[str, Tensor]:
-        """The trained tensors themselves, named as in ``state``."""
-        network = self.model.backbone.network.state_dict(keep_vars=True)
-        live = {f"featurizer.{n}": network[n] for n in self.model.backbone.trainable_names()}
-        return live | {f"head.{n}": t for n, t in self.model.head.named_parameters()}
+        """The tensors that can be averaged themselves, named as in ``state``."""
+        return {n: t for n, t in self.model.live().items() if t.is_floating_point()}
+
+    def _check_weights(self) -> None:
+        """Raises ``DivergedError`` for a tensor that is no longer finite."""
+        live = self._live()
+        watched = [live[name].detach() for name in self._watched if live[name].numel()]
+        sizes = torch.stack([each.float() for each in torch._foreach_norm(watched, float("inf"))])
+        finite = torch.isfinite(sizes)
+        if not bool(finite.all()):
+            names = [name for name in self._watched if live[name].numel()]
+            raise self._diverged(f"tensor '{names[int(finite.int().argmin())]}'")
 
     def _loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         if self.kind == "regression":
@@ -331,12 +357,13 @@ class Trainer:
             state["head.bias"] = state["head.bias"] * self.spread + self.center
         return state
 
-    def _diverged(self, what: str) -> StockpotError:
-        return StockpotError(
-            f"the {what} is not finite at step {self.step + 1} with learning rate "
-            f"{self.hp.learning_rate:g}",
-            hint="lower the learning rate",
-        )
+    def _completed(self, mean: State) -> State:
+        """A mean of iterates, with what has no mean (counters) as it is now."""
+        return {**self.model.state(), **self._in_original_units(mean)}
+
+    def _diverged(self, what: str, step: int | None = None) -> DivergedError:
+        at = self.step if step is None else step
+        return DivergedError(what, step=at, learning_rate=self.hp.learning_rate)
 
     @contextmanager
     def _own_randomness(self) -> Any:
