@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import re
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 import typer
 
 from stockpot.cli.options import Json
+from stockpot.system import usable_cores
 
 # What each extra of the package brings and what it is for.
 _EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
@@ -143,8 +143,7 @@ def _try(code: str) -> tuple[bool, str]:
 
 
 def _cores() -> Finding:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Finding("cores", "ok", f"{usable}{_memory()}")
+    return Finding("cores", "ok", f"{usable_cores()}{_memory()}")
 
 
 def _memory() -> str:

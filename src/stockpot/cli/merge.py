@@ -191,9 +191,9 @@ def _merge(
         )
     from stockpot.merging.backends import backend_for
     from stockpot.merging.engine import Options
-    from stockpot.merging.pool import available_cores
+    from stockpot.system import usable_cores
 
-    cores = threads or available_cores()
+    cores = threads or usable_cores()
     options = Options(threads, None, allow_nonfinite, backend_for(device), cores)
     report = run_merge(spec, output, options=options, **rest)
     assert isinstance(report, MergeReport)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,6 +19,7 @@ from stockpot.ranking.prepare import Prepared
 from stockpot.ranking.scoring import Scored
 from stockpot.ranking.tuning import Tuned, Tuner
 from stockpot.ranking.zoo import FeatureEntry, ModelEntry
+from stockpot.system import usable_cores
 
 SHORTLIST = 30
 
@@ -107,7 +107,7 @@ class Run:
         """Fine-tunings at a time."""
         if self.options.backend == "serial":
             return 1
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         return self.options.jobs or max(1, cores // self.prepared.request.threads)
 
     def believe(self) -> Beliefs:

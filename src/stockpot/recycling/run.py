@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from stockpot.files import output_error, write_json
 from stockpot.progress import progress
 from stockpot.recycling.plan import add_final, make_plan
 from stockpot.recycling.recipe import AUTO, Recipe, load_recipe, parse_recipe
+from stockpot.system import usable_cores
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def recycle(
         if keep != cache:
             _move(Path(scratch), cache)
     if isinstance(backend, str):
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         backend = make_backend(backend, jobs or max(1, cores // checked.threads))
     folders = _run(plan.jobs(), output, backend, quiet)
     choice = choose(checked, limited(examined.task, plan), plan, folders)

@@ -20,6 +20,7 @@ from stockpot.execution import Backend, Job, in_order, make_backend, run_jobs
 from stockpot.files import atomic_file, digest, file_digest, write_json
 from stockpot.progress import progress
 from stockpot.provenance import Made
+from stockpot.system import usable_cores
 from stockpot.tangent.checks import Linearisation, check_linearisation
 from stockpot.tangent.choice import make_composer, statistics_composer
 from stockpot.tangent.component import Component
@@ -100,7 +101,7 @@ def train(
         keep = (output / "work" / "cache").resolve()
         examined = _examine(recipe, keep if keep.exists() else Path(scratch), skip_corrupt)
         wanted = plan(examined, str(keep), only)
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     workers = make_backend(backend, jobs or max(1, cores // examined.recipe.threads))
     everything = [wanted[0].head, *(planned.job for planned in wanted)]
     total = sum(job.weight for job in in_order(everything))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 from stockpot.errors import MissingDependencyError, OutputError, TaskError
 from stockpot.files import atomic_folder, digest, file_digest, write_json
 from stockpot.progress import progress
+from stockpot.system import usable_cores
 from stockpot.tasks.specs import ImageFolderSpec
 from stockpot.tasks.task import PREVIEW, Array, Task, build_task, check_domains, quoted
 
@@ -147,7 +147,7 @@ def decode_all(
         except (ValueError, OSError) as error:
             bad[index] = f"{names[index]}: {error}"
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter lock
+    with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes outside the interpreter lock
         for _ in pool.map(decode, range(len(blobs))):
             advance()
     return pixels, bad
@@ -261,7 +261,7 @@ def _list_files(folder: Path, wanted: Sequence[str] | None) -> list[_File]:
                     hint="add images or remove the folder",
                 )
             found += [(path, domain.name, label.name) for path in images]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         hashes = pool.map(_hash, [path for path, _, _ in found])
         return [_File(*entry, sha256) for entry, sha256 in zip(found, hashes, strict=True)]
 

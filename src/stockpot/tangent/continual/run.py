@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from stockpot.errors import BackboneError, OutputError
 from stockpot.execution import Backend, in_order, make_backend, run_jobs
 from stockpot.files import write_json
 from stockpot.progress import progress
+from stockpot.system import usable_cores
 from stockpot.tangent.continual.plan import Cell, Facts, make_plan
 from stockpot.tangent.continual.recipe import ContinualRecipe, load_recipe, parse_recipe
 from stockpot.tangent.continual.results import collect_results
@@ -51,7 +51,7 @@ def compare(
     cache = (output / "work" / "cache").resolve()
     checked, body, cells = _examine(recipe, root, changes, cache)
     if isinstance(backend, str):
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         backend = make_backend(backend, jobs or max(1, cores // checked.threads))
     wanted = [job for cell in cells for job in cell.evaluations.values()]
     total = sum(job.weight for job in in_order(wanted))
