@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stockpot.errors import RecipeError
+from stockpot.extras import notice
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -90,14 +91,17 @@ def validated(
     source: str,
     lines: Mapping[Location, int] | None = None,
     known: Sequence[str] = (),
+    wants: bool = True,
 ) -> M:
     """``value`` as a ``model``; ``lines`` says where each part stands in ``source``.
 
     ``known``: the keys that a misspelt one is compared with. Raises ``RecipeError`` with all
-    problems, in the order of the file.
+    problems, in the order of the file. With ``wants``, what the value names wants its extras (see ``stockpot.extras``).
     """
     from pydantic import ValidationError
 
+    if wants:
+        notice(value)
     try:
         return model.model_validate(value)
     except ValidationError as error:

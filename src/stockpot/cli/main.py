@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from stockpot.errors import StockpotError
+from stockpot.extras import wanting
 from stockpot.version import VERSION
 
 COMMANDS: dict[str, str | dict[str, str]] = {
@@ -98,7 +99,8 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with wanting():
+                return super().invoke(ctx)
         except StockpotError as error:
             if os.environ.get("STOCKPOT_DEBUG"):
                 raise

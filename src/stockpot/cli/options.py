@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -52,6 +53,15 @@ InRegistry = Annotated[
         show_default=False,
     ),
 ]
+
+
+def check_tangent_packages(recipe: Path) -> None:
+    """Raise ``MissingDependencyError`` unless what a recipe of tangent needs is installed."""
+    from stockpot.extras import require_wanted
+    from stockpot.tangent.recipe import load_recipe
+
+    load_recipe(recipe)
+    require_wanted("torch", purpose="this recipe")
 
 
 def choose_backend(

@@ -81,6 +81,9 @@ def rank_command(
     """
     from stockpot.cli.landing import Landing
     from stockpot.cli.output import Output
+    from stockpot.ranking.needs import check_packages
+
+    check_packages(task, zoo)
     from stockpot.ranking.rank import plan_rank, rank
     from stockpot.ranking.state import Options
 

@@ -17,6 +17,7 @@ from stockpot.cli.options import (
     Json,
     Quiet,
     SkipCorrupt,
+    check_tangent_packages,
     choose_backend,
 )
 
@@ -64,6 +65,8 @@ def train_command(
     """
     from stockpot.cli.landing import Landing
     from stockpot.cli.output import Output
+
+    check_tangent_packages(recipe)
     from stockpot.tangent.run import plan_recipe, train
 
     out = Output(json=as_json, quiet=quiet)
@@ -172,6 +175,8 @@ def eval_command(
 ) -> None:
     """Accuracy of a composition on the rows that no component has seen."""
     from stockpot.cli.output import Output
+
+    check_tangent_packages(recipe)
     from stockpot.tangent.evaluate import choose_weights, evaluate
     from stockpot.tangent.run import keep_components, load_components, open_run
 

@@ -44,6 +44,11 @@ def continual_command(
     Run again after an interruption: finished jobs are not repeated.
     """
     from stockpot.cli.output import Output
+    from stockpot.extras import require_wanted
+    from stockpot.tangent.continual.recipe import load_recipe
+
+    load_recipe(recipe, change or ())
+    require_wanted("torch", purpose="this recipe")
     from stockpot.tangent.continual import compare, plan_recipe
 
     out = Output(json=as_json, quiet=quiet)

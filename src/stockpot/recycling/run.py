@@ -11,9 +11,9 @@ from typing import Any
 
 from stockpot.errors import OutputError
 from stockpot.execution import Backend, Job, in_order, make_backend, run_jobs
+from stockpot.extras import require_wanted, wanting
 from stockpot.files import output_error, write_json
 from stockpot.progress import progress
-from stockpot.recycling.plan import add_final, make_plan
 from stockpot.recycling.recipe import AUTO, Recipe, load_recipe, parse_recipe
 from stockpot.system import usable_cores
 
@@ -37,6 +37,7 @@ class Recycled:
         return self.folder / "model"
 
 
+@wanting("torch")
 def recycle(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     output: str | Path,
@@ -76,6 +77,7 @@ def recycle(
     from stockpot.recycling.examine import examine
     from stockpot.recycling.final import save_final
     from stockpot.recycling.judging import check_metrics
+    from stockpot.recycling.plan import add_final, make_plan
     from stockpot.recycling.results import collect, limited
 
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
@@ -121,6 +123,7 @@ def _move(scratch: Path, cache: Path) -> None:
         raise output_error(cache, error) from error
 
 
+@wanting("torch")
 def plan_recipe(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
@@ -133,6 +136,7 @@ def plan_recipe(
     checked, root = _read(recipe, root, seed, changes)
     from stockpot.recycling.examine import examine
     from stockpot.recycling.judging import check_metrics
+    from stockpot.recycling.plan import add_final, make_plan
 
     examined = examine(checked, root, None, skip_corrupt=skip_corrupt)
     facts = examined.facts
@@ -158,6 +162,7 @@ def _read(
     else:
         folder = Path.cwd()
         checked = recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)
+    require_wanted(purpose="this recipe")
     if seed is not None:
         checked = checked.model_copy(update={"seed": seed})
     return checked, Path(root if root is not None else folder).resolve()

@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from stockpot.errors import MissingDependencyError, OutputError, StockpotError
+from stockpot.errors import InputError, OutputError, StockpotError
+from stockpot.extras import require
 from stockpot.files import output_error
 from stockpot.system import BINARY, locked, sync
 
@@ -201,16 +202,13 @@ class RemoteStore(Store):
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            import fsspec
+        require("fsspec", f"a registry at {url}")
+        import fsspec
 
+        try:
             self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-        except ImportError as error:
-            raise MissingDependencyError(
-                getattr(error, "name", None) or "fsspec",
-                extra="registry",
-                purpose=f"a registry at {url}",
-            ) from error
+        except ImportError as error:  # fsspec names the package of this kind of storage
+            raise InputError(f"{url} cannot be reached: {error}") from error
         except (ValueError, OSError) as error:
             raise OutputError(f"{url} cannot be reached: {error}") from error
         self.label = url

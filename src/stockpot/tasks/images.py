@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
-from stockpot.errors import MissingDependencyError, OutputError, TaskError
+from stockpot.errors import OutputError, TaskError
+from stockpot.extras import require
 from stockpot.files import atomic_folder, digest, file_digest, write_json
 from stockpot.progress import progress
 from stockpot.system import usable_cores
@@ -122,10 +123,7 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 def require_pillow() -> None:
     """``MissingDependencyError`` without Pillow."""
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError("pillow", extra="vision", purpose="reading images") from error
+    require("PIL", "reading images")
 
 
 def decode_all(

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from stockpot.errors import MissingDependencyError, TaskError
+from stockpot.errors import TaskError
+from stockpot.extras import require
 from stockpot.files import digest
 from stockpot.tasks.specs import TextSpec
 from stockpot.tasks.task import Array, Task, build_task, check_domains, quoted
@@ -133,11 +134,10 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingDependencyError("pyarrow", extra="data", purpose="reading Parquet") from error
+    require("pyarrow", "reading Parquet")
+    import pyarrow
+    import pyarrow.parquet
+
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except pyarrow.ArrowException as error:
