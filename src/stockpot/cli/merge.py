@@ -30,7 +30,8 @@ def merge_command(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A recipe (YAML, ours or mergekit's), or models: folders, files, hub ids.",
+            help="A recipe (YAML, ours or mergekit's; - for stdin), or models: folders, files, "
+            "hub ids.",
             show_default=False,
         ),
     ] = None,
@@ -214,7 +215,7 @@ def _spec(
     from stockpot.merging.job import Spec
     from stockpot.merging.recipe import load_recipe
 
-    recipes = [source for source in sources if source.endswith((".yaml", ".yml"))]
+    recipes = [source for source in sources if source == "-" or source.endswith((".yaml", ".yml"))]
     if recipes and len(sources) > 1:
         raise InputError("give one recipe, or models, not both")
     if recipes:

@@ -16,6 +16,7 @@ from stockpot.cli.options import (
     InRegistry,
     Jobs,
     Json,
+    Overwrite,
     Quiet,
     SkipCorrupt,
     choose_backend,
@@ -29,7 +30,8 @@ def rank_command(
     task: Annotated[
         Path,
         typer.Argument(
-            help="The task: a YAML file, a folder of images, a table of texts, or .npz.",
+            help="The task: a YAML file (- for stdin), a folder of images, a table of texts, or "
+            ".npz.",
             show_default=False,
         ),
     ],
@@ -70,6 +72,7 @@ def rank_command(
     gpus_per_job: GpusPerJob = None,
     registry: InRegistry = None,
     skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -98,6 +101,7 @@ def rank_command(
         download=download,
         skip_corrupt=skip_corrupt,
         verify=verify,
+        overwrite=overwrite,
         backend=choose_backend(backend, jobs, address, gpus_per_job),
         jobs=jobs,
         quiet=quiet or as_json,

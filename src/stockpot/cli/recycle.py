@@ -16,6 +16,7 @@ from stockpot.cli.options import (
     InRegistry,
     Jobs,
     Json,
+    Overwrite,
     Quiet,
     SkipCorrupt,
     choose_backend,
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 
 def recycle_command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    recipe: Annotated[
+        Path, typer.Argument(help="The recipe, a YAML file, or - for stdin.", show_default=False)
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for model, report and results.")
     ] = Path("recycled"),
@@ -49,6 +52,7 @@ def recycle_command(
     ] = None,
     registry: InRegistry = None,
     skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -75,6 +79,7 @@ def recycle_command(
         seed=seed,
         skip_corrupt=skip_corrupt,
         changes=change or (),
+        overwrite=overwrite,
         quiet=quiet or as_json,
     )
     landing.add(done.folder)

@@ -15,6 +15,7 @@ from stockpot.cli.options import (
     InRegistry,
     Jobs,
     Json,
+    Overwrite,
     Quiet,
     SkipCorrupt,
     check_tangent_packages,
@@ -29,7 +30,9 @@ tangent_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Recipe = Annotated[
+    Path, typer.Argument(help="The recipe, a YAML file, or - for stdin.", show_default=False)
+]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -55,6 +58,7 @@ def train_command(
     gpus_per_job: GpusPerJob = None,
     registry: InRegistry = None,
     skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -87,6 +91,7 @@ def train_command(
         backend=chosen,
         jobs=jobs,
         skip_corrupt=skip_corrupt,
+        overwrite=overwrite,
         quiet=quiet or as_json,
     )
     landing.add(output)

@@ -14,6 +14,7 @@ from stockpot.cli.options import (
     GpusPerJob,
     Jobs,
     Json,
+    Overwrite,
     Quiet,
     choose_backend,
 )
@@ -35,6 +36,7 @@ def continual_command(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="The tables as Markdown on stdout.")
     ] = False,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -63,6 +65,7 @@ def continual_command(
         backend=chosen,
         jobs=jobs,
         changes=change or (),
+        overwrite=overwrite,
         quiet=quiet or as_json,
     )
     from stockpot.report.continual import markdown_tables, terminal_tables, write_page

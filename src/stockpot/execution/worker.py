@@ -46,7 +46,8 @@ class Worker:
     ) -> None:
         self.slot = slot
         self.ticket: Ticket | None = None
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        # How far all jobs are is the parent's to show.
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "NO_PROGRESS": "1"}
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         # Interpreter options (warnings, isolation) are the parent's, as in multiprocessing.

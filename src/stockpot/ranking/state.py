@@ -36,6 +36,7 @@ class Options:
         shortlist: how many models are run at most; the rest is ranked by history and metadata.
         download: weights that are not here may be fetched.
         verify: fine-tune all that was run afterwards, and compare orders.
+        overwrite: replace the results of another task or zoo in the output folder.
         jobs: fine-tunings at a time (default: one per core and thread).
     """
 
@@ -46,6 +47,7 @@ class Options:
     download: bool = False
     skip_corrupt: bool = False
     verify: bool = False
+    overwrite: bool = False
     jobs: int | None = None
     backend: str | Backend = "local"
     quiet: bool = False

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stockpot.errors import OutputError
 from stockpot.execution import Backend, Job, in_order, make_backend, run_jobs
 from stockpot.extras import require_wanted, wanting
 from stockpot.files import output_error, write_json
+from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
 from stockpot.progress import progress
 from stockpot.recycling.recipe import AUTO, Recipe, load_recipe, parse_recipe
 from stockpot.system import usable_cores
@@ -48,6 +48,7 @@ def recycle(
     skip_corrupt: bool = False,
     root: str | Path | None = None,
     changes: Sequence[str] = (),
+    overwrite: bool = False,
     quiet: bool = False,
 ) -> Recycled:
     """Fine-tune from every init in parallel, average, compare the protocols, keep the model.
@@ -61,17 +62,19 @@ def recycle(
         skip_corrupt: leave out unreadable images instead of refusing; the results list them.
         root: where relative paths start (default: the recipe's folder, or here).
         changes: ``"training.steps=100"`` and the like, put over what the file says.
+        overwrite: replace the results of another recipe in ``output``; jobs that have not changed
+            are not run again.
         quiet: no progress bar.
 
     Raises:
         InputError: the recipe, data or weights are wrong; found before anything runs.
-        OutputError: the output cannot be written.
+        OutputError: the output cannot be written, or holds the results of another recipe.
         JobError: a job failed on the way; the next call goes on from there.
     """
     checked, root = _read(recipe, root, seed, changes)
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file", hint="give a folder for the output")
+    identity = recipe_digest(checked.model_dump(mode="json"))
+    check_output(output, "results.json", identity, overwrite=overwrite)
     cache = (output / "work" / "cache").resolve()
     from stockpot.recycling.choice import choose
     from stockpot.recycling.examine import examine
@@ -97,7 +100,8 @@ def recycle(
     plan = add_final(plan, checked, facts, choice.protocol)
     if plan.final_cell not in plan.cells:
         folders |= _run(plan.jobs(), output, backend, quiet)
-    results = collect(checked, examined, plan, folders, choice)
+    collected = collect(checked, examined, plan, folders, choice)
+    results = {RECIPE_DIGEST: identity, **collected}
     save_final(output, checked, examined, plan, folders, results)
     write_json(output / "results.json", results)
     return Recycled(output, results)
