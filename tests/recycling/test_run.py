@@ -121,8 +121,7 @@ def test_the_final_folder_says_where_it_came_from(done: Recycled) -> None:
 def test_a_second_call_repeats_nothing(done: Recycled, folder: Path) -> None:
     before = started(done.folder)
     assert len(before) == len(set(before))
-    more = recipe(folder, trials=2)
-    recycle(more, done.folder, root=folder, backend="serial", overwrite=True, quiet=True)
+    recycle(recipe(folder, trials=2), done.folder, root=folder, backend="serial", quiet=True)
     assert started(done.folder) == before
 
 
