@@ -46,7 +46,7 @@ COMMANDS = {
     "light": LIGHT,
     "registry": REGISTRY,
     "web": "serve --token-file short",
-    "data": "history add store.db --model one --task t --value 0.5",
+    "data": "history add store.db one t 0.5",
     "torch": TORCH,
     "text": TORCH,
     "vision": TORCH + "recycle images.yaml -o pictures -j 2",

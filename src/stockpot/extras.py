@@ -60,7 +60,8 @@ _KINDS: Mapping[str, str] = {
 }
 """What the ``kind`` of a task or backbone wants."""
 
-_wanted: ContextVar[frozenset[str]] = ContextVar("wanted", default=frozenset())
+_wanted: ContextVar[frozenset[str] | None] = ContextVar("wanted", default=None)
+"""What the command or function wants that runs; None where none does, and nobody gathers."""
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def wanting(*extras: str) -> Iterator[None]:
 
     Raises ``MissingDependencyError`` in place of the ``ModuleNotFoundError`` of such a package.
     """
-    token = _wanted.set(_wanted.get() | set(extras))
+    token = _wanted.set(frozenset(extras).union(_wanted.get() or ()))
     try:
         yield
     except ModuleNotFoundError as error:
@@ -83,7 +84,13 @@ def wanting(*extras: str) -> Iterator[None]:
 
 def notice(value: Any) -> None:
     """Want what a recipe or task names; ``value`` is its content as plain data."""
-    _wanted.set(_wanted.get() | named(value))
+    _want(named(value))
+
+
+def _want(extras: Iterable[str]) -> None:
+    wanted = _wanted.get()
+    if wanted is not None:
+        _wanted.set(wanted.union(extras))
 
 
 def named(value: Any) -> set[str]:
@@ -96,17 +103,17 @@ def require_wanted(*extras: str, purpose: str, useful: Iterable[str] = ()) -> No
 
     ``useful`` extras may be missing; they are named with those that may not.
     """
-    needed = _wanted.get() | set(extras)
+    needed = set(extras).union(_wanted.get() or ())
+    _want((*extras, *useful))
     lacking = [name for name in _packages(needed) if not installed(name)]
-    _wanted.set(needed | set(useful))
     if lacking:
-        raise _missing(lacking, _wanted.get(), purpose)
+        raise _missing(lacking, needed.union(useful), purpose)
 
 
 def require(package: str, purpose: str) -> None:
     """Raise ``MissingDependencyError`` unless an optional package can be imported."""
     if not installed(package):
-        raise _missing([package], _wanted.get(), purpose)
+        raise _missing([package], _wanted.get() or (), purpose)
 
 
 def explained(error: BaseException) -> MissingDependencyError | None:
@@ -116,7 +123,7 @@ def explained(error: BaseException) -> MissingDependencyError | None:
     package = error.name.partition(".")[0]
     if package not in _packages(EXTRAS) or installed(package):
         return None
-    return _missing([package], _wanted.get(), "this")
+    return _missing([package], _wanted.get() or (), "this")
 
 
 def attribute(homes: Mapping[str, str], package: str, name: str) -> Any:

@@ -31,7 +31,7 @@ COMMANDS = """
     rank task.yaml --zoo pictures.yaml -o pictures -q
     rank table.csv --zoo texts.yaml -o texts -q
     inspect a b --base base
-    history add store.db --model one --task t --value 0.5
+    history add store.db one t 0.5
     history import store.db table.csv
     history show store.db
     history evaluate store.db

@@ -19,6 +19,7 @@ from stockpot.cli.options import (
     Overwrite,
     Quiet,
     SkipCorrupt,
+    backend_extras,
     choose_backend,
 )
 from stockpot.errors import InputError
@@ -86,7 +87,7 @@ def rank_command(
     from stockpot.cli.output import Output
     from stockpot.ranking.needs import check_packages
 
-    check_packages(task, zoo)
+    check_packages(task, zoo, *backend_extras(backend, address, gpus_per_job))
     from stockpot.ranking.rank import plan_rank, rank
     from stockpot.ranking.state import Options
 

@@ -19,6 +19,7 @@ from stockpot.cli.options import (
     Overwrite,
     Quiet,
     SkipCorrupt,
+    backend_extras,
     choose_backend,
 )
 from stockpot.cli.output import Output
@@ -62,9 +63,13 @@ def recycle_command(
     Run again after an interruption: finished jobs are not repeated.
     """
     from stockpot.cli.landing import Landing
-    from stockpot.recycling import plan_recipe, recycle
+    from stockpot.extras import require_wanted
+    from stockpot.recycling import load_recipe, plan_recipe, recycle
     from stockpot.report import kept_line
 
+    extras = backend_extras(backend, address, gpus_per_job)
+    load_recipe(recipe, change or ())
+    require_wanted("torch", *extras, purpose="this recipe")
     out = Output(json=as_json, quiet=quiet)
     if dry_run:
         labels = plan_recipe(recipe, seed=seed, skip_corrupt=skip_corrupt, changes=change or ())

@@ -18,6 +18,7 @@ from stockpot.cli.options import (
     Overwrite,
     Quiet,
     SkipCorrupt,
+    backend_extras,
     check_tangent_packages,
     choose_backend,
 )
@@ -70,7 +71,7 @@ def train_command(
     from stockpot.cli.landing import Landing
     from stockpot.cli.output import Output
 
-    check_tangent_packages(recipe)
+    check_tangent_packages(recipe, *backend_extras(backend, address, gpus_per_job))
     from stockpot.tangent.run import plan_recipe, train
 
     out = Output(json=as_json, quiet=quiet)

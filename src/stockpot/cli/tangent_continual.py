@@ -16,6 +16,7 @@ from stockpot.cli.options import (
     Json,
     Overwrite,
     Quiet,
+    backend_extras,
     choose_backend,
 )
 
@@ -49,8 +50,9 @@ def continual_command(
     from stockpot.extras import require_wanted
     from stockpot.tangent.continual.recipe import load_recipe
 
+    extras = backend_extras(backend, address, gpus_per_job)
     load_recipe(recipe, change or ())
-    require_wanted("torch", purpose="this recipe")
+    require_wanted("torch", *extras, purpose="this recipe")
     from stockpot.tangent.continual import compare, plan_recipe
 
     out = Output(json=as_json, quiet=quiet)

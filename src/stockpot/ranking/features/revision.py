@@ -43,7 +43,8 @@ def revision(entry: ModelEntry | FeatureEntry, root: Path) -> str:
         try:
             parts["library"] = metadata.version(spec.kind)
         except metadata.PackageNotFoundError as error:
-            raise BackboneError(f"the package '{spec.kind}' is not installed") from error
+            needed = f"needs the package '{spec.kind}', which is not installed"
+            raise BackboneError(f"the model '{entry.label}' {needed}") from error
         if folder.is_dir():
             parts["spec"]["name"] = "."
             parts["weights of the folder"] = _weights(folder)
