@@ -32,6 +32,7 @@ COMMANDS = """
     rank table.csv --zoo texts.yaml -o texts -q
     inspect a b --base base
     history add store.db one t 0.5
+    history import store.db results.csv
     history import store.db table.csv
     history show store.db
     history evaluate store.db
@@ -83,6 +84,7 @@ def write_world(folder: Path) -> None:
         write_checkpoint(folder / name / "model.safetensors", tensors)
     (folder / "old.pt").write_bytes(b"PK\x03\x04")
     (folder / "table.csv").write_text("text,label,domain\n" + "good,1,x\nbad,0,x\n" * 40)
+    (folder / "results.csv").write_text("model,t,u\na,1,2\nb,2,3\nc,3,4\nd,4,5\ne,5,7\n")
     (folder / "short").write_text("short\n")
     (folder / "short").chmod(0o600)
     os.chdir(folder)
@@ -104,7 +106,11 @@ def write_world(folder: Path) -> None:
         "zoo": {"models": [{**network, "id": "one"}, {**network, "id": "two"}]},
         "pictures": {"models": [timm]},
         "texts": {"models": [bert]},
-        "continual": {"task": arrays, "backbone": network, "order": ["north", "east"]},
+        "continual": {
+            "task": arrays,
+            "backbone": network,
+            "settings": [{"mode": "class", "classes": 2}],
+        },
     }
     for name, value in files.items():
         Path(f"{name}.yaml").write_text(yaml.safe_dump(value))
