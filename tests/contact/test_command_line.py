@@ -96,7 +96,7 @@ def test_an_output_belongs_to_its_recipe(tmp_path: Path) -> None:
     check_output(tmp_path, "results.json", other, overwrite=True)
     for text in (f'{{"{RECIPE_DIGEST}": "{other}"}}', "{}", "[]", "not JSON"):
         (tmp_path / "results.json").write_text(text)
-        with pytest.raises(OutputError, match="another recipe.*--overwrite"):
+        with pytest.raises(OutputError, match=r"another recipe.*--overwrite"):
             check_output(tmp_path, "results.json", one, overwrite=False)
     with pytest.raises(OutputError, match="is a file"):
         check_output(tmp_path / "results.json", "results.json", one, overwrite=True)
