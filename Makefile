@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: help demo test test-all check format bench bench-merge bench-training clean
+.PHONY: help demo test test-all test-install check format bench bench-merge bench-training clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt tools/install_torch.py
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python tools/install_torch.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
@@ -24,6 +25,10 @@ test: $(READY)  ## the test suite with coverage (no network, no weights)
 
 test-all: $(READY)  ## everything, also slow tests and those on real weights
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m ''
+
+test-install:  ## fresh environments, one for each extra, light and lowest; by hand and in CI
+	$(PYTHON) tools/install_matrix.py
+	$(PYTHON) tools/install_matrix.py --lowest light registry web data
 
 check: $(READY)  ## format, lint, types, import contract
 	$(BIN)/ruff format --check .

@@ -11,9 +11,9 @@ Importing the package loads nothing; each function imports what it needs when it
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from stockpot.extras import attribute
 from stockpot.version import VERSION
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'stockpot' has no attribute '{name}'")
+    return attribute(_HOMES, __name__, name)
 
 
 def __dir__() -> list[str]:

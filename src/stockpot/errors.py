@@ -13,8 +13,8 @@
     │   ├── MethodError           an unknown merge method, or a parameter outside its range
     │   ├── LineageError          weights that have no ancestor in common
     │   ├── BaseMismatchError     a component meets another base than the one it was made on
-    │   └── ScoreError            evidence that a transferability score cannot use
-    ├── MissingDependencyError    exit code 2: an optional package is needed; names it
+    │   ├── ScoreError            evidence that a transferability score cannot use
+    │   └── MissingDependencyError  an optional package is needed; names it and its extra
     ├── OutputError               exit code 2: the output cannot be written (no space, exists)
     ├── DivergedError             exit code 1: training became non-finite; names step and rate
     └── JobError                  exit code 1: a job failed; names the job and where its log is
@@ -24,6 +24,8 @@ next, in one line where possible.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class StockpotError(Exception):
@@ -90,15 +92,17 @@ class ScoreError(InputError):
     """A transferability score is not defined for the evidence, or the evidence is unsound."""
 
 
-class MissingDependencyError(StockpotError):
-    """An optional package is not installed."""
+class MissingDependencyError(InputError):
+    """Optional packages are not installed; names the extras that bring all that is needed."""
 
-    exit_code = 2
-
-    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+    def __init__(self, packages: Sequence[str], *, extras: Sequence[str], purpose: str) -> None:
+        quoted = [f"'{package}'" for package in packages]
+        if len(quoted) == 1:
+            needed = f"the package {quoted[0]}, which is not installed"
+        else:
+            needed = f"{', '.join(quoted[:-1])} and {quoted[-1]}, which are not installed"
         super().__init__(
-            f"{purpose} needs the package '{package}', which is not installed",
-            hint=f"pip install 'stockpot[{extra}]'",
+            f"{purpose} needs {needed}", hint=f"pip install 'stockpot[{','.join(extras)}]'"
         )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import OutputError
+from stockpot.system import sync
 
 _REASONS = {
     errno.ENOSPC: "no space left on the device",
@@ -29,15 +30,6 @@ def output_error(path: Path, error: OSError) -> OutputError:
     """Turn an operating-system error about ``path`` into one that tells the user what to do."""
     reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
     return OutputError(f"cannot write {path}: {reason}", hint="choose another place for the output")
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -6,11 +6,14 @@ Recipes, tasks and zoos are read by this: all problems at once, each with file a
 from __future__ import annotations
 
 import difflib
+import functools
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stockpot.errors import RecipeError
+from stockpot.extras import notice
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -18,18 +21,21 @@ if TYPE_CHECKING:
 Location = tuple[str | int, ...]
 M = TypeVar("M", bound="BaseModel")
 
+STDIN = "-"
+"""The path that stands for what comes on stdin."""
+
 
 def load_with_lines(path: Path, what: str = "recipe") -> tuple[Any, dict[Location, int]]:
     """Parse ``path`` (safe YAML); return its value and the line (from 1) of every location.
 
-    ``what`` the file is, for messages.
+    ``-`` is what comes on stdin, which is read once. ``what`` the file is, for messages.
 
     Raises ``RecipeError`` for a missing file, bad YAML, or a key that stands twice.
     """
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _stdin() if str(path) == STDIN else path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError([f"{path}: cannot read the {what}: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
@@ -49,6 +55,11 @@ def load_with_lines(path: Path, what: str = "recipe") -> tuple[Any, dict[Locatio
     if problems:
         raise RecipeError(problems)
     return value, lines
+
+
+@functools.cache
+def _stdin() -> str:
+    return sys.stdin.buffer.read().decode("utf-8")
 
 
 def line_of(location: Location, lines: Mapping[Location, int]) -> int:
@@ -90,14 +101,18 @@ def validated(
     source: str,
     lines: Mapping[Location, int] | None = None,
     known: Sequence[str] = (),
+    wants: bool = True,
 ) -> M:
     """``value`` as a ``model``; ``lines`` says where each part stands in ``source``.
 
     ``known``: the keys that a misspelt one is compared with. Raises ``RecipeError`` with all
-    problems, in the order of the file.
+    problems, in the order of the file. With ``wants``, what the value names wants its
+    extras (see ``stockpot.extras``).
     """
     from pydantic import ValidationError
 
+    if wants:
+        notice(value)
     try:
         return model.model_validate(value)
     except ValidationError as error:

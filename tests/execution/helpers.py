@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -43,3 +44,11 @@ def count_attempts(out: Path, inputs: dict[str, Path], *, steps: int, pause: str
         handle.write(f"{os.getpid()}\n")
     count_up(out, inputs, steps=steps, pause=float(pause))
     (out / "sum").write_text(str(sum(map(int, (out / "steps").read_text().split()))))
+
+
+def talk(out: Path, inputs: dict[str, Path], *, text: str) -> None:
+    """Print, also past Python, and read what there is to read."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+    os.write(1, b"from below\n")
+    (out / "heard").write_text(sys.stdin.read())

@@ -121,7 +121,8 @@ def test_the_final_folder_says_where_it_came_from(done: Recycled) -> None:
 def test_a_second_call_repeats_nothing(done: Recycled, folder: Path) -> None:
     before = started(done.folder)
     assert len(before) == len(set(before))
-    recycle(recipe(folder, trials=2), done.folder, root=folder, backend="serial", quiet=True)
+    same = recipe(folder, trials=2, final={"protocol": "ratatouille_uniform"})
+    recycle(same, done.folder, root=folder, backend="serial", quiet=True)
     assert started(done.folder) == before
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stockpot.backbones.spec import BackboneSpec
+from stockpot.extras import attribute
 
 if TYPE_CHECKING:
     from stockpot.backbones.backbone import Backbone, load_backbone
@@ -25,20 +26,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Activations": "cut",
-    "Backbone": "backbone",
-    "Model": "model",
-    "load_backbone": "backbone",
-    "load_model": "folder",
-    "reestimate_batchnorm": "batchnorm",
-    "save_folder": "folder",
+    "Activations": "stockpot.backbones.cut",
+    "Backbone": "stockpot.backbones.backbone",
+    "Model": "stockpot.backbones.model",
+    "load_backbone": "stockpot.backbones.backbone",
+    "load_model": "stockpot.backbones.folder",
+    "reestimate_batchnorm": "stockpot.backbones.batchnorm",
+    "save_folder": "stockpot.backbones.folder",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first used: a recipe is read without it."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'stockpot.backbones' has no attribute '{name}'")
-    import importlib
-
-    return getattr(importlib.import_module(f"stockpot.backbones.{_HOMES[name]}"), name)
+    return attribute(_HOMES, __name__, name)

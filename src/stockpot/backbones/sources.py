@@ -24,7 +24,8 @@ from stockpot.backbones.preparation import (
     TextPreparation,
 )
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.errors import BackboneError, MissingDependencyError
+from stockpot.errors import BackboneError
+from stockpot.extras import explained, require
 
 Run = Callable[[nn.Module, Any], Any]
 Readout = Callable[[Any, Tensor | None], Tensor]
@@ -115,10 +116,9 @@ def read_tokens(output: Any, mask: Tensor | None, *, pooling: str) -> Tensor:
 
 def _from_timm(spec: BackboneSpec, root: Path) -> Source:
     ensure_torchvision()
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("timm", extra="vision", purpose="a timm backbone") from error
+    require("timm", "a timm backbone")
+    import timm
+
     name, options = spec.name, dict(spec.options)
     folder = root / name
     if folder.is_dir():
@@ -156,12 +156,9 @@ def _from_timm(spec: BackboneSpec, root: Path) -> Source:
 
 def _from_transformers(spec: BackboneSpec, root: Path) -> Source:
     ensure_torchvision(quiet=True)
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "transformers", extra="text", purpose="a transformers backbone"
-        ) from error
+    require("transformers", "a transformers backbone")
+    import transformers
+
     folder = (root / Path(spec.name).expanduser()).resolve()
     local = folder.is_dir()
     looks_local = spec.name.startswith((".", "/", "~")) or spec.name.count("/") > 1
@@ -306,7 +303,8 @@ def _function(name: str, root: Path) -> Callable[..., Any]:
         module = _module_of_file(root / place) if place.endswith(".py") else None
         module = module or importlib.import_module(place)
     except (ImportError, OSError, SyntaxError) as error:
-        raise BackboneError(f"backbone '{name}': {_first_line(error)}") from error
+        wrong = BackboneError(f"backbone '{name}': {_first_line(error)}")
+        raise explained(error) or wrong from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise BackboneError(f"backbone '{name}': {place} has no function '{attribute}'")

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from stockpot.system import write_at
+
 SEGMENT = 1 << 20
 """Bytes that are written at once; a multiple of every disk's sector."""
 _SEGMENTS = 16
@@ -84,7 +86,7 @@ class DirectFile:
             if segment is None:
                 piece = np.empty(size, np.uint8)
                 yield piece
-                write_all(self._cached, piece.data, offset)
+                write_at(self._cached, piece.data, offset)
             else:
                 filled = 0
                 try:
@@ -149,7 +151,7 @@ class DirectFile:
     def _write_pieces(self, segment: _Segment) -> None:
         for start, length in segment.pieces:
             place = segment.number * SEGMENT + start
-            write_all(self._cached, segment.memory[start : start + length].data, place)
+            write_at(self._cached, segment.memory[start : start + length].data, place)
 
     def _leave(self, segment: _Segment, start: int, length: int) -> None:
         """A user has filled ``length`` bytes of a segment."""
@@ -176,7 +178,7 @@ class DirectFile:
             try:
                 start = segment.number * SEGMENT
                 length = min(SEGMENT, -(-(self._size - start) // _ALIGNMENT) * _ALIGNMENT)
-                write_all(self._direct, segment.memory[:length].data, start)
+                write_at(self._direct, segment.memory[:length].data, start)
             except OSError as failed:
                 error = failed
             with self._changed:
@@ -199,10 +201,3 @@ def _segments() -> list[np.ndarray]:
     first = -memory.ctypes.data % _HUGE
     starts = range(first, first + _SEGMENTS * SEGMENT, SEGMENT)
     return [memory[start : start + SEGMENT] for start in starts]
-
-
-def write_all(descriptor: int, data: memoryview, offset: int) -> None:
-    """``os.pwrite`` until everything is written."""
-    while data:
-        written = os.pwrite(descriptor, data, offset)
-        data, offset = data[written:], offset + written

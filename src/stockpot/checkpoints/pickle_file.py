@@ -14,7 +14,8 @@ from typing import Any
 
 from stockpot.checkpoints.memory import MemoryCheckpoint, dtype_code
 from stockpot.checkpoints.safetensors_file import read_index, shard_path
-from stockpot.errors import CheckpointError, MissingDependencyError, UnsafeFileError
+from stockpot.errors import CheckpointError, UnsafeFileError
+from stockpot.extras import require
 
 NESTED_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "weights", "params")
 _SHARD_NAME = re.compile(r"[^/\\:\0]+\.(bin|pt|pth)")
@@ -54,10 +55,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
     Training checkpoints are unwrapped through the keys ``NESTED_KEYS``; entries that are no tensors
     (epoch, optimizer, ...) are left out.
     """
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise MissingDependencyError("torch", extra="torch", purpose=f"reading {path}") from None
+    require("torch", f"reading {path}")
+    import torch
+
     try:
         mapped = zipfile.is_zipfile(path)
         with warnings.catch_warnings():

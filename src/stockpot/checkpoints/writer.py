@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from stockpot.checkpoints.direct import DirectFile, write_all
+from stockpot.checkpoints.direct import DirectFile
 from stockpot.checkpoints.dtypes import STORAGE, Array, code_of, narrow
 from stockpot.checkpoints.header import Header, TensorInfo, build_header, header_bytes
 from stockpot.errors import CheckpointError
 from stockpot.files import atomic_file, write_json
+from stockpot.system import BINARY, reserve, write_at
 
 DEFAULT_SHARD = 5_000_000_000
 _DIRECT_FROM = 64 << 20
@@ -105,10 +106,10 @@ class CachedFile:
     """A file that is written through the page cache."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR)
+        self._descriptor = os.open(path, os.O_RDWR | BINARY)
 
     def write(self, data: memoryview, offset: int) -> None:
-        write_all(self._descriptor, data, offset)
+        write_at(self._descriptor, data, offset)
 
     def finish(self) -> None:
         os.fsync(self._descriptor)
@@ -119,12 +120,9 @@ class CachedFile:
 
 def take_room(path: Path, size: int) -> None:
     """Make a new file of ``size`` bytes."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | BINARY, 0o666)
     try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, size)
-        else:
-            os.ftruncate(descriptor, size)
+        reserve(descriptor, size)
     finally:
         os.close(descriptor)
 

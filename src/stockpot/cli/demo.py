@@ -33,6 +33,10 @@ def demo_command(
     """
     from stockpot.cli.output import Output
     from stockpot.demo import ASSETS, DEMO, fetch, write_recipe
+    from stockpot.extras import require_wanted
+
+    if not fetch_only:
+        require_wanted("text", purpose="the demo")
 
     out = Output(json=as_json, quiet=quiet)
     folders = fetch(tuple(ASSETS) if fetch_only else DEMO, assets)
@@ -45,6 +49,6 @@ def demo_command(
     from stockpot.report import kept_line
 
     recipe = write_recipe(folders, output / "recipe.yaml")
-    done = recycle(recipe, output, jobs=jobs, quiet=quiet or as_json)
+    done = recycle(recipe, output, jobs=jobs, overwrite=True, quiet=quiet or as_json)
     show(out, done)
     out.say(kept_line(done.results))

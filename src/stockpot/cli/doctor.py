@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
 
 from stockpot.cli.options import Json
+from stockpot.extras import DISTRIBUTIONS, EXTRAS, PURPOSES
+from stockpot.system import usable_cores
 
-# What each extra of the package brings and what it is for.
-_EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "torch": (("torch", "accelerate"), "training"),
-    "text": (("transformers",), "text models"),
-    "vision": (("timm", "pillow"), "image models"),
-    "data": (("datasets", "pyarrow"), "Hugging Face data sets, Parquet"),
-    "ray": (("ray",), "many machines"),
-    "web": (("starlette", "uvicorn"), "the local dashboard"),
-}
 # A run with checkpoints of a small model and its caches needs about this much.
 _ENOUGH_DISK = 5 * 10**9
 
@@ -72,7 +63,7 @@ def examine() -> list[Finding]:
     found = [
         Finding("stockpot", "ok", f"{_version('stockpot') or 'not installed'}"),
         Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"),
-        *(_extra(name, packages, purpose) for name, (packages, purpose) in _EXTRAS.items()),
+        *(_extra(name, purpose) for name, purpose in PURPOSES.items()),
     ]
     torch, vision = _version("torch"), _version("torchvision")
     if torch and vision:
@@ -103,7 +94,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _extra(name: str, packages: tuple[str, ...], purpose: str) -> Finding:
+def _extra(name: str, purpose: str) -> Finding:
+    packages = [DISTRIBUTIONS.get(package, package) for package in EXTRAS[name]]
     versions = {package: _version(package) for package in packages}
     absent = [package for package, version in versions.items() if version is None]
     if absent:
@@ -143,8 +135,7 @@ def _try(code: str) -> tuple[bool, str]:
 
 
 def _cores() -> Finding:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Finding("cores", "ok", f"{usable}{_memory()}")
+    return Finding("cores", "ok", f"{usable_cores()}{_memory()}")
 
 
 def _memory() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import sys
 import threading
@@ -13,7 +14,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stockpot.errors import StockpotError
+from stockpot.errors import OutputError, StockpotError
+from stockpot.extras import wanting
 from stockpot.version import VERSION
 
 COMMANDS: dict[str, str | dict[str, str]] = {
@@ -101,7 +103,8 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with wanting():
+                return super().invoke(ctx)
         except StockpotError as error:
             if os.environ.get("STOCKPOT_DEBUG"):
                 raise
@@ -122,7 +125,7 @@ app = typer.Typer(
     name="stockpot",
     help="Recycle fine-tuned models: rank, merge, add up and improve the weights that exist.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -154,15 +157,31 @@ def main() -> None:
         if alone and isinstance(end.code, int):
             _leave(end.code)
         raise
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITABLE:
+            raise
+        _leave(_refused(error))
+
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Why a stream cannot be written; an error about a file would carry its name."""
 
 
 def _leave(code: int) -> None:
-    """End the process without the time in which Python frees object after object.
-
-    Returns where the output cannot be written: how that ends is Python's to say.
-    """
+    """End the process without the time in which Python frees object after object."""
     atexit._run_exitfuncs()
-    with suppress(OSError):
+    try:
         sys.stdout.flush()
+    except OSError as error:
+        # A reader that has gone away (`| head`) has what it wanted.
+        code = code if error.errno == errno.EPIPE else _refused(error)
+    with suppress(OSError):
         sys.stderr.flush()
-        os._exit(code)
+    os._exit(code)
+
+
+def _refused(error: OSError) -> int:
+    """Say that the output cannot be written, and the exit code for that."""
+    with suppress(OSError):
+        print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)  # noqa: T201
+    return OutputError.exit_code

@@ -30,7 +30,8 @@ def merge_command(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A recipe (YAML, ours or mergekit's), or models: folders, files, hub ids.",
+            help="A recipe (YAML, ours or mergekit's; - for stdin), or models: folders, files, "
+            "hub ids.",
             show_default=False,
         ),
     ] = None,
@@ -191,9 +192,9 @@ def _merge(
         )
     from stockpot.merging.backends import backend_for
     from stockpot.merging.engine import Options
-    from stockpot.merging.pool import available_cores
+    from stockpot.system import usable_cores
 
-    cores = threads or available_cores()
+    cores = threads or usable_cores()
     options = Options(threads, None, allow_nonfinite, backend_for(device), cores)
     report = run_merge(spec, output, options=options, **rest)
     assert isinstance(report, MergeReport)
@@ -214,7 +215,7 @@ def _spec(
     from stockpot.merging.job import Spec
     from stockpot.merging.recipe import load_recipe
 
-    recipes = [source for source in sources if source.endswith((".yaml", ".yml"))]
+    recipes = [source for source in sources if source == "-" or source.endswith((".yaml", ".yml"))]
     if recipes and len(sources) > 1:
         raise InputError("give one recipe, or models, not both")
     if recipes:

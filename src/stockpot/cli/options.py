@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,17 +55,33 @@ InRegistry = Annotated[
 ]
 
 
+def check_tangent_packages(recipe: Path, *extras: str) -> None:
+    """Read a recipe of tangent; ``MissingDependencyError`` unless what it needs is installed."""
+    from stockpot.extras import require_wanted
+    from stockpot.tangent.recipe import load_recipe
+
+    load_recipe(recipe)
+    require_wanted("torch", *extras, purpose="this recipe")
+
+
 def choose_backend(
     backend: str, jobs: int | None, address: str | None, gpus_per_job: float | None
 ) -> str | ReadyBackend:
     """What these options ask for. Raises ``InputError`` where they contradict each other."""
-    from stockpot.errors import InputError
-
-    if backend == "ray":
+    if backend_extras(backend, address, gpus_per_job):
         from stockpot.execution import Ray
 
         return Ray(address, jobs, gpus=gpus_per_job)
+    return backend
+
+
+def backend_extras(backend: str, address: str | None, gpus_per_job: float | None) -> list[str]:
+    """What a backend wants besides. Raises ``InputError`` where its options contradict it."""
+    from stockpot.errors import InputError
+
+    if backend == "ray":
+        return ["ray"]
     for option, value in (("--address", address), ("--gpus-per-job", gpus_per_job)):
         if value is not None:
             raise InputError(f"{option} is for --backend ray, and the backend is '{backend}'")
-    return backend
+    return []

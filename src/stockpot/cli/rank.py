@@ -16,8 +16,10 @@ from stockpot.cli.options import (
     InRegistry,
     Jobs,
     Json,
+    Overwrite,
     Quiet,
     SkipCorrupt,
+    backend_extras,
     choose_backend,
 )
 from stockpot.errors import InputError
@@ -29,7 +31,8 @@ def rank_command(
     task: Annotated[
         Path,
         typer.Argument(
-            help="The task: a YAML file, a folder of images, a table of texts, or .npz.",
+            help="The task: a YAML file (- for stdin), a folder of images, a table of texts, or "
+            ".npz.",
             show_default=False,
         ),
     ],
@@ -70,6 +73,7 @@ def rank_command(
     gpus_per_job: GpusPerJob = None,
     registry: InRegistry = None,
     skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -81,6 +85,9 @@ def rank_command(
     """
     from stockpot.cli.landing import Landing
     from stockpot.cli.output import Output
+    from stockpot.ranking.needs import check_packages
+
+    check_packages(task, zoo, *backend_extras(backend, address, gpus_per_job))
     from stockpot.ranking.rank import plan_rank, rank
     from stockpot.ranking.state import Options
 
@@ -95,6 +102,7 @@ def rank_command(
         download=download,
         skip_corrupt=skip_corrupt,
         verify=verify,
+        overwrite=overwrite,
         backend=choose_backend(backend, jobs, address, gpus_per_job),
         jobs=jobs,
         quiet=quiet or as_json,

@@ -16,8 +16,10 @@ from stockpot.cli.options import (
     InRegistry,
     Jobs,
     Json,
+    Overwrite,
     Quiet,
     SkipCorrupt,
+    backend_extras,
     choose_backend,
 )
 from stockpot.cli.output import Output
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
 
 def recycle_command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    recipe: Annotated[
+        Path, typer.Argument(help="The recipe, a YAML file, or - for stdin.", show_default=False)
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for model, report and results.")
     ] = Path("recycled"),
@@ -49,6 +53,7 @@ def recycle_command(
     ] = None,
     registry: InRegistry = None,
     skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -58,9 +63,13 @@ def recycle_command(
     Run again after an interruption: finished jobs are not repeated.
     """
     from stockpot.cli.landing import Landing
-    from stockpot.recycling import plan_recipe, recycle
+    from stockpot.extras import require_wanted
+    from stockpot.recycling import load_recipe, plan_recipe, recycle
     from stockpot.report import kept_line
 
+    extras = backend_extras(backend, address, gpus_per_job)
+    load_recipe(recipe, change or ())
+    require_wanted("torch", *extras, purpose="this recipe")
     out = Output(json=as_json, quiet=quiet)
     if dry_run:
         labels = plan_recipe(recipe, seed=seed, skip_corrupt=skip_corrupt, changes=change or ())
@@ -75,6 +84,7 @@ def recycle_command(
         seed=seed,
         skip_corrupt=skip_corrupt,
         changes=change or (),
+        overwrite=overwrite,
         quiet=quiet or as_json,
     )
     landing.add(done.folder)

@@ -48,14 +48,10 @@ def serve_command(
 
     Read-only without --token-file. Ctrl-C ends it.
     """
-    from importlib.util import find_spec
-
     from stockpot.cli.output import Output
-    from stockpot.errors import MissingDependencyError
+    from stockpot.extras import require_wanted
 
-    for package in ("starlette", "uvicorn", "markdown_it"):
-        if find_spec(package) is None:
-            raise MissingDependencyError(package, extra="web", purpose="the dashboard")
+    require_wanted("web", purpose="the dashboard")
     from stockpot.web import Settings, serve
     from stockpot.web.guard import LOOPBACK
     from stockpot.web.keeper import read_token

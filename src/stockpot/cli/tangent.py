@@ -15,8 +15,11 @@ from stockpot.cli.options import (
     InRegistry,
     Jobs,
     Json,
+    Overwrite,
     Quiet,
     SkipCorrupt,
+    backend_extras,
+    check_tangent_packages,
     choose_backend,
 )
 
@@ -28,7 +31,9 @@ tangent_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Recipe = Annotated[
+    Path, typer.Argument(help="The recipe, a YAML file, or - for stdin.", show_default=False)
+]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -54,6 +59,7 @@ def train_command(
     gpus_per_job: GpusPerJob = None,
     registry: InRegistry = None,
     skip_corrupt: SkipCorrupt = False,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -64,6 +70,8 @@ def train_command(
     """
     from stockpot.cli.landing import Landing
     from stockpot.cli.output import Output
+
+    check_tangent_packages(recipe, *backend_extras(backend, address, gpus_per_job))
     from stockpot.tangent.run import plan_recipe, train
 
     out = Output(json=as_json, quiet=quiet)
@@ -84,6 +92,7 @@ def train_command(
         backend=chosen,
         jobs=jobs,
         skip_corrupt=skip_corrupt,
+        overwrite=overwrite,
         quiet=quiet or as_json,
     )
     landing.add(output)
@@ -172,6 +181,8 @@ def eval_command(
 ) -> None:
     """Accuracy of a composition on the rows that no component has seen."""
     from stockpot.cli.output import Output
+
+    check_tangent_packages(recipe)
     from stockpot.tangent.evaluate import choose_weights, evaluate
     from stockpot.tangent.run import keep_components, load_components, open_run
 

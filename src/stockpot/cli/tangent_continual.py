@@ -14,7 +14,9 @@ from stockpot.cli.options import (
     GpusPerJob,
     Jobs,
     Json,
+    Overwrite,
     Quiet,
+    backend_extras,
     choose_backend,
 )
 
@@ -35,6 +37,7 @@ def continual_command(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="The tables as Markdown on stdout.")
     ] = False,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -44,6 +47,12 @@ def continual_command(
     Run again after an interruption: finished jobs are not repeated.
     """
     from stockpot.cli.output import Output
+    from stockpot.extras import require_wanted
+    from stockpot.tangent.continual.recipe import load_recipe
+
+    extras = backend_extras(backend, address, gpus_per_job)
+    load_recipe(recipe, change or ())
+    require_wanted("torch", *extras, purpose="this recipe")
     from stockpot.tangent.continual import compare, plan_recipe
 
     out = Output(json=as_json, quiet=quiet)
@@ -58,6 +67,7 @@ def continual_command(
         backend=chosen,
         jobs=jobs,
         changes=change or (),
+        overwrite=overwrite,
         quiet=quiet or as_json,
     )
     from stockpot.report.continual import markdown_tables, terminal_tables, write_page

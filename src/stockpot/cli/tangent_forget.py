@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stockpot.cli.options import Json, Quiet
+from stockpot.cli.options import Json, Quiet, check_tangent_packages
 
 Run = Annotated[
     Path, typer.Argument(help="The folder `stockpot tangent train` wrote.", show_default=False)
@@ -39,6 +39,8 @@ def forget_command(
     """Remove components, sum the rest again, and write a certificate of what is left of them."""
     from stockpot.cli.output import Output
     from stockpot.errors import InputError
+
+    check_tangent_packages(recipe)
     from stockpot.tangent.forgetting.run import forget
 
     if weights not in (None, "uniform", "sum", "examples"):
@@ -71,6 +73,9 @@ def verify_command(
 ) -> None:
     """Check a certificate, by itself, against the components, and by training anew."""
     from stockpot.cli.output import Output
+
+    if recipe is not None:
+        check_tangent_packages(recipe)
     from stockpot.tangent.forgetting.run import verify
 
     out = Output(json=as_json, quiet=quiet)

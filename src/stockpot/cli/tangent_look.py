@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stockpot.cli.options import Json, Quiet
+from stockpot.cli.options import Json, Quiet, check_tangent_packages
 
 
 def show_command(
@@ -55,6 +55,8 @@ def check_command(
     Exits with 1 where they differ by more than one in a thousand.
     """
     from stockpot.cli.output import Output
+
+    check_tangent_packages(recipe)
     from stockpot.tangent.run import check_recipe
 
     out = Output(json=as_json, quiet=quiet)

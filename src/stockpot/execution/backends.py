@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import queue
 import shutil
-import signal
 import subprocess
-import threading
 from collections import deque
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from contextlib import suppress
 
 from stockpot.errors import InputError
 from stockpot.execution.job import Backend, Outcome, Ticket, perform
+from stockpot.execution.worker import Answer, Worker
+from stockpot.system import usable_cores
+
+_LOOK = 1.0  # seconds: where waiting cannot be interrupted, a Ctrl-C is heeded after so long
 
 
 class Serial:
@@ -48,100 +49,59 @@ class Local:
         if workers < 1:
             raise InputError(f"local: the number of processes must be at least 1, got {workers}")
         self.workers = workers
-        self._context = multiprocessing.get_context("spawn")
         self._gpus = visible_gpus()
-        self._idle: list[_Worker] = []
-        self._busy: dict[Connection, _Worker] = {}
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._idle: list[Worker] = []
+        self._busy: set[Worker] = set()
         self._free_slots = list(range(workers - 1, -1, -1))
 
     def submit(self, ticket: Ticket) -> None:
         """Hand the ticket to an idle worker, starting one where there is none."""
-        if self._idle:
-            worker = self._idle.pop()
-        else:
-            worker = _Worker(self._context, self._free_slots.pop(), self._gpus, ticket.threads)
-        worker.ticket = ticket
-        worker.pipe.send(ticket)
-        self._busy[worker.pipe] = worker
+        worker = self._idle.pop() if self._idle else self._start(ticket.threads)
+        self._busy.add(worker)
+        worker.send(ticket)
+
+    def _start(self, threads: int) -> Worker:
+        slot = self._free_slots.pop()
+        gpu = self._gpus[slot % len(self._gpus)] if self._gpus else None
+        return Worker(slot, self._answers, threads=threads, gpu=gpu)
 
     def wait(self) -> Outcome:
         """Block until a worker has answered or died."""
-        pipe = wait(list(self._busy))[0]
-        assert isinstance(pipe, Connection)
-        worker = self._busy.pop(pipe)
-        try:
-            outcome = pipe.recv()
-        except (EOFError, OSError):
-            worker.process.join()
-            self._free_slots.append(worker.slot)
-            code = worker.process.exitcode
-            reason = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-            return Outcome(
-                worker.ticket.key, 0.0, error=f"its worker process died ({reason}; out of memory?)"
-            )
-        self._idle.append(worker)
-        assert isinstance(outcome, Outcome)
-        return outcome
+        while True:
+            answer = self._next_answer()
+            worker = answer.worker
+            if worker in self._busy:
+                break
+            # An idle one has died: nobody waits for it, the next ticket gets a new one.
+            self._idle.remove(worker)
+            self._release(worker)
+        self._busy.discard(worker)
+        if answer.outcome is not None:
+            self._idle.append(worker)
+            return answer.outcome
+        reason = worker.cause_of_death()
+        self._release(worker)
+        assert worker.ticket is not None
+        return Outcome(worker.ticket.key, 0.0, error=f"its worker process died ({reason})")
+
+    def _release(self, worker: Worker) -> None:
+        worker.kill()
+        self._free_slots.append(worker.slot)
+
+    def _next_answer(self) -> Answer:
+        while True:
+            with suppress(queue.Empty):
+                return self._answers.get(timeout=_LOOK)
 
     def close(self) -> None:
         """Kill the workers; a job that was running can be resumed later."""
-        for worker in [*self._idle, *self._busy.values()]:
-            worker.process.kill()
-            worker.process.join()
-            worker.pipe.close()
+        for worker in [*self._idle, *self._busy]:
+            worker.kill()
+        self._answers = queue.SimpleQueue()
         self._idle.clear()
         self._busy.clear()
         self._free_slots = list(range(self.workers - 1, -1, -1))
-
-
-class _Worker:
-    ticket: Ticket
-
-    def __init__(
-        self,
-        context: multiprocessing.context.SpawnContext,
-        slot: int,
-        gpus: list[str],
-        threads: int,
-    ) -> None:
-        self.slot = slot
-        self.pipe, theirs = context.Pipe()
-        gpu = gpus[slot % len(gpus)] if gpus else None
-        self.process: SpawnProcess = context.Process(
-            target=_work, args=(theirs, gpu, threads), daemon=True
-        )
-        # Read by OpenMP and BLAS when the worker imports them, which is before its first line runs.
-        before = os.environ.get("OMP_NUM_THREADS")
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        try:
-            self.process.start()
-        finally:
-            if before is None:
-                del os.environ["OMP_NUM_THREADS"]
-            else:
-                os.environ["OMP_NUM_THREADS"] = before
-        theirs.close()
-
-
-def _work(pipe: Connection, gpu: str | None, threads: int) -> None:
-    """A worker's life: answer tickets until the pipe closes or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    while True:
-        try:
-            ticket = pipe.recv()
-        except (EOFError, OSError):
-            return
-        pipe.send(perform(ticket))
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def visible_gpus() -> list[str]:
@@ -166,7 +126,7 @@ def make_backend(name: str | Backend, workers: int | None = None) -> Backend:
     if name == "serial":
         return Serial()
     if name == "local":
-        return Local(workers if workers is not None else len(os.sched_getaffinity(0)))
+        return Local(workers if workers is not None else usable_cores())
     if name == "ray":
         from stockpot.execution.cluster import Ray
 

@@ -7,7 +7,6 @@ that all machines mount under the same path.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import time
@@ -15,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stockpot.errors import InputError, JobError, MissingDependencyError
+from stockpot.errors import InputError, JobError
 from stockpot.execution.attempts import take_over
 from stockpot.execution.job import Outcome, Ticket, perform
+from stockpot.extras import require
 from stockpot.version import VERSION
 
 _AT_ONCE = 10_000  # Ray queues what has no place yet; a cluster that grows by itself looks at that
@@ -186,8 +186,7 @@ def connect(address: str | None, **more: Any) -> Any:
 
 def require_ray() -> None:
     """Raise ``MissingDependencyError`` where Ray is not installed."""
-    if importlib.util.find_spec("ray") is None:
-        raise MissingDependencyError("ray", extra="ray", purpose="running jobs on a cluster")
+    require("ray", "running jobs on a cluster")
 
 
 def _lost(error: Exception, retries: int) -> str:

@@ -6,13 +6,11 @@ laptop may be closed. Asking for the same command again while it runs shows it f
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import struct
 import subprocess
 import sys
-import termios
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -87,6 +85,9 @@ class Conductor:
         if terminal is None:
             err, theirs_err = os.pipe()
         else:  # so that progress is drawn
+            import fcntl
+            import termios
+
             err, theirs_err = os.openpty()
             size = struct.pack("HHHH", terminal[1], terminal[0], 0, 0)
             fcntl.ioctl(theirs_err, termios.TIOCSWINSZ, size)

@@ -117,6 +117,7 @@ def perform(ticket: Ticket) -> Outcome:
     import traceback
 
     from stockpot.errors import InputError
+    from stockpot.extras import explained
 
     start = time.perf_counter()
     try:
@@ -127,12 +128,13 @@ def perform(ticket: Ticket) -> Outcome:
         inputs = {name: Path(folder) for name, folder in ticket.inputs.items()}
         function(Path(ticket.folder), inputs, **ticket.arguments)
     except Exception as error:
+        cause = explained(error) or error
         return Outcome(
             ticket.key,
             time.perf_counter() - start,
-            error=str(error) or type(error).__name__,
+            error=str(cause) or type(cause).__name__,
             traceback=traceback.format_exc(),
-            user_error=isinstance(error, InputError),
+            user_error=isinstance(cause, InputError),
         )
     return Outcome(ticket.key, time.perf_counter() - start)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from stockpot.errors import InputError, JobError, OutputError
 from stockpot.execution.attempts import attempts, forget, settle
 from stockpot.execution.job import Backend, Job, Outcome, Ticket, in_order
-from stockpot.files import output_error, sync, write_json
+from stockpot.files import output_error, write_json
+from stockpot.system import locked, sync
 
 DONE = "done.json"
 PLAN = "plan.json"
@@ -123,16 +123,14 @@ def _worked_in(job: Job, outcome: Outcome, workplace: Path) -> Path:
 
 @contextmanager
 def _locked(workplace: Path) -> Iterator[None]:
-    try:
-        workplace.mkdir(parents=True, exist_ok=True)
-        handle = (workplace / ".lock").open("w")
-    except OSError as error:
-        raise output_error(workplace, error) from error
-    with handle:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            workplace.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(workplace / ".lock", wait=0))
+        except BlockingIOError as error:
             raise OutputError(
                 f"another run is using {workplace}", hint="wait for it, or choose another folder"
             ) from error
+        except OSError as error:
+            raise output_error(workplace, error) from error
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import warnings
 from pathlib import Path
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 
 from stockpot.backbones.model import Model
 from stockpot.backbones.preparation import TextPreparation
-from stockpot.errors import InputError, MissingDependencyError, StockpotError
+from stockpot.errors import InputError, StockpotError
+from stockpot.extras import require
 from stockpot.files import atomic_file
 from stockpot.inference.predictor import Predictor, load
 
@@ -47,8 +47,7 @@ def export(
         raise InputError(f"unknown format '{format}'; choose one of: {', '.join(FORMATS)}")
     if format == "onnx":
         for package in ("onnx", "onnxscript"):
-            if importlib.util.find_spec(package) is None:
-                raise MissingDependencyError(package, extra="onnx", purpose="exporting to ONNX")
+            require(package, "exporting to ONNX")
     predictor = model if isinstance(model, Predictor) else load(model, root=root)
     module = _Plain(predictor.model.cpu().eval()).eval()
     first, second = _examples(predictor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from stockpot.inspection.sources import (
 )
 from stockpot.inspection.words import notes
 from stockpot.progress import progress
+from stockpot.system import usable_cores
 
 # A matrix decides with the rest from this many rows and weights on; smaller ones say too little.
 _MIN_ROWS = 8
@@ -249,7 +249,7 @@ def _in_step(
 def _run_all(
     run: Callable[[_Job], Measured], jobs: Sequence[_Job], threads: int | None, quiet: bool
 ) -> list[Measured]:
-    workers = max(1, threads if threads is not None else min(4, os.cpu_count() or 1))
+    workers = max(1, threads if threads is not None else min(4, usable_cores()))
     with (
         progress("inspecting", len(jobs), quiet=quiet) as advance,
         ThreadPoolExecutor(workers) as pool,

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.checkpoints.checkpoint import join_digests
-from stockpot.checkpoints.direct import write_all
 from stockpot.checkpoints.header import Header, build_header, header_bytes
 from stockpot.checkpoints.writer import DEFAULT_SHARD, folder_layout, take_room
 from stockpot.errors import InputError, MethodError
@@ -36,6 +35,7 @@ from stockpot.merging.output import (
 from stockpot.merging.portable import spec_to_json, stamps
 from stockpot.merging.report import MergeReport
 from stockpot.progress import progress
+from stockpot.system import BINARY, write_at
 
 PART = 256_000_000
 """Bytes of the output that one job writes."""
@@ -214,10 +214,10 @@ def _read_part(folder: Path, file: Path) -> dict[str, Any]:
 
 
 def _write_at(path: Path, pieces: Sequence[tuple[int, bytes]]) -> None:
-    descriptor = os.open(path, os.O_WRONLY)
+    descriptor = os.open(path, os.O_WRONLY | BINARY)
     try:
         for offset, data in pieces:
-            write_all(descriptor, memoryview(data), offset)
+            write_at(descriptor, memoryview(data), offset)
     finally:
         os.close(descriptor)
 

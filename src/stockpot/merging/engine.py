@@ -19,7 +19,8 @@ from stockpot.memory import keep_freed_blocks
 from stockpot.merging.backends import NumpyBackend
 from stockpot.merging.block import CHUNK, Array, Block, Statistics, Sums, TensorShape, Unread
 from stockpot.merging.method import Method, Pass
-from stockpot.merging.pool import Flow, Piece, Pool, available_cores
+from stockpot.merging.pool import Flow, Piece, Pool
+from stockpot.system import usable_cores
 
 _AHEAD = 256_000_000
 """Bytes of the parents that the disk is asked for before they are needed."""
@@ -108,7 +109,7 @@ class Engine:
         self._sink = sink
         self._options = options
         self._advance = advance or (lambda amount: None)
-        self._pool: Pool[NumpyBackend] = Pool(options.threads or available_cores(), options.backend)
+        self._pool: Pool[NumpyBackend] = Pool(options.threads or usable_cores(), options.backend)
         self._block = self._pool.contexts[0].block
 
     def run(self, works: Sequence[Work | Copy]) -> None:

@@ -15,13 +15,14 @@ from stockpot.errors import InputError
 from stockpot.merging.alignment import Heads
 from stockpot.merging.engine import Engine, Options, Sink
 from stockpot.merging.plan import Plan, make_plan
-from stockpot.merging.pool import Pool, available_cores
+from stockpot.merging.pool import Pool
 from stockpot.merging.processes import run_forked, worth_forking
 from stockpot.merging.report import MergeReport, ParentReport
 from stockpot.merging.settings import Rule, Settings
 from stockpot.merging.slices import Slice, SlicedCheckpoint
 from stockpot.merging.vocabulary import match_vocabularies
 from stockpot.provenance import versions
+from stockpot.system import usable_cores
 
 Source: TypeAlias = "str | Path | Mapping[str, Any] | Checkpoint | Spec | LayerStack"
 
@@ -215,7 +216,7 @@ def digests(sources: Sequence[Checkpoint], threads: int | None = None) -> list[s
         (sources[i].info(name).nbytes, piece(i, name)) for i in unknown for name in sources[i].names
     ]
     pieces.sort(key=lambda sized: -sized[0])
-    pool: Pool[Any] = Pool(threads or available_cores(), lambda: None)
+    pool: Pool[Any] = Pool(threads or usable_cores(), lambda: None)
     pool.run(iter([iter([[hash_tensor for _, hash_tensor in pieces]])]))
     for i in unknown:
         known[i] = join_digests(sources[i].tensors, found[i])

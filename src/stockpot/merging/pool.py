@@ -7,7 +7,6 @@ worker, a large one is shared by all; at most a few flows are open at a time.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -112,10 +111,3 @@ class Pool(Generic[Context]):
         with self._condition:
             self._open -= 1
             self._condition.notify_all()
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -37,6 +37,7 @@ def worth_forking(tasks: Sequence[Task], options: Options) -> bool:
         options.processes > 1
         and options.backend is NumpyBackend
         and sys.platform == "linux"
+        and hasattr(os, "fork")
         and sum(task.info.size for task in tasks) >= WORTH_IT
         and not any(isinstance(task, Work) and task.method.torch for task in tasks)
     )

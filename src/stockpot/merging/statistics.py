@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stockpot.checkpoints import write_checkpoint
-from stockpot.errors import InputError, MissingDependencyError
+from stockpot.errors import InputError
+from stockpot.extras import require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -156,10 +157,9 @@ class _evaluation:  # noqa: N801 - used as a function
 
 
 def _torch(purpose: str) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependencyError("torch", extra="torch", purpose=purpose) from error
+    require("torch", purpose)
+    import torch
+
     return torch
 
 

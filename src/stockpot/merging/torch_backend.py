@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from stockpot.checkpoints import Checkpoint
-from stockpot.errors import InputError, MissingDependencyError
+from stockpot.errors import InputError
+from stockpot.extras import require
 from stockpot.merging.backends import NumpyBackend
 from stockpot.merging.block import Array
 
@@ -72,10 +73,9 @@ class TorchBackend(NumpyBackend):
 
 def torch_backend(device: str) -> Callable[[], NumpyBackend]:
     """Maker of backends for a torch device. Raises ``InputError`` where there is none such."""
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise MissingDependencyError("torch", extra="torch", purpose=f"device '{device}'") from None
+    require("torch", f"device '{device}'")
+    import torch
+
     name = device.removeprefix("torch-")
     try:
         torch.empty(1, device=name)

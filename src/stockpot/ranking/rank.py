@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stockpot.errors import InputError, OutputError
+from stockpot.errors import InputError
 from stockpot.execution import make_backend
 from stockpot.files import write_json
+from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
 from stockpot.progress import progress
 from stockpot.provenance import write_models
 from stockpot.ranking.append import past_scores
@@ -67,21 +68,24 @@ def rank(
 
     Raises:
         InputError: task, zoo or history are wrong; found before anything runs.
-        OutputError: the output cannot be written.
+        OutputError: the output cannot be written, or holds the results of another task or zoo.
     """
     options = options or Options()
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file", hint="give a folder for the output")
     begun = time.perf_counter()
-    run = _open(task, zoo, output, history, options, root)
+    asked = _read(task, zoo, options, root)
+    entries = {name: one.model_dump(mode="json") for name, one in asked.zoo.entries.items()}
+    identity = recipe_digest(asked.request.model_dump(mode="json"), entries)
+    check_output(output, "results.json", identity, overwrite=options.overwrite)
+    run = _open(asked, output, history, options)
     _score(run, _shortlist(run))
     before = run.believe()
     spend(run)
     if options.verify:
         fine_tune(run, list(run.tunable), "verifying")
     after = run.believe()
-    results = collect(run, before, after, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    results = {RECIPE_DIGEST: identity, **collect(run, before, after, seconds)}
     write_json(output / "results.json", results)
     winner = next((name for name in after.order if name in run.tunable), None)
     if winner is not None:
@@ -102,7 +106,7 @@ def plan_rank(
     """Check everything as :func:`rank` does and say what it would do; writes nothing."""
     options = options or Options()
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
-        run = _open(task, zoo, Path(scratch), history, options, root)
+        run = _open(_read(task, zoo, options, root), Path(scratch), history, options)
         wanted = _shortlist(run)
         return {
             "task": run.prepared.title,
@@ -119,14 +123,16 @@ def plan_rank(
         }
 
 
-def _open(
-    task: Question,
-    zoo: Models,
-    output: Path,
-    history: str | Path | None,
-    options: Options,
-    root: str | Path | None,
-) -> Run:
+@dataclass(frozen=True)
+class _Asked:
+    """Task and zoo as they were read; relative paths of the task start at ``root``."""
+
+    request: Request
+    root: Path
+    zoo: Zoo
+
+
+def _read(task: Question, zoo: Models, options: Options, root: str | Path | None) -> _Asked:
     base = Path(root) if root is not None else Path.cwd()
     if isinstance(task, str | Path):
         request, base_task = load_request(Path(task))
@@ -137,12 +143,16 @@ def _open(
         zoo = load_zoo(Path(zoo))
     elif not isinstance(zoo, Zoo):
         zoo = parse_zoo(zoo, root=base)
-    zoo = zoo.without(options.without)
+    return _Asked(request, base_task, zoo.without(options.without))
+
+
+def _open(asked: _Asked, output: Path, history: str | Path | None, options: Options) -> Run:
+    request, zoo = asked.request, asked.zoo
     table = _read_history(history)
     work = output / "work"
     prepared = prepare(
         request,
-        base_task,
+        asked.root,
         zoo,
         cache=(work / "cache").resolve(),
         skip_corrupt=options.skip_corrupt,

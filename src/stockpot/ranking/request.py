@@ -15,7 +15,7 @@ from stockpot.tasks.specs import (
     TaskSpec,
     TextSpec,
 )
-from stockpot.yaml_lines import Location, field_names, load_with_lines, validated
+from stockpot.yaml_lines import STDIN, Location, field_names, load_with_lines, validated
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -99,6 +99,9 @@ def load_request(path: Path) -> tuple[Request, Path]:
     """
     if path.is_dir():
         return Request(task=ImageFolderSpec(path=path.name)), path.resolve().parent
+    if str(path) == STDIN:
+        value, lines = load_with_lines(path, "task")
+        return parse_request(value, source=str(path), lines=lines), Path.cwd()
     if path.suffix in _TABLES:
         return Request(task=TextSpec(path=path.name)), path.resolve().parent
     if path.suffix == ".npz":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,6 +19,7 @@ from stockpot.ranking.prepare import Prepared
 from stockpot.ranking.scoring import Scored
 from stockpot.ranking.tuning import Tuned, Tuner
 from stockpot.ranking.zoo import FeatureEntry, ModelEntry
+from stockpot.system import usable_cores
 
 SHORTLIST = 30
 
@@ -36,6 +36,7 @@ class Options:
         shortlist: how many models are run at most; the rest is ranked by history and metadata.
         download: weights that are not here may be fetched.
         verify: fine-tune all that was run afterwards, and compare orders.
+        overwrite: replace the results of another task or zoo in the output folder.
         jobs: fine-tunings at a time (default: one per core and thread).
     """
 
@@ -46,6 +47,7 @@ class Options:
     download: bool = False
     skip_corrupt: bool = False
     verify: bool = False
+    overwrite: bool = False
     jobs: int | None = None
     backend: str | Backend = "local"
     quiet: bool = False
@@ -107,7 +109,7 @@ class Run:
         """Fine-tunings at a time."""
         if self.options.backend == "serial":
             return 1
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         return self.options.jobs or max(1, cores // self.prepared.request.threads)
 
     def believe(self) -> Beliefs:

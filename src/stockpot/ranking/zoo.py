@@ -148,7 +148,7 @@ def parse_zoo(
         raise RecipeError([f"{source}: a zoo is a mapping with 'models', a list"])
     _check_kinds(value, source, lines)
     known = field_names(_ZooFile, ModelEntry, FeatureEntry)
-    found = validated(_ZooFile, value, source=source, lines=lines, known=known)
+    found = validated(_ZooFile, value, source=source, lines=lines, known=known, wants=False)
     return Zoo({entry.label: entry for entry in found.models}, root.resolve())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stockpot.errors import OutputError
 from stockpot.execution import Backend, Job, in_order, make_backend, run_jobs
+from stockpot.extras import require_wanted, wanting
 from stockpot.files import output_error, write_json
+from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
 from stockpot.progress import progress
-from stockpot.recycling.plan import add_final, make_plan
 from stockpot.recycling.recipe import AUTO, Recipe, load_recipe, parse_recipe
+from stockpot.system import usable_cores
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Recycled:
         return self.folder / "model"
 
 
+@wanting("torch")
 def recycle(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     output: str | Path,
@@ -47,6 +48,7 @@ def recycle(
     skip_corrupt: bool = False,
     root: str | Path | None = None,
     changes: Sequence[str] = (),
+    overwrite: bool = False,
     quiet: bool = False,
 ) -> Recycled:
     """Fine-tune from every init in parallel, average, compare the protocols, keep the model.
@@ -60,22 +62,25 @@ def recycle(
         skip_corrupt: leave out unreadable images instead of refusing; the results list them.
         root: where relative paths start (default: the recipe's folder, or here).
         changes: ``"training.steps=100"`` and the like, put over what the file says.
+        overwrite: replace the results of another recipe in ``output``; jobs that have not changed
+            are not run again.
         quiet: no progress bar.
 
     Raises:
         InputError: the recipe, data or weights are wrong; found before anything runs.
-        OutputError: the output cannot be written.
+        OutputError: the output cannot be written, or holds the results of another recipe.
         JobError: a job failed on the way; the next call goes on from there.
     """
     checked, root = _read(recipe, root, seed, changes)
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file", hint="give a folder for the output")
+    identity = recipe_digest(checked.model_dump(mode="json"))
+    check_output(output, "results.json", identity, overwrite=overwrite)
     cache = (output / "work" / "cache").resolve()
     from stockpot.recycling.choice import choose
     from stockpot.recycling.examine import examine
     from stockpot.recycling.final import save_final
     from stockpot.recycling.judging import check_metrics
+    from stockpot.recycling.plan import add_final, make_plan
     from stockpot.recycling.results import collect, limited
 
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
@@ -88,14 +93,15 @@ def recycle(
         if keep != cache:
             _move(Path(scratch), cache)
     if isinstance(backend, str):
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         backend = make_backend(backend, jobs or max(1, cores // checked.threads))
     folders = _run(plan.jobs(), output, backend, quiet)
     choice = choose(checked, limited(examined.task, plan), plan, folders)
     plan = add_final(plan, checked, facts, choice.protocol)
     if plan.final_cell not in plan.cells:
         folders |= _run(plan.jobs(), output, backend, quiet)
-    results = collect(checked, examined, plan, folders, choice)
+    collected = collect(checked, examined, plan, folders, choice)
+    results = {RECIPE_DIGEST: identity, **collected}
     save_final(output, checked, examined, plan, folders, results)
     write_json(output / "results.json", results)
     return Recycled(output, results)
@@ -121,6 +127,7 @@ def _move(scratch: Path, cache: Path) -> None:
         raise output_error(cache, error) from error
 
 
+@wanting("torch")
 def plan_recipe(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
@@ -133,6 +140,7 @@ def plan_recipe(
     checked, root = _read(recipe, root, seed, changes)
     from stockpot.recycling.examine import examine
     from stockpot.recycling.judging import check_metrics
+    from stockpot.recycling.plan import add_final, make_plan
 
     examined = examine(checked, root, None, skip_corrupt=skip_corrupt)
     facts = examined.facts
@@ -158,6 +166,7 @@ def _read(
     else:
         folder = Path.cwd()
         checked = recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)
+    require_wanted(purpose="this recipe")
     if seed is not None:
         checked = checked.model_copy(update={"seed": seed})
     return checked, Path(root if root is not None else folder).resolve()

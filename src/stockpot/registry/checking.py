@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from stockpot.registry.documents import unseal
 from stockpot.registry.index import Index
 from stockpot.registry.manifest import Manifest, parse_manifest
 from stockpot.registry.registry import ABOUT, Registry
+from stockpot.system import usable_cores
 
 # Folders of sealed documents.
 DOCUMENTS = ("lines", "proposals", "reviews", "tasks", "gc")
@@ -74,7 +74,7 @@ def verify(
             return Problem(key, error.message, hit)
         return None
 
-    workers = max(1, threads if threads is not None else len(os.sched_getaffinity(0)))
+    workers = max(1, threads if threads is not None else usable_cores())
     with progress("verifying", len(keys), quiet=quiet) as advance, ThreadPoolExecutor(workers) as p:
         for found in p.map(check, keys):
             advance()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from stockpot.files import atomic_file, atomic_folder
 from stockpot.progress import progress
 from stockpot.registry.manifest import File, Manifest, Stored
 from stockpot.registry.registry import Registry
+from stockpot.system import usable_cores
 
 
 def checkout(
@@ -32,7 +32,7 @@ def checkout(
     """
     manifest = model if isinstance(model, Manifest) else registry.manifest(model)
     output = Path(output)
-    workers = max(1, threads if threads is not None else len(os.sched_getaffinity(0)))
+    workers = max(1, threads if threads is not None else usable_cores())
     with (
         progress("writing", manifest.nbytes, quiet=quiet) as advance,
         ThreadPoolExecutor(workers) as pool,

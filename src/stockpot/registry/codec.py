@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from stockpot.checkpoints.dtypes import Array
-from stockpot.errors import CheckpointError, MissingDependencyError
+from stockpot.errors import CheckpointError
+from stockpot.extras import require
 
 BLOCK = 1 << 18  # bytes of a tensor that are coded together
 _PLAIN = 1 << 31  # in the length of a plane: its bytes are stored as they are
@@ -169,12 +170,9 @@ def _take(body: memoryview, position: int, size: int) -> memoryview:
 
 def _zstandard() -> Any:
     if not hasattr(_local, "zstandard"):
-        try:
-            import zstandard
-        except ImportError:
-            raise MissingDependencyError(
-                "zstandard", extra="registry", purpose="storing weights in a registry"
-            ) from None
+        require("zstandard", "storing weights in a registry")
+        import zstandard
+
         _local.zstandard = zstandard
     return _local.zstandard
 

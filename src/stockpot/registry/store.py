@@ -5,18 +5,19 @@ What is written appears whole or not at all. Keys are texts such as ``blobs/ab/a
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from stockpot.errors import MissingDependencyError, OutputError, StockpotError
-from stockpot.files import output_error, sync
+from stockpot.errors import InputError, OutputError, StockpotError
+from stockpot.extras import require
+from stockpot.files import output_error
+from stockpot.system import BINARY, locked, sync
 
 _LEASE = 900.0  # seconds after which a remote writer that said nothing counts as dead
 _WAIT = 30.0  # seconds to wait for a lock
@@ -137,7 +138,7 @@ class LocalStore(Store):
         folder = self.root / "tmp"
         self._make_folder(folder)
         path = folder / uuid.uuid4().hex
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
         try:
             for part in parts:
                 view = memoryview(part)
@@ -180,25 +181,15 @@ class LocalStore(Store):
 
     @contextmanager
     def lock(self, *, exclusive: bool) -> Iterator[Callable[[], None]]:
-        try:
-            self._make_folder(self.root)
-            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise output_error(self.root / "lock", error) from error
-        try:
-            kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-            deadline = time.monotonic() + _WAIT
-            while True:
-                try:
-                    fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise _busy(self.label, exclusive) from None
-                    time.sleep(0.02)
+        with ExitStack() as stack:
+            try:
+                self._make_folder(self.root)
+                stack.enter_context(locked(self.root / "lock", shared=not exclusive, wait=_WAIT))
+            except BlockingIOError:
+                raise _busy(self.label, exclusive) from None
+            except OSError as error:
+                raise output_error(self.root / "lock", error) from error
             yield lambda: None
-        finally:
-            os.close(descriptor)
 
     def leftovers(self) -> list[str]:
         return self.keys("tmp")
@@ -211,16 +202,13 @@ class RemoteStore(Store):
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            import fsspec
+        require("fsspec", f"a registry at {url}")
+        import fsspec
 
+        try:
             self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-        except ImportError as error:
-            raise MissingDependencyError(
-                getattr(error, "name", None) or "fsspec",
-                extra="registry",
-                purpose=f"a registry at {url}",
-            ) from error
+        except ImportError as error:  # fsspec names the package of this kind of storage
+            raise InputError(f"{url} cannot be reached: {error}") from error
         except (ValueError, OSError) as error:
             raise OutputError(f"{url} cannot be reached: {error}") from error
         self.label = url

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from stockpot.registry.contents import Contents, WeightsFile
 from stockpot.registry.documents import unseal
 from stockpot.registry.manifest import File, Manifest, Stored
 from stockpot.registry.registry import Registry, blob_key
+from stockpot.system import usable_cores
 
 # A difference is decoded after its base: longer chains make reading slow.
 _CHAIN = 2
@@ -58,7 +58,7 @@ def store_files(
         for place, path in contents.others.items()
     ]
     total = sum(info.nbytes for file in contents.weights for info in file.tensors)
-    workers = max(1, threads if threads is not None else len(os.sched_getaffinity(0)))
+    workers = max(1, threads if threads is not None else usable_cores())
     with (
         progress("storing", total, quiet=quiet) as advance,
         ThreadPoolExecutor(workers) as pool,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stockpot.extras import attribute
+
 if TYPE_CHECKING:
     from stockpot.tangent.component import Component
     from stockpot.tangent.composer import AverageComposer, Composed, Composer
@@ -23,19 +25,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AverageComposer": "composer",
-    "Component": "component",
-    "Composed": "composer",
-    "Composer": "composer",
-    "TangentModel": "linear",
-    "train_component": "train",
+    "AverageComposer": "stockpot.tangent.composer",
+    "Component": "stockpot.tangent.component",
+    "Composed": "stockpot.tangent.composer",
+    "Composer": "stockpot.tangent.composer",
+    "TangentModel": "stockpot.tangent.linear",
+    "train_component": "stockpot.tangent.train",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'stockpot.tangent' has no attribute '{name}'")
-    import importlib
-
-    return getattr(importlib.import_module(f"stockpot.tangent.{_HOMES[name]}"), name)
+    return attribute(_HOMES, __name__, name)

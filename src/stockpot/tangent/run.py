@@ -15,11 +15,13 @@ import numpy as np
 
 from stockpot.backbones import Backbone, Model, load_backbone
 from stockpot.backbones.folder import place_base
-from stockpot.errors import BackboneError, InputError, OutputError
+from stockpot.errors import BackboneError, InputError
 from stockpot.execution import Backend, Job, in_order, make_backend, run_jobs
 from stockpot.files import atomic_file, digest, file_digest, write_json
+from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
 from stockpot.progress import progress
 from stockpot.provenance import Made
+from stockpot.system import usable_cores
 from stockpot.tangent.checks import Linearisation, check_linearisation
 from stockpot.tangent.choice import make_composer, statistics_composer
 from stockpot.tangent.component import Component
@@ -87,20 +89,22 @@ def train(
     backend: str | Backend = "local",
     jobs: int | None = None,
     skip_corrupt: bool = False,
+    overwrite: bool = False,
     quiet: bool = False,
 ) -> Trained:
     """Train every component of a recipe (or ``only`` some) into ``output``.
 
     The same call goes on after an interruption; a finished component is not trained again.
-    Raises ``InputError`` (a subclass) before anything runs, ``JobError`` when a job fails.
+    Raises ``InputError`` (a subclass) before anything runs, ``JobError`` when a job fails, and
+    ``OutputError`` where ``output`` holds components of another recipe, unless ``overwrite``.
     """
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file", hint="give a folder for the output")
+    identity = recipe_digest(load_recipe(recipe).model_dump(mode="json"))
+    check_output(output, "components.json", identity, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         keep = (output / "work" / "cache").resolve()
         examined = _examine(recipe, keep if keep.exists() else Path(scratch), skip_corrupt)
         wanted = plan(examined, str(keep), only)
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     workers = make_backend(backend, jobs or max(1, cores // examined.recipe.threads))
     everything = [wanted[0].head, *(planned.job for planned in wanted)]
     total = sum(job.weight for job in in_order(everything))
@@ -127,7 +131,7 @@ def train(
         for note in json.loads((folders[planned.job] / "notes.json").read_text())["notes"]
     }
     notes = [*sorted(replaced), *_single_classes(examined, [one.shard for one in wanted])]
-    results = _results(examined, paths, notes)
+    results = {RECIPE_DIGEST: identity, **_results(examined, paths, notes)}
     write_json(output / "components.json", results)
     write_lineage(output, examined.recipe, examined.task.fingerprint, base, parents, listed)
     return Trained(output, tuple(paths), results)

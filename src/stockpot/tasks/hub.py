@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from stockpot.errors import MissingDependencyError, TaskError
+from stockpot.errors import TaskError
+from stockpot.extras import require
 from stockpot.files import digest
 from stockpot.tasks.arrays import array_fingerprint, check_labels, check_numbers
 from stockpot.tasks.images import decode_all, refuse_corrupt, require_pillow
@@ -110,12 +111,9 @@ def _open_all(spec: DatasetsSpec, root: Path) -> tuple[Any, list[int] | None, st
 
 
 def _open(spec: DatasetsSpec, split: str, root: Path) -> tuple[Any, str]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingDependencyError(
-            "datasets", extra="data", purpose="reading Hugging Face data sets"
-        ) from error
+    require("datasets", "reading Hugging Face data sets")
+    import datasets
+
     folder = root / spec.path
     where = f"data set {spec.path}, split '{split}'"
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from stockpot.errors import TaskError
 from stockpot.files import file_digest
+from stockpot.system import usable_cores
 from stockpot.tasks.labels import class_labels
 from stockpot.tasks.parts import PARTS, is_part, part_of
 from stockpot.tasks.specs import ImageFolderSpec
@@ -61,7 +61,7 @@ def list_images(spec: ImageFolderSpec, root: Path) -> list[ImageFile]:
             f"{path}: 'path', 'validation' and 'test' must all be folders, or all be tables"
         )
     files = _from_table(spec, root) if path.is_file() else _from_folders(spec, root)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         hashes = pool.map(_hash, files)
         files = [replace(file, sha256=own) for file, own in zip(files, hashes, strict=True)]
     if spec.duplicates == "refuse":

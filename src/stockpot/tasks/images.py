@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
-from stockpot.errors import MissingDependencyError, OutputError, TaskError
+from stockpot.errors import OutputError, TaskError
+from stockpot.extras import require
 from stockpot.files import atomic_folder, digest, write_json
 from stockpot.progress import progress
+from stockpot.system import usable_cores
 from stockpot.tasks.image_files import ImageFile, list_images
 from stockpot.tasks.parts import fixed_parts, group_names
 from stockpot.tasks.specs import ImageFolderSpec
@@ -113,10 +114,7 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 def require_pillow() -> None:
     """``MissingDependencyError`` without Pillow."""
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError("pillow", extra="vision", purpose="reading images") from error
+    require("PIL", "reading images")
 
 
 def decode_all(
@@ -138,7 +136,7 @@ def decode_all(
         except (ValueError, OSError) as error:
             bad[index] = f"{names[index]}: {error}"
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter lock
+    with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes outside the interpreter lock
         for _ in pool.map(decode, range(len(blobs))):
             advance()
     return pixels, bad

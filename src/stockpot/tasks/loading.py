@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from stockpot.errors import TaskError
+from stockpot.extras import explained
 from stockpot.tasks.arrays import load_arrays
 from stockpot.tasks.hub import load_datasets
 from stockpot.tasks.images import load_image_folder
@@ -98,7 +99,7 @@ def _import(name: str, root: Path) -> Callable[..., Any]:
     try:
         module = _file_module(root / place) if place.endswith(".py") else _named_module(place)
     except (ImportError, OSError, SyntaxError) as error:
-        raise TaskError(f"task function {name}: {error}") from error
+        raise explained(error) or TaskError(f"task function {name}: {error}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise TaskError(f"task function {name}: '{place}' has no function '{attribute}'")

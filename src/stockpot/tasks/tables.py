@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from stockpot.errors import MissingDependencyError, TaskError
+from stockpot.errors import TaskError
+from stockpot.extras import require
 from stockpot.tasks.parts import TEST, TRAIN, VALIDATION, part_of
 from stockpot.tasks.specs import AUTO
 from stockpot.tasks.task import quoted
@@ -181,11 +182,10 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingDependencyError("pyarrow", extra="data", purpose="reading Parquet") from error
+    require("pyarrow", "reading Parquet")
+    import pyarrow
+    import pyarrow.parquet
+
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except pyarrow.ArrowException as error:

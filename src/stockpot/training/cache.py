@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +17,7 @@ from stockpot.backbones.buffers import unchanged_buffers
 from stockpot.errors import BackboneError
 from stockpot.files import digest, output_error, write_json
 from stockpot.progress import progress
+from stockpot.system import locked
 from stockpot.tasks import Task, named_generator
 from stockpot.training.augmentation import augment
 from stockpot.training.device import best_device
@@ -74,7 +72,7 @@ def open_cache(
     if found is None or found["done"] < found["total"]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _lock(folder / "activations.lock"):
+            with locked(folder / "activations.lock"):
                 found = _read(note, key)
                 if found is None or found["done"] < found["total"]:
                     found = _Writer(task, backbone, folder, views, seed, key).write(found)
@@ -108,13 +106,6 @@ def _read(note: Path, key: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
     return found if found.get("key") == key else None
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 class _Writer:

@@ -132,5 +132,9 @@ def test_recycle_appends_to_a_history_store(tmp_path: Path) -> None:
     assert table.values[0, 0] == pytest.approx(single["mean"])
     few["protocols"] = ["soup_uniform"]
     file.write_text(yaml.safe_dump(recipe(tmp_path, **few)))
-    found = run("recycle", file, "-o", tmp_path / "out", "--backend", "serial", "--history", store)
+    again = ["recycle", file, "-o", tmp_path / "out", "--backend", "serial", "--history", store]
+    found = run(*again)
+    assert found.exit_code == 2
+    assert "holds the results of another recipe" in found.stderr
+    found = run(*again, "--overwrite")
     assert "nothing appended" in found.stderr

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from stockpot.errors import MissingDependencyError
+from stockpot.extras import require
 from stockpot.merging.method import Array, Block, Real, merge_method, sum_arrays
 
 if TYPE_CHECKING:
@@ -62,10 +62,9 @@ def learn_coefficients(
 
     Raises ``MissingDependencyError`` without torch, ``InputError`` for states that do not fit.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependencyError("torch", extra="torch", purpose="AdaMerging") from error
+    require("torch", "AdaMerging")
+    import torch
+
     from stockpot.merging.methods._learning import Mixture, learn, plain_predict
 
     mixture = Mixture(module, base, models)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stockpot.errors import MissingDependencyError
+from stockpot.extras import require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,10 +44,9 @@ def self_position(
 
     Raises ``MissingDependencyError`` without torch, ``InputError`` for states that do not fit.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependencyError("torch", extra="torch", purpose="Self Positioning") from error
+    require("torch", "Self Positioning")
+    import torch
+
     from stockpot.merging.methods._learning import Mixture, learn, plain_predict
 
     mixture = Mixture(module, base, models)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stockpot.backbones.backbone import Backbone, load_backbone
-from stockpot.errors import BackboneError, InputError, MissingDependencyError, OutputError
+from stockpot.errors import BackboneError, InputError, OutputError
 from stockpot.files import digest
 from stockpot.ranking.features.cache import CHUNK, Arrays, FeatureCache, Keep
 from stockpot.ranking.features.revision import revision
@@ -79,7 +79,7 @@ class Extractor:
         """
         try:
             return self.extract(name, entry, count)
-        except (InputError, MissingDependencyError) as error:
+        except InputError as error:
             return Failed(name, str(error).splitlines()[0])
         except OutputError:
             raise

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.checkpoints import open_checkpoint
-from stockpot.errors import BackboneError, MissingDependencyError
+from stockpot.errors import BackboneError
+from stockpot.extras import require
 from stockpot.files import digest, file_digest
 from stockpot.ranking.zoo import FeatureEntry, ModelEntry
 
@@ -38,13 +39,12 @@ def revision(entry: ModelEntry | FeatureEntry, root: Path) -> str:
         parts["spec"]["name"] = spec.name.rpartition(":")[2]
     else:
         folder = root / Path(spec.name).expanduser()
+        require(spec.kind, f"the model '{entry.label}'")
         try:
             parts["library"] = metadata.version(spec.kind)
         except metadata.PackageNotFoundError as error:
-            extra = "text" if spec.kind == "transformers" else "vision"
-            raise MissingDependencyError(
-                spec.kind, extra=extra, purpose=f"the model '{entry.label}'"
-            ) from error
+            needed = f"needs the package '{spec.kind}', which is not installed"
+            raise BackboneError(f"the model '{entry.label}' {needed}") from error
         if folder.is_dir():
             parts["spec"]["name"] = "."
             parts["weights of the folder"] = _weights(folder)

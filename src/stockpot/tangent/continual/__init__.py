@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stockpot.extras import attribute
+
 if TYPE_CHECKING:
     from stockpot.tangent.continual.run import Compared, compare, plan_recipe
 
@@ -12,8 +14,4 @@ __all__ = ["Compared", "compare", "plan_recipe"]
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first used."""
-    if name not in __all__:
-        raise AttributeError(f"module 'stockpot.tangent.continual' has no attribute '{name}'")
-    from stockpot.tangent.continual import run
-
-    return getattr(run, name)
+    return attribute(dict.fromkeys(__all__, f"{__name__}.run"), __name__, name)

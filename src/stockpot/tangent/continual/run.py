@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.backbones import Backbone, Model, load_backbone
-from stockpot.errors import BackboneError, OutputError
+from stockpot.errors import BackboneError
 from stockpot.execution import Backend, in_order, make_backend, run_jobs
 from stockpot.files import write_json
+from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
 from stockpot.progress import progress
+from stockpot.system import usable_cores
 from stockpot.tangent.continual.plan import Cell, Facts, make_plan
 from stockpot.tangent.continual.recipe import ContinualRecipe, load_recipe, parse_recipe
 from stockpot.tangent.continual.results import collect_results
@@ -37,21 +38,23 @@ def compare(
     jobs: int | None = None,
     root: str | Path | None = None,
     changes: Sequence[str] = (),
+    overwrite: bool = False,
     quiet: bool = False,
 ) -> Compared:
     """Run every method of a recipe on every setting and trial; write ``output/results.json``.
 
     The same call goes on after an interruption; finished jobs are not repeated, also where the
     recipe has got more methods, settings or trials since.
-    Raises ``InputError`` (a subclass) before anything runs, ``JobError`` when a job fails.
+    Raises ``InputError`` (a subclass) before anything runs, ``JobError`` when a job fails, and
+    ``OutputError`` where ``output`` holds results of another recipe, unless ``overwrite``.
     """
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file", hint="give a folder for the output")
     cache = (output / "work" / "cache").resolve()
     checked, body, cells = _examine(recipe, root, changes, cache)
+    identity = recipe_digest(checked.model_dump(mode="json"))
+    check_output(output, "results.json", identity, overwrite=overwrite)
     if isinstance(backend, str):
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         backend = make_backend(backend, jobs or max(1, cores // checked.threads))
     wanted = [job for cell in cells for job in cell.evaluations.values()]
     total = sum(job.weight for job in in_order(wanted))
@@ -62,7 +65,8 @@ def compare(
             backend,
             on_finished=lambda job, reused: advance(job.weight, f"{job.label:.44}"),
         )
-    results = collect_results(checked, body[0], body[1], cells, folders)
+    collected = collect_results(checked, body[0], body[1], cells, folders)
+    results = {RECIPE_DIGEST: identity, **collected}
     write_json(output / "results.json", results)
     return Compared(output, results)
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stockpot.extras import attribute
+
 if TYPE_CHECKING:
     from stockpot.tangent.forgetting.certificate import Certificate, certify
     from stockpot.tangent.forgetting.membership import Auc, auc
 
 __all__ = ["Auc", "Certificate", "auc", "certify"]
 
-_HOMES = {"Auc": "membership", "Certificate": "certificate", "auc": "membership"}
-_HOMES["certify"] = "certificate"
+_HOMES = {
+    "Auc": "stockpot.tangent.forgetting.membership",
+    "Certificate": "stockpot.tangent.forgetting.certificate",
+    "auc": "stockpot.tangent.forgetting.membership",
+    "certify": "stockpot.tangent.forgetting.certificate",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'stockpot.tangent.forgetting' has no attribute '{name}'")
-    import importlib
-
-    return getattr(importlib.import_module(f"stockpot.tangent.forgetting.{_HOMES[name]}"), name)
+    return attribute(_HOMES, __name__, name)

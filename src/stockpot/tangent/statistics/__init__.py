@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stockpot.extras import attribute
+
 if TYPE_CHECKING:
     from stockpot.tangent.statistics.composer import StatisticsComposer
     from stockpot.tangent.statistics.maps import FeatureMap
@@ -13,17 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["FeatureMap", "StatisticsComposer", "Sums", "TangentSketch"]
 
 _HOMES = {
-    "FeatureMap": "maps",
-    "StatisticsComposer": "composer",
-    "Sums": "sums",
-    "TangentSketch": "sketch",
+    "FeatureMap": "stockpot.tangent.statistics.maps",
+    "StatisticsComposer": "stockpot.tangent.statistics.composer",
+    "Sums": "stockpot.tangent.statistics.sums",
+    "TangentSketch": "stockpot.tangent.statistics.sketch",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'stockpot.tangent.statistics' has no attribute '{name}'")
-    import importlib
-
-    return getattr(importlib.import_module(f"stockpot.tangent.statistics.{_HOMES[name]}"), name)
+    return attribute(_HOMES, __name__, name)
