@@ -28,6 +28,7 @@ from stockpot.recycling.recipe import (
 from stockpot.tasks import specs
 
 PAGE = Path(__file__).parent / "recipes.md"
+SURE = PAGE.with_name("recipes.sure.md")
 
 OPENING = """\
 # Recipes for `stockpot recycle`
@@ -121,6 +122,7 @@ def page() -> str:
     parts.append(_metrics())
     parts.append("## `protocols`\n")
     parts.append(_protocols())
+    parts.append(SURE.read_text(encoding="utf-8"))
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 

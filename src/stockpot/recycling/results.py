@@ -12,15 +12,14 @@ import numpy as np
 import yaml
 
 from stockpot.evaluation.claims import HELD_OUT, compare_all
-from stockpot.evaluation.diagnosis import diagnose
-from stockpot.evaluation.diversity import mean_diversity
-from stockpot.evaluation.evidence import Evidence, Member, PairBarrier
 from stockpot.evaluation.intervals import paired_bootstrap
-from stockpot.evaluation.metrics import METRICS, Metric, correct, ensemble
+from stockpot.evaluation.metrics import METRICS, Metric
 from stockpot.execution import Job
 from stockpot.provenance import versions
 from stockpot.recycling.choice import KeptModel
 from stockpot.recycling.cost import training_cost
+from stockpot.recycling.diagnoses import average_claims, diagnose_cell
+from stockpot.recycling.differences import differences
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.family import family
 from stockpot.recycling.jobs import read_metrics
@@ -36,7 +35,7 @@ Scores = np.ndarray
 
 
 @dataclass
-class _CellData:
+class CellData:
     """Everything about one cell that is needed more than once."""
 
     cell: Cell
@@ -65,6 +64,11 @@ class _CellData:
         scores = [metric.row_scores(outputs, self.labels) for outputs in each]
         return np.asarray(np.mean(scores, axis=0))
 
+    def validated(self, job: Job) -> int:
+        """Number of validation rows of a run."""
+        outputs = read_outputs(self.folders[job] / "outputs-best.npz")
+        return sum(len(v) for name, v in outputs.items() if name.startswith("validation/"))
+
     def scores(self, outputs: np.ndarray) -> Scores:
         return self.metric.row_scores(outputs, self.labels)
 
@@ -85,7 +89,7 @@ def collect(
     small = limited(task, plan)
     metric, beside = METRICS[examined.facts.metric], other_metrics(recipe, task.kind)
     cells = [
-        _CellData(cell, small.labels[small.rows(str(cell.held_out))], metric, folders)
+        CellData(cell, small.labels[small.rows(str(cell.held_out))], metric, folders)
         for cell in plan.cells
     ]
     return {
@@ -109,8 +113,9 @@ def collect(
                 each.numel() for each in body.network.parameters() if each.requires_grad
             ),
         },
-        "cells": [_cell(recipe, data) for data in cells],
+        "cells": [_cell(recipe, data, len(cells)) for data in cells],
         "table": _table(recipe, cells, beside),
+        "averages": [claim.to_json() for claim in average_claims(cells)],
         "lineage": family(recipe, plan, folders, choice.protocol),
         "final": {**_final(plan, choice), "claims": _claims(cells, choice)},
         "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
@@ -119,7 +124,7 @@ def collect(
     }
 
 
-def _cell(recipe: Recipe, data: _CellData) -> dict[str, Any]:
+def _cell(recipe: Recipe, data: CellData, cells: int) -> dict[str, Any]:
     cell = data.cell
     seen: dict[Job, dict[str, Any]] = {}
     for runs in cell.runs.values():
@@ -131,31 +136,23 @@ def _cell(recipe: Recipe, data: _CellData) -> dict[str, Any]:
         connectivity = json.loads(path.read_text(encoding="utf-8"))
     shown = {name: job for name, job in cell.models.items() if name in recipe.protocol_names}
     models = [_model(PROTOCOLS[name], job, data) for name, job in shown.items()]
-    diversity, diagnoses = [], []
-    for name, job in shown.items():
-        protocol = PROTOCOLS[name]
-        if _is_average(protocol) and not protocol.over_trials:
-            found = _diagnosis(recipe, protocol, job, data, connectivity)
-            if found is not None:
-                diagnoses.append({"protocol": name, **found})
-                if name in ("soup_uniform", "ratatouille_uniform"):
-                    diversity.append(_diversity(protocol, found["evidence"]))
+    diagnoses = diagnose_cell(recipe, data, connectivity, cells)
     return {
         "held_out": cell.held_out,
         "trial": cell.trial,
         "runs": list(seen.values()),
         "models": models,
         "connectivity": connectivity,
-        "diversity": diversity,
+        "diversity": [
+            _diversity(PROTOCOLS[each["protocol"]], each["evidence"])
+            for each in diagnoses
+            if each["protocol"] in ("soup_uniform", "ratatouille_uniform")
+        ],
         "diagnosis": diagnoses,
     }
 
 
-def _is_average(protocol: Protocol) -> bool:
-    return protocol.group == "average" and protocol.combine != "one" and protocol.take == "best"
-
-
-def _run(run: Run, data: _CellData) -> dict[str, Any]:
+def _run(run: Run, data: CellData) -> dict[str, Any]:
     metrics = data.metrics(run.job)
     main = metrics.get("best") or metrics["last"]
     return {
@@ -172,7 +169,7 @@ def _run(run: Run, data: _CellData) -> dict[str, Any]:
     }
 
 
-def _model(protocol: Protocol, job: Job, data: _CellData) -> dict[str, Any]:
+def _model(protocol: Protocol, job: Job, data: CellData) -> dict[str, Any]:
     metrics = data.metrics(job)
     steps, seconds = training_cost(protocol, job, data.folders)
     members = metrics["members"]
@@ -192,78 +189,6 @@ def _model(protocol: Protocol, job: Job, data: _CellData) -> dict[str, Any]:
     }
 
 
-def _diagnosis(
-    recipe: Recipe,
-    protocol: Protocol,
-    job: Job,
-    data: _CellData,
-    connectivity: Sequence[Mapping[str, Any]],
-) -> dict[str, Any] | None:
-    metrics = data.metrics(job)
-    runs = {run.name: run for run in data.cell.runs[protocol.pool]}
-    chosen = [runs[name] for name in metrics["members"]]
-    if len(chosen) < 2:
-        return None
-    outputs = [data.test_outputs(run.job, "outputs-best.npz") for run in chosen]
-    scores = np.stack([data.scores(each) for each in outputs])
-    joined = ensemble(list(outputs), data.metric.kind)
-    average = data.scores(data.test_outputs(job, "outputs.npz"))
-    where = (str(data.cell.held_out), data.cell.trial)
-    compared = paired_bootstrap(
-        {"average": {where: average}, "members": {where: scores.mean(axis=0)}},
-        "members",
-        resamples=recipe.resamples,
-    )["average"].difference
-    assert compared is not None
-    ratio = None
-    if data.metric.kind == "classification":
-        right = [correct(each, data.labels, "classification") for each in outputs]
-        ratio = mean_diversity(np.stack(right)).ratio_error
-    evidence = Evidence(
-        members=tuple(_member(run, data) for run in chosen),
-        average=float(average.mean()),
-        average_id=metrics["best"]["id_accuracy"],
-        ensemble=float(data.scores(joined).mean()),
-        low=compared.low,
-        high=compared.high,
-        ratio_error=ratio,
-        barriers=tuple(
-            PairBarrier(
-                pair["a"],
-                pair["b"],
-                pair["kind"],
-                pair["barrier_id"],
-                pair["barrier_ood"],
-                pair["examples_id"],
-                pair["examples_ood"],
-            )
-            for pair in connectivity
-            if {pair["a"], pair["b"]} <= {*runs, "base"}
-            or (pair["kind"] == "base to average" and pair["b"] == protocol.name)
-        ),
-        head_shared=True,
-        batchnorm="frozen" if recipe.backbone.batchnorm == "frozen" else "reestimate",
-        metric=data.metric.name,
-    )
-    return diagnose(evidence).to_json()
-
-
-def _member(run: Run, data: _CellData) -> Member:
-    metrics = data.metrics(run.job)
-    values = [point["validation"] for point in metrics["history"]]
-    means = [float(np.mean(list(v.values()))) if isinstance(v, dict) else float(v) for v in values]
-    return Member(
-        name=run.name,
-        accuracy=metrics["best"]["accuracy"],
-        init=run.init,
-        id_accuracy=metrics["best"]["id_accuracy"],
-        learning_rate=run.hyperparameters["learning_rate"],
-        cosine=metrics["way"]["cosine"],
-        distance=metrics["way"]["distance"],
-        fall=max(means) - means[-1] if means else None,
-    )
-
-
 def _diversity(protocol: Protocol, evidence: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "pool": protocol.pool,
@@ -276,7 +201,7 @@ def _diversity(protocol: Protocol, evidence: Mapping[str, Any]) -> dict[str, Any
 
 
 def _table(
-    recipe: Recipe, cells: Sequence[_CellData], beside: Sequence[Metric]
+    recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]
 ) -> list[dict[str, Any]]:
     """One row per protocol, with intervals over domains and the difference to the reference."""
     if not cells:
@@ -309,7 +234,11 @@ def _table(
         (name for name in ("soup_uniform", "erm", "linear_probe") if name in costs), None
     )
     settings: dict[str, Any] = {"resamples": recipe.resamples, "seed": recipe.seed}
-    estimates = paired_bootstrap(scores[metric], against, metric=metric.name, **settings)
+    estimates = paired_bootstrap(scores[metric], **settings)
+    labels = {name: PROTOCOLS[name].label for name in costs}
+    compared = differences(
+        scores[metric], against, metric=metric.name, rows=HELD_OUT, labels=labels
+    )
     others = {
         f"{name} by {each.name}": own for each in beside for name, own in scores[each].items()
     }
@@ -327,6 +256,7 @@ def _table(
                 "seconds": float(seconds),
                 "forward_cost": int(forward),
                 **estimate.to_json(),
+                **compared[name],
                 "also": {
                     each.name: also[f"{name} by {each.name}"].overall.to_json() for each in beside
                 },
@@ -335,7 +265,7 @@ def _table(
     return rows
 
 
-def _claims(cells: Sequence[_CellData], choice: KeptModel) -> list[dict[str, Any]]:
+def _claims(cells: Sequence[CellData], choice: KeptModel) -> list[dict[str, Any]]:
     """The kept protocol against no fine-tuning and against one, on rows that chose nothing."""
     kept = choice.protocol
     names = [kept, *(name for name in ("linear_probe", "single") if name != kept)]
