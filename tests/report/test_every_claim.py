@@ -447,7 +447,11 @@ def test_every_verdict_in_the_terminal_is_backed(world, table_truths):
     assert not BANNED.search(below)
     for name in world.scores:
         label = LABELS[name][0]
-        line = next(row for row in below.splitlines() if row[2:].startswith(label[:19]))
+        line = next(
+            row
+            for row in below.splitlines()
+            if row[:2] in ("  ", "> ") and label.startswith(re.split(r"…|  ", row[2:])[0] or "-")
+        )
         if name == world.against or table_truths[(name, world.against)].is_edge:
             continue
         gap = re.search(r"([=~ ])[-+]?[\d.e+]+ \([-\d.e+]+\.\.[-\d.e+]+\)", line)
