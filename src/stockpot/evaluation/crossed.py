@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -38,7 +39,7 @@ Array = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 Strata = Mapping[str, Array]
 """A cell's scores by source, (N,) each; its mean is the plain mean over sources."""
-_DRAWS, _BLOCK = 20_000, 4_000
+_DRAWS = 20_000
 _LEAST_FREEDOM = 2.0
 
 
@@ -151,7 +152,7 @@ def crossed_difference(
     )
 
 
-def single_error(means: Sequence[CrossedMean], error: float, seed: int = 0) -> float:
+def single_error(means: Sequence[CrossedMean], error: float) -> float:
     """The ``error`` of each interval such that all of them hold together with ``1 - error``.
 
     Single-step min-p (Westfall and Young 1993, 2.3): the quantile of the smallest p-value when no
@@ -180,14 +181,17 @@ def single_error(means: Sequence[CrossedMean], error: float, seed: int = 0) -> f
     values, vectors = np.linalg.eigh(joint)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) / np.sqrt(total)[:, None]
     alone = np.sqrt(own / total)
-    generator = np.random.default_rng(seed)
-    largest = []
-    for _ in range(_DRAWS // _BLOCK):
-        drawn = generator.standard_normal((2, _BLOCK, len(total)))
-        largest.append(np.abs(drawn[0] @ root.T + drawn[1] * alone).max(axis=1))
-    threshold = float(np.quantile(np.concatenate(largest), 1.0 - error))
+    drawn = _normal(len(total))
+    largest = np.abs(drawn[0] @ root.T + drawn[1] * alone).max(axis=1)
+    threshold = float(np.quantile(largest, 1.0 - error))
     found = 2.0 * NormalDist().cdf(-threshold)
     return float(np.clip(found, error / len(total), error))
+
+
+@lru_cache(maxsize=4)
+def _normal(count: int) -> Array:
+    """``(2, draws, count)`` standard normal numbers, the same at every call."""
+    return np.random.default_rng(0).standard_normal((2, _DRAWS, count))
 
 
 @dataclass(frozen=True)
