@@ -52,7 +52,7 @@ def test_too_few_trainings_never_get_a_verdict(coverage, domains, trials):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shared", "rows"])
-@pytest.mark.parametrize(("domains", "trials"), [(1, 3), (2, 3), (4, 1), (4, 3)])
+@pytest.mark.parametrize(("domains", "trials"), [(1, 3), (2, 3), (4, 1), (4, 2)])
 def test_ten_equal_rows_are_rarely_told_apart(coverage, domains, trials, kind):
     false = coverage.false_in_a_family(WORLDS // 3, 11, domains, trials, kind)
     assert false <= 0.07
