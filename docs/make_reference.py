@@ -31,6 +31,7 @@ from stockpot.tasks import specs
 
 PAGE = Path(__file__).parent / "recipes.md"
 NOTES = PAGE.with_name("recipes.notes.md")
+SURE = PAGE.with_name("recipes.sure.md")
 
 OPENING = """\
 # Recipes for `stockpot recycle`
@@ -201,6 +202,7 @@ def page() -> str:
     parts.append("## `protocols`\n")
     parts.append(_protocols())
     parts.append(NOTES.read_text(encoding="utf-8"))
+    parts.append(SURE.read_text(encoding="utf-8"))
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 

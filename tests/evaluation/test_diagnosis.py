@@ -6,6 +6,7 @@ import pytest
 from stockpot.errors import InputError
 from stockpot.evaluation.diagnosis import diagnose, is_broken, worth_averaging
 from stockpot.evaluation.evidence import Evidence, Member, PairBarrier
+from stockpot.evaluation.intervals import Interval
 
 MEMBERS = (
     Member("r0", 0.60, "base", 0.90, 5e-5, cosine=0.99, distance=0.010, fall=0.0),
@@ -19,7 +20,29 @@ CONNECTED = (
     PairBarrier("r0", "r2", "different init", id=0.003, ood=0.01),
     PairBarrier("r1", "r2", "different init", id=0.008, ood=0.0),
 )
-HURT = Evidence(MEMBERS, average=0.55, ensemble=0.66, barriers=CONNECTED, head_shared=True)
+
+
+def about(mean, half=0.005):
+    return Interval(mean, mean - half, mean + half)
+
+
+def measured(average, ensemble, half=0.005, **changes):
+    """An average of MEMBERS (mean 0.61), with the same half width of every interval."""
+    return Evidence(
+        changes.pop("members", MEMBERS),
+        average=average,
+        ensemble=ensemble,
+        low=average - 0.61 - half,
+        high=average - 0.61 + half,
+        gain=about(ensemble - 0.61, half),
+        shortfall=about(ensemble - average, half),
+        barriers=changes.pop("barriers", CONNECTED),
+        head_shared=changes.pop("head_shared", True),
+        **changes,
+    )
+
+
+LOW = measured(0.55, 0.66)
 
 
 def member(index, **changes):
@@ -37,38 +60,46 @@ def with_barriers(**heights):
 
 CASES = {
     "unrelated ancestor": (
-        replace(HURT, members=member(1, cosine=0.004)),
+        replace(LOW, members=member(1, cosine=0.004, foreign=True)),
         ["unrelated ancestor", "r1 does not descend from the base", "cosine 0.00"],
     ),
-    "heads differ": (replace(HURT, head_shared=False), ["heads differ", "one linear probe"]),
+    "heads differ": (replace(LOW, head_shared=False), ["heads differ", "one linear probe"]),
     "batchnorm statistics": (
-        replace(HURT, batchnorm="averaged", average_reestimated=0.65),
-        ["BatchNorm statistics", "anew", "gains 10.0 points"],
+        replace(LOW, batchnorm="averaged", reestimated=about(0.1)),
+        ["BatchNorm statistics", "anew", "gains +10.0 points (+9.5 to +10.5)"],
     ),
     "learning rate too high": (
-        replace(HURT, barriers=with_barriers(r0r3=0.3, r0r1=0.2)),
+        replace(LOW, barriers=with_barriers(r0r3=0.3, r0r1=0.2)),
         ["learning rate too high", "r0 and r3: barrier 30.0 points, learning rate 3e-05 and 5e-05"],
     ),
     "connectivity broken": (
-        replace(HURT, barriers=with_barriers(r0r2=0.14, r1r2=0.12)),
+        replace(LOW, barriers=with_barriers(r0r2=0.14, r1r2=0.12)),
         ["broken by auxiliary rotation", "up to 14.0 points", "at most 0.4 points among"],
     ),
     "one weak member": (
-        replace(HURT, members=member(1, id_accuracy=0.70)),
-        ["one weak member: r1 reaches 70.0 on validation, the others 90.3"],
+        replace(
+            LOW,
+            members=tuple(
+                replace(m, behind=about(m.name == "r1" and 0.2)) for m in member(1, accuracy=0.41)
+            ),
+        ),
+        ["one weak member: r1 reaches 41.0, the others 60.7 on average, ahead by +20.0 points (+"],
     ),
     "bias, not variance": (
-        replace(HURT, average=0.607, ensemble=0.614, ratio_error=0.3),
-        ["error is bias, not variance", "the prediction ensemble gains only 0.4 points"],
+        measured(0.607, 0.614, ratio_error=0.3, ratio_error_high=0.4),
+        ["error is bias, not variance", "the prediction ensemble gains only +0.4 points (-0.1 to"],
     ),
     "too little diversity": (
-        replace(HURT, average=0.609, ensemble=0.612, ratio_error=0.05),
-        ["too little diversity", "ratio-error 0.05", "gains only 0.2 points"],
+        measured(0.609, 0.612, ratio_error=0.05, ratio_error_high=0.08),
+        ["too little diversity", "ratio-error 0.05, at most 0.08", "gains only +0.2 points"],
     ),
-    "members too far apart": (HURT, ["predictions gains 5.0 points", "weights -6.0 points"]),
+    "members too far apart": (
+        LOW,
+        ["predictions gains +5.0 points", "weights +11.0 points (+10.5 to +11.5) less"],
+    ),
     "no cause found": (
-        replace(HURT, ensemble=None),
-        ["no cause found: members are connected (barrier at most 1.0 points)"],
+        replace(LOW, ensemble=None, gain=None, shortfall=None),
+        ["no cause found: barriers between members are at most 1.0 points"],
     ),
 }
 
@@ -78,61 +109,93 @@ def test_named_reason(code):
     evidence, phrases = CASES[code]
     result = diagnose(evidence)
     assert result.code == code
-    assert result.verdict in ("hurt", "no difference")
+    assert result.verdict in ("behind", "no difference")
     for phrase in phrases:
         assert phrase.lower() in result.words.lower(), result.words
 
 
-def test_an_average_that_helps():
-    result = diagnose(replace(HURT, average=0.65))
-    assert (result.verdict, result.code) == ("helped", "variance removed")
-    assert result.words.startswith("The average is 4.0 points above its members' mean.")
-    assert "gains 5.0 points" in result.words
-    assert diagnose(replace(HURT, average=0.65, ensemble=None)).verdict == "helped"
-
-
-def test_an_average_that_helps_in_spite_of_a_fault_reports_the_fault():
-    result = diagnose(
-        replace(HURT, average=0.65, barriers=with_barriers(r0r1=0.1), members=MEMBERS)
+def test_an_average_ahead_of_its_members():
+    result = diagnose(measured(0.65, 0.66))
+    assert (result.verdict, result.code) == ("ahead", "variance removed")
+    assert result.words.startswith(
+        "The average is ahead of its members' mean on these rows: +4.0 points (+3.5 to +4.5)."
     )
-    assert result.verdict == "helped"
-    assert [finding.code for finding in result.findings] == ["connectivity broken"]
+    assert "costs 4 times as much to run, gains +5.0 points (+4.5 to +5.5)" in result.words
+    assert "helped" not in result.words
+    unmeasured = replace(measured(0.65, 0.66), gain=None, shortfall=None)
+    assert diagnose(unmeasured).code == "no cause measured"
+    assert diagnose(measured(0.65, 0.611)).code == "no cause found"
+
+
+def test_of_an_average_ahead_of_its_members_no_fault_is_said():
+    faulty = measured(
+        0.65,
+        0.66,
+        head_shared=False,
+        barriers=with_barriers(r0r1=0.1, r0r3=0.4),
+        members=member(1, cosine=0.0, foreign=True),
+    )
+    result = diagnose(faulty)
+    assert (result.code, result.findings) == ("variance removed", ())
 
 
 def test_the_interval_decides_the_verdict():
-    assert diagnose(replace(HURT, average=0.62, low=-0.01, high=0.03)).verdict == "no difference"
-    assert diagnose(replace(HURT, average=0.612, low=0.001, high=0.004)).verdict == "helped"
-    assert diagnose(replace(HURT, average=0.60, low=-0.02, high=-0.001)).verdict == "hurt"
+    assert diagnose(replace(LOW, average=0.62, low=-0.01, high=0.03)).verdict == "no difference"
+    assert diagnose(replace(LOW, average=0.612, low=0.001, high=0.004)).verdict == "ahead"
+    assert diagnose(replace(LOW, average=0.60, low=-0.02, high=-0.001)).verdict == "behind"
+
+
+def test_without_an_interval_there_is_no_verdict_and_no_fault():
+    result = diagnose(replace(LOW, low=None, high=None, head_shared=False))
+    assert (result.verdict, result.code, result.findings) == ("not measured", "no cause found", ())
+    assert "is not known" in result.words
+
+
+@pytest.mark.parametrize("half", [0.001, 0.02, 0.04])
+def test_nothing_to_gain_is_said_only_where_the_whole_interval_is_below_three_points(half):
+    """A gain of 0.5 points: bias with a half width below 2.5 points, not known with more."""
+    level = replace(measured(0.61, 0.615, half), low=-0.01, high=0.01)
+    assert (diagnose(level).code == "bias, not variance") == (0.005 + half < 0.03)
+
+
+def test_little_diversity_needs_a_ratio_that_is_surely_small():
+    level = measured(0.609, 0.612, ratio_error=0.1, ratio_error_high=0.2)
+    assert diagnose(level).code == "bias, not variance"
+
+
+def test_a_run_of_our_own_is_never_an_unrelated_ancestor():
+    """Started from the base by us: what is lost was lost to the learning rate."""
+    result = diagnose(replace(LOW, members=member(0, cosine=0.0)))
+    assert result.code == "learning rate too high"
+    assert "nothing of the base is left in r0 (median layer cosine 0.00)" in result.words
+    assert "unrelated" not in result.words
 
 
 def test_several_causes_are_all_reported_gravest_first():
-    result = diagnose(
-        replace(HURT, members=member(1, cosine=0.0), head_shared=False, ensemble=0.61)
-    )
+    low = measured(0.55, 0.61, head_shared=False, members=member(1, cosine=0.0, foreign=True))
+    result = diagnose(low)
     assert result.code == "unrelated ancestor"
-    assert [f.code for f in result.findings] == [
-        "heads differ",
-        "members too far apart",
-        "bias, not variance",
-    ]
+    assert [f.code for f in result.findings] == ["heads differ", "bias, not variance"]
 
 
 def test_a_run_far_out_with_falling_validation():
     members = member(0, learning_rate=1e-3, distance=0.2, fall=0.04)
-    result = diagnose(replace(HURT, members=members))
+    result = diagnose(replace(LOW, members=members))
     assert result.code == "learning rate too high"
     assert "r0 at learning rate 0.001 moved 20.0 times as far" in result.words
-    assert diagnose(replace(HURT, members=member(0, distance=0.2))).code != result.code
+    assert diagnose(replace(LOW, members=member(0, distance=0.2))).code != result.code
+    few = member(0, learning_rate=1e-3, distance=0.2, fall=0.04, validated=100)
+    assert diagnose(replace(LOW, members=few)).code != result.code
 
 
 def test_barriers_without_one_common_auxiliary():
-    result = diagnose(replace(HURT, barriers=with_barriers(r0r1=0.1, r0r2=0.2, r1r2=0.1)))
+    result = diagnose(replace(LOW, barriers=with_barriers(r0r1=0.1, r0r2=0.2, r1r2=0.1)))
     assert "between inits base and rotation (barrier 20.0 points)" in result.words
     assert "3 of 3 pairs" in result.words
 
 
 def test_averaged_statistics_are_suspected_only_with_a_barrier():
-    averaged = replace(HURT, batchnorm="averaged")
+    averaged = replace(LOW, batchnorm="averaged")
     assert diagnose(averaged).code == "members too far apart"
     broken = replace(averaged, barriers=with_barriers(r0r1=0.5))
     assert diagnose(broken).code == "batchnorm statistics"
@@ -152,21 +215,21 @@ def test_go_no_go_rule_on_published_numbers():
 
 
 def test_no_difference_words():
-    level = replace(HURT, average=0.611, ensemble=0.60)
-    words = diagnose(level).words
-    assert words.startswith("The average cannot be told from its members' mean (+0.1 points).")
-    assert "gains nothing" in words
-    words = diagnose(replace(level, low=-0.01, high=0.012)).words
-    assert "(+0.1 points, -1.0 to +1.2)" in words
+    words = diagnose(replace(measured(0.611, 0.60), low=-0.01, high=0.012)).words
+    assert words.startswith(
+        "The average cannot be told from its members' mean on these rows: "
+        "+0.1 points (-1.0 to +1.2)."
+    )
+    assert "gains nothing: -1.0 points (-1.5 to -0.5)" in words
 
 
 def test_where_nothing_was_lost_a_barrier_is_not_the_reason():
     """Level with its members although one pair has a barrier: there was nothing to gain."""
-    level = replace(HURT, average=0.61, ensemble=0.615, barriers=with_barriers(r0r1=0.1))
+    level = measured(0.61, 0.615, barriers=with_barriers(r0r1=0.1))
     result = diagnose(level)
     assert result.code == "bias, not variance"
     assert [finding.code for finding in result.findings] == ["connectivity broken"]
-    assert diagnose(replace(level, ensemble=0.66)).code == "connectivity broken"
+    assert diagnose(replace(level, gain=about(0.05))).code == "connectivity broken"
 
 
 def test_a_barrier_on_few_examples_may_be_noise():
@@ -177,20 +240,22 @@ def test_a_barrier_on_few_examples_may_be_noise():
 
 
 def test_regression_speaks_of_r2():
-    words = diagnose(replace(HURT, metric="r2", average=0.7)).words
-    assert "0.090 of R2 above" in words
+    words = diagnose(measured(0.7, 0.71, metric="r2")).words
+    assert "on these rows: +0.090 of R2 (+0.085 to +0.095)" in words
 
 
 def test_json_is_plain_and_complete():
-    values = diagnose(replace(HURT, low=-0.07, high=-0.05)).to_json()
+    values = diagnose(LOW).to_json()
     assert json.loads(json.dumps(values)) == values
     assert values["evidence"]["mean_member"] == pytest.approx(0.61)
     assert values["evidence"]["ensemble_gain"] == pytest.approx(0.05)
+    assert values["evidence"]["gain"]["low"] == pytest.approx(0.045)
     assert values["evidence"]["barriers"][0]["first"] == "r0"
 
 
 def test_nothing_measured():
-    result = diagnose(Evidence((Member("a", 0.6), Member("b", 0.7)), average=0.3))
+    members = (Member("a", 0.6), Member("b", 0.7))
+    result = diagnose(Evidence(members, average=0.3, low=-0.4, high=-0.3))
     assert "neither barriers nor a prediction ensemble were measured" in result.words
 
 
@@ -201,9 +266,18 @@ def test_bad_evidence():
         Evidence(MEMBERS, 0.5, low=0.1)
 
 
-def test_an_average_below_its_members_is_no_matter_of_bias_where_the_ensemble_gains() -> None:
+def test_an_average_behind_its_members_is_no_matter_of_bias_where_the_ensemble_gains() -> None:
     """As measured on PACS' cartoons: members 57.4, ensemble 60.3, average of weights 56.0 %."""
     members = tuple(Member(f"m{i}", 0.574) for i in range(4))
-    result = diagnose(Evidence(members, average=0.56, ensemble=0.603, low=-0.02, high=-0.008))
-    assert result.verdict == "hurt"
+    evidence = Evidence(
+        members,
+        average=0.56,
+        ensemble=0.603,
+        low=-0.02,
+        high=-0.008,
+        gain=about(0.029, 0.008),
+        shortfall=about(0.043, 0.012),
+    )
+    result = diagnose(evidence)
+    assert result.verdict == "behind"
     assert result.code == "members too far apart"

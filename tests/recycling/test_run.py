@@ -93,7 +93,7 @@ def test_an_average_gets_a_reason_in_words(done: Recycled) -> None:
     found = {each["protocol"]: each for each in done.results["cells"][0]["diagnosis"]}
     assert {"soup_uniform", "ratatouille_uniform", "stock_all"} <= set(found)
     for each in found.values():
-        assert each["verdict"] in ("helped", "no difference", "hurt")
+        assert each["verdict"] in ("ahead", "no difference", "behind")
         assert each["words"].endswith(".")
 
 

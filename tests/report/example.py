@@ -10,11 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from stockpot.evaluation import Evidence, Member, PairBarrier, diagnose, paired_bootstrap
+from stockpot.evaluation import (
+    Evidence,
+    Interval,
+    Member,
+    PairBarrier,
+    diagnose,
+    paired_bootstrap,
+)
+from stockpot.evaluation.claims import compare_all
 from stockpot.evaluation.connectivity import barrier
+from stockpot.recycling.differences import differences
 
 DOMAINS = {"tweets": 1800, "movies": 2400, "products": 1500, "editorials": 640}
 LEVEL = {"tweets": 0.71, "movies": 0.80, "products": 0.845, "editorials": 0.665}
+AVERAGE = "ratatouille_uniform"
 INITS = ("base", "glyph rotation", "news topics", "reviews")
 LABELS = {
     "linear_probe": ("Linear probe", "reference", -0.075, 1),
@@ -69,7 +79,18 @@ def example_results(trials: int = 3, runs: int = 6, seed: int = 0) -> dict[str, 
             cell["diversity"] = _diversity(rng, cell, domain)
             cell["diagnosis"] = _diagnoses(cell)
             cells.append(cell)
-    estimates = paired_bootstrap(scores, "erm", resamples=500)
+    estimates = paired_bootstrap(scores, resamples=500)
+    labels = {name: each[0] for name, each in LABELS.items()}
+    options = {"metric": "accuracy", "rows": "held-out domains"}
+    compared = differences(scores, "erm", labels=labels, **options)
+    # The mean run stands in for the members' mean: both are made of the same runs.
+    members = {f"{name}/members": scores["single"] for name in ("soup_uniform", AVERAGE)}
+    averages = compare_all(
+        scores | members,
+        [(name.removesuffix("/members"), name) for name in members],
+        labels=labels | dict.fromkeys(members, "its members' mean"),
+        **options,
+    )
     table = [
         {
             "protocol": name,
@@ -79,6 +100,7 @@ def example_results(trials: int = 3, runs: int = 6, seed: int = 0) -> dict[str, 
             "seconds": round(STEPS.get(name, 600 * runs) * 0.031, 1),
             "forward_cost": forward,
             **estimates[name].to_json(),
+            **compared[name],
         }
         for name, (label, group, _, forward) in LABELS.items()
     ]
@@ -101,6 +123,7 @@ def example_results(trials: int = 3, runs: int = 6, seed: int = 0) -> dict[str, 
         },
         "cells": cells,
         "table": table,
+        "averages": [claim.to_json() for claim in averages],
         "lineage": _lineage(runs),
         "final": {
             "protocol": "ratatouille_uniform",
@@ -212,6 +235,10 @@ def _diagnoses(cell):
             average=row["average"],
             ensemble=row["ensemble"],
             ratio_error=row["ratio_error"],
+            low=row["average"] - row["mean_member"] - 0.008,
+            high=row["average"] - row["mean_member"] + 0.008,
+            gain=_about(row["ensemble_gain"], 0.008),
+            shortfall=_about(row["ensemble"] - row["average"], 0.008),
             head_shared=True,
             barriers=tuple(
                 PairBarrier(c["a"], c["b"], c["kind"], c["barrier_id"], c["barrier_ood"])
@@ -221,6 +248,10 @@ def _diagnoses(cell):
         )
         diagnoses.append({"protocol": protocol, **diagnose(evidence).to_json()})
     return diagnoses
+
+
+def _about(mean, half):
+    return Interval(mean, mean - half, mean + half)
 
 
 def _lineage(runs):

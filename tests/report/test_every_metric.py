@@ -83,12 +83,12 @@ def test_the_best_stands_first_with_its_plain_value(judged: dict[str, Any], metr
     order = [line.partition(",")[0] for line in text.splitlines() if line[2:5] in ("ERM", "One")]
     assert order == ["> ERM", next(each for each in order if "One" in each)]
     said = headline(judged)
-    assert said.verdict == "helped"
-    assert "better than" in said.words
+    assert said.verdict == "not testable"  # one training of one domain
+    assert "another seed may differ" in said.words
     assert max(map(len, text.splitlines())) <= 80
     # The difference moves as the metric moves.
     moved = value["erm"] - value["soup_uniform"]
-    assert (f" {'-' if moved < 0 else '+'}" in line.partition(shown)[2]) or metric.name == "r2"
+    assert (f"~{'-' if moved < 0 else '+'}" in line.partition(shown)[2]) or metric.name == "r2"
     assert "nan" not in page.lower()
 
 
@@ -160,9 +160,9 @@ def test_a_claim_about_a_loss_reads_in_its_own_sign() -> None:
 
 
 @pytest.mark.parametrize("metric", LOWER, ids=[each.name for each in LOWER])
-def test_a_diagnosis_says_that_a_loss_helped_when_it_fell(metric: Metric) -> None:
+def test_a_diagnosis_says_that_an_average_is_ahead_when_its_loss_fell(metric: Metric) -> None:
     members = tuple(Member(str(i), -0.9) for i in range(3))
     evidence = Evidence(members, -0.5, low=0.3, high=0.5, ensemble=-0.6, metric=metric.name)
     found = diagnose(evidence)
-    assert found.verdict == "helped"
-    assert f"{points(0.4, metric=metric.name)} {metric.unit} below" in found.words
+    assert found.verdict == "ahead"
+    assert f"rows: {points(0.4, metric=metric.name, sign=True)} {metric.unit} (" in found.words

@@ -210,6 +210,9 @@ def test_one_domain_shows_both_splits_side_by_side(results):
 
 def test_regression(results):
     results["task"].update(metric="r2", kind="regression", classes=[])
+    for claim in (*results["averages"], *(r["difference"] for r in results["table"])):
+        if claim is not None:
+            claim["metric"] = "r2"
     words = " ".join(Page(render(results)).words)
     assert "0.77" in words
     assert "of R2" in words

@@ -14,7 +14,7 @@ def test_terminal_table_fits_80_columns(results, metric):
 def test_terminal_table_marks_the_final_model_and_null_results(results):
     lines = terminal_table(results).splitlines()
     marked = [line for line in lines if line.startswith("> ")]
-    assert marked[0].startswith("> Model Ratatouille, uniform")
+    assert marked[0].startswith("> Model Ratatouille, unif")
     single = next(line for line in lines if "One fine-tuning" in line)
     row = next(row for row in results["table"] if row["protocol"] == "single")
     null = row["difference"]["low"] <= 0 <= row["difference"]["high"]

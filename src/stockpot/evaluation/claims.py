@@ -9,8 +9,8 @@ so that nothing is said without a comparison behind it. What a verdict means:
   stands out is then still right 95 times of 100. Simultaneous intervals were chosen over Holm's
   steps or a false discovery rate because verdict and drawn interval then always agree.
 - ``no difference``: it does not leave out 0.
-- ``not testable``: one training of one domain. The interval covers the examples only, another seed
-  may differ, and no sentence says better or worse.
+- ``not testable``: too few trainings (one trial of one or two domains, two trials of one). The
+  interval covers the examples only, another seed may differ, and no sentence says better or worse.
 
 ``crossed`` has the statistics, ``benchmarks/coverage.py`` shows how often they are right.
 """
@@ -18,7 +18,7 @@ so that nothing is said without a comparison behind it. What a verdict means:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -73,7 +73,7 @@ class Claim(Interval):
     verdict: Verdict
 
     def __post_init__(self) -> None:
-        if self.verdict != verdict_of(self):
+        if self.verdict != verdict_of(self, self.covers):
             raise InputError(
                 f"a claim of '{self.verdict}' does not follow from {self.low:g} to {self.high:g}, "
                 f"covering {self.covers}"
@@ -101,24 +101,20 @@ class Claim(Interval):
 
     def phrase(self) -> str:
         """The difference without names: ``better by 1.2 points (0.3 to 2.1)``."""
-        if self.low == self.high == self.mean == 0:
+        if self.is_equal:
             return "the same on every example"
-        size = f"{self._points(abs(self.mean))} {unit(self.metric)}"
         if self.verdict == "not testable":
             # Nothing here may read as a verdict: the rows are these, the trainings are these.
-            return (
-                f"{self._points(self.mean, sign=True)} {unit(self.metric)} on these rows "
-                f"({self._spread()}; one training each, another seed may differ)"
-            )
+            return f"{self._signed()} on these rows ({self._spread()}; {self._caveat()})"
         if self.verdict == "no difference":
             return f"no difference that this test could see ({self._spread()})"
-        return f"{self.verdict} by {size} ({self._sizes()})"
+        return f"{self.verdict} by {self.size()} ({self.ends()})"
 
     def sentence(self) -> str:
         """The whole claim, ending in a full stop."""
         own, other = in_sentence(self.subject_label), in_sentence(self.against_label)
         where = f"on {self.where}"
-        if self.low == self.high == self.mean == 0:
+        if self.is_equal:
             return f"{own} and {other} score the same on every example of {self.where}."
         if self.verdict == "no difference":
             return (
@@ -126,13 +122,38 @@ class Claim(Interval):
                 f"({self._spread()} {unit(self.metric)})."
             )
         if self.verdict == "not testable":
-            size = f"{self._points(self.mean, sign=True)} {unit(self.metric)}"
-            return (
-                f"{own} against {other}: {size} {where} ({self._spread()} for other rows; "
-                "one training each, another seed may differ)."
-            )
-        size = f"{self._points(abs(self.mean))} {unit(self.metric)}"
-        return f"{own} is {size} {self.verdict} than {other} {where} ({self._sizes()})."
+            spread = f"({self._spread()} for other rows; {self._caveat()})"
+            return f"{own} against {other}: {self._signed()} {where} {spread}."
+        return f"{own} is {self.size()} {self.verdict} than {other} {where} ({self.ends()})."
+
+    def reversed(self) -> Claim:
+        """The same comparison told from the other side."""
+        turned: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"}
+        return replace(
+            self,
+            mean=0.0 - self.mean,
+            low=0.0 - self.high,
+            high=0.0 - self.low,
+            subject=self.against,
+            against=self.subject,
+            subject_label=self.against_label,
+            against_label=self.subject_label,
+            verdict=turned.get(self.verdict, self.verdict),
+        )
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the two score the same on every example."""
+        return self.low == self.high == self.mean == 0
+
+    def size(self) -> str:
+        """The difference without its sign: ``1.2 points``."""
+        return f"{self._points(abs(self.mean))} {unit(self.metric)}"
+
+    def ends(self) -> str:
+        """The interval without signs, of a difference that leaves out 0: ``0.3 to 2.1``."""
+        low, high = sorted((abs(self.low), abs(self.high)))
+        return f"{self._points(low)} to {self._points(high)}"
 
     def certainty(self) -> str:
         """What the interval is: level, what it covers, how many claims it holds for together."""
@@ -141,24 +162,39 @@ class Claim(Interval):
             words += f", for {self.comparisons} comparisons together"
         return words
 
+    def _caveat(self) -> str:
+        count = "one training" if self.trials == 1 else f"{self.trials} trainings"
+        return f"{count} each, another seed may differ"
+
+    def _signed(self) -> str:
+        return f"{self._points(self.mean, sign=True)} {unit(self.metric)}"
+
     def _points(self, value: float, sign: bool = False) -> str:
         return points(value, metric=self.metric, sign=sign)
-
-    def _sizes(self) -> str:
-        low, high = sorted((abs(self.low), abs(self.high)))
-        return f"{self._points(low)} to {self._points(high)}"
 
     def _spread(self) -> str:
         return " to ".join(ends(self.low, self.high, metric=self.metric, sign=True))
 
 
-def verdict_of(claim: Claim) -> Verdict:
-    """The only verdict that a claim's interval and what it covers allow."""
-    if claim.covers == "examples only":
+def verdict_of(interval: Interval, covers: Covers) -> Verdict:
+    """The only verdict that an interval and what it covers allow."""
+    if covers == "examples only":
         return "not testable"
-    if claim.low > 0:
+    if interval.low > 0:
         return "better"
-    return "worse" if claim.high < 0 else "no difference"
+    return "worse" if interval.high < 0 else "no difference"
+
+
+def joined(claims: Sequence[Claim]) -> str:
+    """One sentence for claims with one subject and one verdict; several where they cannot join."""
+    first = claims[0]
+    if len(claims) == 1 or first.verdict not in ("better", "worse"):
+        return " ".join(claim.sentence() for claim in claims)
+    parts = [
+        f"{claim.size()} {claim.verdict} than {in_sentence(claim.against_label)} ({claim.ends()})"
+        for claim in claims
+    ]
+    return f"On {first.where} {in_sentence(first.subject_label)} is {' and '.join(parts)}."
 
 
 def compare(
@@ -255,16 +291,13 @@ def _claim(difference: CrossedMean, error: float, **known: Any) -> Claim:
             if difference.trials > 1
             else "examples, trainings and other domains"
         )
-    verdict: Verdict = "not testable"
-    if covers != "examples only":
-        verdict = "better" if low > 0 else "worse" if high < 0 else "no difference"
     return Claim(
         mean=mean,
         low=low,
         high=high,
         covers=covers,
         trials=difference.trials,
-        verdict=verdict,
+        verdict=verdict_of(Interval(mean, low, high), covers),
         **known,
     )
 

@@ -8,8 +8,9 @@ plain mean over domains of the mean over trials. Two things move it:
 - other trainings: seen only in the scatter of cells that differ by their training. With two trials
   or more in every domain these are the trials of a domain, ``T - 1`` degrees of freedom a domain.
   With one trial they are the domains, ``D - 1`` degrees of freedom: every domain's model is a
-  training of its own, and its scatter holds training noise and differences between domains. With
-  one trial of one domain nothing is known about other trainings.
+  training of its own, and its scatter holds training noise and differences between domains. Below
+  two degrees of freedom (one trial of one or two domains, two trials of one) the scatter of
+  trainings is as good as unknown, and the margin is that of the examples alone.
 
 The scatter contains the part of the examples' noise that parallel cells do not share, so that part
 is taken off the examples' side and nothing counts twice. Each side has its own quantile of t, and
@@ -24,11 +25,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
+from stockpot.errors import InputError
 from stockpot.evaluation.student import quantile
 
 Cell = tuple[str, int]
@@ -36,7 +39,8 @@ Array = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 Strata = Mapping[str, Array]
 """A cell's scores by source, (N,) each; its mean is the plain mean over sources."""
-_DRAWS, _BLOCK = 20_000, 4_000
+_DRAWS = 20_000
+_LEAST_FREEDOM = 2.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class CrossedMean:
         influence: of each example on the mean, shape (E,); sums to 0 over a cell.
         shared: variance from examples that parallel cells share.
         scatter: variance seen between parallel cells (0 if there are none).
-        freedom: degrees of freedom of ``scatter``, 0 if there are no parallel cells.
+        freedom: degrees of freedom of ``scatter``, 0 if there are too few parallel cells.
         trials: fewest trainings of a domain.
         domains: number of domains.
     """
@@ -90,19 +94,32 @@ class CrossedMean:
 
         Never narrower than examples alone make it, even where parallel cells agree by chance.
         """
-        rows = quantile(error / 2, self.example_freedom)
-        least = rows**2 * self.examples
+        return self.widened(
+            quantile(error / 2, self.example_freedom) * float(np.sqrt(self.examples)), error
+        )
+
+    def widened(self, rows: float, error: float) -> float:
+        """The margin where that of the examples alone is ``rows``, at the same ``error``."""
         if not self.covers_trainings:
-            return float(np.sqrt(least))
-        between = quantile(error / 2, self.freedom)
-        return float(np.sqrt(max(least, rows**2 * self.shared + between**2 * self.scatter)))
+            return rows
+        between = quantile(error / 2, self.freedom) ** 2 * self.scatter
+        kept = self.shared / self.examples if self.examples > 0.0 else 0.0
+        return float(np.sqrt(max(rows**2, kept * rows**2 + between)))
 
 
 def crossed_mean(
-    cells: Mapping[Cell, Strata], examples: Mapping[Cell, Mapping[str, Numbers]], size: int
+    cells: Mapping[Cell, Strata],
+    examples: Mapping[Cell, Mapping[str, Numbers]],
+    size: int,
+    *,
+    across: bool = True,
 ) -> CrossedMean:
-    """Mean of ``cells``; ``examples``: the number in ``range(size)`` of every score's example."""
-    return _joined(_domains(cells, examples, size))
+    """Mean of ``cells``; ``examples``: the number in ``range(size)`` of every score's example.
+
+    ``across``: with one trial let the domains stand in for trainings. Right for differences, which
+    are alike in all domains unless there is something to see; never for levels.
+    """
+    return _joined(_domains(cells, examples, size), across)
 
 
 def crossed_difference(
@@ -110,6 +127,8 @@ def crossed_difference(
     second: Mapping[Cell, Strata],
     examples: Mapping[Cell, Mapping[str, Numbers]],
     size: int,
+    *,
+    across: bool = True,
 ) -> CrossedMean:
     """``first`` minus ``second``: paired by trial where both have the same cells, else by example.
 
@@ -120,7 +139,7 @@ def crossed_difference(
             cell: {name: values - second[cell][name] for name, values in strata.items()}
             for cell, strata in first.items()
         }
-        return crossed_mean(gaps, examples, size)
+        return crossed_mean(gaps, examples, size, across=across)
     own, other = (
         _domains(dict(sorted(cells.items())), examples, size) for cells in (first, second)
     )
@@ -128,11 +147,12 @@ def crossed_difference(
         [
             _Domain(a.mean - b.mean, a.influence - b.influence, 1, 0.0, 0.0)
             for a, b in zip(own, other, strict=True)
-        ]
+        ],
+        across,
     )
 
 
-def single_error(means: Sequence[CrossedMean], error: float, seed: int = 0) -> float:
+def single_error(means: Sequence[CrossedMean], error: float) -> float:
     """The ``error`` of each interval such that all of them hold together with ``1 - error``.
 
     Single-step min-p (Westfall and Young 1993, 2.3): the quantile of the smallest p-value when no
@@ -161,14 +181,17 @@ def single_error(means: Sequence[CrossedMean], error: float, seed: int = 0) -> f
     values, vectors = np.linalg.eigh(joint)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) / np.sqrt(total)[:, None]
     alone = np.sqrt(own / total)
-    generator = np.random.default_rng(seed)
-    largest = []
-    for _ in range(_DRAWS // _BLOCK):
-        drawn = generator.standard_normal((2, _BLOCK, len(total)))
-        largest.append(np.abs(drawn[0] @ root.T + drawn[1] * alone).max(axis=1))
-    threshold = float(np.quantile(np.concatenate(largest), 1.0 - error))
+    drawn = _normal(len(total))
+    largest = np.abs(drawn[0] @ root.T + drawn[1] * alone).max(axis=1)
+    threshold = float(np.quantile(largest, 1.0 - error))
     found = 2.0 * NormalDist().cdf(-threshold)
     return float(np.clip(found, error / len(total), error))
+
+
+@lru_cache(maxsize=4)
+def _normal(count: int) -> Array:
+    """``(2, draws, count)`` standard normal numbers, the same at every call."""
+    return np.random.default_rng(0).standard_normal((2, _DRAWS, count))
 
 
 @dataclass(frozen=True)
@@ -224,20 +247,25 @@ def _scatter(means: Array, influences: Array) -> tuple[float, float]:
     return float(means.var(ddof=1)) / count, max(0.0, q) / count
 
 
-def _joined(parts: Sequence[_Domain]) -> CrossedMean:
+def _joined(parts: Sequence[_Domain], across: bool) -> CrossedMean:
     count = len(parts)
     means = np.array([part.mean for part in parts])
     influences = np.stack([part.influence for part in parts])
     trials = min(part.trials for part in parts)
+    spare = np.array([part.trials - 1 for part in parts], dtype=np.float64)
     if trials > 1:
         each = np.array([part.between for part in parts]) / count**2
         scatter, within = float(each.sum()), sum(part.within for part in parts) / count**2
-        spare = np.array([part.trials - 1 for part in parts], dtype=np.float64)
-        squares = float((each**2 / spare).sum())
-        freedom = scatter**2 / squares if squares > 0.0 else float(spare.sum())
+        freedom = float(spare.sum())
+        # Welch (1947): with spare + 2 and 2 taken off, the estimate is right for equal variances.
+        squares = float((each**2 / (spare + 2.0)).sum())
+        welch = scatter**2 / squares - 2.0 if squares > 0.0 else freedom
+    elif not across:
+        scatter, within, freedom, welch = 0.0, 0.0, 0.0, 0.0
     else:
         scatter, within = _scatter(means, influences)
-        freedom = float(count - 1)
+        freedom = welch = float(count - 1)
+    freedom = min(freedom, welch) if freedom >= _LEAST_FREEDOM else 0.0
     influence = influences.mean(axis=0)
     shared = max(0.0, float(influence @ influence) - within)
     return CrossedMean(float(means.mean()), influence, shared, scatter, freedom, trials, count)
@@ -249,14 +277,21 @@ def numbered(
     """Number the examples of cells from 0: by identity where known, else by order in a domain."""
     numbers: dict[Cell, dict[str, Numbers]] = {}
     if examples is None:
-        starts: dict[tuple[str, str], int] = {}
+        starts: dict[tuple[str, str], tuple[int, int]] = {}
         size = 0
         for cell, strata in cells.items():
             numbers[cell] = {}
             for name, values in strata.items():
                 if (cell[0], name) not in starts:
-                    starts[(cell[0], name)], size = size, size + len(values)
-                numbers[cell][name] = np.arange(len(values)) + starts[(cell[0], name)]
+                    starts[(cell[0], name)] = size, len(values)
+                    size += len(values)
+                if len(values) != starts[(cell[0], name)][1]:
+                    raise InputError(
+                        f"trials of domain '{cell[0]}' have {starts[(cell[0], name)][1]} and "
+                        f"{len(values)} examples",
+                        hint="say which example is which",
+                    )
+                numbers[cell][name] = np.arange(len(values)) + starts[(cell[0], name)][0]
         return numbers, size
     identities = {
         cell: {name: np.asarray(examples[cell][name]) for name in strata}

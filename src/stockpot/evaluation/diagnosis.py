@@ -3,16 +3,17 @@
 Averaging ``M`` members changes the error by four parts (Rame et al. 2022, arXiv:2205.09739): bias
 stays, variance falls, covariance between members (lack of diversity) stays, and locality (members
 too far apart for weights to stand in for predictions) is added. Each rule below looks for one way
-in which one of the parts goes wrong. Where an average hurt, rules run from causes that make it
-meaningless to causes that leave nothing to gain; where it made no difference, having nothing to
-gain comes first. The first rule that fires names the reason, the rest are findings.
+in which one of the parts goes wrong, and fires only where the interval of its measurement lies
+beyond the threshold. Where an average is behind its members, rules run from causes that make it
+meaningless to causes that leave nothing to gain; where it is level, having nothing to gain comes
+first. The first rule that fires names the reason, the rest are findings. Of an average ahead of
+its members no fault is said.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import fmean, median
-from typing import Literal
 
 from stockpot.evaluation.evidence import (
     DEFAULTS,
@@ -21,32 +22,30 @@ from stockpot.evaluation.evidence import (
     Finding,
     Member,
     PairBarrier,
+    Position,
     Thresholds,
 )
-from stockpot.evaluation.wording import declared, ends, points, unit
+from stockpot.evaluation.intervals import Interval
+from stockpot.evaluation.wording import ends, points, unit
 
 Rule = Callable[[Evidence, Thresholds], Finding | None]
-Verdict = Literal["helped", "no difference", "hurt"]
 
 
 def diagnose(evidence: Evidence, thresholds: Thresholds = DEFAULTS) -> Diagnosis:
-    """Compare an average with its members' mean and name the reason in words.
-
-    The verdict follows the interval of the difference where there is one, otherwise a difference
-    below half a point counts as none. An average that helped still reports what it suffers from.
-    """
-    verdict = _verdict(evidence, thresholds)
+    """Compare an average with its members' mean on the rows measured, and name the reason."""
+    verdict = _verdict(evidence)
     rules = {
-        "helped": _FAULTS,
+        "ahead": (),
         "no difference": (_nothing_to_gain, *_FAULTS, _locality),
-        "hurt": (*_FAULTS, _locality, _nothing_to_gain),
+        "behind": (*_FAULTS, _locality, _nothing_to_gain),
+        "not measured": (),
     }[verdict]
-    found = tuple(f for rule in rules if (f := rule(evidence, thresholds)) is not None)
-    if verdict == "helped":
-        main = _helped(evidence)
+    fired = tuple(f for rule in rules if (f := rule(evidence, thresholds)) is not None)
+    if verdict == "ahead":
+        main = _ahead(evidence)
     else:
-        main = found[0] if found else _unexplained(evidence, verdict)
-    rest = tuple(finding for finding in found if finding is not main)
+        main = fired[0] if fired else _unexplained(evidence)
+    rest = tuple(finding for finding in fired if finding is not main)
     words = f"{_opening(evidence, verdict)} {_sentence(main.words)}"
     return Diagnosis(verdict, main.code, words, rest, evidence.to_json())
 
@@ -60,29 +59,31 @@ def is_broken(pair: PairBarrier, thresholds: Thresholds = DEFAULTS) -> bool:
     """Whether two models are not linearly mode connected, on either split."""
 
     def beyond(height: float | None, least: float, examples: int | None) -> bool:
-        noise = 2 * (thresholds.disagreement / examples) ** 0.5 if examples else 0.0
-        return height is not None and height > max(least, noise)
+        return height is not None and height - _noise(examples, thresholds) > least
 
     return beyond(pair.id, thresholds.barrier_id, pair.examples_id) or beyond(
         pair.ood, thresholds.barrier_ood, pair.examples_ood
     )
 
 
-def _verdict(evidence: Evidence, thresholds: Thresholds) -> Verdict:
-    if evidence.low is not None and evidence.high is not None:
-        if evidence.low > 0:
-            return "helped"
-        return "hurt" if evidence.high < 0 else "no difference"
-    if abs(evidence.gap) < thresholds.difference:
-        return "no difference"
-    return "helped" if evidence.gap > 0 else "hurt"
+def _verdict(evidence: Evidence) -> Position:
+    if evidence.low is None or evidence.high is None:
+        return "not measured"
+    if evidence.low > 0:
+        return "ahead"
+    return "behind" if evidence.high < 0 else "no difference"
+
+
+def _noise(examples: int | None, thresholds: Thresholds) -> float:
+    """Two standard errors of the difference of two similar models on so many examples."""
+    return 2 * (thresholds.disagreement / examples) ** 0.5 if examples else 0.0
 
 
 def _unrelated(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
     strangers = [
         member
         for member in evidence.members
-        if member.cosine is not None and member.cosine < thresholds.cosine
+        if member.foreign and member.cosine is not None and member.cosine < thresholds.cosine
     ]
     if not strangers:
         return None
@@ -105,13 +106,12 @@ def _heads(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
 
 
 def _batchnorm(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
-    again = evidence.average_reestimated
-    if again is not None and again - evidence.average > thresholds.reestimated:
-        gained = _amount(again - evidence.average, evidence)
+    again = evidence.reestimated
+    if again is not None and again.low > thresholds.reestimated:
         return Finding(
             "batchnorm statistics",
             "BatchNorm statistics: the average uses running statistics that are not its own; "
-            f"measuring them anew on training data gains {gained}",
+            f"measuring them anew on training data gains {_measured(again, evidence)}",
         )
     if again is None and evidence.batchnorm == "averaged" and _any_broken(evidence, thresholds):
         return Finding(
@@ -123,7 +123,19 @@ def _batchnorm(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
 
 
 def _learning_rate(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
-    """Runs from one init that lost each other, or a run far out with falling validation."""
+    """Runs that forgot the base, lost each other, or went far out with falling validation."""
+    lost = [
+        member
+        for member in evidence.members
+        if not member.foreign and member.cosine is not None and member.cosine < thresholds.cosine
+    ]
+    if lost:
+        worst_run = min(lost, key=lambda member: member.cosine or 0.0)
+        return Finding(
+            "learning rate too high",
+            f"learning rate too high: nothing of the base is left in {_names(lost)} "
+            f"(median layer cosine {worst_run.cosine:.2f}); lower it or train fewer steps",
+        )
     broken = [
         pair
         for pair in evidence.barriers
@@ -158,7 +170,8 @@ def _far(evidence: Evidence, thresholds: Thresholds) -> tuple[Member, float] | N
             for other in evidence.members
             if other is not member and other.init == member.init and other.distance is not None
         ]
-        if member.distance is None or not siblings or (member.fall or 0.0) < thresholds.fall:
+        fall = (member.fall or 0.0) - _noise(member.validated, thresholds)
+        if member.distance is None or not siblings or fall < thresholds.fall:
             continue
         times = member.distance / max(median(siblings), 1e-12)
         if times >= thresholds.distance:
@@ -199,60 +212,53 @@ def _auxiliary(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
 
 
 def _weak_member(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
-    """One member far below the others; judged on validation where that is known."""
-    if len(evidence.members) < 3:
+    """One member far below the others on the held-out rows, beyond what those scatter."""
+    known = [m for m in evidence.members if m.behind is not None]
+    if len(known) < 3 or len(known) < len(evidence.members):
         return None
-    known = all(member.id_accuracy is not None for member in evidence.members)
-    value = {
-        member.name: (member.id_accuracy if known else member.accuracy) or 0.0
-        for member in evidence.members
-    }
-    ordered = sorted(evidence.members, key=lambda member: value[member.name])
-    weakest = ordered[0]
-    rest = [value[member.name] for member in ordered[1:]]
-    drop, spread = fmean(rest) - value[weakest.name], max(rest) - min(rest)
-    if drop < thresholds.weak_member or drop < 2 * spread:
+    weakest = min(known, key=lambda member: member.accuracy)
+    rest = [member.accuracy for member in known if member is not weakest]
+    behind = weakest.behind
+    assert behind is not None
+    if behind.low < max(thresholds.weak_member, 2 * (max(rest) - min(rest))):
         return None
-    where = "on validation" if known else "on the test rows"
     metric = evidence.metric
     return Finding(
         "one weak member",
-        f"one weak member: {weakest.name} reaches "
-        f"{points(value[weakest.name], metric=metric)} {where}, the others "
-        f"{points(fmean(rest), metric=metric)} on average; greedy selection leaves it out",
+        f"one weak member: {weakest.name} reaches {points(weakest.accuracy, metric=metric)}, the "
+        f"others {points(fmean(rest), metric=metric)} on average, ahead by "
+        f"{_measured(behind, evidence)}; greedy selection leaves out whom validation shows as weak",
     )
 
 
 def _nothing_to_gain(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
-    gain = evidence.ensemble_gain
-    if gain is None or gain >= thresholds.ensemble_gain:
+    gain = evidence.gain
+    if gain is None or gain.high >= thresholds.ensemble_gain:
         return None
-    amount = f"the prediction ensemble gains only {_amount(gain, evidence)}"
-    if gain <= 0:
-        amount = "the prediction ensemble gains nothing"
-    ratio = evidence.ratio_error
-    if ratio is not None and ratio < thresholds.ratio_error:
+    verb = "gains only" if gain.mean > 0 else "gains nothing:"
+    amount = f"the prediction ensemble {verb} {_measured(gain, evidence)}"
+    ratio, high = evidence.ratio_error, evidence.ratio_error_high
+    if ratio is not None and high is not None and high < thresholds.ratio_error:
         return Finding(
             "too little diversity",
-            f"too little diversity: members err on the same examples (ratio-error {ratio:.2f}), "
-            f"and {amount}",
+            "too little diversity: members err on the same examples "
+            f"(ratio-error {ratio:.2f}, at most {high:.2f}), and {amount}",
         )
     return Finding("bias, not variance", f"error is bias, not variance: {amount}")
 
 
 def _locality(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
     """Averaging weights does clearly worse than averaging predictions of the same members."""
-    gain = evidence.ensemble_gain
-    if gain is None or evidence.gap > gain / 2 or gain - evidence.gap < thresholds.ensemble_gain:
+    short, gain = evidence.shortfall, evidence.gain
+    if short is None or gain is None or short.low <= thresholds.shortfall or gain.low <= 0:
         return None
     return Finding(
         "members too far apart",
-        f"members too far apart: averaging their predictions gains {_amount(gain, evidence)}, "
-        f"averaging their weights {_amount(evidence.gap, evidence)}",
+        f"members too far apart: averaging their predictions gains {_measured(gain, evidence)}, "
+        f"averaging their weights {_measured(short, evidence)} less",
     )
 
 
-# Faults are worth knowing even where the average helped.
 _FAULTS: tuple[Rule, ...] = (
     _unrelated,
     _heads,
@@ -263,37 +269,47 @@ _FAULTS: tuple[Rule, ...] = (
 )
 
 
-def _helped(evidence: Evidence) -> Finding:
-    gain = evidence.ensemble_gain
+def _ahead(evidence: Evidence) -> Finding:
+    gain = evidence.gain
     if gain is None:
-        return Finding("variance removed", "members err differently, and averaging cancels it")
-    share = f"the prediction ensemble, which costs {len(evidence.members)} times as much to run"
-    verb = "gains" if gain >= 0 else "loses"
-    return Finding("variance removed", f"{share}, {verb} {_amount(abs(gain), evidence)}")
+        return Finding("no cause measured", "no prediction ensemble was measured beside it")
+    share = (
+        f"the prediction ensemble, which costs {len(evidence.members)} times as much to run, "
+        f"gains {_measured(gain, evidence)}"
+    )
+    if gain.low > 0:
+        return Finding("variance removed", share)
+    return Finding("no cause found", share)
 
 
-def _unexplained(evidence: Evidence, verdict: Verdict) -> Finding:
-    measured = [pair for pair in evidence.barriers if pair.kind != "base to average"]
+def _unexplained(evidence: Evidence) -> Finding:
+    between = [pair for pair in evidence.barriers if pair.kind != "base to average"]
     what = []
-    if measured:
-        highest = _amount(max(map(_height, measured)), evidence)
-        what.append(f"members are connected (barrier at most {highest})")
-    if evidence.ensemble_gain is not None:
-        what.append(f"the prediction ensemble gains {_amount(evidence.ensemble_gain, evidence)}")
+    if between:
+        highest = _amount(max(map(_height, between)), evidence)
+        what.append(f"barriers between members are at most {highest}")
+    if evidence.gain is not None:
+        what.append(f"the prediction ensemble gains {_measured(evidence.gain, evidence)}")
     seen = "; ".join(what) if what else "neither barriers nor a prediction ensemble were measured"
     return Finding("no cause found", f"no cause found: {seen}")
 
 
-def _opening(evidence: Evidence, verdict: Verdict) -> str:
-    if verdict == "no difference":
+def _opening(evidence: Evidence, verdict: Position) -> str:
+    if evidence.low is None or evidence.high is None:
         gap = f"{points(evidence.gap, metric=evidence.metric, sign=True)} {unit(evidence.metric)}"
-        if evidence.low is not None and evidence.high is not None:
-            low, high = ends(evidence.low, evidence.high, metric=evidence.metric, sign=True)
-            gap += f", {low} to {high}"
-        return f"The average cannot be told from its members' mean ({gap})."
-    rises = (verdict == "helped") == declared(evidence.metric).higher_is_better
-    side = "above" if rises else "below"
-    return f"The average is {_amount(abs(evidence.gap), evidence)} {side} its members' mean."
+        return f"How sure the average's difference to its members' mean is ({gap}) is not known."
+    measured = _measured(Interval(evidence.gap, evidence.low, evidence.high), evidence)
+    if verdict == "no difference":
+        return f"The average cannot be told from its members' mean on these rows: {measured}."
+    side = "ahead of" if verdict == "ahead" else "behind"
+    return f"The average is {side} its members' mean on these rows: {measured}."
+
+
+def _measured(interval: Interval, evidence: Evidence) -> str:
+    """``+1.2 points (+0.3 to +2.1)``."""
+    mean = points(interval.mean, metric=evidence.metric, sign=True)
+    low, high = ends(interval.low, interval.high, metric=evidence.metric, sign=True)
+    return f"{mean} {unit(evidence.metric)} ({low} to {high})"
 
 
 def _amount(value: float, evidence: Evidence) -> str:

@@ -7,9 +7,11 @@ from statistics import fmean
 from typing import Any, Literal
 
 from stockpot.errors import InputError
+from stockpot.evaluation.intervals import Interval
 
 BatchNorm = Literal["none", "frozen", "reestimate", "averaged"]
 PairKind = Literal["same init", "different init", "base to average"]
+Position = Literal["ahead", "no difference", "behind", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,10 @@ class Member:
     ``accuracy``: held-out domain; ``id_accuracy``: validation rows of the training domains.
     ``init``: "base", or the name of the auxiliary the run started from. ``cosine``: median
     per-layer cosine to the base. ``distance``: norm of (weights - base) over norm of base.
-    ``fall``: best validation accuracy of the run minus its last.
+    ``fall``: best validation accuracy of the run minus its last, on ``validated`` rows.
+    ``foreign``: the run descends from weights that somebody else trained; only of those can it be
+    asked whether they come from the base. ``behind``: mean of the other members minus this one, on
+    the held-out rows.
     """
 
     name: str
@@ -30,6 +35,9 @@ class Member:
     cosine: float | None = None
     distance: float | None = None
     fall: float | None = None
+    validated: int | None = None
+    foreign: bool = False
+    behind: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,16 @@ class PairBarrier:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything measured about one average.
+    """Everything measured about one average, for these very weights.
 
     ``average``, ``average_id``, ``ensemble``: accuracy of averaged weights and of averaged
-    predictions. ``low``, ``high``: interval of the average minus its members' mean (paired).
+    predictions. Paired intervals over the held-out rows, each None where it was not measured, and
+    then nothing is concluded from it: ``low``, ``high`` of the average minus its members' mean,
+    ``gain`` of the prediction ensemble minus that mean, ``shortfall`` of the ensemble minus the
+    average, ``reestimated`` of the average with BatchNorm statistics measured anew minus the
+    average. ``ratio_error_high``: upper end of the ratio-error's interval.
     ``head_shared``: all members started from one head. ``batchnorm``: what happens to running
-    statistics; ``average_reestimated``: accuracy of the average with statistics measured anew.
+    statistics.
     """
 
     members: tuple[Member, ...]
@@ -69,7 +81,10 @@ class Evidence:
     barriers: tuple[PairBarrier, ...] = ()
     head_shared: bool | None = None
     batchnorm: BatchNorm = "none"
-    average_reestimated: float | None = None
+    reestimated: Interval | None = None
+    gain: Interval | None = None
+    shortfall: Interval | None = None
+    ratio_error_high: float | None = None
     metric: str = "accuracy"
 
     def __post_init__(self) -> None:
@@ -107,17 +122,19 @@ class Evidence:
 class Thresholds:
     """Where a measurement starts to count, in accuracy (0 to 1) unless said otherwise.
 
+    A rule fires where the whole interval of its measurement lies beyond the threshold.
     ``ensemble_gain``: weight averaging removes variance, and a prediction ensemble shows how much
     there is; below 3 points there is little to remove. ``barrier_id``, ``barrier_ood``: two points
-    on validation, three on the (usually smaller, harder) held-out domain, and at least two standard
-    errors of two models that disagree on ``disagreement`` of the examples. ``cosine``: unrelated
-    weights of one architecture have median layer cosines below 0.01, far relatives about 0.4.
-    ``ratio_error``: below it two members err on nearly the same examples.
-    ``distance``: times the siblings' median distance from the base.
+    on validation, three on the (usually smaller, harder) held-out domain, beyond two standard
+    errors of two models that disagree on ``disagreement`` of the examples. ``shortfall``: what an
+    average of weights must lack at least of the ensemble. ``cosine``: unrelated weights of one
+    architecture have median layer cosines below 0.01, far relatives about 0.4. ``ratio_error``:
+    below it two members err on nearly the same examples. ``distance``: times the siblings' median
+    distance from the base.
     """
 
-    difference: float = 0.005
     ensemble_gain: float = 0.03
+    shortfall: float = 0.01
     barrier_id: float = 0.02
     barrier_ood: float = 0.03
     disagreement: float = 0.1
@@ -142,9 +159,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Verdict on an average, its main reason, further findings, and the numbers behind them."""
+    """An average against its members' mean on these rows, the main reason, and further findings.
 
-    verdict: Literal["helped", "no difference", "hurt"]
+    ``verdict`` speaks of these weights: ``ahead``, ``behind``, ``no difference`` that the rows
+    could show, or ``not measured``. Whether averaging such runs helps is a claim over trainings.
+    """
+
+    verdict: Position
     code: str
     words: str
     findings: tuple[Finding, ...] = ()

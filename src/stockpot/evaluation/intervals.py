@@ -5,10 +5,10 @@ What an interval covers. One *cell* is (held-out domain, trial); a trial trains 
 - Examples: the held-out examples of a domain are drawn again with replacement, the same draw for
   every protocol and, where trials are tested on the same examples, for every trial (crossed
   design). One trial more therefore adds no independent examples.
-- Trials: with two or more trials in a domain, trials are drawn again as well. Trial means scatter
-  for two reasons, training and the finite test set; the second is already in the draw of examples,
-  so that only the estimated rest (variance components, unbiased for few trials) is drawn.
-  With one trial the interval says nothing about other seeds, and :attr:`Estimate.covers` says so.
+- Trials: with two or more trials in a domain the interval is widened by what trials scatter beyond
+  their examples, with Student's t for few trials (``crossed``); two trials of one domain alone are
+  too few. Without them the interval says nothing about other seeds, and :attr:`Estimate.covers`
+  says so.
 - Domains are fixed: the overall value is the plain mean over these domains, and the interval does
   not speak about domains that were not tested.
 
@@ -20,7 +20,7 @@ drawing rows and columns of a crossed design independently counts their interact
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stockpot.errors import InputError
+from stockpot.evaluation.crossed import Array, Cell, CrossedMean, crossed_difference, crossed_mean
 from stockpot.evaluation.wording import difference_words
 
-Cell = tuple[str, int]
-Array = npt.NDArray[np.float64]
 _BLOCK = 250
 
 
@@ -79,15 +78,6 @@ class Estimate:
         }
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A domain's estimate, each example's influence on it, and the scatter of its trials."""
-
-    mean: float
-    influence: Array
-    effects: tuple[tuple[Hashable, Array], ...]
-
-
 def paired_bootstrap(
     scores: Mapping[str, Mapping[Cell, npt.ArrayLike]],
     baseline: str | None = None,
@@ -110,152 +100,92 @@ def paired_bootstrap(
     """
     cells = _checked(scores, baseline, examples)
     domains = list(dict.fromkeys(domain for domain, _ in next(iter(cells.values()))))
-    draws = _Draws(resamples, seed)
-    values: dict[tuple[str, bool, str], tuple[float, Array]] = {}
-    seeds = dict.fromkeys(cells, True)
-    for domain in domains:
-        sizes, parts = _parts(cells, domain, baseline, examples)
-        keys = list(parts)
-        centre = np.array([parts[key].mean for key in keys])
-        moved = draws.examples(np.stack([parts[key].influence for key in keys], axis=1), sizes)
-        for column, key in enumerate(keys):
-            line = centre[column] + moved[:, column]
-            for group, effects in parts[key].effects:
-                line = line + draws.trials(effects, (domain, group))
-            seeds[key[0]] &= bool(parts[key].effects)
-            values[(*key, domain)] = (float(centre[column]), line)
+    numbers, blocks = _numbered(cells, domains, examples)
+    compared: list[tuple[str, str | None]] = [(name, None) for name in cells]
+    compared += [(name, baseline) for name in cells if baseline not in (None, name)]
+
+    def crossed(name: str, against: str | None, only: str | None = None) -> CrossedMean:
+        own, other = (
+            {cell: {"": line} for cell, line in cells[each].items() if only in (None, cell[0])}
+            for each in (name, against or name)
+        )
+        if against is None:
+            return crossed_mean(own, numbers, blocks[domains[-1]].stop, across=False)
+        return crossed_difference(own, other, numbers, blocks[domains[-1]].stop, across=False)
+
+    measured = {pair: crossed(*pair) for pair in compared}
+    influence = np.stack([each.influence for each in measured.values()], axis=1)
+    generator = np.random.default_rng(seed)
+    moved = {where: _redrawn(influence[blocks[where]], resamples, generator) for where in domains}
     quantiles = ((1 - level) / 2, (1 + level) / 2)
+    overall: dict[tuple[str, str | None], Interval] = {}
+    by_domain: dict[tuple[str, str | None], dict[str, Interval]] = {}
+    for column, pair in enumerate(compared):
+        lines = {where: moved[where][:, column] for where in domains}
+        overall[pair] = _interval(measured[pair], np.sum(list(lines.values()), axis=0), quantiles)
+        by_domain[pair] = {
+            where: _interval(crossed(*pair, where), len(domains) * line, quantiles)
+            for where, line in lines.items()
+        }
     result = {}
     for name in cells:
-        own, against = (name, False), (name, True)
-        pairs = {domain: values[(*own, domain)] for domain in domains}
-        overall = _interval(pairs.values(), quantiles)
-        difference, by_domain = None, {}
-        if baseline is not None and name != baseline:
-            gaps = {domain: values[(*against, domain)] for domain in domains}
-            difference = _difference(_interval(gaps.values(), quantiles), baseline, metric)
-            by_domain = {
-                domain: _difference(_interval([gap], quantiles), baseline, metric)
-                for domain, gap in gaps.items()
-            }
+        pair = (name, baseline)
         result[name] = Estimate(
-            {domain: _interval([pair], quantiles) for domain, pair in pairs.items()},
-            overall,
-            difference,
-            by_domain,
+            by_domain[(name, None)],
+            overall[(name, None)],
+            _difference(overall[pair], str(baseline), metric) if pair in compared else None,
+            {
+                where: _difference(gap, str(baseline), metric)
+                for where, gap in by_domain.get(pair, {}).items()
+            },
             "other examples of these domains and other trainings"
-            if seeds[name]
+            if measured[(name, None)].covers_trainings
             else "other examples of these domains, not other trainings",
         )
     return result
 
 
-class _Draws:
-    """Resampling counts, drawn once for all protocols so that differences stay paired."""
-
-    def __init__(self, resamples: int, seed: int) -> None:
-        self.resamples = resamples
-        self.seed = seed
-        self._generator = np.random.default_rng(seed)
-        self._trials: dict[Hashable, Array] = {}
-
-    def examples(self, influence: Array, size: int) -> Array:
-        """``(R, K)``: change of K statistics when ``size`` examples are drawn again R times."""
-        blocks = []
-        for start in range(0, self.resamples, _BLOCK):
-            rows = min(_BLOCK, self.resamples - start)
-            picks = self._generator.integers(size, size=(rows, size))
-            picks += np.arange(rows)[:, None] * size
-            counts = np.bincount(picks.ravel(), minlength=rows * size).reshape(rows, size)
-            blocks.append(counts.astype(np.float64) @ influence)
-        return np.concatenate(blocks)
-
-    def trials(self, effects: Array, group: Hashable) -> Array:
-        """``(R,)``: mean of trial effects when the trials are drawn again R times."""
-        counts = self._trials.get((group, len(effects)))
-        if counts is None:
-            size = len(effects)
-            even = np.full(size, 1.0 / size)
-            counts = self._generator.multinomial(size, even, size=self.resamples) / size
-            self._trials[(group, size)] = counts
-        drawn: Array = counts @ effects
-        return drawn
-
-
-def _parts(
+def _numbered(
     cells: Mapping[str, Mapping[Cell, Array]],
-    domain: str,
-    baseline: str | None,
+    domains: Sequence[str],
     examples: Mapping[Cell, Any] | None,
-) -> tuple[int, dict[tuple[str, bool], _Part]]:
-    """Number of distinct examples of a domain, and the parts of protocols and of differences."""
-    identities: dict[Cell, npt.NDArray[np.int64]] = {}
-    names = sorted({cell for each in cells.values() for cell in each if cell[0] == domain})
-    if examples is None:
-        size = len(next(each[names[0]] for each in cells.values() if names[0] in each))
-        identities = {cell: np.arange(size) for cell in names}
-    else:
-        known = np.unique(np.concatenate([np.asarray(examples[cell]) for cell in names]))
-        size = len(known)
-        identities = {cell: np.searchsorted(known, np.asarray(examples[cell])) for cell in names}
-
-    own = {
-        name: {trial: values for (where, trial), values in each.items() if where == domain}
-        for name, each in cells.items()
-    }
-
-    def part(trials: Mapping[int, Array], group: Hashable) -> _Part:
-        return _part([(identities[(domain, t)], trials[t]) for t in sorted(trials)], size, group)
-
-    parts = {(name, False): part(trials, "paired") for name, trials in own.items()}
-    for name, trials in own.items():
-        if baseline is None or name == baseline:
-            continue
-        if trials.keys() == own[baseline].keys():
-            gap = {t: trials[t] - own[baseline][t] for t in trials}
-            parts[(name, True)] = part(gap, "paired")
-        else:
-            mine, theirs = parts[(name, False)], part(own[baseline], "baseline")
-            parts[(name, True)] = _Part(
-                mine.mean - theirs.mean,
-                mine.influence - theirs.influence,
-                mine.effects + tuple((group, -each) for group, each in theirs.effects),
-            )
-    return size, parts
+) -> tuple[dict[Cell, dict[str, npt.NDArray[np.int64]]], dict[str, slice]]:
+    """A number for every example, and the block of numbers of each domain."""
+    lines = {cell: line for each in cells.values() for cell, line in each.items()}
+    numbers: dict[Cell, dict[str, npt.NDArray[np.int64]]] = {}
+    blocks, start = {}, 0
+    for where in domains:
+        here = [cell for cell in lines if cell[0] == where]
+        own = {
+            cell: np.arange(len(lines[cell])) if examples is None else np.asarray(examples[cell])
+            for cell in here
+        }
+        known = np.unique(np.concatenate(list(own.values())))
+        numbers |= {cell: {"": np.searchsorted(known, own[cell]) + start} for cell in here}
+        blocks[where] = slice(start, start + len(known))
+        start += len(known)
+    return numbers, blocks
 
 
-def _part(
-    trials: Sequence[tuple[npt.NDArray[np.int64], Array]], size: int, group: Hashable
-) -> _Part:
-    """Variance components of T trials: see the module's docstring.
-
-    With ``m_t`` a trial's mean and ``b_tu`` an example's influence on it, the scatter ``s^2`` of
-    the means estimates ``training variance + q``, where ``q`` is the mean variance of ``m_t`` due
-    to examples minus the mean covariance between trials. Effects are scaled so that drawing T of
-    them has variance ``max(0, s^2 - q) / T``.
-    """
-    count = len(trials)
-    means = np.array([values.mean() for _, values in trials])
-    influence = np.zeros(size)
-    squares = 0.0
-    for identity, values in trials:
-        each = (values - values.mean()) / len(values)
-        np.add.at(influence, identity, each / count)
-        squares += float(each @ each)
-    if count == 1:
-        return _Part(float(means[0]), influence, ())
-    scatter = float(means.var(ddof=1))
-    shared = (count**2 * float(influence @ influence) - squares) / (count * (count - 1))
-    kept = max(0.0, scatter - (squares / count - shared)) / scatter if scatter > 0 else 0.0
-    effects = (means - means.mean()) * np.sqrt(kept * count / (count - 1))
-    return _Part(float(means.mean()), influence, ((group, effects),))
+def _redrawn(influence: Array, resamples: int, generator: np.random.Generator) -> Array:
+    """``(R, K)``: change of K statistics when the examples are drawn again R times."""
+    size = len(influence)
+    blocks = []
+    for start in range(0, resamples, _BLOCK):
+        rows = min(_BLOCK, resamples - start)
+        picks = generator.integers(size, size=(rows, size))
+        picks += np.arange(rows)[:, None] * size
+        counts = np.bincount(picks.ravel(), minlength=rows * size).reshape(rows, size)
+        blocks.append(counts.astype(np.float64) @ influence)
+    return np.concatenate(blocks)
 
 
-def _interval(parts: Iterable[tuple[float, Array]], quantiles: tuple[float, float]) -> Interval:
-    means, lines = zip(*parts, strict=True)
+def _interval(mean: CrossedMean, moved: Array, quantiles: tuple[float, float]) -> Interval:
+    below, above = np.quantile(moved, quantiles)
+    error = 2 * quantiles[0]
     # What sums to 0 exactly must not come out as 1e-17: whether an interval holds 0 decides words.
-    low, high = np.round(np.quantile(np.mean(lines, axis=0), quantiles), 12)
-    return Interval(float(np.mean(means)), float(low), float(high))
+    low = round(mean.mean - mean.widened(-float(below), error), 12)
+    return Interval(mean.mean, low, round(mean.mean + mean.widened(float(above), error), 12))
 
 
 def _difference(interval: Interval, baseline: str, metric: str) -> Difference:

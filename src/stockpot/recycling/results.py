@@ -13,16 +13,16 @@ import yaml
 
 from stockpot.evaluation.claims import compare_all
 from stockpot.evaluation.connectivity import barrier
-from stockpot.evaluation.diagnosis import diagnose
-from stockpot.evaluation.diversity import mean_diversity
-from stockpot.evaluation.evidence import Evidence, Member, PairBarrier
+from stockpot.evaluation.crossed import Cell as Where
 from stockpot.evaluation.intervals import paired_bootstrap
-from stockpot.evaluation.metrics import METRICS, Metric, correct, ensemble
+from stockpot.evaluation.metrics import METRICS, Metric
 from stockpot.execution import Job
 from stockpot.provenance import versions
 from stockpot.recycling.cells import judged_on, trained_on, why_trained_on
 from stockpot.recycling.choice import KeptModel
 from stockpot.recycling.cost import training_cost
+from stockpot.recycling.diagnoses import average_claims, diagnose_cell
+from stockpot.recycling.differences import differences
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.family import family
 from stockpot.recycling.jobs import read_metrics
@@ -39,7 +39,7 @@ ByColumn = dict[tuple[str, int], Scores]
 
 
 @dataclass
-class _CellData:
+class CellData:
     """Everything about one cell that is needed more than once."""
 
     cell: Cell
@@ -74,6 +74,25 @@ class _CellData:
             (column, self.cell.trial): np.asarray(np.mean([one[domain] for one in scores], axis=0))
             for domain, column in self.columns.items()
         }
+
+    def strata(self, name: str, metric: Metric | None = None) -> dict[Where, dict[str, Scores]]:
+        """The same by this cell, and inside it by the domain that is tested: one training."""
+        whole = self.protocol_scores(name, metric)
+        return {
+            self.where: {
+                domain: whole[(column, self.cell.trial)] for domain, column in self.columns.items()
+            }
+        }
+
+    @property
+    def where(self) -> Where:
+        """What was held out, and the trial."""
+        return str(self.cell.held_out), self.cell.trial
+
+    def validated(self, job: Job) -> int:
+        """Number of validation rows of a run."""
+        outputs = read_outputs(self.folders[job] / "outputs-best.npz")
+        return sum(len(v) for name, v in outputs.items() if name.startswith("validation/"))
 
     def scores(
         self, outputs: Mapping[str, np.ndarray], metric: Metric | None = None
@@ -125,8 +144,9 @@ def collect(
                 each.numel() for each in body.network.parameters() if each.requires_grad
             ),
         },
-        "cells": [_cell(recipe, data) for data in cells],
+        "cells": [_cell(recipe, data, len(cells)) for data in cells],
         "table": _table(recipe, cells, beside),
+        "averages": [claim.to_json() for claim in average_claims(cells)],
         "lineage": family(recipe, plan, folders, choice.protocol),
         "final": {**_final(recipe, plan, choice), "claims": _claims(cells, choice)},
         "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
@@ -135,7 +155,7 @@ def collect(
     }
 
 
-def _read(plan: Plan, task: Task, metric: Metric, folders: Folders) -> list[_CellData]:
+def _read(plan: Plan, task: Task, metric: Metric, folders: Folders) -> list[CellData]:
     """Every cell of the comparison with its split and its columns of the table.
 
     A column is a domain; it says what was held out with it where other cells test it as well.
@@ -152,11 +172,11 @@ def _read(plan: Plan, task: Task, metric: Metric, folders: Folders) -> list[_Cel
             for name in split.test
         }
         labels = {name: task.labels[rows] for name, rows in split.test.items()}
-        cells.append(_CellData(cell, split, labels, columns, metric, folders))
+        cells.append(CellData(cell, split, labels, columns, metric, folders))
     return cells
 
 
-def _cell(recipe: Recipe, data: _CellData) -> dict[str, Any]:
+def _cell(recipe: Recipe, data: CellData, cells: int) -> dict[str, Any]:
     cell = data.cell
     seen: dict[Job, dict[str, Any]] = {}
     for runs in cell.runs.values():
@@ -168,15 +188,7 @@ def _cell(recipe: Recipe, data: _CellData) -> dict[str, Any]:
         connectivity = json.loads(path.read_text(encoding="utf-8"))
     shown = {name: job for name, job in cell.models.items() if name in recipe.protocol_names}
     models = [_model(PROTOCOLS[name], job, data) for name, job in shown.items()]
-    diversity, diagnoses = [], []
-    for name, job in shown.items():
-        protocol = PROTOCOLS[name]
-        if _is_average(protocol) and not protocol.over_trials:
-            found = _diagnosis(recipe, protocol, job, data, connectivity)
-            if found is not None:
-                diagnoses.append({"protocol": name, **found})
-                if name in ("soup_uniform", "ratatouille_uniform"):
-                    diversity.append(_diversity(protocol, found["evidence"]))
+    diagnoses = diagnose_cell(recipe, data, connectivity, cells)
     parts = ("train", "validation", "test")
     return {
         "held_out": cell.held_out,
@@ -190,7 +202,11 @@ def _cell(recipe: Recipe, data: _CellData) -> dict[str, Any]:
         "runs": list(seen.values()),
         "models": models,
         "connectivity": [*connectivity, *_frontiers(models)],
-        "diversity": diversity,
+        "diversity": [
+            _diversity(PROTOCOLS[each["protocol"]], each["evidence"])
+            for each in diagnoses
+            if each["protocol"] in ("soup_uniform", "ratatouille_uniform")
+        ],
         "diagnosis": diagnoses,
     }
 
@@ -199,7 +215,8 @@ def _frontiers(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What WiSE-FT gives at every coefficient, as a path from the base to the run, on all rows."""
     paths = []
     for model in models:
-        if frontier := model["how"].get("frontier"):
+        frontier = model["how"].get("frontier")
+        if frontier and all(point["loss"] is not None for point in frontier):
             at = [point["coefficient"] for point in frontier]
             inside = [point["validation"] for point in frontier]
             outside = [point["held_out"] for point in frontier]
@@ -218,11 +235,7 @@ def _frontiers(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return paths
 
 
-def _is_average(protocol: Protocol) -> bool:
-    return protocol.group == "average" and protocol.combine != "one" and protocol.take == "best"
-
-
-def _run(run: Run, data: _CellData) -> dict[str, Any]:
+def _run(run: Run, data: CellData) -> dict[str, Any]:
     metrics = data.metrics(run.job)
     main = metrics.get("best") or metrics["last"]
     return {
@@ -240,7 +253,7 @@ def _run(run: Run, data: _CellData) -> dict[str, Any]:
     }
 
 
-def _model(protocol: Protocol, job: Job, data: _CellData) -> dict[str, Any]:
+def _model(protocol: Protocol, job: Job, data: CellData) -> dict[str, Any]:
     metrics = data.metrics(job)
     steps, seconds = training_cost(protocol, job, data.folders)
     members = metrics["members"]
@@ -260,92 +273,6 @@ def _model(protocol: Protocol, job: Job, data: _CellData) -> dict[str, Any]:
     }
 
 
-def _diagnosis(
-    recipe: Recipe,
-    protocol: Protocol,
-    job: Job,
-    data: _CellData,
-    connectivity: Sequence[Mapping[str, Any]],
-) -> dict[str, Any] | None:
-    metrics = data.metrics(job)
-    runs = {run.name: run for run in data.cell.runs[protocol.pool]}
-    chosen = [runs[name] for name in metrics["members"]]
-    if len(chosen) < 2:
-        return None
-    outputs = [data.test_outputs(run.job, "outputs-best.npz") for run in chosen]
-    scores = {name: np.stack([data.scores(one)[name] for one in outputs]) for name in data.labels}
-    joined = data.scores(
-        {name: ensemble([one[name] for one in outputs], data.metric.kind) for name in data.labels}
-    )
-    average = data.scores(data.test_outputs(job, "outputs.npz"))
-    compared = paired_bootstrap(
-        {
-            "average": {(name, data.cell.trial): own for name, own in average.items()},
-            "members": {(name, data.cell.trial): own.mean(axis=0) for name, own in scores.items()},
-        },
-        "members",
-        resamples=recipe.resamples,
-    )["average"].difference
-    assert compared is not None
-    ratio = None
-    if data.metric.kind == "classification":
-        right = [
-            np.concatenate(
-                [correct(one[name], data.labels[name], "classification") for name in data.labels]
-            )
-            for one in outputs
-        ]
-        ratio = mean_diversity(np.stack(right)).ratio_error
-    evidence = Evidence(
-        members=tuple(_member(run, data) for run in chosen),
-        average=_mean(average),
-        average_id=metrics["best"]["id_accuracy"],
-        ensemble=_mean(joined),
-        low=compared.low,
-        high=compared.high,
-        ratio_error=ratio,
-        barriers=tuple(
-            PairBarrier(
-                pair["a"],
-                pair["b"],
-                pair["kind"],
-                pair["barrier_id"],
-                pair["barrier_ood"],
-                pair["examples_id"],
-                pair["examples_ood"],
-            )
-            for pair in connectivity
-            if {pair["a"], pair["b"]} <= {*runs, "base"}
-            or (pair["kind"] == "base to average" and pair["b"] == protocol.name)
-        ),
-        head_shared=True,
-        batchnorm="frozen" if recipe.backbone.batchnorm == "frozen" else "reestimate",
-        metric=data.metric.name,
-    )
-    return diagnose(evidence).to_json()
-
-
-def _mean(scores: Mapping[str, Scores]) -> float:
-    """The mean over domains of the mean over rows, as everywhere."""
-    return float(np.mean([own.mean() for own in scores.values()]))
-
-
-def _member(run: Run, data: _CellData) -> Member:
-    metrics = data.metrics(run.job)
-    values = [point["validation"] for point in metrics["history"]]
-    means = [float(np.mean(list(v.values()))) if isinstance(v, dict) else float(v) for v in values]
-    return Member(
-        name=run.name,
-        accuracy=metrics["best"]["accuracy"],
-        init=run.init,
-        id_accuracy=metrics["best"]["id_accuracy"],
-        learning_rate=run.hyperparameters["learning_rate"],
-        cosine=metrics["way"]["cosine"],
-        distance=metrics["way"]["distance"],
-        fall=max(means) - means[-1] if means else None,
-    )
-
-
 def _diversity(protocol: Protocol, evidence: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "pool": protocol.pool,
@@ -358,13 +285,14 @@ def _diversity(protocol: Protocol, evidence: Mapping[str, Any]) -> dict[str, Any
 
 
 def _table(
-    recipe: Recipe, cells: Sequence[_CellData], beside: Sequence[Metric]
+    recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]
 ) -> list[dict[str, Any]]:
     """One row per protocol, with intervals over domains and the difference to the reference."""
     if not cells:
         return []
     metric = cells[0].metric
     scores: dict[Metric, dict[str, ByColumn]] = {}
+    trained: dict[str, dict[Where, dict[str, Scores]]] = {}
     costs: dict[str, list[tuple[float, float, int]]] = {}
     for data in cells:
         for name in recipe.protocol_names:
@@ -374,6 +302,7 @@ def _table(
             for one in dict.fromkeys((metric, *beside)):
                 own = scores.setdefault(one, {}).setdefault(name, {})
                 own.update(data.protocol_scores(name, one))
+            trained.setdefault(name, {}).update(data.strata(name))
             if protocol.combine == "each":
                 found = [data.metrics(run.job) for run in data.cell.runs[protocol.pool]]
                 cost = (
@@ -390,7 +319,16 @@ def _table(
         (name for name in ("soup_uniform", "erm", "linear_probe") if name in costs), None
     )
     settings: dict[str, Any] = {"resamples": recipe.resamples, "seed": recipe.seed}
-    estimates = paired_bootstrap(scores[metric], against, metric=metric.name, **settings)
+    estimates = paired_bootstrap(scores[metric], **settings)
+    labels = {name: PROTOCOLS[name].label for name in costs}
+    compared = differences(
+        trained,
+        scores[metric],
+        against,
+        metric=metric.name,
+        rows=judged_on(cells[0].cell.domains),
+        labels=labels,
+    )
     others = {
         f"{name} by {each.name}": own for each in beside for name, own in scores[each].items()
     }
@@ -408,6 +346,7 @@ def _table(
                 "seconds": float(seconds),
                 "forward_cost": int(forward),
                 **estimate.to_json(),
+                **compared[name],
                 "also": {
                     each.name: also[f"{name} by {each.name}"].overall.to_json() for each in beside
                 },
@@ -416,18 +355,18 @@ def _table(
     return rows
 
 
-def _claims(cells: Sequence[_CellData], choice: KeptModel) -> list[dict[str, Any]]:
+def _claims(cells: Sequence[CellData], choice: KeptModel) -> list[dict[str, Any]]:
     """The kept protocol against no fine-tuning and against one, on rows that chose nothing."""
     kept = choice.protocol
     names = [kept, *(name for name in ("linear_probe", "single") if name != kept)]
     if not all(data.cell.runs.get("plain") for data in cells):
         names.remove("single")
-    scores: dict[str, ByColumn] = {name: {} for name in names}
+    scores: dict[str, dict[Where, dict[str, Scores]]] = {name: {} for name in names}
     for data in cells:
         for name in names:
             if PROTOCOLS[name].over_trials and data.cell.trial > 0:
                 continue
-            scores[name] |= data.protocol_scores(name)
+            scores[name] |= data.strata(name)
     claims = compare_all(
         scores,
         [(kept, other) for other in names[1:]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stockpot.report.compared import row_claim
 from stockpot.report.metrics import other_metrics
 from stockpot.report.numbers import count, duration, score, spread, typographic
 from stockpot.report.whiskers import GROUPS, grouped
@@ -12,6 +13,7 @@ from stockpot.report.whiskers import GROUPS, grouped
 def markdown_table(results: dict[str, Any], *, domains: bool = True) -> str:
     """One row a method: the mean with its 95 % interval, the difference in words, domains, cost.
 
+    The head of the difference says what its interval covers, and for how many comparisons.
     Bold marks the best value of a column among methods; an oracle is marked and never bold.
     """
     table, metric = results["table"], results["task"]["metric"]
@@ -20,7 +22,8 @@ def markdown_table(results: dict[str, Any], *, domains: bool = True) -> str:
     names = list(table[0]["domains"]) if domains and len(table[0]["domains"]) > 1 else []
     baseline = next((row["difference"]["against"] for row in table if row.get("difference")), None)
     label = next((row["label"] for row in table if row["protocol"] == baseline), baseline)
-    against = f"Against {_plain(label)}" if label else "Difference"
+    claim = next((made for row in table if (made := row_claim(results, row))), None)
+    against = f"Against {label} ({claim.certainty()})" if claim else "Difference"
     head = ["Method", "Mean (95 % interval)", against, *names, "Steps", "Time", "Cost to run"]
     aligned = ["---", "---", "---", *["---:"] * (len(names) + 3)]
     methods = [row for row in table if row["group"] != "oracle"]
@@ -31,7 +34,8 @@ def markdown_table(results: dict[str, Any], *, domains: bool = True) -> str:
         for row in rows[::-1]:
             oracle = group == "oracle"
             mean = _bold(score(row["mean"], metric), row["mean"] == top and not oracle)
-            words = row["difference"]["words"] if row.get("difference") else ""
+            claim = row_claim(results, row)
+            words = claim.phrase() if claim else ""
             lines.append(
                 _row(
                     [

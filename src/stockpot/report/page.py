@@ -10,15 +10,20 @@ from typing import Any
 from stockpot.evaluation import wording
 from stockpot.files import write_text
 from stockpot.report import curves, metrics, numbers, scatter, svg, tree, whiskers
+from stockpot.report.compared import CSS, row_claim
 from stockpot.report.environment import make_environment
 from stockpot.report.headline import headline
 from stockpot.report.judged import judged
 from stockpot.report.reasons import reasons
 
-_LIMIT, _LEAST_DATA = 280_000, 40_000
+_LIMIT, _LEAST_DATA = 280_000, 22_000
 _DATA_HERE = "data-of-the-page-go-here"
 _ROWS = 120
-_BULKY = ("history", "evidence", "findings", "domain_differences", "connectivity", "runs", "cells")
+_BULKY = (
+    *("history", "evidence", "findings", "domain_differences", "connectivity", "runs", "cells"),
+    # What a claim says again of its row and of all claims.
+    *("averages", "words", "subject", "subject_label", "against_label", "rows", "trials"),
+)
 
 
 def write_report(results: dict[str, Any], path: Path | str) -> Path:
@@ -81,6 +86,8 @@ def render(results: dict[str, Any]) -> str:
         baseline_label=(whiskers.baseline(results["table"]) or {}).get("label"),
         ensemble_cost=_ensemble_cost(results),
         covers=_covers(results["table"]),
+        claims={row["protocol"]: row_claim(results, row) for row in results["table"]},
+        css=CSS,
         trials=len({cell["trial"] for cell in results["cells"]}),
         data=_DATA_HERE,
     )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from stockpot.evaluation.claims import Claim
 from stockpot.evaluation.wording import ends, label, points
+from stockpot.report.compared import MARKS, row_claim
 from stockpot.report.headline import headline
 from stockpot.report.judged import judged
 from stockpot.report.numbers import duration
+from stockpot.report.reasons import reasons
 from stockpot.report.whiskers import GROUPS, grouped
 
 _WIDTH = 80
@@ -24,13 +27,14 @@ def terminal_table(results: dict[str, Any]) -> str:
     """
     table, metric = results["table"], results["task"]["metric"]
     said = headline(results)
-    lines = textwrap.wrap(said.words, _WIDTH)
+    lines = _wrapped(said.words)
     for detail in said.details:
-        lines += textwrap.wrap(detail, _WIDTH)
+        lines += _wrapped(detail)
     if not table:
         return "\n".join(lines)
     lines.append("")
-    cells = {row["protocol"]: _numbers(row, metric) for row in table}
+    claims = {row["protocol"]: row_claim(results, row) for row in table}
+    cells = {row["protocol"]: _numbers(row, claims[row["protocol"]], metric) for row in table}
     columns = zip(*cells.values(), strict=True)
     widths = [max(least, *map(len, column)) for least, column in zip(_LEAST, columns, strict=True)]
     lines.append(_line("", ("mean", "95 %", "difference"), "steps", "run", widths))
@@ -41,26 +45,30 @@ def terminal_table(results: dict[str, Any]) -> str:
             cost = f"{row['forward_cost']:g}x"
             numbers, steps = cells[row["protocol"]], _steps(row["steps"])
             lines.append(_line(row["label"], numbers, steps, cost, widths, mark))
+    lines += _diagnoses(results, widths)
     lines.append("")
     domains = ", ".join(table[0]["domains"])
-    baseline = next((row["difference"]["against"] for row in table if row.get("difference")), None)
-    against = next((row["label"] for row in table if row["protocol"] == baseline), None)
+    compared = [claim for claim in claims.values() if claim]
     what = "Mean" if metric in ("accuracy", "r2") else f"Mean {label(metric)}"
     over = "held-out" if judged(results).part == "held-out domain" else "test rows"
     notes = f"> final model. {what} over {over}: {domains}. 'run': cost of a prediction."
-    if against:
-        notes += f" Difference to: {against}; '=' where this test could see none."
-    lines += textwrap.wrap(notes, _WIDTH)
+    if compared:
+        notes += f" Difference to: {compared[0].against_label} ({compared[0].certainty()})."
+    if any(claim.verdict == "no difference" for claim in compared):
+        notes += " '=': no difference that this test could see."
+    if any(claim.verdict == "not testable" for claim in compared):
+        notes += " '~': too few trainings to tell, these rows only; another seed may differ."
+    lines += _wrapped(notes)
     total = results.get("seconds")
     if total is not None:
         lines.append(f"Whole comparison: {duration(total)}.")
     return "\n".join(lines)
 
 
-def _numbers(row: dict[str, Any], metric: str) -> tuple[str, str, str]:
+def _numbers(row: dict[str, Any], claim: Claim | None, metric: str) -> tuple[str, str, str]:
     """Mean, interval and difference of a row."""
-    interval = "-".join(ends(row["low"], row["high"], metric=metric))
-    return points(row["mean"], metric=metric), interval, _gap(row.get("difference"), metric)
+    low, high = map(_brief, ends(row["low"], row["high"], metric=metric))
+    return _brief(points(row["mean"], metric=metric)), f"{low}-{high}", _gap(claim)
 
 
 def _line(
@@ -72,21 +80,48 @@ def _line(
     mark: str = " ",
 ) -> str:
     mean, interval, gap = widths
-    room = _WIDTH - 2 - mean - 2 - interval - 2 - gap - _STEPS - _RUN
+    room = _room(widths)
     return (
         f"{mark} {_cut(name, room - 1):<{room}}{numbers[0]:>{mean}}  "
         f"{numbers[1]:^{interval}}  {numbers[2]:<{gap}}{steps:>{_STEPS}}{run:>{_RUN}}"
     )
 
 
-def _gap(difference: dict[str, Any] | None, metric: str) -> str:
-    """``+1.2 (0.3..2.1)``; an equals sign leads what may as well be nothing."""
-    if difference is None:
+def _room(widths: list[int]) -> int:
+    """What the other columns leave for a name."""
+    mean, interval, gap = widths
+    return _WIDTH - 2 - mean - 2 - interval - 2 - gap - _STEPS - _RUN
+
+
+def _diagnoses(results: dict[str, Any], widths: list[int]) -> list[str]:
+    """One line an average: against the mean of its members, and the reason most often named."""
+    entries = reasons(results)
+    if not entries:
+        return []
+    room = _room(widths)
+    lines = ["averages against their members' mean"]
+    for entry in entries:
+        codes = [each["code"] for each in entry["all"]]
+        most = max(codes, key=codes.count)
+        reason = f"{most} ({codes.count(most)} of {len(codes)})"
+        mark = ">" if entry["protocol"] == results["final"]["protocol"] else " "
+        name = f"{_cut(entry['label'], room - 1):<{room}}"
+        lines.append(f"{mark} {name}{_gap(entry['claim']):<{widths[2]}} {reason}"[:_WIDTH].rstrip())
+    return lines
+
+
+def _gap(claim: Claim | None) -> str:
+    """``+1.2 (0.3..2.1)``; a sign leads where nothing is called better or worse (``MARKS``)."""
+    if claim is None:
         return ""
-    mean = points(difference["mean"], metric=metric, sign=True)
-    low, high = ends(difference["low"], difference["high"], metric=metric)
-    equal = "=" if difference["low"] <= 0 <= difference["high"] else " "
-    return f"{equal}{mean} ({low}..{high})"
+    mean = _brief(points(claim.mean, metric=claim.metric, sign=True))
+    low, high = map(_brief, ends(claim.low, claim.high, metric=claim.metric))
+    return f"{MARKS[claim.verdict]}{mean} ({low}..{high})"
+
+
+def _brief(number: str) -> str:
+    """What diverged has long numbers."""
+    return number if len(number) <= 7 else f"{float(number):.2g}"
 
 
 def _steps(steps: float) -> str:
@@ -95,3 +130,7 @@ def _steps(steps: float) -> str:
 
 def _cut(words: str, room: int) -> str:
     return words if len(words) <= room else words[: room - 1] + "…"
+
+
+def _wrapped(words: str) -> list[str]:
+    return textwrap.wrap(words, _WIDTH, break_on_hyphens=False)

@@ -207,7 +207,12 @@ def _range(cells: list[dict[str, float]], metric: str = "accuracy") -> tuple[flo
     scale = 1.0 if declared(metric).decimals is not None else max(map(abs, means))
     fence = middle - max(6 * usual, 0.03 * scale)
     shown = [cell for cell in cells if cell["mean"] >= fence]
-    low, high = min(cell["low"] for cell in shown), max(cell["high"] for cell in shown)
+    # Whiskers of few trials are long; they are cut off rather than squeeze the others.
+    width = median(cell["high"] - cell["low"] for cell in shown)
+    room = 4 * max(usual, width, 0.01 * scale)
+    means = [cell["mean"] for cell in shown]
+    low = max(min(cell["low"] for cell in shown), min(means) - room)
+    high = min(max(cell["high"] for cell in shown), max(means) + room)
     return svg.padded(low, high, 0.02 * scale)
 
 
