@@ -42,8 +42,12 @@ def kept(folder: Path, kind: str, classes: tuple[str, ...] = ODD, **more: Any) -
         base(folder / "base", kind)
     model = Model(load_backbone(spec, root=folder), max(1, len(classes)))
     rng = torch.Generator().manual_seed(0)
-    state = {n: t + 0.1 * torch.randn(t.shape, generator=rng) for n, t in model.state().items()}
-    model.load_state(state)
+    state = {
+        n: t + 0.1 * torch.randn(t.shape, generator=rng)
+        for n, t in model.state().items()
+        if t.is_floating_point()
+    }
+    model.load_state(state, partial=True)
     model.eval()
     out = folder / "model"
     out.mkdir()

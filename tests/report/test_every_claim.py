@@ -96,7 +96,7 @@ def written(world, domains, trials, with_claims):
     labels = {name: LABELS[name][0] for name in world.scores}
     options = {"metric": world.metric, "rows": HELD_OUT}
     estimates = paired_bootstrap(world.scores, resamples=120)
-    compared = differences(world.scores, world.against, labels=labels, **options)
+    compared = differences(world.scores, world.scores, world.against, labels=labels, **options)
     members = {
         f"{name}/members": {where: runs.mean(axis=0) for where, runs in each.items()}
         for name, each in world.members.items()

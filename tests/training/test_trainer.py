@@ -416,12 +416,14 @@ def test_a_run_that_diverges_keeps_what_came_before(
         assert same(done.best, linear_model(task).state())
 
 
-def test_weights_that_become_infinite_end_the_run_before_any_average_has_them() -> None:
+def test_weights_that_become_infinite_end_the_run_before_any_average_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run = trainer(HP.replace(average_from=0.0, evaluate_every=4))
     run.advance(5)
     with torch.no_grad():
         run.model.head.bias.fill_(3e38)
-        run.optimizer.param_groups[0]["lr"] = 1e38
+    monkeypatch.setattr("stockpot.training.trainer.learning_rate", lambda hp, step: 1e38)
     run.advance(3)
     assert run.diverged is not None
     assert run.diverged.what in ("loss", "tensor 'head.bias'", "tensor 'featurizer.0.weight'")

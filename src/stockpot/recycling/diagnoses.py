@@ -58,11 +58,10 @@ def diagnose_cell(
     ``cells`` of the comparison.
     """
     scored = {
-        name: _scored(PROTOCOLS[name], job, data)
-        for name, job in data.cell.models.items()
-        if name in recipe.protocol_names and is_average(PROTOCOLS[name])
+        name: each
+        for name, each in _averages(data).items()
+        if name in recipe.protocol_names and len(each.runs) > 1
     }
-    scored = {name: each for name, each in scored.items() if len(each.runs) > 1}
     claims = _against_members({data.where: scored}, data, 1 - _ERROR / cells)
     made = []
     for claim in claims:
@@ -74,13 +73,7 @@ def diagnose_cell(
 
 def average_claims(cells: Sequence[CellData]) -> tuple[Claim, ...]:
     """Every average against the mean of its members, over all cells: did averaging help?"""
-    scored: dict[Cell, dict[str, _Scored]] = {}
-    for data in cells:
-        scored[data.where] = {
-            name: _scored(PROTOCOLS[name], job, data)
-            for name, job in data.cell.models.items()
-            if is_average(PROTOCOLS[name])
-        }
+    scored = {data.where: _averages(data) for data in cells}
     return _against_members(scored, cells[0], 1 - _ERROR) if cells else ()
 
 
@@ -101,6 +94,8 @@ def _against_members(
     scores: dict[str, dict[Cell, dict[str, Array]]] = {}
     names = []
     for name in dict.fromkeys(name for each in cells.values() for name in each):
+        if any(name not in each for each in cells.values()):
+            continue
         if max(len(each[name].runs) for each in cells.values()) < 2:
             continue
         names.append(name)
@@ -120,6 +115,15 @@ def _against_members(
 
 def _members_of(name: str) -> str:
     return f"{name}/members"
+
+
+def _averages(data: CellData) -> dict[str, _Scored]:
+    """Every average of a cell that has members: where all were left out, the probe stands in."""
+    return {
+        name: _scored(PROTOCOLS[name], job, data)
+        for name, job in data.cell.models.items()
+        if is_average(PROTOCOLS[name]) and data.metrics(job)["members"]
+    }
 
 
 def _scored(protocol: Protocol, job: Job, data: CellData) -> _Scored:
