@@ -82,7 +82,7 @@ def example_results(trials: int = 3, runs: int = 6, seed: int = 0) -> dict[str, 
     estimates = paired_bootstrap(scores, resamples=500)
     labels = {name: each[0] for name, each in LABELS.items()}
     options = {"metric": "accuracy", "rows": "held-out domains"}
-    compared = differences(scores, "erm", labels=labels, **options)
+    compared = differences(scores, scores, "erm", labels=labels, **options)
     # The mean run stands in for the members' mean: both are made of the same runs.
     members = {f"{name}/members": scores["single"] for name in ("soup_uniform", AVERAGE)}
     averages = compare_all(
