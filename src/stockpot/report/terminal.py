@@ -49,6 +49,9 @@ def terminal_table(results: dict[str, Any]) -> str:
     if against:
         notes += f" Difference to: {against}; '=' where this test could see none."
     lines += textwrap.wrap(notes, _WIDTH)
+    for wild in results.get("wild", []):
+        if wild["doubt"]:
+            lines += textwrap.wrap(f"Doubt accepted, {wild['name']}: {wild['doubt']}.", _WIDTH)
     total = results.get("seconds")
     if total is not None:
         lines.append(f"Whole comparison: {duration(total)}.")
