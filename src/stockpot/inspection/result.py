@@ -62,6 +62,8 @@ class Pair:
 
     ``cosine``, ``adjusted`` and ``distance`` are medians over the counted layers; ``shared`` of
     ``layers`` counted layers point to a common ancestor, ``foreign`` names those that do not.
+    ``permuted`` names the foreign layers, of a few that were looked at, that are the same weights
+    with rows or columns (neurons, channels) in another order.
     ``rounding`` is "F16" or "BF16" when one model is the other rounded to that format.
     """
 
@@ -74,6 +76,7 @@ class Pair:
     layers: int
     shared: int
     foreign: tuple[str, ...]
+    permuted: tuple[str, ...]
     rounding: str | None
 
 

@@ -64,6 +64,12 @@ def judge_pair(adjusted: NDArray[np.float64], elements: Sequence[int]) -> Verdic
     return "unrelated"
 
 
+def some(names: Sequence[str], shown: int = 3) -> str:
+    """The first few names and how many more there are."""
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def fixed(value: float, digits: int = 3) -> str:
     """A number with fixed digits and no minus before a zero."""
     return f"{round(value, digits) + 0.0:.{digits}f}"
@@ -100,6 +106,11 @@ def explain(verdict: Verdict, pairs: Sequence[Pair], parts: dict[str, str]) -> s
     if verdict == "same ancestor":
         pair = f" (the farthest pair, {names})" if len(pairs) > 1 else ""
         return f"the weights agree far beyond chance: {numbers}{pair}"
+    if weakest.permuted:
+        return (
+            f"{names} are the same weights in another order, channels are permuted in "
+            f"{some(weakest.permuted)}: {numbers}; their average would be noise"
+        )
     if verdict == "unrelated":
         return (
             f"{_outsider(of_kind, pairs) or names} share no ancestor: {numbers}; "

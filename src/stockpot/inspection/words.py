@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stockpot.inspection.result import Bad, Deltas, Layer, Model, Pair, degrees
-from stockpot.inspection.verdict import fixed
+from stockpot.inspection.verdict import fixed, some
 
 _SHOWN = 3
 # Norms of one layer this far apart make a plain average follow the larger model.
@@ -37,7 +37,8 @@ def notes(
         if pair.verdict == "identical" and (len(pairs) > 1 or base is not None)
     ]
     found += [_coarse(model) for model in models if model.coarse]
-    found += [_foreign(pair) for pair in pairs if pair.foreign and pair.verdict == "same ancestor"]
+    found += [_permuted(pair) for pair in pairs if pair.permuted]
+    found += [_foreign(pair) for pair in pairs if pair.verdict == "same ancestor" and _new(pair)]
     if base is not None:
         found += [
             _untrained(model, base, layers)
@@ -48,12 +49,6 @@ def notes(
         found += _deltas(deltas, delta_pairs)
     found += _uneven(models, layers)
     return tuple(found)
-
-
-def some(names: Sequence[str], shown: int = _SHOWN) -> str:
-    """The first few names and how many more there are."""
-    rest = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _broken(bad: Bad) -> str:
@@ -85,9 +80,20 @@ def _same_again(pair: Pair, base: str | None) -> str:
     return f"{pair.first} and {pair.second} are {how}"
 
 
+def _permuted(pair: Pair) -> str:
+    return (
+        f"{pair.first} and {pair.second}: channels are permuted in {some(pair.permuted)}: the same "
+        "weights in another order, whose average is noise"
+    )
+
+
+def _new(pair: Pair) -> list[str]:
+    return [name for name in pair.foreign if name not in pair.permuted]
+
+
 def _foreign(pair: Pair) -> str:
     return (
-        f"{pair.first} and {pair.second} share an ancestor, but not in {some(pair.foreign)}: "
+        f"{pair.first} and {pair.second} share an ancestor, but not in {some(_new(pair))}: "
         "trained from new values"
     )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from stockpot.backbones import Backbone, load_backbone
 from stockpot.checkpoints import open_checkpoint
 from stockpot.checkpoints.torch_io import load_state
-from stockpot.errors import BackboneError, InputError
-from stockpot.inspection import check_lineage
+from stockpot.errors import BackboneError, InputError, LineageError
+from stockpot.inspection import Lineage, check_lineage
 from stockpot.recycling.cells import check_auxiliary, check_splits
 from stockpot.recycling.judging import other_metrics, selection_metric
 from stockpot.recycling.plan import Facts
@@ -22,11 +23,15 @@ from stockpot.training.objective import check_objective
 
 @dataclass(frozen=True)
 class Examined:
-    """What was looked at, and the facts that name its content in the jobs."""
+    """What was looked at, and the facts that name its content in the jobs.
+
+    ``lineage`` holds the evidence on the weights from the wild, by auxiliary.
+    """
 
     task: Task
     backbone: Backbone
     facts: Facts
+    lineage: Mapping[str, Lineage]
 
 
 def examine(
@@ -53,11 +58,15 @@ def examine(
             f"backbone '{recipe.backbone.name}' takes {body.modality} inputs, "
             f"task '{task.name}' has {task.modality} inputs"
         )
-    contents = {}
+    contents: dict[str, str] = {}
     examples = {}
+    lineage: dict[str, Lineage] = {}
     for auxiliary in recipe.auxiliaries:
         if auxiliary.weights is not None:
-            contents[auxiliary.name] = _check_wild(auxiliary.weights, body, root)
+            path = root / Path(auxiliary.weights).expanduser()
+            lineage[auxiliary.name] = _check_wild(auxiliary, path, body)
+            with open_checkpoint(path) as checkpoint:
+                contents[auxiliary.name] = checkpoint.digest()
             continue
         other = task if auxiliary.task is None else load(auxiliary.task)
         _check_auxiliary(auxiliary, other, task)
@@ -77,17 +86,23 @@ def examine(
         examples=task.counts(),
         auxiliary_examples=examples,
     )
-    return Examined(task, body, facts)
+    return Examined(task, body, facts, lineage)
 
 
-def _check_wild(weights: str, body: Backbone, root: Path) -> str:
-    """Weights from the wild: same architecture, finite, and a descendant of the base."""
-    path = root / Path(weights).expanduser()
-    with open_checkpoint(path) as checkpoint:
-        name = checkpoint.digest()
-    body.adopt(load_state(path), str(path))
-    check_lineage(body.state(), path)
-    return name
+def _check_wild(auxiliary: Auxiliary, path: Path, body: Backbone) -> Lineage:
+    """Weights from the wild: same architecture, finite, and a descendant of the base.
+
+    What is asked about is what will be trained and averaged. Frozen layers stay the base's: they
+    would vouch for weights whose trained layers are strangers, or speak against good ones.
+    """
+    trained = list(body.adopt(load_state(path), str(path)))
+    evidence = check_lineage(body.state(), path, names=trained)
+    if evidence.doubt and not auxiliary.accept_doubt:
+        raise LineageError(
+            f"auxiliary '{auxiliary.name}' ({path}): {evidence.doubt}",
+            hint="leave it out, or set 'accept_doubt: true' on it and see what the results say",
+        )
+    return evidence
 
 
 def _check_auxiliary(auxiliary: Auxiliary, other: Task, task: Task) -> None:

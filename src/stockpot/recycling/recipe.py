@@ -169,6 +169,9 @@ class Auxiliary(_Strict):
     weights: str | None = None
     task: TaskSpec | None = None
     rotation: bool = False
+    accept_doubt: bool = Field(
+        False, description="use ``weights`` although the lineage test leaves a doubt"
+    )
     training: AuxiliaryTraining = AuxiliaryTraining()
 
     @model_validator(mode="after")
@@ -176,6 +179,8 @@ class Auxiliary(_Strict):
         given = [self.weights is not None, self.task is not None, self.rotation]
         if sum(given) != 1:
             raise ValueError("give exactly one of 'weights', 'task' and 'rotation: true'")
+        if self.accept_doubt and self.weights is None:
+            raise ValueError("'accept_doubt' is about 'weights' from the wild; there are none")
         return self
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,10 @@ def collect(
         "table": _table(recipe, cells, beside),
         "averages": [claim.to_json() for claim in average_claims(cells)],
         "lineage": family(recipe, plan, folders, choice.protocol),
+        "wild": [
+            {"name": name, **asdict(evidence), "doubt": evidence.doubt}
+            for name, evidence in examined.lineage.items()
+        ],
         "final": {**_final(recipe, plan, choice), "claims": _claims(cells, choice)},
         "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
         "versions": versions("torch", "transformers", "timm", "accelerate"),

@@ -59,6 +59,9 @@ def terminal_table(results: dict[str, Any]) -> str:
     if any(claim.verdict == "not testable" for claim in compared):
         notes += " '~': too few trainings to tell, these rows only; another seed may differ."
     lines += _wrapped(notes)
+    for wild in results.get("wild", []):
+        if wild["doubt"]:
+            lines += _wrapped(f"Doubt accepted, {wild['name']}: {wild['doubt']}.")
     total = results.get("seconds")
     if total is not None:
         lines.append(f"Whole comparison: {duration(total)}.")
