@@ -262,8 +262,8 @@ def test_every_candidate_gets_batchnorm_statistics_of_its_own(tmp_path: Path) ->
     one = load_state(runs["run-0"] / "best.safetensors")
 
     wise = combined(tmp_path, rows, {"run-0": runs["run-0"]}, probe, combine="interpolate")
-    for text, loss in wise.how["losses"].items():
-        a = float(text)
+    for point in wise.how["frontier"]:
+        a, loss = point["coefficient"], point["loss"]
         if 0 < a < 1:
             mixed = {n: t if t.ndim == 0 else (1 - a) * t + a * one[n] for n, t in base.items()}
             assert loss == pytest.approx(own_statistics(rows, mixed), rel=1e-4)

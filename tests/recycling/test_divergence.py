@@ -90,14 +90,9 @@ def numbers(folder: Path) -> dict[str, Any]:
 def test_of_learning_rates_from_small_to_huge_the_huge_ones_are_left_out(tmp_path: Path) -> None:
     done = run(tmp_path, training=training(learning_rate=[1e-4, 1e-2, 1.0]), runs=5)
     runs = done.results["cells"][0]["runs"]
-    rates = {
-        one["hyperparameters"]["learning_rate"]: bool(one["diverged"])
-        for one in runs
-        if one["pool"] == "plain"
-    }
-    assert rates[1.0]
-    assert not rates[1e-4]
-    assert not rates[1e-2]
+    diverged = [one["hyperparameters"]["learning_rate"] for one in runs if one["diverged"]]
+    assert diverged
+    assert set(diverged) == {1.0}
     page = (done.folder / "report.html").read_text()
     assert "runs diverged, and no selection and no average has them" in page
     assert "learning rate 1: at the end accuracy on validation" in page

@@ -82,6 +82,7 @@ def examine(
         root=str(root),
         cache=str(cache or ""),
         skip_corrupt=skip_corrupt,
+        fixed_splits=task.splits is not None,
         metric=selection_metric(recipe, task.kind).name,
         examples=task.counts(),
         auxiliary_examples=examples,

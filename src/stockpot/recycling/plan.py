@@ -78,6 +78,7 @@ class Facts:
     root: str
     cache: str
     skip_corrupt: bool = False
+    fixed_splits: bool = False
     metric: str = "accuracy"
     examples: Mapping[str, int] = field(default_factory=dict)
     """How many the task has, by domain."""
@@ -132,15 +133,13 @@ def add_final(plan: Plan, recipe: Recipe, facts: Facts, protocol: str) -> Plan:
     """The plan with the cell whose model of ``protocol`` is kept.
 
     That is the first cell, or with ``final.train_on: all`` a new one that holds nothing out; where
-    the first holds nothing out either, and sees the same rows, it is the first all the same.
+    the first holds nothing out either, and test rows are fixed, it is the first all the same.
     """
     first = plan.cells[0]
-    if recipe.final.train_on == "first":
+    if recipe.final.train_on == "first" or (facts.fixed_splits and not first.domains):
         return replace(plan, final_cell=first)
     builder = _Builder(recipe, facts, final=protocol)
     cell = builder.cell(None, 0)
-    if cell.probe == first.probe:
-        return replace(plan, final_cell=first)
     builder.add_model(cell, PROTOCOLS[protocol], [cell])
     return replace(plan, final_cell=cell, auxiliaries={**builder.auxiliaries, **plan.auxiliaries})
 
