@@ -30,11 +30,12 @@ test-install:  ## fresh environments, one for each extra, light and lowest; by h
 	$(PYTHON) tools/install_matrix.py
 	$(PYTHON) tools/install_matrix.py --lowest light registry web data
 
-check: $(READY)  ## format, lint, types, import contract
+check: $(READY)  ## format, lint, types, import contract, size of the house
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/house.py
 
 format: $(READY)  ## rewrite files in the project's format
 	$(BIN)/ruff format .
