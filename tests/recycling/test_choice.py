@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from stockpot.errors import StockpotError
 from stockpot.evaluation.claims import Claim
+from stockpot.evaluation.kept import kept_line, kept_sentences
 from stockpot.recycling import recycle
 from stockpot.recycling.choice import CandidateRow, Shortfall, shortfall, simplest
 from stockpot.recycling.protocols import PROTOCOLS
-from stockpot.report import kept_line, write_report
+from stockpot.report import write_report
 from stockpot.training.rows import read_outputs
 from tests.recycling.test_combine import make_rows, pool
 from tests.recycling.tiny import recipe, write_arrays
@@ -218,7 +219,10 @@ def test_a_named_protocol_is_kept_and_what_validation_says_of_it_is_said(tmp_pat
     line = kept_line(done.results)
     assert "\n" not in line
     assert "WARNING: on validation rows these weights are worse than Linear probe" in line
-    assert "final.protocol: auto would not have kept it" in line
+    labels = {row["protocol"]: row["label"] for row in final["candidates"]}
+    assert f"final.protocol: auto keeps {labels[final['auto']]}" in line
+    card = (done.model / "README.md").read_text(encoding="utf-8")
+    assert all(sentence in card for sentence in kept_sentences(done.results))
 
     value["final"]["at_least"] = "probe"
     with pytest.raises(StockpotError, match=r"no model is kept, .*Linear probe") as no:

@@ -12,11 +12,11 @@ import sklearn.metrics as reference
 from scipy.special import softmax
 
 from stockpot.errors import InputError, RecipeError
+from stockpot.evaluation.kept import kept_line
 from stockpot.provenance import read_record
 from stockpot.recycling import Recycled, parse_recipe, plan_recipe, recycle
 from stockpot.recycling.jobs import _sample
 from stockpot.recycling.plan import hash_seed
-from stockpot.report.kept import kept_line
 from stockpot.tasks import load_task, parse_task_spec, split_task
 from stockpot.training.rows import Rows, read_outputs
 from tests.recycling.tiny import recipe, write_arrays

@@ -41,6 +41,7 @@ def save_folder(
     record: Record,
     classes: Sequence[str] = (),
     images: Mapping[str, Any] | None = None,
+    text: str = "",
 ) -> Record:
     """Write ``state`` (as from ``Model.state``) to ``folder``; returns the record with its digest.
 
@@ -53,6 +54,7 @@ def save_folder(
 
     ``classes``: names in the order of the outputs, empty for a regression. ``images``: how files
     were decoded before the backbone saw them, ``{"size": pixels, "resize": "stretch" or "crop"}``.
+    ``text``: Markdown for the card.
     """
     weights = whole_weights(backbone, state)
     if buffers := backbone.changed_buffers(backbone_part(state)):
@@ -86,6 +88,7 @@ def save_folder(
         record,
         library_name=_LIBRARIES[backbone.spec.kind],
         pipeline_tag=kind if expression is not None else None,
+        text=text,
         usage=usage(
             backbone.spec,
             backbone.modality,

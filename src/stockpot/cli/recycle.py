@@ -63,9 +63,9 @@ def recycle_command(
     Run again after an interruption: finished jobs are not repeated.
     """
     from stockpot.cli.landing import Landing
+    from stockpot.evaluation.kept import kept_line
     from stockpot.extras import require_wanted
     from stockpot.recycling import load_recipe, plan_recipe, recycle
-    from stockpot.report import kept_line
 
     extras = backend_extras(backend, address, gpus_per_job)
     load_recipe(recipe, change or ())

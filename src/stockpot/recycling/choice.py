@@ -79,13 +79,15 @@ class CandidateRow:
 class KeptModel:
     """The protocol that is kept, and what it was chosen from.
 
-    ``best``: the protocol with the best validation score. ``against``: the kept protocol against
+    ``best``: the protocol with the best validation score; ``auto``: the one that the rule keeps, ""
+    where validation can choose none. ``against``: the kept protocol against
     the linear probe and the best run, on validation rows.
     """
 
     protocol: str
     chosen: Literal["auto", "named"]
     best: str
+    auto: str
     candidates: tuple[CandidateRow, ...]
     against: tuple[Claim, ...]
 
@@ -120,6 +122,7 @@ class KeptModel:
             "protocol": self.protocol,
             "chosen": self.chosen,
             "best": self.best,
+            "auto": self.auto,
             "candidates": [
                 {**asdict(candidate), "level": candidate.is_level} for candidate in self.candidates
             ],
@@ -137,11 +140,12 @@ def choose(recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) 
     names = [name for name in recipe.protocol_names if PROTOCOLS[name].can_be_final]
     candidates, best = _candidates(rows, names) if names else ((), "")
     kept = recipe.final.protocol
+    auto = simplest(candidates).protocol if candidates else ""
+    chosen: Literal["auto", "named"] = "named"
     if kept == AUTO:
-        kept = simplest(candidates).protocol
-    auto = recipe.final.protocol == AUTO
+        kept, chosen = auto, "auto"
     against = rows.against(kept) if PROTOCOLS[kept].can_be_final else ()
-    choice = KeptModel(kept, "auto" if auto else "named", best, candidates, against)
+    choice = KeptModel(kept, chosen, best, auto, candidates, against)
     if recipe.final.at_least is not None:
         lowest = LOWEST[recipe.final.at_least]
         for claim in choice.below:

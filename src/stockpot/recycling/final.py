@@ -8,6 +8,7 @@ from typing import Any
 
 from stockpot.backbones.folder import find_expression, save_folder
 from stockpot.checkpoints.torch_io import load_state
+from stockpot.evaluation.kept import kept_sentences
 from stockpot.evaluation.metrics import METRICS
 from stockpot.execution import Job
 from stockpot.files import atomic_folder
@@ -63,5 +64,6 @@ def save_final(
             record=record,
             classes=examined.task.classes,
             images=image_decoding(examined.task, getattr(recipe.task, "resize", None)),
+            text="\n".join(f"- {sentence}" for sentence in kept_sentences(results)),
         )
     write_models(output, [*made.models, Made(FOLDER)])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.evaluation import wording
+from stockpot.evaluation.kept import kept_sentences
 from stockpot.files import write_text
 from stockpot.report import curves, metrics, numbers, scatter, svg, tree, whiskers
 from stockpot.report.compared import CSS, row_claim
@@ -58,6 +59,7 @@ def render(results: dict[str, Any]) -> str:
     )
     page = environment.get_template("report.html.j2").render(
         results=results,
+        kept=kept_sentences(results),
         metric=results["task"]["metric"],
         unit=numbers.percent(results["task"]["metric"]),
         lower=not wording.declared(results["task"]["metric"]).higher_is_better,
