@@ -21,9 +21,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 import stockpot
 from stockpot.evaluation.claims import Claim
+from stockpot.files import atomic_folder
 from stockpot.recycling.protocols import PROTOCOLS
+from stockpot.tasks import load_task, parse_task_spec
 
 HERE = Path(__file__).resolve().parent
 LITE0 = f"{HERE.parent / 'examples' / 'pacs' / 'lite0.py'}:efficientnet_lite0"
@@ -140,17 +145,17 @@ def recipes(data: Path, pacs: Path | None) -> Iterator[tuple[str, Path, dict[str
         "rotated Fashion",
         Path(FASHION),
         {
-            "task": {"kind": "rotated_mnist", "path": FASHION, "domains": ["15", "30", "45", "75"]},
+            "task": {"kind": "images", "path": str(data / "rotated"), "size": 56},
             "held_out": ["75"],
             "backbone": {**lite0, "image_size": 56, "freeze_below": "_blocks.9"},
             "auxiliaries": [
                 {
                     "name": "glyphs",
-                    "task": {"kind": "images", "path": str(data / "glyphs"), "size": 28},
+                    "task": {"kind": "images", "path": str(data / "glyphs"), "size": 56},
                     "training": {"limit_per_domain": 1000},
                 }
             ],
-            "training": {**images, "augmentation": False, "limit_per_domain": 1000},
+            "training": {**images, "augmentation": False},
         },
     )
 
@@ -173,12 +178,31 @@ def main() -> None:
             print(f"left out: {name}, there is no {needed}")
             continue
         whole = {"title": name, "trials": arguments.trials, **COMMON, **recipe}
+        if name == "rotated Fashion":
+            write_rotated(arguments.data / "rotated")
         output = arguments.output / name.replace(" ", "-")
         results[name] = stockpot.recycle(whole, output, jobs=arguments.jobs).results
         stockpot.write_report(results[name], output / "report.html")
         print("\n".join(summary(name, results[name])), flush=True)
     if arguments.page is not None:
         arguments.page.write_text(page(results), encoding="utf-8")
+
+
+def write_rotated(folder: Path, each: int = 100) -> None:
+    """Four angles of Fashion-MNIST as ``angle/class/number.png``: other clothes in every angle."""
+    if folder.exists():
+        return
+    task = load_task(parse_task_spec({"kind": "rotated_mnist", "path": FASHION}), root=Path())
+    with atomic_folder(folder) as half:
+        for angle in ("15", "30", "45", "75"):
+            rows = task.rows(angle)
+            for label in range(len(task.classes)):
+                place = half / angle / task.classes[label]
+                place.mkdir(parents=True)
+                for row in rows[task.labels[rows] == label][:each]:
+                    pixels = np.asarray(task.inputs[row]).reshape(28, 28)
+                    grey = np.round(pixels * 255 if pixels.max() <= 1 else pixels)
+                    Image.fromarray(grey.astype(np.uint8)).convert("RGB").save(place / f"{row}.png")
 
 
 def fixed(results: dict[str, Any]) -> dict[str, float]:
