@@ -255,7 +255,11 @@ def card(
     """
     import yaml
 
-    known = [parent.name for parent in record.parents if HUB_ID.fullmatch(parent.name)]
+    known = [
+        parent.name
+        for parent in record.parents
+        if parent.role != "run" and HUB_ID.fullmatch(parent.name)
+    ]
     front: dict[str, Any] = {}
     if license:
         front["license"] = license

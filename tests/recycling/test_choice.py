@@ -82,16 +82,28 @@ def test_a_gap_is_the_mean_over_cells_and_its_error_that_of_the_rows(
         for where in identities
     ]
     assert measured.mean == pytest.approx(np.mean(means), abs=1e-12)
-    variance = 0.0
+    squares = 0.0
     for name, rows in parts.items():
         differences = [one[where][name] - other[where][name] for where in identities]
-        variance += np.mean(differences, axis=0).var() / len(rows) / domains**2
-    assert measured.error >= np.sqrt(variance) * (1 - 1e-9)
+        squares += np.square(np.mean(differences, axis=0) / len(rows) / domains).sum()
     if cells == 1:
-        assert measured.error == pytest.approx(np.sqrt(variance), rel=1e-9)
+        assert measured.error == pytest.approx(np.sqrt(squares), rel=1e-9)
     else:
         scatter = np.std(means, ddof=1) / np.sqrt(cells)
-        assert measured.error <= np.hypot(np.sqrt(variance), scatter) * (1 + 1e-9)
+        assert np.sqrt(squares) * (1 - 1e-9) <= measured.error
+        assert measured.error <= np.hypot(np.sqrt(squares), scatter) * (1 + 1e-9)
+
+
+def test_candidates_that_differ_on_one_row_are_level() -> None:
+    where = ("held out", 0)
+    identities = {where: {"validation/a": np.arange(40)}}
+    one, other = np.zeros(40), np.zeros(40)
+    one[7] = 1.0
+    measured = shortfall(
+        {where: {"validation/a": one}}, {where: {"validation/a": other}}, identities
+    )
+    assert measured.mean == pytest.approx(measured.error)
+    assert candidate("soup_uniform", measured.mean, measured.error).is_level
 
 
 def test_half_of_the_rows_never_chooses_what_scores_it(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from stockpot.evaluation.crossed import (
     single_error,
 )
 from stockpot.evaluation.intervals import Interval
-from stockpot.evaluation.wording import ends, in_sentence, points, unit
+from stockpot.evaluation.wording import declared, ends, in_sentence, points, unit
 
 Verdict = Literal["better", "worse", "no difference", "not testable"]
 Covers = Literal["examples only", "examples and trainings", "examples, trainings and other domains"]
@@ -167,7 +167,8 @@ class Claim(Interval):
         return f"{count} each, another seed may differ"
 
     def _signed(self) -> str:
-        return f"{self._points(self.mean, sign=True)} {unit(self.metric)}"
+        lower = "" if declared(self.metric).higher_is_better else ", lower is better,"
+        return f"{self._points(self.mean, sign=True)} {unit(self.metric)}{lower}"
 
     def _points(self, value: float, sign: bool = False) -> str:
         return points(value, metric=self.metric, sign=sign)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stockpot.evaluation.claims import Claim
-from stockpot.evaluation.wording import in_sentence
+from stockpot.evaluation.wording import in_sentence, label, points
 
 
 def kept_line(results: Mapping[str, Any]) -> str:
@@ -16,8 +16,8 @@ def kept_line(results: Mapping[str, Any]) -> str:
 
 
 def kept_sentences(results: Mapping[str, Any]) -> list[str]:
-    """The protocol and why it was kept, a warning, claims on rows that chose nothing, and what the
-    weights were trained on.
+    """The protocol and why it was kept, a warning, its score, claims on rows that chose nothing,
+    what became of the runs, and what the weights were trained on where that is all there is.
 
     The warning is there where validation says that the kept weights are worse than something
     simple. Empty for results that were written before models were chosen.
@@ -25,12 +25,44 @@ def kept_sentences(results: Mapping[str, Any]) -> list[str]:
     final = results["final"]
     if "claims" not in final:
         return []
+    claims = [Claim.from_json(value) for value in final["claims"]]
     sentences = [f"{final['label']}, {final['why']}."]
+    if final.get("instead"):
+        sentences.append(
+            f"It came to nothing; the weights are the linear probe ({final['instead']})."
+        )
     if final["below"]:
         sentences.append(_warning(final))
-    sentences += [Claim.from_json(value).sentence() for value in final["claims"]]
-    if final.get("why_trained_on"):
+    sentences += _reached(results, claims)
+    sentences += [claim.sentence() for claim in claims]
+    sentences += _runs(final.get("runs", {}))
+    if final.get("train_on") == "all":
         sentences.append(final["why_trained_on"])
+    return sentences
+
+
+def _reached(results: Mapping[str, Any], claims: list[Claim]) -> list[str]:
+    final = results["final"]
+    row = next((r for r in results.get("table", []) if r["protocol"] == final["protocol"]), None)
+    if row is None or not claims:
+        return []
+    metric = results["task"]["metric"]
+    return [f"Its {label(metric)} on {claims[0].where}: {points(row['mean'], metric=metric)}."]
+
+
+def _runs(runs: Mapping[str, int]) -> list[str]:
+    """Runs that ended where they began, or diverged: nobody else tells that they were for nothing."""
+    sentences = []
+    if runs.get("no_better"):
+        sentences.append(
+            f"{runs['no_better']} of {runs['total']} runs never got better on validation than what "
+            "they started from, and are scored as that."
+        )
+    if runs.get("diverged"):
+        sentences.append(
+            f"{runs['diverged']} of {runs['total']} runs diverged and are left out: lower the "
+            "learning rate."
+        )
     return sentences
 
 

@@ -28,6 +28,7 @@ from stockpot.errors import StockpotError
 from stockpot.evaluation.claims import VALIDATION, Claim, compare_all
 from stockpot.evaluation.crossed import Cell as Where
 from stockpot.evaluation.crossed import crossed_difference, numbered
+from stockpot.evaluation.wording import in_sentence
 from stockpot.execution import Job
 from stockpot.recycling.cost import training_cost
 from stockpot.recycling.jobs import ROWS, UNSEEN
@@ -72,7 +73,7 @@ class CandidateRow:
     @property
     def is_level(self) -> bool:
         """Whether one standard error spans its distance to the best."""
-        return self.behind.mean <= self.behind.error
+        return self.behind.mean <= self.behind.error + 1e-12
 
 
 @dataclass(frozen=True)
@@ -101,20 +102,14 @@ class KeptModel:
         """Why this one, in a sentence."""
         if self.chosen == "named":
             return "named by the recipe"
-        kept = next(each for each in self.candidates if each.protocol == self.protocol)
+        level = sum(candidate.is_level for candidate in self.candidates)
         count = len(self.candidates)
-        if self.protocol == self.best:
+        if level == 1:
             return f"best of {count} by validation"
-        best = next(each for each in self.candidates if each.protocol == self.best)
-        simpler = "stands first in the table"
-        if kept.decisions < best.decisions:
-            simpler = "chooses less"
-        elif kept.steps < best.steps:
-            simpler = "takes less training"
-        return (
-            f"within one standard error of the best of {count} by validation "
-            f"({best.label}), and {simpler}"
-        )
+        best = "the best"
+        if self.protocol != self.best:
+            best += f", {in_sentence(PROTOCOLS[self.best].label)}"
+        return f"the simplest of {level} (of {count}) that validation cannot tell from {best}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for ``results.json``."""
@@ -258,8 +253,15 @@ def shortfall(
 ) -> Shortfall:
     """The first's validation score minus the other's, and its standard error.
 
+    Rows scatter around 0, as they would if the two were equally good (the error of McNemar's test,
+    1947): two candidates that differ on a single row are then level.
     ``identities``: by cell and validation domain, which row of the task a score belongs to.
     """
     numbers, size = numbered(one, identities)
     difference = crossed_difference(one, other, numbers, size)
-    return Shortfall(difference.mean, difference.standard_error)
+    share = np.zeros(size)
+    for where, parts in one.items():
+        for name, own in parts.items():
+            gaps = (own - other[where][name]) / (len(one) * len(parts) * len(own))
+            np.add.at(share, numbers[where][name], gaps)
+    return Shortfall(difference.mean, max(difference.standard_error, float(np.sqrt(share @ share))))

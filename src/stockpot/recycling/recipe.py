@@ -347,6 +347,10 @@ class Recipe(_Strict):
                     "none of 'protocols' gives a set of weights that validation can choose; "
                     "add one, such as 'soup_uniform', or name one as final.protocol"
                 )
+        elif PROTOCOLS[self.final.protocol].pool in ("auxiliary", "fusing") and not names:
+            raise ValueError(
+                f"the final model's protocol '{self.final.protocol}' needs 'auxiliaries'"
+            )
         elif self.final.protocol not in self.protocol_names:
             raise ValueError(
                 f"the final model's protocol '{self.final.protocol}' is not among 'protocols'"

@@ -152,7 +152,7 @@ def collect(
             {"name": name, **asdict(evidence), "doubt": evidence.doubt}
             for name, evidence in examined.lineage.items()
         ],
-        "final": {**_final(recipe, plan, choice), "claims": _claims(cells, choice)},
+        "final": {**_final(recipe, plan, choice, folders), "claims": _claims(cells, choice)},
         "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
         "versions": versions("torch", "transformers", "timm", "accelerate"),
         "seconds": round(sum(_seconds(folders[job]) for job in set(folders)), 1),
@@ -381,9 +381,23 @@ def _claims(cells: Sequence[CellData], choice: KeptModel) -> list[dict[str, Any]
     return [claim.to_json() for claim in claims]
 
 
-def _final(recipe: Recipe, plan: Plan, choice: KeptModel) -> dict[str, Any]:
+def run_counts(plan: Plan, folders: Folders) -> dict[str, int]:
+    """Of the runs on the target: how many there are, never got better on validation than what they
+    started from, and diverged.
+    """
+    jobs = {run.job for cell in plan.cells for runs in cell.runs.values() for run in runs}
+    metrics = [read_metrics(folders[job]) for job in jobs]
+    return {
+        "total": len(metrics),
+        "no_better": sum(each.get("best_step") == 0 for each in metrics),
+        "diverged": sum(bool(each.get("diverged")) for each in metrics),
+    }
+
+
+def _final(recipe: Recipe, plan: Plan, choice: KeptModel, folders: Folders) -> dict[str, Any]:
     assert plan.final_cell is not None
     cell = plan.final_cell
+    how = read_metrics(folders[cell.models[choice.protocol]])["how"]
     return {
         **choice.to_json(),
         "label": PROTOCOLS[choice.protocol].label,
@@ -392,6 +406,8 @@ def _final(recipe: Recipe, plan: Plan, choice: KeptModel) -> dict[str, Any]:
         "trained_on": trained_on(cell.held_out, cell.domains),
         "why_trained_on": why_trained_on(cell.held_out, cell.domains, len(plan.cells)),
         "why": choice.reason(),
+        "instead": how.get("instead"),
+        "runs": run_counts(plan, folders),
     }
 
 

@@ -52,6 +52,8 @@ def headline(results: dict[str, Any]) -> Headline:
     leading = [claim for claim in claims if claim.verdict == claims[0].verdict]
     sentences = [joined(leading), *(claim.sentence() for claim in claims[len(leading) :])]
     details = [*sentences[1:], _how_sure(claims, reached), *_exceptions(row, results)]
+    if results["final"].get("train_on") == "all":
+        details.insert(0, results["final"]["why_trained_on"])
     return Headline(
         _VERDICT[claims[0].verdict],
         typographic(sentences[0]),

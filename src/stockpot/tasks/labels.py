@@ -33,6 +33,11 @@ def class_labels(
                 f"{place}: label {value!r} is not the name of a class", hint=f"for numbers {hint}"
             )
         names.append(str(value).strip())
+        if classes is None and names[-1].lower() == "nan":
+            raise TaskError(
+                f"{place}: label '{names[-1]}' stands for a missing value",
+                hint="leave such rows out, or list it under 'classes' if it is a class",
+            )
     known = list(classes or class_order(names))
     index = {name: i for i, name in enumerate(known)}
     for name, place in zip(names, where, strict=True):
