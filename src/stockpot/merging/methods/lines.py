@@ -56,25 +56,6 @@ def factor(block: Block, alpha: float, beta: float) -> float:
     return alpha + beta * (layer / last) if layer and last > 0 else alpha
 
 
-@merge_method(
-    "lines",
-    title="LiNeS (layer-increasing scaling)",
-    formula="theta_0 + (alpha + beta l/(L-1)) sum_i w_i tau_i, l: layer, 0 ... L-1",
-    source="Wang et al. 2025, LiNeS, arXiv 2410.17146",
-    base="required",
-    passes=(DEPTH,),
-    parameters=(ALPHA, BETA, PerModel(Real("weights", 1.0), help="weight of each task vector")),
-)
-def lines(block: Block, *, alpha: float, beta: float, weights: list[float]) -> Array:
-    return add_consensus(
-        block,
-        block.deltas,
-        weights=weights,
-        scale=factor(block, alpha, beta),
-        consensus="sum",
-    )
-
-
 def scaled_by_depth(method: Method) -> Method:
     """``method`` with LiNeS on top: ``theta_0 + factor(layer) (merged - theta_0)``.
 
@@ -120,4 +101,24 @@ def scaled_by_depth(method: Method) -> Method:
             *(wrapped(step) for step in method.passes_for(without(parameters))),
             DEPTH,
         ),
+    )
+
+
+@merge_method(
+    "lines",
+    title="LiNeS (layer-increasing scaling)",
+    formula="theta_0 + (alpha + beta l/(L-1)) sum_i w_i tau_i, l: layer, 0 ... L-1",
+    source="Wang et al. 2025, LiNeS, arXiv 2410.17146",
+    base="required",
+    passes=(DEPTH,),
+    on_top=scaled_by_depth,
+    parameters=(ALPHA, BETA, PerModel(Real("weights", 1.0), help="weight of each task vector")),
+)
+def lines(block: Block, *, alpha: float, beta: float, weights: list[float]) -> Array:
+    return add_consensus(
+        block,
+        block.deltas,
+        weights=weights,
+        scale=factor(block, alpha, beta),
+        consensus="sum",
     )
