@@ -201,7 +201,7 @@ class Engine:
                 check_now = check and not later
                 block = load_block(work, backend, start, stop, shape, options, check=check_now)
                 found = step.reduce(block, **work.arguments)
-                if later and not all(np.isfinite(each.array()).all() for each in found.values()):
+                if later and not all(statistic.finite() for statistic in found.values()):
                     _check_sources(work, start, stop, options)
                 sums.add(found)
 

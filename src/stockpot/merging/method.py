@@ -58,6 +58,8 @@ of statistics:
 - ``block.gram(vectors)``: all inner products, shape (k, k), float64.
 - ``Count(x)``: integers, added. (``selection.py`` finds exact quantiles in passes of its own.)
 - ``Largest(x)``: elementwise maximum.
+- A subclass of ``Statistic`` of your own: how two of them are joined, and as which arrays one
+  travels to another process or machine.
 
 Bytes must not depend on block size or threads, and float addition is not associative. So sums are
 taken over fixed chunks of 65,536 elements of the flattened tensor in one fixed order, and the
@@ -126,6 +128,7 @@ __all__ = [
     "Pass",
     "PerModel",
     "Real",
+    "Statistic",
     "Statistics",
     "TensorShape",
     "Total",
@@ -152,7 +155,7 @@ def _always(statistics: Statistics) -> bool:
 class Pass:
     """One reading of the data before combine; see the module's text.
 
-    reduce: ``(block, **parameters) -> {name: Total | Count | Largest}``.
+    reduce: ``(block, **parameters) -> {name: Statistic}``.
     finish: ``(statistics, tensor, **parameters) -> {name: value}``; gets all statistics so far,
         sums of this pass included, and returns those to keep.
     scope: sums over one tensor, or over all tensors of the model.

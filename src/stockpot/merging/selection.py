@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from stockpot.merging.block import Joined
 from stockpot.merging.method import Array, Block, Count, Pass, Statistics
 
 SAMPLE = 65_536
@@ -30,19 +31,6 @@ _LOWER_BITS = 47
 Vectors = Callable[..., Sequence[Array]]
 Ranks = Callable[..., Sequence[int]]
 Limits = tuple[float, float]
-
-
-class Gathered:
-    """Things of many blocks in one list, in any order."""
-
-    def __init__(self, thing: Any) -> None:
-        self._things = [thing]
-
-    def join(self, other: Gathered) -> None:
-        self._things += other._things
-
-    def value(self) -> list[Any]:
-        return self._things
 
 
 class Part(NamedTuple):
@@ -66,6 +54,56 @@ class Inside(NamedTuple):
     values: np.ndarray
     repeats: np.ndarray
     at_low: int
+
+
+class Samples(Joined):
+    """Parts of many tensors, in any order."""
+
+    @classmethod
+    def of(cls, size: int, vectors: Sequence[np.ndarray]) -> Samples:
+        """Sampled magnitudes of one tensor of ``size`` entries; they are copied."""
+        taken = np.array([vectors[0].size])
+        return cls(sizes=np.array([size]), taken=taken, magnitudes=np.stack(vectors, axis=1))
+
+    def value(self) -> list[Part]:
+        arrays = self.arrays()
+        pieces = np.split(arrays["magnitudes"], np.cumsum(arrays["taken"])[:-1])
+        return [
+            Part(size, list(piece.T))
+            for size, piece in zip(arrays["sizes"].tolist(), pieces, strict=True)
+        ]
+
+
+class Insides(Joined):
+    """What ``inside`` says of many blocks, in any order: a table (vectors, ranks) a block."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[Inside]]) -> Insides:
+        """The table of one block."""
+        cells = [cell for row in rows for cell in row]
+        counts = [(c.size, c.above, c.at_high, c.at_low, c.values.size) for c in cells]
+        return cls(
+            counts=np.array(counts).reshape(1, len(rows), -1, 5),
+            values=np.concatenate([cell.values for cell in cells]),
+            repeats=np.concatenate([cell.repeats for cell in cells]),
+        )
+
+    def value(self) -> list[list[list[Inside]]]:
+        arrays = self.arrays()
+        counts = arrays["counts"]
+        ends = np.cumsum(counts[..., 4])[:-1]
+        values = iter(np.split(arrays["values"], ends))
+        repeats = iter(np.split(arrays["repeats"], ends))
+        return [
+            [
+                [
+                    Inside(size, above, at_high, next(values), next(repeats), at_low)
+                    for size, above, at_high, at_low, _ in row
+                ]
+                for row in block
+            ]
+            for block in counts.tolist()
+        ]
 
 
 def threshold_passes(
@@ -92,10 +130,10 @@ def threshold_passes(
     def magnitudes(block: Block, parameters: dict[str, Any]) -> list[Array]:
         return [block.xp.abs(vector) for vector in vectors(block, **parameters)]
 
-    def sample(block: Block, **parameters: Any) -> dict[str, Any]:
-        found = [_host(x) for x in magnitudes(block, parameters)]
+    def sample(block: Block, **parameters: Any) -> dict[str, Samples]:
         # Blocks reuse their memory, and abs of what is not negative may be the thing itself.
-        return {raw: Gathered(Part(block.tensor.size, [x.copy() for x in found]))}
+        sampled = [_host(x) for x in magnitudes(block, parameters)]
+        return {raw: Samples.of(block.tensor.size, sampled)}
 
     def bracket(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
         parts: list[Part] = statistics.pop(raw)
@@ -108,9 +146,9 @@ def threshold_passes(
             statistics[limits] = [estimate(parts, column, wanted) for column in columns]
         return statistics
 
-    def collect(block: Block, **parameters: Any) -> dict[str, Any]:
+    def collect(block: Block, **parameters: Any) -> dict[str, Insides]:
         pairs = zip(magnitudes(block, parameters), block.statistics[limits], strict=True)
-        return {raw: Gathered([[inside(block.xp, x, each) for each in row] for x, row in pairs])}
+        return {raw: Insides.of([[inside(block.xp, x, cell) for cell in row] for x, row in pairs])}
 
     def select(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
         blocks: list[list[list[Inside]]] = statistics.pop(raw)

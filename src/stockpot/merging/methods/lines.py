@@ -59,9 +59,11 @@ def factor(block: Block, alpha: float, beta: float) -> float:
 def scaled_by_depth(method: Method) -> Method:
     """``method`` with LiNeS on top: ``theta_0 + factor(layer) (merged - theta_0)``.
 
-    Raises ``MethodError`` for methods that pack several models into one.
+    Raises ``MethodError`` for methods that pack several models into one, and for those that have
+    an ``alpha`` or ``beta`` of their own (LiNeS itself).
     """
-    if method.granularity == "model":
+    own = {parameter.name for parameter in method.parameters}
+    if method.granularity == "model" or not own.isdisjoint((ALPHA.name, BETA.name)):
         raise MethodError(
             f"LiNeS cannot scale what method '{method.name}' makes",
             hint="scale the models before, or choose another method",
