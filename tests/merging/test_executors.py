@@ -141,13 +141,14 @@ def kinds(cls: type[Statistic] = Statistic) -> Iterator[type[Statistic]]:
 def test_every_kind_of_statistic_survives_the_way_to_another_machine() -> None:
     rng = np.random.default_rng(0)
     blocks = [rng.random((2, 60)) for _ in range(3)]
-    rows = [[[inside(np, x, (0.2, 0.7)), inside(np, x, (0.5, 0.5))] for x in b] for b in blocks]
+    limits = ((0.2, 0.7), (0.5, 0.5))
+    cells = [[inside(np, x, within) for x in block for within in limits] for block in blocks]
     statistics = [
         [Total(rng.random((n, 2, 2))) for n in (1, 4, 2)],
         [Count(rng.integers(0, 9, (2, 3))) for _ in range(3)],
         [Largest(rng.random(5)) for _ in range(3)],
         [Samples.of(100, list(block)) for block in blocks],
-        [Insides.of(row) for row in rows],
+        [Insides.of(own) for own in cells],
     ]
     assert {type(same[0]) for same in statistics} == {
         kind for kind in kinds() if kind is not Joined and kind.__module__.startswith("stockpot")

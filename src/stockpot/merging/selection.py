@@ -75,34 +75,24 @@ class Samples(Joined):
 
 
 class Insides(Joined):
-    """What ``inside`` says of many blocks, in any order: a table (vectors, ranks) a block."""
+    """What ``inside`` says of blocks, in any order: of a block by vector, of a vector by rank."""
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[Inside]]) -> Insides:
-        """The table of one block."""
-        cells = [cell for row in rows for cell in row]
-        counts = [(c.size, c.above, c.at_high, c.at_low, c.values.size) for c in cells]
+    def of(cls, cells: Sequence[Inside]) -> Insides:
+        """Those of one block."""
         return cls(
-            counts=np.array(counts).reshape(1, len(rows), -1, 5),
+            counts=np.array([(c.size, c.above, c.at_high, c.at_low, c.values.size) for c in cells]),
             values=np.concatenate([cell.values for cell in cells]),
             repeats=np.concatenate([cell.repeats for cell in cells]),
         )
 
-    def value(self) -> list[list[list[Inside]]]:
-        arrays = self.arrays()
-        counts = arrays["counts"]
-        ends = np.cumsum(counts[..., 4])[:-1]
-        values = iter(np.split(arrays["values"], ends))
-        repeats = iter(np.split(arrays["repeats"], ends))
+    def value(self) -> list[Inside]:
+        counts, values, repeats = self.arrays().values()
+        ends = np.cumsum(counts[:, 4])[:-1]
+        rows = zip(counts.tolist(), np.split(values, ends), np.split(repeats, ends), strict=True)
         return [
-            [
-                [
-                    Inside(size, above, at_high, next(values), next(repeats), at_low)
-                    for size, above, at_high, at_low, _ in row
-                ]
-                for row in block
-            ]
-            for block in counts.tolist()
+            Inside(size, above, at_high, own, times, at_low)
+            for (size, above, at_high, at_low, _), own, times in rows
         ]
 
 
@@ -148,17 +138,21 @@ def threshold_passes(
 
     def collect(block: Block, **parameters: Any) -> dict[str, Insides]:
         pairs = zip(magnitudes(block, parameters), block.statistics[limits], strict=True)
-        return {raw: Insides.of([[inside(block.xp, x, cell) for cell in row] for x, row in pairs])}
+        return {
+            raw: Insides.of([inside(block.xp, x, within) for x, row in pairs for within in row])
+        }
 
     def select(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
-        blocks: list[list[list[Inside]]] = statistics.pop(raw)
-        wanted = ranks(sum(block[0][0].size for block in blocks), **parameters)
+        cells: list[Inside] = statistics.pop(raw)
+        rows: list[list[Limits]] = statistics.pop(limits)
+        columns = len(rows[0])
+        wanted = ranks(sum(c.size for c in cells[:: len(rows) * columns]), **parameters)
         found = [
             [
-                pick([block[v][r] for block in blocks], within, rank)
+                pick(cells[v * columns + r :: len(rows) * columns], within, rank)
                 for r, (within, rank) in enumerate(zip(row, wanted, strict=True))
             ]
-            for v, row in enumerate(statistics.pop(limits))
+            for v, row in enumerate(rows)
         ]
         if all(value is not None for row in found for value in row):
             statistics[name] = found
