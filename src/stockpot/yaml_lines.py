@@ -127,6 +127,52 @@ def validated(
         raise RecipeError(sorted(found, key=lambda text: found[text])) from error
 
 
+def read_recipe(
+    model: type[M], path: Path, changes: Sequence[str] = (), *, known: Sequence[str] = ()
+) -> M:
+    """The recipe of a verb, read from a file.
+
+    ``changes``: ``"training.steps=100"`` and the like, put over what the file says; values are
+    YAML.
+    Raises ``RecipeError`` with all problems at once, each with its line.
+    """
+    value, lines = load_with_lines(path)
+    for change in changes:
+        _put(value, change)
+    return checked_recipe(model, value, source=str(path), lines=lines, known=known)
+
+
+def checked_recipe(
+    model: type[M],
+    value: Any,
+    *,
+    source: str = "recipe",
+    lines: Mapping[Location, int] | None = None,
+    known: Sequence[str] = (),
+) -> M:
+    """The recipe of a verb, given as plain data; see ``validated``."""
+    if not isinstance(value, Mapping):
+        raise RecipeError([f"{source}: a recipe is a mapping with 'task' and 'backbone'"])
+    return validated(model, value, source=source, lines=lines, known=known)
+
+
+def _put(value: Any, change: str) -> None:
+    """Set ``a.b=value`` in plain data, tables on the path to it made where they are missing."""
+    import yaml
+
+    name, equals, text = change.partition("=")
+    *path, last = name.split(".")
+    try:
+        if not equals or not last:
+            raise ValueError("expected name=value")
+        new = yaml.safe_load(text)
+        for part in path:
+            value = value.setdefault(part, {})
+        value[last] = new
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise RecipeError([f"cannot put '{change}' over the recipe: {error}"]) from error
+
+
 def suggestion(name: str, known: Sequence[str]) -> str:
     """``; did you mean 'other'?`` where something known is spelt nearly the same, else nothing."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

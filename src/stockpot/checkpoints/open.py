@@ -71,6 +71,19 @@ def weights_folder(source: str | Path) -> Path | None:
     return None
 
 
+def open_adapted(folder: Path, label: str, base: str | Path | None = None) -> Checkpoint:
+    """The adapter in ``folder`` applied to ``base``, by default the one its config names."""
+    from stockpot.checkpoints.adapter import AdaptedCheckpoint, read_adapter
+
+    adapter = read_adapter(folder)
+    named = base or adapter.config.get("base_model_name_or_path")
+    if not named:
+        raise CheckpointError(
+            f"{folder} is an adapter that names no base", hint="set base_model_name_or_path"
+        )
+    return AdaptedCheckpoint(open_checkpoint(named), adapter, label=label)
+
+
 def _is_hub_id(source: str | Path) -> bool:
     """Whether a text can be a hub id: ``owner/name`` that does not end like a weights file."""
     if not isinstance(source, str) or not _HUB_ID.fullmatch(source):
@@ -103,8 +116,6 @@ def _open_index(path: Path, label: str) -> Checkpoint:
 
 def _open_folder(folder: Path, label: str) -> Checkpoint:
     if (folder / "adapter_config.json").is_file() and not (folder / "model.safetensors").exists():
-        from stockpot.checkpoints.lora import open_adapted
-
         return open_adapted(folder, label)
     file = find_weights(folder)
     check_link(file, folder)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -22,21 +23,65 @@ Statistics = dict[str, Any]
 
 
 # --------------------------------------------------------------------------- additive statistics
-class Total:
+class Statistic(ABC):
+    """What ``reduce`` takes of one block, joined with what it takes of others, in any order.
+
+    Threads join statistics in memory. Workers in other processes and on other machines send their
+    ``arrays``, from which the class makes the statistic again: they are the arguments of its
+    constructor. Every executor uses these three methods alone, so that a kind which one of them
+    can sum, all of them can.
+    """
+
+    kinds: ClassVar[dict[str, Callable[..., Statistic]]] = {}
+    """Every kind by its full name, entered as its class is made."""
+
+    def __init_subclass__(cls) -> None:
+        cls.kinds[cls.kind()] = cls
+
+    @classmethod
+    def kind(cls) -> str:
+        """Full name of the class."""
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+    @abstractmethod
+    def join(self, other: Any) -> None:
+        """Take in a statistic of the same kind, which is not used afterwards."""
+
+    @abstractmethod
+    def value(self) -> Any:
+        """What ``finish`` gets."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Arrays of numbers with which the class makes an equal statistic."""
+
+    def finite(self) -> bool:
+        """Whether no number is NaN or infinite."""
+        return all(bool(np.isfinite(array).all()) for array in self.arrays().values())
+
+
+class Joined(Statistic):
+    """Arrays that are laid end to end, along their first axis, in the order in which they come."""
+
+    def __init__(self, **arrays: np.ndarray) -> None:
+        self._pieces = {name: [array] for name, array in arrays.items()}
+
+    def join(self, other: Joined) -> None:
+        for name, pieces in self._pieces.items():
+            pieces += other._pieces[name]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {name: np.concatenate(pieces) for name, pieces in self._pieces.items()}
+
+
+class Total(Joined):
     """Float64 sums, one for each chunk: shape (chunks, ...). Added exactly, so in any order."""
 
     def __init__(self, chunks: np.ndarray) -> None:
-        self._parts = [chunks]
-
-    def join(self, other: Total) -> None:
-        self._parts += other._parts
-
-    def array(self) -> np.ndarray:
-        """The chunks that have come together, in the order they came."""
-        return np.concatenate(self._parts)
+        super().__init__(chunks=chunks)
 
     def value(self) -> np.ndarray | float:
-        chunks = self.array()
+        chunks = self.arrays()["chunks"]
         if not np.isfinite(chunks).all():  # which fsum refuses
             with np.errstate(invalid="ignore"):
                 total: np.ndarray | float = np.sum(chunks, axis=0)
@@ -47,7 +92,7 @@ class Total:
         return np.array([math.fsum(column) for column in columns]).reshape(chunks.shape[1:])
 
 
-class Count:
+class Count(Statistic):
     """Integers that are added."""
 
     def __init__(self, counts: np.ndarray) -> None:
@@ -56,13 +101,14 @@ class Count:
     def join(self, other: Count) -> None:
         self._counts += other._counts
 
-    def array(self) -> np.ndarray:
+    def value(self) -> np.ndarray:
         return self._counts
 
-    value = array
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"counts": self._counts}
 
 
-class Largest:
+class Largest(Statistic):
     """Numbers of which the elementwise largest is kept."""
 
     def __init__(self, values: np.ndarray) -> None:
@@ -71,14 +117,11 @@ class Largest:
     def join(self, other: Largest) -> None:
         self._values = np.maximum(self._values, other._values)
 
-    def array(self) -> np.ndarray:
+    def value(self) -> np.ndarray:
         return self._values
 
-    value = array
-
-
-Statistic = Total | Count | Largest
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Total, Count, Largest)}
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"values": self._values}
 
 
 class Sums:
@@ -86,7 +129,7 @@ class Sums:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._statistics: dict[str, Any] = {}
+        self._statistics: dict[str, Statistic] = {}
 
     def add(self, statistics: Mapping[str, Statistic]) -> None:
         with self._lock:
@@ -97,14 +140,21 @@ class Sums:
                     self._statistics[name] = statistic
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What another machine joins with ``add_arrays``."""
-        return {f"{type(s).__name__} {name}": s.array() for name, s in self._statistics.items()}
+        """What another machine joins with ``add_arrays``: by kind, argument and name."""
+        return {
+            f"{statistic.kind()} {argument} {name}": array
+            for name, statistic in self._statistics.items()
+            for argument, array in statistic.arrays().items()
+        }
 
     def add_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Join what another machine has summed over other tensors."""
+        arguments: dict[tuple[str, str], dict[str, np.ndarray]] = {}
         for key, array in arrays.items():
-            kind, _, name = key.partition(" ")
-            self.add({name: _KINDS[kind](array)})
+            kind, argument, name = key.split(" ", 2)
+            arguments.setdefault((kind, name), {})[argument] = array
+        for (kind, name), own in arguments.items():
+            self.add({name: Statistic.kinds[kind](**own)})
 
     def values(self) -> Statistics:
         return {name: statistic.value() for name, statistic in self._statistics.items()}

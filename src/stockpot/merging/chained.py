@@ -8,29 +8,43 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.dtypes import STORAGE, Array, encode
-from stockpot.merging.backends import NumpyBackend
 from stockpot.merging.engine import Copy, Engine, Options, Work, load_block
-from stockpot.merging.job import MergeJob
+from stockpot.merging.numpy_backend import NumpyBackend
 from stockpot.merging.sinks import MemorySink, Nowhere
 
 _WIDE = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64"}
 
 
+class PlannedMerge(Protocol):
+    """What is asked of a merge whose result is read as a checkpoint; ``MergeJob`` is one."""
+
+    tasks: list[Work | Copy]
+
+    @property
+    def label(self) -> str: ...
+
+    def prepare(self) -> dict[str, TensorInfo]: ...
+
+    def recipe(self) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...
+
+
 class MergedCheckpoint(Checkpoint):
     """The result of a planned merge, before it is written anywhere."""
 
-    def __init__(self, job: MergeJob, options: Options, *, label: str) -> None:
+    def __init__(self, job: PlannedMerge, options: Options) -> None:
         self._job = job
         self._options = options
         self._local = threading.local()
         self._lock = threading.Lock()
-        super().__init__(job.prepare(), label=label)
+        super().__init__(job.prepare(), label=job.label)
         self.recipe = job.recipe()
         self._works = {task.info.name: task for task in job.tasks}
         self._ready: set[str] = set()
@@ -106,6 +120,6 @@ def _widened(task: Work | Copy) -> Any:
     return replace(task, info=info)
 
 
-def open_merged(job: MergeJob, options: Options) -> MergedCheckpoint:
+def open_merged(job: PlannedMerge, options: Options) -> MergedCheckpoint:
     """A planned merge as a checkpoint."""
-    return MergedCheckpoint(job, options, label=f"{job.spec.method} of {len(job.models)} models")
+    return MergedCheckpoint(job, options)

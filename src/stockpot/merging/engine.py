@@ -16,9 +16,9 @@ from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.dtypes import first_nonfinite, working_dtype
 from stockpot.errors import NonFiniteError
 from stockpot.memory import keep_freed_blocks
-from stockpot.merging.backends import NumpyBackend
 from stockpot.merging.block import CHUNK, Array, Block, Statistics, Sums, TensorShape, Unread
 from stockpot.merging.method import Method, Pass
+from stockpot.merging.numpy_backend import NumpyBackend
 from stockpot.merging.pool import Flow, Piece, Pool
 from stockpot.system import usable_cores
 
@@ -201,7 +201,7 @@ class Engine:
                 check_now = check and not later
                 block = load_block(work, backend, start, stop, shape, options, check=check_now)
                 found = step.reduce(block, **work.arguments)
-                if later and not all(np.isfinite(each.array()).all() for each in found.values()):
+                if later and not all(statistic.finite() for statistic in found.values()):
                     _check_sources(work, start, stop, options)
                 sums.add(found)
 

@@ -13,6 +13,7 @@ from stockpot.checkpoints.checkpoint import join_digests
 from stockpot.checkpoints.writer import CheckpointWriter
 from stockpot.errors import InputError
 from stockpot.merging.alignment import Heads
+from stockpot.merging.chained import open_merged
 from stockpot.merging.engine import Engine, Options, Sink
 from stockpot.merging.plan import Plan, make_plan
 from stockpot.merging.pool import Pool
@@ -73,8 +74,6 @@ class MergeJob:
         if isinstance(source, Checkpoint):
             return source
         if isinstance(source, Spec):
-            from stockpot.merging.chained import open_merged
-
             return self._stack.enter_context(
                 open_merged(MergeJob(source, self._options), self._options)
             )
@@ -115,6 +114,11 @@ class MergeJob:
     def sources(self) -> list[Checkpoint]:
         """The models and, last, the base: the order in which parents are numbered."""
         return [*self.models, *([self.base] if self.base is not None else [])]
+
+    @property
+    def label(self) -> str:
+        """The merge in few words, for messages about its result."""
+        return f"{self.spec.method} of {len(self.models)} models"
 
     @property
     def elements(self) -> int:

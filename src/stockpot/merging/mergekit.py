@@ -17,9 +17,8 @@ from stockpot.errors import MethodError
 from stockpot.merging.alignment import Heads
 from stockpot.merging.job import LayerStack, Source, Spec
 from stockpot.merging.method import get_method
-from stockpot.merging.recipe import resolve_source
 from stockpot.merging.settings import Rule, Settings
-from stockpot.merging.yaml_file import YamlFile
+from stockpot.merging.yaml_file import YamlFile, resolve_source
 from stockpot.yaml_lines import Location
 
 Values = dict[str, Any]

@@ -58,6 +58,8 @@ of statistics:
 - ``block.gram(vectors)``: all inner products, shape (k, k), float64.
 - ``Count(x)``: integers, added. (``selection.py`` finds exact quantiles in passes of its own.)
 - ``Largest(x)``: elementwise maximum.
+- A subclass of ``Statistic`` of your own: how two of them are joined, and as which arrays one
+  travels to another process or machine.
 
 Bytes must not depend on block size or threads, and float addition is not associative. So sums are
 taken over fixed chunks of 65,536 elements of the flattened tensor in one fixed order, and the
@@ -126,6 +128,7 @@ __all__ = [
     "Pass",
     "PerModel",
     "Real",
+    "Statistic",
     "Statistics",
     "TensorShape",
     "Total",
@@ -152,7 +155,7 @@ def _always(statistics: Statistics) -> bool:
 class Pass:
     """One reading of the data before combine; see the module's text.
 
-    reduce: ``(block, **parameters) -> {name: Total | Count | Largest}``.
+    reduce: ``(block, **parameters) -> {name: Statistic}``.
     finish: ``(statistics, tensor, **parameters) -> {name: value}``; gets all statistics so far,
         sums of this pass included, and returns those to keep.
     scope: sums over one tensor, or over all tensors of the model.
@@ -190,6 +193,7 @@ class Method:
     extras: tuple[str, ...] = ()
     report: tuple[str, ...] = field(default=())
     spreads_nonfinite: bool = False
+    on_top: Callable[[Method], Method] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.combine(*args, **kwargs)
@@ -229,6 +233,7 @@ def merge_method(
     extras: tuple[str, ...] = (),
     report: tuple[str, ...] = (),
     spreads_nonfinite: bool = False,
+    on_top: Callable[[Method], Method] | None = None,
 ) -> Callable[[Callable[..., Any]], Method]:
     """Register the decorated function as merge method ``name``.
 
@@ -248,6 +253,8 @@ def merge_method(
         report: names of statistics to record for each tensor.
         spreads_nonfinite: NaN or infinity in any parent makes the result non-finite at that place,
             whatever the parameters; the parents then need not be searched before.
+        on_top: makes of another method the one that ``NAME+OTHER`` means: what this method does,
+            done to the other's result.
     """
 
     def register(combine: Callable[..., Any]) -> Method:
@@ -267,6 +274,7 @@ def merge_method(
             extras=extras,
             report=report,
             spreads_nonfinite=spreads_nonfinite,
+            on_top=on_top,
         )
         _REGISTERED[name] = method
         return method
@@ -282,33 +290,36 @@ def available_methods() -> list[str]:
 
 
 def get_method(name: str) -> Method:
-    """The method called ``name``; ``lines+NAME`` is NAME scaled by layer (see ``lines.py``).
+    """The method called ``name``; ``NAME+OTHER`` is OTHER with NAME on top (see ``on_top``).
 
     Raises ``MethodError`` that lists the names there are.
     """
-    if name in _REGISTERED:
-        return _REGISTERED[name]
+    method = _declared(name)
+    if method is not None:
+        return method
+    upper, plus, lower = name.partition("+")
+    outer = _declared(upper) if plus else None
+    if outer is not None and outer.on_top is not None:
+        return outer.on_top(get_method(lower))
+    import difflib
+
+    near = difflib.get_close_matches(name, available_methods(), n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(available_methods())}"
+    raise MethodError(f"no merge method is called '{name}'", hint=hint)
+
+
+def _declared(name: str) -> Method | None:
+    """The method declared under ``name``; its module is imported for that."""
     from stockpot.merging.methods import BUILTIN
 
-    if name.startswith("lines+"):
-        from stockpot.merging.methods.lines import scaled_by_depth
-
-        return scaled_by_depth(get_method(name.removeprefix("lines+")))
-    if name in BUILTIN:
-        importlib.import_module(f"stockpot.merging.methods.{BUILTIN[name]}")
-    else:
-        for point in _entry_points():
-            if point.name == name:
-                point.load()
     if name not in _REGISTERED:
-        import difflib
-
-        near = difflib.get_close_matches(name, available_methods(), n=1)
-        hint = (
-            f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(available_methods())}"
-        )
-        raise MethodError(f"no merge method is called '{name}'", hint=hint)
-    return _REGISTERED[name]
+        if name in BUILTIN:
+            importlib.import_module(f"stockpot.merging.methods.{BUILTIN[name]}")
+        else:
+            for point in _entry_points():
+                if point.name == name:
+                    point.load()
+    return _REGISTERED.get(name)
 
 
 def _entry_points() -> Iterable[Any]:

@@ -18,8 +18,8 @@ from typing import Any
 
 from stockpot.checkpoints.writer import CheckpointWriter
 from stockpot.errors import StockpotError
-from stockpot.merging.backends import NumpyBackend
 from stockpot.merging.engine import Advance, Copy, Engine, Options, Work
+from stockpot.merging.numpy_backend import NumpyBackend
 
 Task = Work | Copy
 

@@ -38,7 +38,7 @@ from stockpot.merging.job import Source, Spec, dtype_code
 from stockpot.merging.method import Method, get_method
 from stockpot.merging.parameters import PerModel
 from stockpot.merging.settings import Rule, Settings
-from stockpot.merging.yaml_file import YamlFile
+from stockpot.merging.yaml_file import YamlFile, resolve_source
 from stockpot.yaml_lines import Location
 
 _KEYS = ("method", "base", "models", "rules", "heads", "dtype", "parameters")
@@ -57,12 +57,6 @@ def load_recipe(path: str | Path) -> Spec:
     spec = _read(file, file.value, ())
     file.check()
     return spec
-
-
-def resolve_source(text: str, folder: Path) -> str:
-    """A path from the recipe's folder where there is one, else the text as it is (a hub id)."""
-    local = folder / Path(text).expanduser()
-    return str(local) if local.exists() or text.startswith((".", "/", "~")) else text
 
 
 def _read(file: YamlFile, table: Mapping[str, Any], place: Location) -> Spec:

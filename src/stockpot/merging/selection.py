@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from stockpot.merging.block import Joined
 from stockpot.merging.method import Array, Block, Count, Pass, Statistics
 
 SAMPLE = 65_536
@@ -30,19 +31,6 @@ _LOWER_BITS = 47
 Vectors = Callable[..., Sequence[Array]]
 Ranks = Callable[..., Sequence[int]]
 Limits = tuple[float, float]
-
-
-class Gathered:
-    """Things of many blocks in one list, in any order."""
-
-    def __init__(self, thing: Any) -> None:
-        self._things = [thing]
-
-    def join(self, other: Gathered) -> None:
-        self._things += other._things
-
-    def value(self) -> list[Any]:
-        return self._things
 
 
 class Part(NamedTuple):
@@ -66,6 +54,46 @@ class Inside(NamedTuple):
     values: np.ndarray
     repeats: np.ndarray
     at_low: int
+
+
+class Samples(Joined):
+    """Parts of many tensors, in any order."""
+
+    @classmethod
+    def of(cls, size: int, vectors: Sequence[np.ndarray]) -> Samples:
+        """Sampled magnitudes of one tensor of ``size`` entries; they are copied."""
+        taken = np.array([vectors[0].size])
+        return cls(sizes=np.array([size]), taken=taken, magnitudes=np.stack(vectors, axis=1))
+
+    def value(self) -> list[Part]:
+        arrays = self.arrays()
+        pieces = np.split(arrays["magnitudes"], np.cumsum(arrays["taken"])[:-1])
+        return [
+            Part(size, list(piece.T))
+            for size, piece in zip(arrays["sizes"].tolist(), pieces, strict=True)
+        ]
+
+
+class Insides(Joined):
+    """What ``inside`` says of blocks, in any order: of a block by vector, of a vector by rank."""
+
+    @classmethod
+    def of(cls, cells: Sequence[Inside]) -> Insides:
+        """Those of one block."""
+        return cls(
+            counts=np.array([(c.size, c.above, c.at_high, c.at_low, c.values.size) for c in cells]),
+            values=np.concatenate([cell.values for cell in cells]),
+            repeats=np.concatenate([cell.repeats for cell in cells]),
+        )
+
+    def value(self) -> list[Inside]:
+        counts, values, repeats = self.arrays().values()
+        ends = np.cumsum(counts[:, 4])[:-1]
+        rows = zip(counts.tolist(), np.split(values, ends), np.split(repeats, ends), strict=True)
+        return [
+            Inside(size, above, at_high, own, times, at_low)
+            for (size, above, at_high, at_low, _), own, times in rows
+        ]
 
 
 def threshold_passes(
@@ -92,10 +120,10 @@ def threshold_passes(
     def magnitudes(block: Block, parameters: dict[str, Any]) -> list[Array]:
         return [block.xp.abs(vector) for vector in vectors(block, **parameters)]
 
-    def sample(block: Block, **parameters: Any) -> dict[str, Any]:
-        found = [_host(x) for x in magnitudes(block, parameters)]
+    def sample(block: Block, **parameters: Any) -> dict[str, Samples]:
         # Blocks reuse their memory, and abs of what is not negative may be the thing itself.
-        return {raw: Gathered(Part(block.tensor.size, [x.copy() for x in found]))}
+        sampled = [_host(x) for x in magnitudes(block, parameters)]
+        return {raw: Samples.of(block.tensor.size, sampled)}
 
     def bracket(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
         parts: list[Part] = statistics.pop(raw)
@@ -108,19 +136,23 @@ def threshold_passes(
             statistics[limits] = [estimate(parts, column, wanted) for column in columns]
         return statistics
 
-    def collect(block: Block, **parameters: Any) -> dict[str, Any]:
+    def collect(block: Block, **parameters: Any) -> dict[str, Insides]:
         pairs = zip(magnitudes(block, parameters), block.statistics[limits], strict=True)
-        return {raw: Gathered([[inside(block.xp, x, each) for each in row] for x, row in pairs])}
+        return {
+            raw: Insides.of([inside(block.xp, x, within) for x, row in pairs for within in row])
+        }
 
     def select(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
-        blocks: list[list[list[Inside]]] = statistics.pop(raw)
-        wanted = ranks(sum(block[0][0].size for block in blocks), **parameters)
+        cells: list[Inside] = statistics.pop(raw)
+        rows: list[list[Limits]] = statistics.pop(limits)
+        columns = len(rows[0])
+        wanted = ranks(sum(c.size for c in cells[:: len(rows) * columns]), **parameters)
         found = [
             [
-                pick([block[v][r] for block in blocks], within, rank)
+                pick(cells[v * columns + r :: len(rows) * columns], within, rank)
                 for r, (within, rank) in enumerate(zip(row, wanted, strict=True))
             ]
-            for v, row in enumerate(statistics.pop(limits))
+            for v, row in enumerate(rows)
         ]
         if all(value is not None for row in found for value in row):
             statistics[name] = found

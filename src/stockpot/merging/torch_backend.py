@@ -12,8 +12,8 @@ import numpy as np
 from stockpot.checkpoints import Checkpoint
 from stockpot.errors import InputError
 from stockpot.extras import require
-from stockpot.merging.backends import NumpyBackend
 from stockpot.merging.block import Array
+from stockpot.merging.numpy_backend import NumpyBackend
 
 _BITS = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}

@@ -10,9 +10,9 @@ import numpy as np
 from stockpot.checkpoints import TensorInfo
 from stockpot.checkpoints.dtypes import code_of
 from stockpot.errors import MethodError
-from stockpot.merging.backends import NumpyBackend
 from stockpot.merging.block import Array, Block, TensorShape
 from stockpot.merging.engine import Options, Work, load_block
+from stockpot.merging.numpy_backend import NumpyBackend
 from stockpot.merging.sinks import MemorySink
 
 

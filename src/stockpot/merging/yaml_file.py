@@ -33,3 +33,9 @@ class YamlFile:
         """Raise all problems noted so far."""
         if self.problems:
             raise RecipeError(self.problems)
+
+
+def resolve_source(text: str, folder: Path) -> str:
+    """A path from the recipe's folder where there is one, else the text as it is (a hub id)."""
+    local = folder / Path(text).expanduser()
+    return str(local) if local.exists() or text.startswith((".", "/", "~")) else text

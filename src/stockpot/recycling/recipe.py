@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.errors import RecipeError
 from stockpot.evaluation.metrics import METRICS
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.tasks.specs import TaskSpec
-from stockpot.yaml_lines import Location, field_names, load_with_lines, suggestion, validated
+from stockpot.yaml_lines import Location, checked_recipe, field_names, read_recipe, suggestion
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -377,33 +375,14 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     YAML.
     Raises ``RecipeError`` with all problems at once, each with its line.
     """
-    value, lines = load_with_lines(path)
-    for change in changes:
-        _put(value, change)
-    return parse_recipe(value, source=str(path), lines=lines)
-
-
-def _put(value: Any, change: str) -> None:
-    name, equals, text = change.partition("=")
-    *path, last = name.split(".")
-    try:
-        if not equals or not last:
-            raise ValueError("expected name=value")
-        new = yaml.safe_load(text)
-        for part in path:
-            value = value.setdefault(part, {})
-        value[last] = new
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise RecipeError([f"cannot put '{change}' over the recipe: {error}"]) from error
+    return read_recipe(Recipe, path, changes, known=_ALL_KEYS)
 
 
 def parse_recipe(
     value: Any, *, source: str = "recipe", lines: Mapping[Location, int] | None = None
 ) -> Recipe:
     """Check a recipe given as plain data; ``lines`` says where each value stands in ``source``."""
-    if not isinstance(value, Mapping):
-        raise RecipeError([f"{source}: a recipe is a mapping with 'task' and 'backbone'"])
-    return validated(Recipe, value, source=source, lines=lines, known=_ALL_KEYS)
+    return checked_recipe(Recipe, value, source=source, lines=lines, known=_ALL_KEYS)
 
 
 _ALL_KEYS = field_names(

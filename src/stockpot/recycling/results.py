@@ -299,26 +299,12 @@ def _table(
     trained: dict[str, dict[Where, dict[str, Scores]]] = {}
     costs: dict[str, list[tuple[float, float, int]]] = {}
     for data in cells:
-        for name in recipe.protocol_names:
-            protocol = PROTOCOLS[name]
-            if protocol.over_trials and data.cell.trial > 0:
-                continue  # one model for all trials
+        for name in _protocols_of(recipe, data):
             for one in dict.fromkeys((metric, *beside)):
                 own = scores.setdefault(one, {}).setdefault(name, {})
                 own.update(data.protocol_scores(name, one))
             trained.setdefault(name, {}).update(data.strata(name))
-            if protocol.combine == "each":
-                found = [data.metrics(run.job) for run in data.cell.runs[protocol.pool]]
-                cost = (
-                    float(np.mean([each["steps"] for each in found])),
-                    float(np.mean([each["seconds"] for each in found])),
-                    1,
-                )
-            else:
-                job = data.cell.models[name]
-                model = _model(protocol, job, data)
-                cost = (model["steps"], model["seconds"], model["forward_cost"])
-            costs.setdefault(name, []).append(cost)
+            costs.setdefault(name, []).append(_cost(name, data))
     against = next(
         (name for name in ("soup_uniform", "erm", "linear_probe") if name in costs), None
     )
@@ -357,6 +343,23 @@ def _table(
             }
         )
     return rows
+
+
+def _protocols_of(recipe: Recipe, data: CellData) -> list[str]:
+    """The protocols that a cell counts for: those over trials have one model for all trials."""
+    first = data.cell.trial == 0
+    return [name for name in recipe.protocol_names if first or not PROTOCOLS[name].over_trials]
+
+
+def _cost(name: str, data: CellData) -> tuple[float, float, int]:
+    """Steps, seconds and forward passes that a protocol costs in one cell."""
+    protocol = PROTOCOLS[name]
+    if protocol.combine == "each":
+        runs = [data.metrics(run.job) for run in data.cell.runs[protocol.pool]]
+        steps, seconds = ([run[key] for run in runs] for key in ("steps", "seconds"))
+        return float(np.mean(steps)), float(np.mean(seconds)), 1
+    model = _model(protocol, data.cell.models[name], data)
+    return model["steps"], model["seconds"], model["forward_cost"]
 
 
 def _claims(cells: Sequence[CellData], choice: KeptModel) -> list[dict[str, Any]]:

@@ -9,10 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.errors import RecipeError
 from stockpot.tangent.settings import TangentSettings
 from stockpot.tasks.specs import TaskSpec
-from stockpot.yaml_lines import Location, field_names, load_with_lines, validated
+from stockpot.yaml_lines import Location, checked_recipe, field_names, read_recipe
 
 KAPPA_FOR_CLASSES = 15.0
 
@@ -112,17 +111,14 @@ class TangentRecipe(_Strict):
 
 def load_recipe(path: Path) -> TangentRecipe:
     """Read and check a recipe file; ``RecipeError`` with all problems, each with its line."""
-    value, lines = load_with_lines(path)
-    return parse_recipe(value, source=str(path), lines=lines)
+    return read_recipe(TangentRecipe, path, known=_ALL_KEYS)
 
 
 def parse_recipe(
     value: Any, *, source: str = "recipe", lines: Mapping[Location, int] | None = None
 ) -> TangentRecipe:
     """Check a recipe given as plain data; ``lines`` says where each value stands in ``source``."""
-    if not isinstance(value, Mapping):
-        raise RecipeError([f"{source}: a recipe is a mapping with 'task' and 'backbone'"])
-    return validated(TangentRecipe, value, source=source, lines=lines, known=_ALL_KEYS)
+    return checked_recipe(TangentRecipe, value, source=source, lines=lines, known=_ALL_KEYS)
 
 
 _ALL_KEYS = field_names(TangentRecipe, Shards, Head, Composition, TangentSettings, BackboneSpec)

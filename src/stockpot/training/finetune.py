@@ -96,10 +96,20 @@ def finetune(
             advance(trainer.step - before)
             if saved is not None and not trainer.finished:
                 trainer.save(saved)
+    result = _result(trainer, start, snapshots, swad)
+    if saved is not None and trainer.accelerator.is_main_process:
+        saved.unlink(missing_ok=True)
+        if saved.parent.exists() and not any(saved.parent.iterdir()):
+            saved.parent.rmdir()
+    return result
+
+
+def _result(trainer: Trainer, start: State, snapshots: Sequence[int], swad: bool) -> FineTuned:
+    """What a trainer has at its end; ``start`` stands for what it did not come to."""
     best, seen = trainer.progress.best or start, trainer.progress.snapshots
     ended_well = trainer.diverged is None
     last = trainer.state() if ended_well else best
-    result = FineTuned(
+    return FineTuned(
         best=best,
         last=last,
         average=trainer.average() if ended_well or trainer.moving.count else best,
@@ -111,11 +121,6 @@ def finetune(
         history=trainer.progress.history,
         diverged=describe(trainer.diverged) if trainer.diverged else None,
     )
-    if saved is not None and trainer.accelerator.is_main_process:
-        saved.unlink(missing_ok=True)
-        if saved.parent.exists() and not any(saved.parent.iterdir()):
-            saved.parent.rmdir()
-    return result
 
 
 def describe(error: DivergedError) -> dict[str, Any]:

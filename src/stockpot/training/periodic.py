@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ from stockpot.training.finetune import describe
 from stockpot.training.hyperparameters import HyperParameters
 from stockpot.training.mixing import mix
 from stockpot.training.trainer import Trainer, is_stopped
+
+_NOTE = "periodic.json"
 
 
 @dataclass(frozen=True)
@@ -76,68 +79,31 @@ def periodic_stock(
     steps = settings[0].steps
     if len(settings) < 2 or len(seeds) != len(settings):
         raise InputError(f"periodic merging: {len(settings)} members and {len(seeds)} seeds")
-    if any(each.steps != steps for each in settings) or every < 1:
+    if any(own.steps != steps for own in settings) or every < 1:
         raise InputError("periodic merging: members need the same steps, and 'every' 1 or more")
-    trainers = []
-    for index, (each, seed) in enumerate(zip(settings, seeds, strict=True)):
-        model = make_model(index)
-        model.load_state(anchor)
-        # A member by itself is never evaluated: only merged weights are.
-        trainers.append(
-            Trainer(
-                model,
-                feed,
-                task.labels,
-                split.train,
-                {},
-                each.replace(evaluate_every=steps + 1, average_from=1.0, early_stopping=None),
-                seed=seed,
-                kind=task.kind,
-                classes=task.classes,
-                device=device,
-            )
-        )
-    merged: State = dict(anchor)
-    history: list[dict[str, Any]] = []
-    best, best_step = merged, 0
-    diverged: DivergedError | None = None
-    note = scratch / "periodic.json" if scratch is not None else None
-    if scratch is not None and note is not None and note.exists():
-        found = json.loads(note.read_text(encoding="utf-8"))
-        history, best_step = found["history"], found["best_step"]
-        for index, trainer in enumerate(trainers):
-            trainer.load(scratch / f"member-{found['step']}-{index}.pt")
-        merged = _read(scratch / f"merged-{found['step']}.safetensors")
-        if best_step:
-            best = _read(scratch / f"merged-{best_step}.safetensors")
-    done = trainers[0].step
-    evaluator = Trainer(
-        trainers[0].model,
-        feed,
-        task.labels,
-        split.train,
-        split.validation,
-        settings[0],
-        seed=seeds[0],
+    trainer_of = partial(
+        Trainer,
+        feed=feed,
+        labels=task.labels,
+        train=split.train,
         kind=task.kind,
-        metric=metric,
         classes=task.classes,
         device=device,
     )
-    if not history:
-        evaluator.load_weights(merged)
-        history.append(_entry(0, evaluator.evaluate()))
+    trainers = _members(trainer_of, make_model, anchor, settings, seeds)
+    merges = _Merges(scratch, trainers, dict(anchor), dict(anchor))
+    evaluator = trainer_of(
+        trainers[0].model, validation=split.validation, hp=settings[0], seed=seeds[0], metric=metric
+    )
+    diverged: DivergedError | None = None
+    if not merges.history:
+        evaluator.load_weights(merges.last)
+        merges.add(0, merges.last, evaluator.evaluate())
+    done = trainers[0].step
     with progress("Model Stock during training", steps) as advance:
         advance(done)
-        while done < steps and not is_stopped(history, best_step, settings[0]):
-            states = []
-            for index, trainer in enumerate(trainers):
-                trainer.model.dropout.p = settings[index].dropout
-                trainer.load_weights(merged)
-                if optimizer_state == "reset":
-                    trainer.reset_optimizer()
-                trainer.advance(every)
-                states.append(trainer.state())
+        while done < steps and not is_stopped(merges.history, merges.best_step, settings[0]):
+            states = _advance(trainers, settings, merges.last, every, optimizer_state)
             diverged = next((t.diverged for t in trainers if t.diverged), None)
             if diverged is not None:
                 break
@@ -150,39 +116,110 @@ def periodic_stock(
             except DivergedError as error:
                 diverged = error
                 break
-            merged = tried
-            history.append(_entry(done, score))
-            if score["validation"] > max(h["validation"] for h in history[:-1]) + 1e-9:
-                best, best_step = merged, done
-            if scratch is not None and note is not None and done < steps:
-                _save(scratch, trainers, merged, done)
-                write_json(note, {"step": done, "best_step": best_step, "history": history})
-    if scratch is not None and scratch.exists():
-        for file in scratch.iterdir():
-            file.unlink()
-        scratch.rmdir()
-    return PeriodicStock(
-        best=best,
-        last=merged,
-        best_step=best_step,
-        steps=sum(trainer.step for trainer in trainers),
-        seconds=sum(trainer.progress.seconds for trainer in trainers),
-        history=history,
-        diverged=describe(diverged) if diverged else None,
-    )
+            merges.add(done, tried, score)
+            if done < steps:
+                merges.save(done)
+    return merges.finish(diverged)
 
 
-def _entry(step: int, score: Mapping[str, Any]) -> dict[str, Any]:
-    return {"step": step, **{key: score[key] for key in ("validation", "by_domain")}}
+@dataclass
+class _Merges:
+    """The merged weights so far: the last and the best of them, and how all of them scored.
+
+    ``scratch``: the folder for resuming, if any.
+    """
+
+    scratch: Path | None
+    trainers: Sequence[Trainer]
+    last: State
+    best: State
+    best_step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, step: int, merged: State, score: Mapping[str, Any]) -> None:
+        before = [entry["validation"] for entry in self.history]
+        if before and score["validation"] > max(before) + 1e-9:
+            self.best, self.best_step = merged, step
+        self.last = merged
+        shown = {key: score[key] for key in ("validation", "by_domain")}
+        self.history.append({"step": step, **shown})
+
+    def save(self, step: int) -> None:
+        """Keep everything in ``scratch``; the note, which says that it is whole, comes last."""
+        from stockpot.checkpoints.torch_io import save_state
+
+        if self.scratch is None:
+            return
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        save_state(self.scratch / f"merged-{step}.safetensors", self.last)
+        for index, trainer in enumerate(self.trainers):
+            trainer.save(self.scratch / f"member-{step}-{index}.pt")
+        note = {"step": step, "best_step": self.best_step, "history": self.history}
+        write_json(self.scratch / _NOTE, note)
+
+    def __post_init__(self) -> None:
+        """Go on from what ``save`` has kept, if anything."""
+        if self.scratch is None or not (self.scratch / _NOTE).exists():
+            return
+        note = json.loads((self.scratch / _NOTE).read_text(encoding="utf-8"))
+        self.history, self.best_step = note["history"], note["best_step"]
+        for index, trainer in enumerate(self.trainers):
+            trainer.load(self.scratch / f"member-{note['step']}-{index}.pt")
+        self.last = _read(self.scratch / f"merged-{note['step']}.safetensors")
+        if self.best_step:
+            self.best = _read(self.scratch / f"merged-{self.best_step}.safetensors")
+
+    def finish(self, diverged: DivergedError | None) -> PeriodicStock:
+        """The whole of it; ``scratch`` is removed."""
+        if self.scratch is not None and self.scratch.exists():
+            for file in self.scratch.iterdir():
+                file.unlink()
+            self.scratch.rmdir()
+        return PeriodicStock(
+            best=self.best,
+            last=self.last,
+            best_step=self.best_step,
+            steps=sum(trainer.step for trainer in self.trainers),
+            seconds=sum(trainer.progress.seconds for trainer in self.trainers),
+            history=self.history,
+            diverged=describe(diverged) if diverged else None,
+        )
 
 
-def _save(scratch: Path, trainers: Sequence[Trainer], merged: State, step: int) -> None:
-    from stockpot.checkpoints.torch_io import save_state
+def _members(
+    trainer_of: Callable[..., Trainer],
+    make_model: Callable[[int], Model],
+    anchor: Mapping[str, Tensor],
+    settings: Sequence[HyperParameters],
+    seeds: Sequence[int],
+) -> list[Trainer]:
+    """One trainer a member, at the anchor. It never evaluates: only merged weights are scored."""
+    trainers = []
+    for index, (own, seed) in enumerate(zip(settings, seeds, strict=True)):
+        model = make_model(index)
+        model.load_state(anchor)
+        alone = own.replace(evaluate_every=own.steps + 1, average_from=1.0, early_stopping=None)
+        trainers.append(trainer_of(model, validation={}, hp=alone, seed=seed))
+    return trainers
 
-    scratch.mkdir(parents=True, exist_ok=True)
-    save_state(scratch / f"merged-{step}.safetensors", merged)
-    for index, trainer in enumerate(trainers):
-        trainer.save(scratch / f"member-{step}-{index}.pt")
+
+def _advance(
+    trainers: Sequence[Trainer],
+    settings: Sequence[HyperParameters],
+    merged: State,
+    every: int,
+    optimizer_state: str,
+) -> list[State]:
+    """Every member's weights after ``every`` steps from the merged ones."""
+    states = []
+    for trainer, own in zip(trainers, settings, strict=True):
+        trainer.model.dropout.p = own.dropout
+        trainer.load_weights(merged)
+        if optimizer_state == "reset":
+            trainer.reset_optimizer()
+        trainer.advance(every)
+        states.append(trainer.state())
+    return states
 
 
 def _read(path: Path) -> State:

@@ -7,6 +7,7 @@ import pytest
 
 from stockpot.errors import MethodError
 from stockpot.merging import merge
+from stockpot.merging.method import get_method
 from stockpot.merging.methods.lines import layer_of
 from stockpot.merging.testing import Subject, contract, example
 
@@ -61,3 +62,16 @@ def test_a_model_without_layers_is_scaled_by_alpha():
 def test_packed_models_cannot_be_scaled():
     with pytest.raises(MethodError, match="'emr'"):
         example(Subject("lines+emr")).run(Subject("lines+emr"))
+
+
+@pytest.mark.parametrize("name", ["lines+lines", "lines+lines+ties"])
+def test_lines_does_not_go_on_top_of_itself(name):
+    with pytest.raises(MethodError, match="LiNeS cannot scale what method 'lines"):
+        get_method(name)
+
+
+def test_only_methods_that_say_so_go_on_top_of_others():
+    with pytest.raises(MethodError, match=r"no merge method is called 'linear\+ties'"):
+        get_method("linear+ties")
+    with pytest.raises(MethodError, match="no merge method is called 'none_such'"):
+        get_method("lines+none_such")

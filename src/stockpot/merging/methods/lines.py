@@ -56,31 +56,14 @@ def factor(block: Block, alpha: float, beta: float) -> float:
     return alpha + beta * (layer / last) if layer and last > 0 else alpha
 
 
-@merge_method(
-    "lines",
-    title="LiNeS (layer-increasing scaling)",
-    formula="theta_0 + (alpha + beta l/(L-1)) sum_i w_i tau_i, l: layer, 0 ... L-1",
-    source="Wang et al. 2025, LiNeS, arXiv 2410.17146",
-    base="required",
-    passes=(DEPTH,),
-    parameters=(ALPHA, BETA, PerModel(Real("weights", 1.0), help="weight of each task vector")),
-)
-def lines(block: Block, *, alpha: float, beta: float, weights: list[float]) -> Array:
-    return add_consensus(
-        block,
-        block.deltas,
-        weights=weights,
-        scale=factor(block, alpha, beta),
-        consensus="sum",
-    )
-
-
 def scaled_by_depth(method: Method) -> Method:
     """``method`` with LiNeS on top: ``theta_0 + factor(layer) (merged - theta_0)``.
 
-    Raises ``MethodError`` for methods that pack several models into one.
+    Raises ``MethodError`` for methods that pack several models into one, and for those that have
+    an ``alpha`` or ``beta`` of their own (LiNeS itself).
     """
-    if method.granularity == "model":
+    own = {parameter.name for parameter in method.parameters}
+    if method.granularity == "model" or not own.isdisjoint((ALPHA.name, BETA.name)):
         raise MethodError(
             f"LiNeS cannot scale what method '{method.name}' makes",
             hint="scale the models before, or choose another method",
@@ -120,4 +103,24 @@ def scaled_by_depth(method: Method) -> Method:
             *(wrapped(step) for step in method.passes_for(without(parameters))),
             DEPTH,
         ),
+    )
+
+
+@merge_method(
+    "lines",
+    title="LiNeS (layer-increasing scaling)",
+    formula="theta_0 + (alpha + beta l/(L-1)) sum_i w_i tau_i, l: layer, 0 ... L-1",
+    source="Wang et al. 2025, LiNeS, arXiv 2410.17146",
+    base="required",
+    passes=(DEPTH,),
+    on_top=scaled_by_depth,
+    parameters=(ALPHA, BETA, PerModel(Real("weights", 1.0), help="weight of each task vector")),
+)
+def lines(block: Block, *, alpha: float, beta: float, weights: list[float]) -> Array:
+    return add_consensus(
+        block,
+        block.deltas,
+        weights=weights,
+        scale=factor(block, alpha, beta),
+        consensus="sum",
     )

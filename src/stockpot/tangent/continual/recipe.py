@@ -6,15 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.errors import RecipeError
 from stockpot.tangent.continual.methods import METHODS
 from stockpot.tangent.settings import TangentSettings
 from stockpot.tasks.specs import TaskSpec
-from stockpot.yaml_lines import Location, field_names, load_with_lines, suggestion, validated
+from stockpot.yaml_lines import Location, checked_recipe, field_names, read_recipe, suggestion
 
 Mode = Literal["data", "class", "task"]
 
@@ -149,32 +147,14 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> ContinualRecipe:
 
     ``changes``: ``"trials=2"`` or ``"tangent.epochs=5"``, put over what the file says.
     """
-    value, lines = load_with_lines(path)
-    for change in changes:
-        _put(value, change)
-    return parse_recipe(value, source=str(path), lines=lines)
+    return read_recipe(ContinualRecipe, path, changes, known=_ALL_KEYS)
 
 
 def parse_recipe(
     value: Any, *, source: str = "recipe", lines: Mapping[Location, int] | None = None
 ) -> ContinualRecipe:
     """Check a recipe given as plain data; ``lines`` says where each value stands in ``source``."""
-    if not isinstance(value, Mapping):
-        raise RecipeError([f"{source}: a recipe is a mapping with 'task' and 'backbone'"])
-    return validated(ContinualRecipe, value, source=source, lines=lines, known=_ALL_KEYS)
-
-
-def _put(value: Any, change: str) -> None:
-    name, equals, text = change.partition("=")
-    *path, last = name.split(".")
-    try:
-        if not equals or not last:
-            raise ValueError("expected name=value")
-        for part in path:
-            value = value.setdefault(part, {})
-        value[last] = yaml.safe_load(text)
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise RecipeError([f"cannot put '{change}' over the recipe: {error}"]) from error
+    return checked_recipe(ContinualRecipe, value, source=source, lines=lines, known=_ALL_KEYS)
 
 
 _ALL_KEYS = field_names(ContinualRecipe, Setting, Data, Features, TangentSettings, BackboneSpec)
