@@ -167,7 +167,7 @@ class Claim(Interval):
         return f"{count} each, another seed may differ"
 
     def _signed(self) -> str:
-        lower = "" if declared(self.metric).higher_is_better else ", lower is better,"
+        lower = "" if declared(self.metric).higher_is_better else " (lower is better)"
         return f"{self._points(self.mean, sign=True)} {unit(self.metric)}{lower}"
 
     def _points(self, value: float, sign: bool = False) -> str:
