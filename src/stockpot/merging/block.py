@@ -81,7 +81,7 @@ Statistic = Total | Count | Largest
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Total, Count, Largest)}
 
 
-class Sums:
+class BlockSums:
     """Named statistics of many blocks, joined as they come, from any thread."""
 
     def __init__(self) -> None:

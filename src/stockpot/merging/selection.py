@@ -45,7 +45,7 @@ class Gathered:
         return self._things
 
 
-class Part(NamedTuple):
+class SampledMagnitudes(NamedTuple):
     """Sampled magnitudes of one tensor of ``size`` entries: one array a vector."""
 
     size: int
@@ -95,10 +95,10 @@ def threshold_passes(
     def sample(block: Block, **parameters: Any) -> dict[str, Any]:
         found = [_host(x) for x in magnitudes(block, parameters)]
         # Blocks reuse their memory, and abs of what is not negative may be the thing itself.
-        return {raw: Gathered(Part(block.tensor.size, [x.copy() for x in found]))}
+        return {raw: Gathered(SampledMagnitudes(block.tensor.size, [x.copy() for x in found]))}
 
     def bracket(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
-        parts: list[Part] = statistics.pop(raw)
+        parts: list[SampledMagnitudes] = statistics.pop(raw)
         wanted = ranks(sum(part.size for part in parts), **parameters)
         columns = range(len(parts[0].vectors))
         if all(part.vectors[0].size == part.size for part in parts):
@@ -147,7 +147,7 @@ def threshold_passes(
     )
 
 
-def estimate(parts: Sequence[Part], column: int, ranks: Sequence[int]) -> list[Limits]:
+def estimate(parts: Sequence[SampledMagnitudes], column: int, ranks: Sequence[int]) -> list[Limits]:
     """Limits between which the magnitudes of these ranks very likely lie.
 
     Their width follows from how much runs of neighbouring entries differ.
@@ -177,7 +177,7 @@ def estimate(parts: Sequence[Part], column: int, ranks: Sequence[int]) -> list[L
     return limits
 
 
-def _deviation(parts: Sequence[Part], column: int, value: float) -> float:
+def _deviation(parts: Sequence[SampledMagnitudes], column: int, value: float) -> float:
     """Standard deviation of the estimated number of entries above ``value``."""
     variance = 0.0
     for part in parts:

@@ -14,7 +14,7 @@ import numpy as np
 
 from stockpot.errors import InputError
 from stockpot.files import write_json
-from stockpot.provenance import Made, read_models, write_models
+from stockpot.provenance import RunModel, read_models, write_models
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Rule
 from stockpot.tangent.forgetting.certificate import AuditData, Certificate, certify
@@ -233,6 +233,6 @@ def _delete(run: Path, names: set[str]) -> tuple[Path, ...]:
     return tuple(gone)
 
 
-def _is_of(made: Made, names: set[str]) -> bool:
+def _is_of(made: RunModel, names: set[str]) -> bool:
     record = made.record
     return record is not None and record.kind == "component" and record.name in names
