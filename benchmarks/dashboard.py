@@ -23,7 +23,7 @@ import uvicorn
 
 from stockpot.checkpoints import write_checkpoint
 from stockpot.registry import Link, Registry, add, init_registry
-from stockpot.web import Settings, make_app
+from stockpot.web import ServerSettings, make_app
 from stockpot.web.app import listen
 
 
@@ -37,7 +37,7 @@ def main() -> None:
         ids = make_registry(place, arguments.models)
         with listen("127.0.0.1", 0) as listener:
             config = uvicorn.Config(
-                make_app(Settings(str(place / "registry"))), log_level="error", lifespan="off"
+                make_app(ServerSettings(str(place / "registry"))), log_level="error", lifespan="off"
             )
             server = uvicorn.Server(config)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

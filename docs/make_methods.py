@@ -90,7 +90,8 @@ LEARNT = """\
 `learn_coefficients` (AdaMerging: entropy on unlabelled batches) and
 `stockpot.merging.methods.self_positioning.self_position` (Self Positioning, arXiv 2410.15035: loss
 on a small probe set, SGD over the interpolation space) take a module and states, need torch, and
-give a `Learnt`. Its `save` writes one small file a model, which the method `adamerging` reads:
+give `LearnedCoefficients`. Its `save` writes one small file a model, which the method `adamerging`
+reads:
 
 ```python
 learnt = learn_coefficients(module, base, models, batches_of_each_task)

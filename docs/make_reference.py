@@ -19,7 +19,7 @@ from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.recipe import (
     Auxiliary,
     AuxiliaryTraining,
-    Connectivity,
+    ConnectivitySettings,
     Draw,
     Final,
     Periodic,
@@ -170,7 +170,7 @@ SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
     ("`auxiliaries`", "A list; each is one of three kinds.", Auxiliary),
     ("`auxiliaries: - training`", "", AuxiliaryTraining),
     ("`periodic`", "", Periodic),
-    ("`connectivity`", "", Connectivity),
+    ("`connectivity`", "", ConnectivitySettings),
     ("`final`", "", Final),
 ]
 TASKS = [

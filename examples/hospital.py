@@ -19,7 +19,7 @@ from stockpot.checkpoints.torch_io import save_state
 from stockpot.tangent import AverageComposer, Component, TangentModel, train_component
 from stockpot.tangent.feeds import TensorFeed
 from stockpot.tangent.forgetting import Certificate, certify
-from stockpot.tangent.forgetting.certificate import Evidence, outputs
+from stockpot.tangent.forgetting.certificate import AuditData, outputs
 from stockpot.tangent.head import draw_head
 from stockpot.tangent.settings import TangentSettings
 from stockpot.tangent.statistics import FeatureMap, StatisticsComposer
@@ -79,7 +79,7 @@ def main() -> None:
             component.save(Path(folder) / "sums" / f"{name}.safetensors")
 
         # 4. Whoever collects the files composes them; then Cork withdraws.
-        evidence = Evidence(feed, labels, rows["Cork"], rows["test"])
+        evidence = AuditData(feed, labels, rows["Cork"], rows["test"])
         for title, composer, kind in (
             ("Tangent components", AverageComposer(tangent), "deltas"),
             ("Statistics", statistics, "sums"),

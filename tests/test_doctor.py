@@ -40,7 +40,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return paper
 
 
-def finding(name: str) -> doctor.Finding:
+def finding(name: str) -> doctor.DoctorCheck:
     return next(each for each in doctor.examine() if each.name == name)
 
 

@@ -3,7 +3,7 @@
 A record names the parents of some weights by content hash, the recipe, the data and the versions
 that made them: enough to make them again and to draw the family tree. It holds no time, host or
 absolute path of the moment, so that the same inputs give the same bytes. A run that makes more than
-one model lists them all, and what they were made of, in ``models.json`` (:class:`Made`).
+one model lists them all, and what they were made of, in ``models.json`` (:class:`RunModel`).
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def has_record(folder: str | Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Made:
+class RunModel:
     """A model that a run made, or that it made others of.
 
     ``source``: model folder or weights file, from the folder of ``models.json`` on, or a hub id.
@@ -160,7 +160,7 @@ class Made:
     parts: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_models(folder: str | Path, models: Iterable[Made]) -> Path:
+def write_models(folder: str | Path, models: Iterable[RunModel]) -> Path:
     """Write ``folder/models.json``, parents before children; returns its path."""
     path = Path(folder) / MODELS_NAME
     listed = [
@@ -175,14 +175,14 @@ def write_models(folder: str | Path, models: Iterable[Made]) -> Path:
     return path
 
 
-def read_models(folder: str | Path) -> list[Made]:
+def read_models(folder: str | Path) -> list[RunModel]:
     """Read ``folder/models.json``; an empty list where there is none. Raises ``InputError``."""
     path = Path(folder) / MODELS_NAME
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         entries = [dict(each) for each in value["models"]]
         return [
-            Made(
+            RunModel(
                 **{
                     **each,
                     "record": each["record"] and parse_record(each["record"], str(path)),

@@ -5,7 +5,7 @@ import pytest
 
 from stockpot.errors import InputError
 from stockpot.evaluation.diagnosis import diagnose, is_broken, worth_averaging
-from stockpot.evaluation.evidence import Evidence, Member, PairBarrier
+from stockpot.evaluation.evidence import Member, PairBarrier, SoupEvidence
 from stockpot.evaluation.intervals import Interval
 
 MEMBERS = (
@@ -28,7 +28,7 @@ def about(mean, half=0.005):
 
 def measured(average, ensemble, half=0.005, **changes):
     """An average of MEMBERS (mean 0.61), with the same half width of every interval."""
-    return Evidence(
+    return SoupEvidence(
         changes.pop("members", MEMBERS),
         average=average,
         ensemble=ensemble,
@@ -255,21 +255,21 @@ def test_json_is_plain_and_complete():
 
 def test_nothing_measured():
     members = (Member("a", 0.6), Member("b", 0.7))
-    result = diagnose(Evidence(members, average=0.3, low=-0.4, high=-0.3))
+    result = diagnose(SoupEvidence(members, average=0.3, low=-0.4, high=-0.3))
     assert "neither barriers nor a prediction ensemble were measured" in result.words
 
 
 def test_bad_evidence():
     with pytest.raises(InputError, match="without members"):
-        Evidence((), 0.5)
+        SoupEvidence((), 0.5)
     with pytest.raises(InputError, match="both its low and its high"):
-        Evidence(MEMBERS, 0.5, low=0.1)
+        SoupEvidence(MEMBERS, 0.5, low=0.1)
 
 
 def test_an_average_behind_its_members_is_no_matter_of_bias_where_the_ensemble_gains() -> None:
     """As measured on PACS' cartoons: members 57.4, ensemble 60.3, average of weights 56.0 %."""
     members = tuple(Member(f"m{i}", 0.574) for i in range(4))
-    evidence = Evidence(
+    evidence = SoupEvidence(
         members,
         average=0.56,
         ensemble=0.603,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stockpot.inspection import measure as module
-from stockpot.inspection.measure import Identity, Sums, block_size, measure, rows_of
+from stockpot.inspection.measure import Identity, TensorSums, block_size, measure, rows_of
 
 SHAPES = [(40, 3, 3, 3), (17, 5), (9,), (1, 20, 6), (), (1, 7)]
 
@@ -117,6 +117,6 @@ def test_equality_is_exact_or_up_to_a_16_bit_format() -> None:
 
 
 def test_sums_start_at_nothing() -> None:
-    sums = Sums.zeros(2)
+    sums = TensorSums.zeros(2)
     assert sums.gram.shape == (2, 2)
     assert not sums.gram.any()

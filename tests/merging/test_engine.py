@@ -11,7 +11,7 @@ import torch
 from stockpot.errors import InputError, NonFiniteError
 from stockpot.merging import merge
 from stockpot.merging.block import CHUNK, Block, Count, Largest, TensorShape, Total
-from stockpot.merging.pool import Pool
+from stockpot.merging.pool import WorkerPool
 from stockpot.merging.random import uniform
 
 from .models import torch_states
@@ -127,7 +127,7 @@ def test_the_pool_runs_stages_in_order_and_pieces_on_all_threads():
             assert len(done) == 4
         yield []
 
-    Pool(4, dict).run(flow(name) for name in range(10))
+    WorkerPool(4, dict).run(flow(name) for name in range(10))
     assert len(log) == 120
     for name in range(10):
         stages = [stage for other, stage, _ in log if other == name]
@@ -147,7 +147,7 @@ def test_the_first_error_ends_the_work(threads):
         yield [piece]
 
     with pytest.raises(ValueError, match="five"):
-        Pool(threads, dict).run(flow(number) for number in range(1000))
+        WorkerPool(threads, dict).run(flow(number) for number in range(1000))
     assert len(done) < 1000
 
     def broken():
@@ -155,7 +155,7 @@ def test_the_first_error_ends_the_work(threads):
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        Pool(threads, dict).run(broken())
+        WorkerPool(threads, dict).run(broken())
 
 
 def test_a_result_beyond_its_type_is_named():

@@ -13,7 +13,7 @@ import pytest
 from stockpot.checkpoints import write_checkpoint
 from stockpot.execution import Local, Serial
 from stockpot.merging import processes
-from stockpot.merging.block import Count, Joined, Largest, Statistic, Sums, Total
+from stockpot.merging.block import BlockSums, Count, Joined, Largest, Statistic, Total
 from stockpot.merging.distributed import merge_with
 from stockpot.merging.engine import Options
 from stockpot.merging.job import Spec
@@ -22,7 +22,7 @@ from stockpot.merging.method import available_methods, get_method
 from stockpot.merging.parameters import Choice, Flag
 from stockpot.merging.report import MergeReport
 from stockpot.merging.selection import Insides, Samples, inside
-from stockpot.merging.testing import Subject, example
+from stockpot.merging.testing import MethodCase, example
 
 from .methods.test_contract import subject_of
 
@@ -30,7 +30,7 @@ PART = 60_000
 """Bytes of a part: the examples make five of them, one of which is larger than a sample."""
 
 
-def cases() -> Iterator[Subject]:
+def cases() -> Iterator[MethodCase]:
     """Every method, each value of each of its choices, and each method that goes on top of it."""
     names = available_methods()
     tops = [name for name in names if get_method(name).on_top is not None]
@@ -48,15 +48,15 @@ def cases() -> Iterator[Subject]:
         yield from (replace(subject, name=f"{top}+{name}") for top in tops if top != name)
 
 
-def label(subject: Subject) -> str:
+def label(subject: MethodCase) -> str:
     return " ".join([subject.name, *(f"{k}={v}" for k, v in subject.parameters.items())])
 
 
-def sums_over_the_model(subject: Subject) -> bool:
+def sums_over_the_model(subject: MethodCase) -> bool:
     return any(step.scope == "model" for step in subject.method.passes_for(subject.resolved))
 
 
-def parameters(subjects: Iterable[Subject]) -> list[Any]:
+def parameters(subjects: Iterable[MethodCase]) -> list[Any]:
     return [pytest.param(subject, id=label(subject)) for subject in subjects]
 
 
@@ -67,7 +67,7 @@ QUICK = [
 ]
 
 
-def spec_of(subject: Subject, folder: Path) -> Spec:
+def spec_of(subject: MethodCase, folder: Path) -> Spec:
     """The subject's example, as files in ``folder``."""
     case = example(subject, "BF16", large=True)
 
@@ -108,7 +108,7 @@ def bytes_and_facts(report: MergeReport, output: Path) -> tuple[bytes, list[Any]
     return output.read_bytes(), [tensor.to_json() for tensor in report.tensors]
 
 
-def check_all(subject: Subject, folder: Path, workers: Kept) -> None:
+def check_all(subject: MethodCase, folder: Path, workers: Kept) -> None:
     """Threads, forked processes, jobs here and jobs of local workers against one thread."""
     spec = spec_of(subject, folder)
     one, other = folder / "one.safetensors", folder / "other.safetensors"
@@ -154,13 +154,13 @@ def test_every_kind_of_statistic_survives_the_way_to_another_machine() -> None:
         kind for kind in kinds() if kind is not Joined and kind.__module__.startswith("stockpot")
     }
     for same in statistics:
-        sent = [Sums() for _ in same]
+        sent = [BlockSums() for _ in same]
         for sums, statistic in zip(sent, same, strict=True):
             sums.add({"a name": statistic})
-        received = Sums()
+        received = BlockSums()
         for arrays in [sums.arrays() for sums in sent]:
             received.add_arrays(arrays)
-        here = Sums()
+        here = BlockSums()
         for statistic in same:
             here.add({"a name": statistic})
         assert repr(received.values()) == repr(here.values())

@@ -99,7 +99,7 @@ def test_a_misleading_sample_costs_time_and_nothing_else(found, monkeypatch):
 def test_estimates_bracket_a_smooth_distribution_narrowly():
     vector = np.abs(vectors()["smooth"])
     sample = vector[:SAMPLE]
-    part = selection.Part(vector.size, [sample])
+    part = selection.SampledMagnitudes(vector.size, [sample])
     (low, high), *_ = estimate([part], 0, [40_000])
     exact = np.sort(vector)[-40_000]
     assert low < exact < high

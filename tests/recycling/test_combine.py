@@ -13,7 +13,7 @@ import torch
 from stockpot.backbones import BackboneSpec, load_backbone
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.errors import InputError
-from stockpot.recycling.combine import Made, combine_runs, layer_of
+from stockpot.recycling.combine import Combination, combine_runs, layer_of
 from stockpot.tasks import load_task, parse_task_spec, split_task
 from stockpot.training import build_feed
 from stockpot.training.mixing import mix
@@ -62,7 +62,7 @@ def pool(
     return probe, runs
 
 
-def combined(folder: Path, rows: Rows, runs: Any, probe: Path, **how: str) -> Made:
+def combined(folder: Path, rows: Rows, runs: Any, probe: Path, **how: str) -> Combination:
     settings = {"take": "best", "select": "all", "combine": "mean", "greedy_on": "pooled", **how}
     return combine_runs(rows, runs, probe, **settings)
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from stockpot.cli.main import app
 from stockpot.execution.conductor import Conductor
 from stockpot.merging import merge
-from stockpot.provenance import Made, Record, read_models, write_models
+from stockpot.provenance import Record, RunModel, read_models, write_models
 from stockpot.registry import Registry, add, init_registry, land
 from stockpot.registry.tree import family, text
 from stockpot.version import VERSION
@@ -121,13 +121,13 @@ def test_a_model_given_in_pieces(place: Path, tmp_path: Path) -> None:
     changed = moved(BASE, 3)
     name = next(iter(BASE))
     write_model(run_folder / "work", {f"featurizer.{name}": changed[name]})
-    made = Made(
+    made = RunModel(
         "model",
         record=Record(kind="finetune", name="part"),
         overlay="work/model.safetensors",
         parts={"model.safetensors": "featurizer."},
     )
-    write_models(run_folder, [made, Made("model")])
+    write_models(run_folder, [made, RunModel("model")])
     assert read_models(run_folder)[0] == made
     with Registry(place) as registry:
         done = land(registry, run_folder)

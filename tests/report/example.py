@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from stockpot.evaluation import (
-    Evidence,
     Interval,
     Member,
     PairBarrier,
+    SoupEvidence,
     diagnose,
     paired_bootstrap,
 )
@@ -230,7 +230,7 @@ def _diagnoses(cell):
         runs = [run for run in cell["runs"] if run["pool"] == row["pool"]]
         members = tuple(Member(r["id"], r["accuracy"], r["init"], r["id_accuracy"]) for r in runs)
         names = {run["id"] for run in runs}
-        evidence = Evidence(
+        evidence = SoupEvidence(
             members,
             average=row["average"],
             ensemble=row["ensemble"],

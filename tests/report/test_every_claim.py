@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stockpot.evaluation import Evidence, Interval, Member, diagnose, paired_bootstrap
+from stockpot.evaluation import Interval, Member, SoupEvidence, diagnose, paired_bootstrap
 from stockpot.evaluation.claims import HELD_OUT, compare_all
 from stockpot.recycling.differences import differences
 from stockpot.report import markdown_table, terminal_table
@@ -173,7 +173,7 @@ def diagnosis(world, name, where):
     average, runs = world.scores[name][where], world.members[name][where]
     gap = plain(average - runs.mean(axis=0))
     joined = np.maximum(runs.mean(axis=0), np.median(runs, axis=0))
-    evidence = Evidence(
+    evidence = SoupEvidence(
         tuple(Member(f"r{i}", float(run.mean())) for i, run in enumerate(runs)),
         average=float(average.mean()),
         ensemble=float(joined.mean()),

@@ -10,7 +10,7 @@ import pytest
 from stockpot.evaluation import METRICS, Metric, paired_bootstrap
 from stockpot.evaluation.claims import compare_all
 from stockpot.evaluation.diagnosis import diagnose
-from stockpot.evaluation.evidence import Evidence, Member
+from stockpot.evaluation.evidence import Member, SoupEvidence
 from stockpot.evaluation.wording import difference_words, ends, points
 from stockpot.report import markdown_table, terminal_table
 from stockpot.report.headline import headline
@@ -162,7 +162,7 @@ def test_a_claim_about_a_loss_reads_in_its_own_sign() -> None:
 @pytest.mark.parametrize("metric", LOWER, ids=[each.name for each in LOWER])
 def test_a_diagnosis_says_that_an_average_is_ahead_when_its_loss_fell(metric: Metric) -> None:
     members = tuple(Member(str(i), -0.9) for i in range(3))
-    evidence = Evidence(members, -0.5, low=0.3, high=0.5, ensemble=-0.6, metric=metric.name)
+    evidence = SoupEvidence(members, -0.5, low=0.3, high=0.5, ensemble=-0.6, metric=metric.name)
     found = diagnose(evidence)
     assert found.verdict == "ahead"
     assert f"rows: {points(0.4, metric=metric.name, sign=True)} {metric.unit} (" in found.words

@@ -13,7 +13,7 @@ pytest.importorskip("starlette", reason="the dashboard needs stockpot[web]")
 from starlette.testclient import TestClient
 
 from stockpot.execution import Job, Serial, run_jobs
-from stockpot.web import Settings, make_app
+from stockpot.web import ServerSettings, make_app
 from tests.report.example import example_results
 from tests.report.test_ranking import results as ranking_results
 from tests.web.models import community
@@ -52,5 +52,5 @@ def runs(tmp_path: Path, results: dict[str, dict]) -> Path:
 @pytest.fixture
 def client(made: tuple[Path, dict[str, str]], runs: Path) -> TestClient:
     """A browser without scripts before a server that has a token."""
-    settings = Settings(str(made[0]), (runs,), TOKEN)
+    settings = ServerSettings(str(made[0]), (runs,), TOKEN)
     return TestClient(make_app(settings), base_url="http://127.0.0.1:8420")

@@ -20,7 +20,7 @@ pytest.importorskip("playwright.sync_api", reason="needs playwright")
 from playwright import sync_api
 
 from stockpot.execution import Job, Serial, run_jobs
-from stockpot.web import Settings, make_app
+from stockpot.web import ServerSettings, make_app
 from stockpot.web.app import listen
 from tests.web.conftest import HELPERS, TOKEN
 from tests.web.models import community
@@ -67,7 +67,7 @@ def site(
     for name, value in results.items():
         (scratch / "runs" / name).mkdir(parents=True)
         (scratch / "runs" / name / "results.json").write_text(json.dumps(value))
-    settings = Settings(str(scratch / "registry"), (scratch / "runs",), TOKEN)
+    settings = ServerSettings(str(scratch / "registry"), (scratch / "runs",), TOKEN)
     with listen("127.0.0.1", 0) as listener:
         config = uvicorn.Config(
             make_app(settings), log_level="error", lifespan="off", ws="none", server_header=False

@@ -12,13 +12,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from stockpot.execution import Job, Serial, run_jobs
-from stockpot.web import Settings, make_app
+from stockpot.web import ServerSettings, make_app
 from stockpot.web.jobs import is_locked, progress, watch
-from stockpot.web.runs import Run, find_runs
+from stockpot.web.runs import RunFolder, find_runs
 from tests.web.conftest import HELPERS
 
 
-def only(root: Path) -> Run:
+def only(root: Path) -> RunFolder:
     (run,) = [run for run in find_runs([root]) if run.work is not None]
     return run
 
@@ -80,7 +80,9 @@ def test_a_run_at_work(tmp_path: Path) -> None:
         assert [job.state for job in found.jobs] == ["done"] * 3 + ["running"]
         assert found.share == pytest.approx(0.6)
         assert found.left is not None
-        client = TestClient(make_app(Settings(None, (tmp_path,))), base_url="http://localhost")
+        client = TestClient(
+            make_app(ServerSettings(None, (tmp_path,))), base_url="http://localhost"
+        )
         text = client.get("/jobs").text
         assert "3 of 4 jobs done, 1 at work" in text
         assert 'http-equiv="refresh"' in text  # for browsers without scripts
@@ -155,6 +157,6 @@ def test_large_files_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "results.json").write_text("{}" + " " * 100)
     monkeypatch.setattr("stockpot.web.jobs._TEXT", 50)
     monkeypatch.setattr("stockpot.web.runs._LARGEST", 50)
-    client = TestClient(make_app(Settings(None, (tmp_path,))), base_url="http://localhost")
+    client = TestClient(make_app(ServerSettings(None, (tmp_path,))), base_url="http://localhost")
     assert client.get("/jobs").status_code == 200
     assert "no results that can be shown" in client.get("/results").text

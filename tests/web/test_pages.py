@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from stockpot.errors import InputError
 from stockpot.registry import Registry, init_registry
-from stockpot.web import Settings, make_app
+from stockpot.web import ServerSettings, make_app
 from tests.web.models import community
 
 VOID = {"meta", "link", "input", "br", "hr", "img"}
@@ -171,7 +171,7 @@ def test_other_names_of_a_model_lead_to_its_id(
 def test_angles_are_computed_once_and_then_shown(
     made: tuple[Path, dict[str, str]], runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = TestClient(make_app(Settings(str(made[0]))), base_url="http://localhost")
+    client = TestClient(make_app(ServerSettings(str(made[0]))), base_url="http://localhost")
     page, calls = f"/models/{made[1]['round 1']}", []
     from stockpot.web import data
 
@@ -256,7 +256,7 @@ def test_files_are_kept_by_browsers_until_they_change(client: TestClient) -> Non
 
 
 def test_a_server_without_registry_shows_runs(runs: Path) -> None:
-    client = TestClient(make_app(Settings(None, (runs,))), base_url="http://[::1]:80")
+    client = TestClient(make_app(ServerSettings(None, (runs,))), base_url="http://[::1]:80")
     assert client.get("/", follow_redirects=False).headers["location"] == "/results"
     assert client.get("/results").status_code == 200
     for address in ("/models/x", "/compare", "/lines/main"):
@@ -265,7 +265,9 @@ def test_a_server_without_registry_shows_runs(runs: Path) -> None:
 
 def test_an_empty_registry_says_what_to_do(tmp_path: Path) -> None:
     init_registry(tmp_path / "empty").close()
-    client = TestClient(make_app(Settings(str(tmp_path / "empty"))), base_url="http://localhost")
+    client = TestClient(
+        make_app(ServerSettings(str(tmp_path / "empty"))), base_url="http://localhost"
+    )
     assert "stockpot registry add" in client.get("/").text
     assert client.get("/compare").status_code == 200
     assert "no folder" in client.get("/results").text
@@ -274,10 +276,10 @@ def test_an_empty_registry_says_what_to_do(tmp_path: Path) -> None:
 
 def test_wrong_settings_are_refused_before_anything_is_served(tmp_path: Path) -> None:
     for settings in (
-        Settings(str(tmp_path / "nothing")),
-        Settings(None, (tmp_path / "nothing",)),
-        Settings(),
-        Settings(None, (tmp_path,), tasks=tmp_path / "no.yaml"),
+        ServerSettings(str(tmp_path / "nothing")),
+        ServerSettings(None, (tmp_path / "nothing",)),
+        ServerSettings(),
+        ServerSettings(None, (tmp_path,), tasks=tmp_path / "no.yaml"),
     ):
         with pytest.raises(InputError):
             make_app(settings)
@@ -290,7 +292,7 @@ def test_what_breaks_inside_shows_no_details(
         raise RuntimeError("secret")
 
     monkeypatch.setattr("stockpot.web.data.overview", fail)
-    app = make_app(Settings(str(made[0])))
+    app = make_app(ServerSettings(str(made[0])))
     client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
     answer = client.get("/")
     assert answer.status_code == 500
@@ -307,7 +309,9 @@ def test_a_damaged_blob_hides_the_card_alone(tmp_path: Path) -> None:
         place = tmp_path / "registry" / "blobs" / card.blob[:2] / card.blob
     place.chmod(0o644)
     place.write_bytes(b"not what it was")
-    client = TestClient(make_app(Settings(str(tmp_path / "registry"))), base_url="http://localhost")
+    client = TestClient(
+        make_app(ServerSettings(str(tmp_path / "registry"))), base_url="http://localhost"
+    )
     text = client.get(f"/models/{ids['base']}").text
     assert 'id="card"' not in text
     assert "steps: 100" in text
@@ -321,7 +325,7 @@ def test_a_page_without_a_session_names_the_commands_and_they_run(tmp_path: Path
 
     place = tmp_path / "a registry"
     community(place, tmp_path / "scratch")
-    client = TestClient(make_app(Settings(str(place))), base_url="http://localhost")
+    client = TestClient(make_app(ServerSettings(str(place))), base_url="http://localhost")
 
     def command(name: str, what: str) -> str:
         text = html.unescape(client.get("/lines/main").text)

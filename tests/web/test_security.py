@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from stockpot.community import history
 from stockpot.errors import InputError, OutputError
 from stockpot.registry import Registry
-from stockpot.web import Settings, make_app
+from stockpot.web import ServerSettings, make_app
 from stockpot.web.guard import host_name
 from stockpot.web.keeper import HOURS, Keeper, read_token
 from stockpot.web.shell import local
@@ -50,7 +50,7 @@ def test_this_machine_s_names_do(client: TestClient, host: str) -> None:
 
 
 def test_further_names_can_be_allowed(made: tuple[Path, dict[str, str]]) -> None:
-    app = make_app(Settings(str(made[0]), hosts=("Pots.example",)))
+    app = make_app(ServerSettings(str(made[0]), hosts=("Pots.example",)))
     assert TestClient(app, base_url="http://pots.example:80").get("/").status_code == 200
 
 
@@ -150,7 +150,7 @@ def test_nothing_changes_without_signing_in(
 
 
 def test_without_a_token_nobody_can_sign_in(made: tuple[Path, dict[str, str]]) -> None:
-    client = TestClient(make_app(Settings(str(made[0]))), base_url="http://127.0.0.1")
+    client = TestClient(make_app(ServerSettings(str(made[0]))), base_url="http://127.0.0.1")
     for token in ("", TOKEN, "None"):
         fields = {"seal": seal(client, "/"), "token": token}
         assert client.post("/sign-in", data=fields).status_code == 403
@@ -253,7 +253,7 @@ def test_accept_and_revert(tmp_path: Path, runs: Path) -> None:
     """The whole way of a maintainer, through forms, to the bytes of one that never saw it."""
     place = tmp_path / "registry"
     community(place, tmp_path / "scratch")
-    app = make_app(Settings(str(place), (runs,), TOKEN))
+    app = make_app(ServerSettings(str(place), (runs,), TOKEN))
     client = TestClient(app, base_url="http://127.0.0.1:8420")
     assert sign_in(client) == 303
     page = client.get("/lines/main").text

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from stockpot.cli.main import app
 from stockpot.errors import InputError, OutputError
-from stockpot.web import Settings, serve
+from stockpot.web import ServerSettings, serve
 from stockpot.web.app import listen
 
 
@@ -51,8 +51,10 @@ def test_names_of_the_server_follow_its_address(
     )
     said: list[str] = []
     loopback = {"localhost", "127.0.0.1", "::1"}
-    serve(Settings(str(made[0])), host="127.0.0.2", port=0, on_ready=said.append)
-    serve(Settings(str(made[0]), hosts=("pots",)), host="0.0.0.0", port=0, on_ready=said.append)
+    serve(ServerSettings(str(made[0])), host="127.0.0.2", port=0, on_ready=said.append)
+    serve(
+        ServerSettings(str(made[0]), hosts=("pots",)), host="0.0.0.0", port=0, on_ready=said.append
+    )
     assert seen == [loopback | {"127.0.0.2"}, loopback | {"pots"}]
     assert said[0].startswith("http://127.0.0.2:")
 

@@ -25,7 +25,7 @@ from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.errors import BackboneError
 from stockpot.files import write_json
-from stockpot.provenance import Made, Record, write_card, write_record
+from stockpot.provenance import Record, RunModel, write_card, write_record
 
 BUFFERS = "buffers.safetensors"
 SCHEMA = 2
@@ -209,7 +209,7 @@ def base_weights(backbone: Backbone, root: Path) -> tuple[str | Path | None, str
     return (place if local else spec.name), found
 
 
-def place_base(backbone: Backbone, root: Path, output: Path) -> Made:
+def place_base(backbone: Backbone, root: Path, output: Path) -> RunModel:
     """The base of what a run left in ``output``, for its ``models.json``.
 
     Weights that a function made lie nowhere: they are written to ``output/work``.
@@ -222,4 +222,4 @@ def place_base(backbone: Backbone, root: Path, output: Path) -> Made:
         if not place.is_file():
             save_state(place, backbone.state())
     source = place if isinstance(place, str) else os.path.relpath(place.absolute(), output)
-    return Made(source, name, digest=found)
+    return RunModel(source, name, digest=found)

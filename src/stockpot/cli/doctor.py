@@ -23,7 +23,7 @@ _ENOUGH_DISK = 5 * 10**9
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorCheck:
     """One line of the check-up.
 
     ``state``: "ok"; "missing", an option that is not installed; "warning", what stockpot works
@@ -58,11 +58,13 @@ def doctor_command(
         raise typer.Exit(1)
 
 
-def examine() -> list[Finding]:
+def examine() -> list[DoctorCheck]:
     """All findings, cheapest first. Imports no heavy package into this process."""
     found = [
-        Finding("stockpot", "ok", f"{_version('stockpot') or 'not installed'}"),
-        Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"),
+        DoctorCheck("stockpot", "ok", f"{_version('stockpot') or 'not installed'}"),
+        DoctorCheck(
+            "python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"
+        ),
         *(_extra(name, purpose) for name, purpose in PURPOSES.items()),
     ]
     torch, vision = _version("torch"), _version("torchvision")
@@ -94,17 +96,17 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _extra(name: str, purpose: str) -> Finding:
+def _extra(name: str, purpose: str) -> DoctorCheck:
     packages = [DISTRIBUTIONS.get(package, package) for package in EXTRAS[name]]
     versions = {package: _version(package) for package in packages}
     absent = [package for package, version in versions.items() if version is None]
     if absent:
         words = f"for {purpose}: {', '.join(absent)} not installed"
-        return Finding(name, "missing", words, f"pip install 'stockpot[{name}]'")
-    return Finding(name, "ok", ", ".join(f"{p} {v}" for p, v in versions.items()))
+        return DoctorCheck(name, "missing", words, f"pip install 'stockpot[{name}]'")
+    return DoctorCheck(name, "ok", ", ".join(f"{p} {v}" for p, v in versions.items()))
 
 
-def _torchvision(torch: str, vision: str) -> Finding:
+def _torchvision(torch: str, vision: str) -> DoctorCheck:
     """torchvision is compiled against one build of torch; beside another it fails on import.
 
     A warning only: backbones go on without torchvision's compiled operators.
@@ -112,12 +114,12 @@ def _torchvision(torch: str, vision: str) -> Finding:
     words = f"torch {torch}, torchvision {vision}"
     works, error = _try("import torch, torchvision")
     if works:
-        return Finding("torchvision", "ok", words)
+        return DoctorCheck("torchvision", "ok", words)
     if builds_match(torch, vision):
         why = error
     else:
         why = f"builds differ ('{_build(torch) or 'default'}' and '{_build(vision) or 'default'}')"
-    return Finding(
+    return DoctorCheck(
         "torchvision",
         "warning",
         f"{words} do not work together: {why}",
@@ -134,8 +136,8 @@ def _try(code: str) -> tuple[bool, str]:
     return done.returncode == 0, lines[-1] if lines else ""
 
 
-def _cores() -> Finding:
-    return Finding("cores", "ok", f"{usable_cores()}{_memory()}")
+def _cores() -> DoctorCheck:
+    return DoctorCheck("cores", "ok", f"{usable_cores()}{_memory()}")
 
 
 def _memory() -> str:
@@ -147,7 +149,7 @@ def _memory() -> str:
     return f", {int(match[1]) / 1e6:.0f} GB of memory" if match else ""
 
 
-def _gpu(has_torch: bool) -> Finding:
+def _gpu(has_torch: bool) -> DoctorCheck:
     if has_torch:
         works, words = _try(
             "import torch; n = torch.cuda.device_count(); "
@@ -155,18 +157,20 @@ def _gpu(has_torch: bool) -> Finding:
             "or ('Apple MPS' if torch.backends.mps.is_available() else ''))"
         )
         if works and words:
-            return Finding("gpu", "ok", words)
+            return DoctorCheck("gpu", "ok", words)
         if not works:
-            return Finding("gpu", "problem", f"torch does not start: {words}", "reinstall torch")
+            return DoctorCheck(
+                "gpu", "problem", f"torch does not start: {words}", "reinstall torch"
+            )
     if shutil.which("nvidia-smi") and has_torch:
         words = "a GPU is there, but this torch cannot use it"
-        return Finding("gpu", "problem", words, "install a CUDA build of torch")
-    return Finding("gpu", "missing", "none; everything runs on the CPU")
+        return DoctorCheck("gpu", "problem", words, "install a CUDA build of torch")
+    return DoctorCheck("gpu", "missing", "none; everything runs on the CPU")
 
 
-def _disk(folder: Path) -> Finding:
+def _disk(folder: Path) -> DoctorCheck:
     free = shutil.disk_usage(folder).free
     words = f"{free / 1e9:.1f} GB free in {folder}"
     if free < _ENOUGH_DISK:
-        return Finding("disk", "problem", words, "make room or work in another folder")
-    return Finding("disk", "ok", words)
+        return DoctorCheck("disk", "problem", words, "make room or work in another folder")
+    return DoctorCheck("disk", "ok", words)

@@ -89,12 +89,12 @@ def rank_command(
 
     check_packages(task, zoo, *backend_extras(backend, address, gpus_per_job))
     from stockpot.ranking.rank import plan_rank, rank
-    from stockpot.ranking.state import Options
+    from stockpot.ranking.state import RankOptions
 
     out = Output(json=as_json, quiet=quiet)
     if append and history is None:
         raise InputError("--append needs --history STORE, the store to append to")
-    options = Options(
+    options = RankOptions(
         budget=None if budget is None else seconds(budget),
         shortlist=shortlist,
         without=tuple(without or ()),

@@ -52,7 +52,7 @@ def serve_command(
     from stockpot.extras import require_wanted
 
     require_wanted("web", purpose="the dashboard")
-    from stockpot.web import Settings, serve
+    from stockpot.web import ServerSettings, serve
     from stockpot.web.guard import LOOPBACK
     from stockpot.web.keeper import read_token
 
@@ -60,7 +60,7 @@ def serve_command(
     if registry is None and Path(".stockpot").is_dir():
         registry = ".stockpot"
     token, made = read_token(token_file) if token_file is not None else (None, False)
-    settings = Settings(registry, tuple(runs or ()), token, tuple(allow_host or ()), tasks)
+    settings = ServerSettings(registry, tuple(runs or ()), token, tuple(allow_host or ()), tasks)
 
     def ready(address: str) -> None:
         out.data({"address": address}, address)

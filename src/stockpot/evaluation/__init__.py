@@ -8,7 +8,7 @@ between two sets of weights), ``intervals`` (how sure are we), ``selection`` (wh
 from stockpot.evaluation.connectivity import Connectivity, barrier, curve, interpolate
 from stockpot.evaluation.diagnosis import diagnose, worth_averaging
 from stockpot.evaluation.diversity import Diversity, mean_diversity, ratio_error
-from stockpot.evaluation.evidence import Diagnosis, Evidence, Member, PairBarrier, Thresholds
+from stockpot.evaluation.evidence import Diagnosis, Member, PairBarrier, SoupEvidence, Thresholds
 from stockpot.evaluation.intervals import Difference, Estimate, Interval, paired_bootstrap
 from stockpot.evaluation.metrics import METRICS, Metric, accuracy, correct, ensemble
 from stockpot.evaluation.selection import Selection, best, greedy_soup, validation_score
@@ -20,12 +20,12 @@ __all__ = [
     "Difference",
     "Diversity",
     "Estimate",
-    "Evidence",
     "Interval",
     "Member",
     "Metric",
     "PairBarrier",
     "Selection",
+    "SoupEvidence",
     "Thresholds",
     "accuracy",
     "barrier",

@@ -18,20 +18,20 @@ from statistics import fmean, median
 from stockpot.evaluation.evidence import (
     DEFAULTS,
     Diagnosis,
-    Evidence,
     Finding,
     Member,
     PairBarrier,
     Position,
+    SoupEvidence,
     Thresholds,
 )
 from stockpot.evaluation.intervals import Interval
 from stockpot.evaluation.wording import ends, points, unit
 
-Rule = Callable[[Evidence, Thresholds], Finding | None]
+Rule = Callable[[SoupEvidence, Thresholds], Finding | None]
 
 
-def diagnose(evidence: Evidence, thresholds: Thresholds = DEFAULTS) -> Diagnosis:
+def diagnose(evidence: SoupEvidence, thresholds: Thresholds = DEFAULTS) -> Diagnosis:
     """Compare an average with its members' mean on the rows measured, and name the reason."""
     verdict = _verdict(evidence)
     rules = {
@@ -66,7 +66,7 @@ def is_broken(pair: PairBarrier, thresholds: Thresholds = DEFAULTS) -> bool:
     )
 
 
-def _verdict(evidence: Evidence) -> Position:
+def _verdict(evidence: SoupEvidence) -> Position:
     if evidence.low is None or evidence.high is None:
         return "not measured"
     if evidence.low > 0:
@@ -79,7 +79,7 @@ def _noise(examples: int | None, thresholds: Thresholds) -> float:
     return 2 * (thresholds.disagreement / examples) ** 0.5 if examples else 0.0
 
 
-def _unrelated(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
+def _unrelated(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
     strangers = [
         member
         for member in evidence.members
@@ -95,7 +95,7 @@ def _unrelated(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
     )
 
 
-def _heads(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
+def _heads(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
     if evidence.head_shared is not False:
         return None
     return Finding(
@@ -105,7 +105,7 @@ def _heads(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
     )
 
 
-def _batchnorm(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
+def _batchnorm(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
     again = evidence.reestimated
     if again is not None and again.low > thresholds.reestimated:
         return Finding(
@@ -122,7 +122,7 @@ def _batchnorm(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
     return None
 
 
-def _learning_rate(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
+def _learning_rate(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
     """Runs that forgot the base, lost each other, or went far out with falling validation."""
     lost = [
         member
@@ -161,7 +161,7 @@ def _learning_rate(evidence: Evidence, thresholds: Thresholds) -> Finding | None
     )
 
 
-def _far(evidence: Evidence, thresholds: Thresholds) -> tuple[Member, float] | None:
+def _far(evidence: SoupEvidence, thresholds: Thresholds) -> tuple[Member, float] | None:
     """The member farthest out relative to its siblings (runs from the same init)."""
     candidates = []
     for member in evidence.members:
@@ -179,7 +179,7 @@ def _far(evidence: Evidence, thresholds: Thresholds) -> tuple[Member, float] | N
     return max(candidates, key=lambda each: each[1], default=None)
 
 
-def _auxiliary(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
+def _auxiliary(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
     """Pairs from different inits with a barrier; one init in all of them is the one to name."""
     inits = {member.name: member.init for member in evidence.members}
     pairs = [pair for pair in evidence.barriers if pair.kind == "different init"]
@@ -211,7 +211,7 @@ def _auxiliary(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
     )
 
 
-def _weak_member(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
+def _weak_member(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
     """One member far below the others on the held-out rows, beyond what those scatter."""
     known = [m for m in evidence.members if m.behind is not None]
     if len(known) < 3 or len(known) < len(evidence.members):
@@ -231,7 +231,7 @@ def _weak_member(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
     )
 
 
-def _nothing_to_gain(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
+def _nothing_to_gain(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
     gain = evidence.gain
     if gain is None or gain.high >= thresholds.ensemble_gain:
         return None
@@ -247,7 +247,7 @@ def _nothing_to_gain(evidence: Evidence, thresholds: Thresholds) -> Finding | No
     return Finding("bias, not variance", f"error is bias, not variance: {amount}")
 
 
-def _locality(evidence: Evidence, thresholds: Thresholds) -> Finding | None:
+def _locality(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
     """Averaging weights does clearly worse than averaging predictions of the same members."""
     short, gain = evidence.shortfall, evidence.gain
     if short is None or gain is None or short.low <= thresholds.shortfall or gain.low <= 0:
@@ -269,7 +269,7 @@ _FAULTS: tuple[Rule, ...] = (
 )
 
 
-def _ahead(evidence: Evidence) -> Finding:
+def _ahead(evidence: SoupEvidence) -> Finding:
     gain = evidence.gain
     if gain is None:
         return Finding("no cause measured", "no prediction ensemble was measured beside it")
@@ -282,7 +282,7 @@ def _ahead(evidence: Evidence) -> Finding:
     return Finding("no cause found", share)
 
 
-def _unexplained(evidence: Evidence) -> Finding:
+def _unexplained(evidence: SoupEvidence) -> Finding:
     between = [pair for pair in evidence.barriers if pair.kind != "base to average"]
     what = []
     if between:
@@ -294,7 +294,7 @@ def _unexplained(evidence: Evidence) -> Finding:
     return Finding("no cause found", f"no cause found: {seen}")
 
 
-def _opening(evidence: Evidence, verdict: Position) -> str:
+def _opening(evidence: SoupEvidence, verdict: Position) -> str:
     if evidence.low is None or evidence.high is None:
         gap = f"{points(evidence.gap, metric=evidence.metric, sign=True)} {unit(evidence.metric)}"
         return f"How sure the average's difference to its members' mean is ({gap}) is not known."
@@ -305,14 +305,14 @@ def _opening(evidence: Evidence, verdict: Position) -> str:
     return f"The average is {side} its members' mean on these rows: {measured}."
 
 
-def _measured(interval: Interval, evidence: Evidence) -> str:
+def _measured(interval: Interval, evidence: SoupEvidence) -> str:
     """``+1.2 points (+0.3 to +2.1)``."""
     mean = points(interval.mean, metric=evidence.metric, sign=True)
     low, high = ends(interval.low, interval.high, metric=evidence.metric, sign=True)
     return f"{mean} {unit(evidence.metric)} ({low} to {high})"
 
 
-def _amount(value: float, evidence: Evidence) -> str:
+def _amount(value: float, evidence: SoupEvidence) -> str:
     return f"{points(value, metric=evidence.metric)} {unit(evidence.metric)}"
 
 
@@ -324,7 +324,7 @@ def _height(pair: PairBarrier) -> float:
     return max(pair.id or 0.0, pair.ood or 0.0)
 
 
-def _any_broken(evidence: Evidence, thresholds: Thresholds) -> bool:
+def _any_broken(evidence: SoupEvidence, thresholds: Thresholds) -> bool:
     return any(is_broken(pair, thresholds) for pair in evidence.barriers)
 
 
@@ -332,7 +332,7 @@ def _init(inits: dict[str, str], name: str) -> str:
     return inits.get(name, name)
 
 
-def _rates(evidence: Evidence, pair: PairBarrier) -> str:
+def _rates(evidence: SoupEvidence, pair: PairBarrier) -> str:
     rates = {m.name: m.learning_rate for m in evidence.members if m.learning_rate is not None}
     known = sorted({rates[name] for name in (pair.first, pair.second) if name in rates})
     return ", learning rate " + " and ".join(f"{rate:g}" for rate in known) if known else ""

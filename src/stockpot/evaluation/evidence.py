@@ -58,7 +58,7 @@ class PairBarrier:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SoupEvidence:
     """Everything measured about one average, for these very weights.
 
     ``average``, ``average_id``, ``ensemble``: accuracy of averaged weights and of averaged

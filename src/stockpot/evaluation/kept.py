@@ -51,7 +51,7 @@ def _reached(results: Mapping[str, Any], claims: list[Claim]) -> list[str]:
 
 
 def _runs(runs: Mapping[str, int]) -> list[str]:
-    """Runs that ended where they began, or diverged: nobody else tells that they were for nothing."""
+    """Runs that ended where they began, or diverged: work that was for nothing."""
     sentences = []
     if runs.get("no_better"):
         sentences.append(

@@ -22,15 +22,8 @@ from stockpot.inspection.align import Alignment, align
 from stockpot.inspection.layers import Measured, build_layer, matrices, total_deltas
 from stockpot.inspection.measure import BLOCK, Identity, block_size, measure, rows_of
 from stockpot.inspection.permutation import LARGEST, is_permuted
-from stockpot.inspection.result import Bad, Inspection, Layer, Model, Pair, Verdict
-from stockpot.inspection.sources import (
-    FLOATING,
-    Source,
-    name_sources,
-    open_all,
-    short_name,
-    unused,
-)
+from stockpot.inspection.result import Bad, InspectedModel, Inspection, Layer, Pair, Verdict
+from stockpot.inspection.sources import FLOATING, Source, name_sources, open_all, short_name, unused
 from stockpot.inspection.words import notes
 from stockpot.progress import progress
 from stockpot.system import usable_cores
@@ -356,7 +349,7 @@ def _model(
     measured: Sequence[Measured],
     place: int,
     has_base: bool,
-) -> Model:
+) -> InspectedModel:
     infos = [weights.info(name) for name in weights.names]
     sizes = [math.prod(info.shape) for info in infos]
     distance: float | None = None
@@ -371,7 +364,7 @@ def _model(
             for each in measured
             if each.floating and each.sums.deltas[place, place] == 0.0
         )
-    return Model(
+    return InspectedModel(
         name=label,
         tensors=len(infos),
         parameters=sum(sizes),

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from stockpot.inspection.measure import Matrix, Sums
+from stockpot.inspection.measure import Matrix, TensorSums
 from stockpot.inspection.result import Deltas, Layer
 
 # Rows this alike say nothing about which row belongs to which.
@@ -23,7 +23,7 @@ class Measured:
     shape: tuple[int, ...]
     floating: bool
     counted: bool
-    sums: Sums
+    sums: TensorSums
 
 
 def build_layer(measured: Measured, has_base: bool) -> Layer:
@@ -67,7 +67,7 @@ def total_deltas(measured: Sequence[Measured]) -> Deltas:
     )
 
 
-def matrices(measured: Sequence[Measured]) -> list[Sums]:
+def matrices(measured: Sequence[Measured]) -> list[TensorSums]:
     """Sums of what stands for the whole model: sound matrices, or all sound tensors without any.
 
     Statistics of BatchNorm are no weights and may be a thousand times as large.
@@ -95,7 +95,7 @@ def _delta_numbers(deltas: Matrix, opposite: float, both: float) -> Deltas:
 
 
 def _pair_numbers(
-    sums: Sums, norms: Matrix, i: int, j: int
+    sums: TensorSums, norms: Matrix, i: int, j: int
 ) -> tuple[float | None, float | None, float | None]:
     cosine = _cosine(sums.gram[i, j], norms[i], norms[j])
     if cosine is None:

@@ -21,7 +21,7 @@ _GRID_ROWS, _GRID_VALUES, _GRID_LEAST = 8, 4096, 256
 
 
 @dataclass
-class Sums:
+class TensorSums:
     """What one pass over a tensor leaves behind; M models, the first is the reference.
 
     ``gram`` (M, M) holds the dot products of the tensors, ``shifted`` (M, M) those of each tensor
@@ -42,7 +42,7 @@ class Sums:
     coarse: set[int] = field(default_factory=set)
 
     @classmethod
-    def zeros(cls, models: int) -> Sums:
+    def zeros(cls, models: int) -> TensorSums:
         """Sums of nothing yet."""
         size = (models, models)
         return cls(np.zeros(size), np.zeros(size), np.zeros(size))
@@ -69,20 +69,20 @@ def block_size(shape: Sequence[int], most: int = BLOCK) -> int:
 
 def measure(
     blocks: Iterable[Sequence[NDArray[Any]]], shape: Sequence[int], same: Identity | None = None
-) -> Sums:
+) -> TensorSums:
     """Sums over a tensor of ``shape``; ``blocks`` yields one flat block per model, in step.
 
     Blocks are whole rows (``block_size``). A tensor with NaN or infinity has NaN in its sums.
     """
     _, row = rows_of(shape)
-    sums: Sums | None = None
+    sums: TensorSums | None = None
     first = last = space = changes = np.zeros((0, 0))
     for parts in blocks:
         models, size = len(parts), parts[0].size
         if sums is None:
             # Written over by every block: fresh memory for each would cost more than the sums.
             space, changes = np.empty((models, size)), np.empty((models, size))
-            sums = Sums.zeros(models)
+            sums = TensorSums.zeros(models)
         x, delta = space[:, :size], changes[:, :size]
         for values, part in zip(x, parts, strict=True):
             values[:] = part
@@ -138,7 +138,7 @@ def _dot(a: Matrix, b: Matrix) -> float:
     return float(np.einsum("i,i->", a, b))
 
 
-def _count_signs(sums: Sums, delta: Matrix) -> None:
+def _count_signs(sums: TensorSums, delta: Matrix) -> None:
     """Count pairs of models that change an entry, and those that do so in opposite directions."""
     if len(delta) < 2:
         return
@@ -167,7 +167,7 @@ def _is_coarse(rows: Matrix) -> bool:
     return all(np.count_nonzero(row[1:] != row[:-1]) < most for row in ordered)
 
 
-def _note_nonfinite(sums: Sums, x: Matrix) -> None:
+def _note_nonfinite(sums: TensorSums, x: Matrix) -> None:
     for place, values in enumerate(x):
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:

@@ -33,7 +33,7 @@ class Bad:
 
 
 @dataclass(frozen=True)
-class Model:
+class InspectedModel:
     """One of the models (or the base), and how its tensors meet those of the reference.
 
     ``renamed`` says which prefix differs, ``missing`` are tensors that the reference has and this
@@ -138,7 +138,7 @@ class Inspection:
     reason: str
     notes: tuple[str, ...]
     base: str | None
-    models: tuple[Model, ...]
+    models: tuple[InspectedModel, ...]
     pairs: tuple[Pair, ...]
     delta_pairs: tuple[tuple[str, str], ...]
     deltas: Deltas | None

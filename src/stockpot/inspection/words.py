@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stockpot.inspection.result import Bad, Deltas, Layer, Model, Pair, degrees
+from stockpot.inspection.result import Bad, Deltas, InspectedModel, Layer, Pair, degrees
 from stockpot.inspection.verdict import fixed, some
 
 _SHOWN = 3
@@ -15,7 +15,7 @@ _MIXED = 0.4
 
 
 def notes(
-    models: Sequence[Model],
+    models: Sequence[InspectedModel],
     pairs: Sequence[Pair],
     deltas: Deltas | None,
     delta_pairs: Sequence[tuple[str, str]],
@@ -59,7 +59,7 @@ def _broken(bad: Bad) -> str:
     )
 
 
-def _names(model: Model, reference: str) -> list[str]:
+def _names(model: InspectedModel, reference: str) -> list[str]:
     found = []
     if model.renamed:
         found.append(f"{model.name}: names match those of {reference} {model.renamed}")
@@ -98,14 +98,14 @@ def _foreign(pair: Pair) -> str:
     )
 
 
-def _coarse(model: Model) -> str:
+def _coarse(model: InspectedModel) -> str:
     return (
         f"{model.name} was rounded to 8 bits or fewer, or pruned, in {some(model.coarse)}: "
         "part of its change is rounding"
     )
 
 
-def _untrained(model: Model, base: str, layers: Sequence[Layer]) -> str:
+def _untrained(model: InspectedModel, base: str, layers: Sequence[Layer]) -> str:
     names = model.untrained or ()
     return f"{model.name} left {len(names)} of {len(layers)} tensors as in {base}: {some(names)}"
 
@@ -138,7 +138,7 @@ def _deltas(deltas: Deltas, pairs: Sequence[tuple[str, str]]) -> list[str]:
     ]
 
 
-def _uneven(models: Sequence[Model], layers: Sequence[Layer]) -> list[str]:
+def _uneven(models: Sequence[InspectedModel], layers: Sequence[Layer]) -> list[str]:
     uneven = []
     for layer in layers:
         norms = [norm for norm in layer.norm if norm]

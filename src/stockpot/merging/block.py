@@ -124,7 +124,7 @@ class Largest(Statistic):
         return {"values": self._values}
 
 
-class Sums:
+class BlockSums:
     """Named statistics of many blocks, joined as they come, from any thread."""
 
     def __init__(self) -> None:

@@ -16,10 +16,10 @@ from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.dtypes import first_nonfinite, working_dtype
 from stockpot.errors import NonFiniteError
 from stockpot.memory import keep_freed_blocks
-from stockpot.merging.block import CHUNK, Array, Block, Statistics, Sums, TensorShape, Unread
+from stockpot.merging.block import CHUNK, Array, Block, BlockSums, Statistics, TensorShape, Unread
 from stockpot.merging.method import Method, Pass
 from stockpot.merging.numpy_backend import NumpyBackend
-from stockpot.merging.pool import Flow, Piece, Pool
+from stockpot.merging.pool import Flow, Piece, WorkerPool
 from stockpot.system import usable_cores
 
 _AHEAD = 256_000_000
@@ -109,7 +109,9 @@ class Engine:
         self._sink = sink
         self._options = options
         self._advance = advance or (lambda amount: None)
-        self._pool: Pool[NumpyBackend] = Pool(options.threads or usable_cores(), options.backend)
+        self._pool: WorkerPool[NumpyBackend] = WorkerPool(
+            options.threads or usable_cores(), options.backend
+        )
         self._block = self._pool.contexts[0].block
 
     def run(self, works: Sequence[Work | Copy]) -> None:
@@ -130,18 +132,18 @@ class Engine:
         """Run the passes of one tensor, so that its statistics are there."""
         self._pool.run(iter([self._passes(work)]))
 
-    def model_sums(self, group: Sequence[Work]) -> Sums | None:
+    def model_sums(self, group: Sequence[Work]) -> BlockSums | None:
         """Run a group's passes up to the next one that sums over the whole model, and take that
         sum over these tensors. None where the method does without.
         """
         step = self._next_model_pass(group)
         if not step.needed(group[0].shared):
             return None
-        sums = Sums()
+        sums = BlockSums()
         self._pool.run(self._reduce(work, step, sums) for work in group)
         return sums
 
-    def finish_model_pass(self, group: Sequence[Work], sums: Sums | None) -> None:
+    def finish_model_pass(self, group: Sequence[Work], sums: BlockSums | None) -> None:
         """End the pass that ``model_sums`` has begun, with sums over all tensors of the model."""
         step, first = self._next_model_pass(group), group[0]
         shared = first.shared
@@ -176,12 +178,12 @@ class Engine:
     def _tensor_pass(self, work: Work, step: Pass) -> Flow[NumpyBackend]:
         if not step.needed(work.shared | work.statistics):
             return
-        sums = Sums()
+        sums = BlockSums()
         yield from self._reduce(work, step, sums)
         values = work.statistics | sums.values()
         work.statistics = dict(step.finish(values, work.shape, **work.arguments))
 
-    def _reduce(self, work: Work, step: Pass, sums: Sums) -> Iterator[Pieces]:
+    def _reduce(self, work: Work, step: Pass, sums: BlockSums) -> Iterator[Pieces]:
         size = -(-self._elements(work) // CHUNK) * CHUNK
         if step.sample is not None and work.info.size > step.sample:
             runs = list(_runs(work.info.size, step.sample))

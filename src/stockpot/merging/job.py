@@ -15,8 +15,8 @@ from stockpot.errors import InputError
 from stockpot.merging.alignment import Heads
 from stockpot.merging.chained import open_merged
 from stockpot.merging.engine import Engine, Options, Sink
-from stockpot.merging.plan import Plan, make_plan
-from stockpot.merging.pool import Pool
+from stockpot.merging.plan import MergePlan, make_plan
+from stockpot.merging.pool import WorkerPool
 from stockpot.merging.processes import run_forked, worth_forking
 from stockpot.merging.report import MergeReport, ParentReport
 from stockpot.merging.settings import Rule, Settings
@@ -85,7 +85,7 @@ class MergeJob:
             return MemoryCheckpoint(source, label=label)
         return self._stack.enter_context(open_checkpoint(source))
 
-    def _make_plan(self) -> Plan:
+    def _make_plan(self) -> MergePlan:
         spec, values = self.spec, dict(self.spec.parameters)
         kinds = {
             kind for method in Settings.used(spec.method, spec.rules) for kind in method.extras
@@ -220,7 +220,7 @@ def digests(sources: Sequence[Checkpoint], threads: int | None = None) -> list[s
         (sources[i].info(name).nbytes, piece(i, name)) for i in unknown for name in sources[i].names
     ]
     pieces.sort(key=lambda sized: -sized[0])
-    pool: Pool[Any] = Pool(threads or usable_cores(), lambda: None)
+    pool: WorkerPool[Any] = WorkerPool(threads or usable_cores(), lambda: None)
     pool.run(iter([iter([[hash_tensor for _, hash_tensor in pieces]])]))
     for i in unknown:
         known[i] = join_digests(sources[i].tensors, found[i])

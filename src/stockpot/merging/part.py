@@ -18,7 +18,7 @@ from stockpot.checkpoints.header import read_header
 from stockpot.checkpoints.writer import open_sized
 from stockpot.files import write_json
 from stockpot.merging.backends import backend_for
-from stockpot.merging.block import Sums
+from stockpot.merging.block import BlockSums
 from stockpot.merging.engine import Engine, Options, Work, model_groups
 from stockpot.merging.job import MergeJob
 from stockpot.merging.portable import spec_from_json
@@ -187,7 +187,7 @@ def _take_sums(
         for key, group in groups.items():
             if not group or not group[0].model_passes_left:
                 continue
-            sums = Sums()
+            sums = BlockSums()
             for file in files:
                 own = {k.removeprefix(f"{key} "): file[k] for k in file if k.startswith(f"{key} ")}
                 sums.add_arrays(own)

@@ -16,7 +16,7 @@ from stockpot.merging.whole import combine_whole
 
 
 @dataclass
-class Plan:
+class MergePlan:
     """All tensors of a result, in stored order, and what is known to be lost on the way."""
 
     works: list[Work | Copy]
@@ -72,7 +72,7 @@ def make_plan(
     heads: Heads = "auto",
     dtype: str | None = None,
     extras: Mapping[str, Sequence[Checkpoint]] | None = None,
-) -> Plan:
+) -> MergePlan:
     """Decide for every tensor what is done with it; reads no data.
 
     Raises ``MethodError`` where a method needs a base and there is none, ``CheckpointError`` where
@@ -108,7 +108,7 @@ def make_plan(
     if base is not None and uses_base:
         present = {item.info.name for item in aligned}
         dropped += [name for name in base.names if name not in present and name not in dropped]
-    return Plan(works, aligned, dropped, _warnings(aligned, dropped))
+    return MergePlan(works, aligned, dropped, _warnings(aligned, dropped))
 
 
 def _warnings(aligned: Sequence[Aligned], dropped: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ class _Stage(Generic[Context]):
     left: int
 
 
-class Pool(Generic[Context]):
+class WorkerPool(Generic[Context]):
     """Runs flows on threads. Each worker has its own context, which pieces get (scratch memory)."""
 
     def __init__(self, workers: int, contexts: Callable[[], Context]) -> None:

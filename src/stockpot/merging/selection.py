@@ -33,7 +33,7 @@ Ranks = Callable[..., Sequence[int]]
 Limits = tuple[float, float]
 
 
-class Part(NamedTuple):
+class SampledMagnitudes(NamedTuple):
     """Sampled magnitudes of one tensor of ``size`` entries: one array a vector."""
 
     size: int
@@ -65,11 +65,11 @@ class Samples(Joined):
         taken = np.array([vectors[0].size])
         return cls(sizes=np.array([size]), taken=taken, magnitudes=np.stack(vectors, axis=1))
 
-    def value(self) -> list[Part]:
+    def value(self) -> list[SampledMagnitudes]:
         arrays = self.arrays()
         pieces = np.split(arrays["magnitudes"], np.cumsum(arrays["taken"])[:-1])
         return [
-            Part(size, list(piece.T))
+            SampledMagnitudes(size, list(piece.T))
             for size, piece in zip(arrays["sizes"].tolist(), pieces, strict=True)
         ]
 
@@ -126,7 +126,7 @@ def threshold_passes(
         return {raw: Samples.of(block.tensor.size, sampled)}
 
     def bracket(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
-        parts: list[Part] = statistics.pop(raw)
+        parts: list[SampledMagnitudes] = statistics.pop(raw)
         wanted = ranks(sum(part.size for part in parts), **parameters)
         columns = range(len(parts[0].vectors))
         if all(part.vectors[0].size == part.size for part in parts):
@@ -179,7 +179,7 @@ def threshold_passes(
     )
 
 
-def estimate(parts: Sequence[Part], column: int, ranks: Sequence[int]) -> list[Limits]:
+def estimate(parts: Sequence[SampledMagnitudes], column: int, ranks: Sequence[int]) -> list[Limits]:
     """Limits between which the magnitudes of these ranks very likely lie.
 
     Their width follows from how much runs of neighbouring entries differ.
@@ -209,7 +209,7 @@ def estimate(parts: Sequence[Part], column: int, ranks: Sequence[int]) -> list[L
     return limits
 
 
-def _deviation(parts: Sequence[Part], column: int, value: float) -> float:
+def _deviation(parts: Sequence[SampledMagnitudes], column: int, value: float) -> float:
     """Standard deviation of the estimated number of entries above ``value``."""
     variance = 0.0
     for part in parts:

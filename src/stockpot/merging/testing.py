@@ -3,11 +3,11 @@
 In the tests of a package that brings its own method::
 
     import pytest
-    from stockpot.merging.testing import CHECKS, Subject
+    from stockpot.merging.testing import CHECKS, MethodCase
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
     def test_contract(check):
-        check(Subject("my_method", reference=my_formula_in_float64))
+        check(MethodCase("my_method", reference=my_formula_in_float64))
 
 A check raises ``AssertionError`` that names the tensor, or ``unittest.SkipTest`` (a skip for
 pytest) where it does not apply.
@@ -51,7 +51,7 @@ _LARGE: dict[str, tuple[int, ...]] = {**_SHAPES, "layers.1.wide.weight": (140, 7
 
 
 @dataclass(frozen=True)
-class Subject:
+class MethodCase:
     """A method under test.
 
     Attributes:
@@ -88,7 +88,7 @@ class Subject:
         return max(low, min(3, high if high is not None else 3))
 
 
-class Stored(Checkpoint):
+class StoredState(Checkpoint):
     """A float state stored as type ``code`` ("BF16", ...), in memory."""
 
     def __init__(self, state: Mapping[str, np.ndarray], code: str) -> None:
@@ -108,14 +108,14 @@ class Stored(Checkpoint):
 
 
 @dataclass(frozen=True)
-class Example:
+class MergeExample:
     """Base, models and statistics files of one merge."""
 
-    base: Stored
-    models: list[Stored]
+    base: StoredState
+    models: list[StoredState]
     extras: dict[str, list[State]]
 
-    def run(self, subject: Subject, **options: Any) -> State:
+    def run(self, subject: MethodCase, **options: Any) -> State:
         """The merged state, widened to numpy floats."""
         state = merge(
             self.models,
@@ -126,7 +126,7 @@ class Example:
         ).state
         return {name: np.asarray(x) for name, x in state.items()}
 
-    def expected(self, subject: Subject) -> Mapping[str, np.ndarray]:
+    def expected(self, subject: MethodCase) -> Mapping[str, np.ndarray]:
         """What the reference makes of the stored values."""
         assert subject.reference is not None
         base = None if subject.method.base == "none" else _filled(self.base.wide())
@@ -139,8 +139,13 @@ class Example:
 
 
 def example(
-    subject: Subject, code: str = "F32", *, large: bool = False, equal: str = "", seed: int = 0
-) -> Example:
+    subject: MethodCase,
+    code: str = "F32",
+    *,
+    large: bool = False,
+    equal: str = "",
+    seed: int = 0,
+) -> MergeExample:
     """A base of standard deviation 0.02 and models around it, of several shapes.
 
     ``equal``: "models" makes all models equal, "all" makes them equal to the base.
@@ -155,25 +160,25 @@ def example(
         states.append(
             base if equal == "all" else states[0] if equal == "models" and number else moved
         )
-    models = [Stored(state, code) for state in states]
+    models = [StoredState(state, code) for state in states]
     extras = subject.extras([model.wide() for model in models]) if subject.extras else {}
-    return Example(Stored(base, code), models, extras)
+    return MergeExample(StoredState(base, code), models, extras)
 
 
 # --------------------------------------------------------------------------------------- checks
-def models_equal_to_the_base_change_nothing(subject: Subject) -> None:
+def models_equal_to_the_base_change_nothing(subject: MethodCase) -> None:
     for code in ("BF16", "F32", "F64"):
         case = example(subject, code, equal="all")
         _same(case.run(subject), _values(case.base), f"{code}: equal models and base")
 
 
-def equal_models_give_their_bytes(subject: Subject) -> None:
+def equal_models_give_their_bytes(subject: MethodCase) -> None:
     for code in ("BF16", "F16", "F32", "F64"):
         case = example(subject, code, equal="models")
         _same(case.run(subject), _values(case.models[0]), f"{code}: equal models")
 
 
-def blocks_and_threads_change_no_bit(subject: Subject) -> None:
+def blocks_and_threads_change_no_bit(subject: MethodCase) -> None:
     small, large = example(subject, "BF16"), example(subject, "BF16", large=True)
     for case, sizes in ((small, (1, 7)), (large, (65_536, 100_000))):
         whole = case.run(subject, threads=1, block_elements=1 << 22)
@@ -183,7 +188,7 @@ def blocks_and_threads_change_no_bit(subject: Subject) -> None:
                 _same(found, whole, f"blocks of {size}, {threads} threads")
 
 
-def streaming_equals_memory(subject: Subject) -> None:
+def streaming_equals_memory(subject: MethodCase) -> None:
     for code in ("BF16", "F32"):
         case = example(subject, code)
         with tempfile.TemporaryDirectory() as folder:
@@ -205,17 +210,17 @@ def streaming_equals_memory(subject: Subject) -> None:
         _same(read, case.run(subject), f"{code}: written to a file")
 
 
-def order_of_models_does_not_matter(subject: Subject) -> None:
+def order_of_models_does_not_matter(subject: MethodCase) -> None:
     case = example(subject, "BF16", large=True)
     per_model = {p.name for p in subject.method.parameters if isinstance(p, PerModel)}
-    turned = Subject(
+    turned = MethodCase(
         subject.name,
         {
             name: value[::-1] if name in per_model and isinstance(value, list) else value
             for name, value in subject.parameters.items()
         },
     )
-    other = Example(
+    other = MergeExample(
         case.base, case.models[::-1], {kind: states[::-1] for kind, states in case.extras.items()}
     )
     found = case.run(subject)
@@ -223,7 +228,7 @@ def order_of_models_does_not_matter(subject: Subject) -> None:
     assert share < ROUNDING_SHARE, f"{share:.1e} of the results depend on the order of the models"
 
 
-def every_float_type_is_merged_as_the_formula_says(subject: Subject) -> None:
+def every_float_type_is_merged_as_the_formula_says(subject: MethodCase) -> None:
     for code, digits, arithmetic in (
         ("BF16", 8, 2.0**-21),
         ("F16", 11, 2.0**-21),
@@ -249,17 +254,17 @@ def every_float_type_is_merged_as_the_formula_says(subject: Subject) -> None:
                 )
 
 
-def sixteen_bit_results_are_correctly_rounded(subject: Subject) -> None:
+def sixteen_bit_results_are_correctly_rounded(subject: MethodCase) -> None:
     case = example(subject, "BF16", large=True)
     exact = {name: np.asarray(x) for name, x in case.expected(subject).items()}
     names = [name for name in case.base.names if name in exact]
-    rounded = _values(Stored({name: exact[name] for name in names}, "BF16"))
+    rounded = _values(StoredState({name: exact[name] for name in names}, "BF16"))
     found = case.run(subject)
     share = _share_that_differs({name: found[name] for name in names}, rounded)
     assert share < ROUNDING_SHARE, f"{share:.1e} of the bfloat16 results are not correctly rounded"
 
 
-def nan_and_infinity_are_reported(subject: Subject) -> None:
+def nan_and_infinity_are_reported(subject: MethodCase) -> None:
     for value in (math.nan, math.inf):
         case = example(subject)
         name = "layers.1.convolution.weight"
@@ -275,7 +280,7 @@ def nan_and_infinity_are_reported(subject: Subject) -> None:
         assert "2, 1, 0, 2" in message, f"{value}, position: {message}"
 
 
-def bad_parameters_are_refused(subject: Subject) -> None:
+def bad_parameters_are_refused(subject: MethodCase) -> None:
     case = example(subject)
     for parameter in subject.method.parameters:
         for number, value in enumerate(parameter.invalid()):
@@ -293,7 +298,7 @@ def bad_parameters_are_refused(subject: Subject) -> None:
             assert parameter.name in message, f"'{parameter.name}' = {value!r}: {message}"
 
 
-def good_parameters_are_accepted(subject: Subject) -> None:
+def good_parameters_are_accepted(subject: MethodCase) -> None:
     case = example(subject, "BF16")
     for parameter in subject.method.parameters:
         for value in parameter.valid():
@@ -307,7 +312,7 @@ def good_parameters_are_accepted(subject: Subject) -> None:
                 assert np.isfinite(values).all(), f"'{parameter.name}' = {value!r}: '{name}'"
 
 
-def torch_equals_numpy(subject: Subject) -> None:
+def torch_equals_numpy(subject: MethodCase) -> None:
     for code in ("BF16", "F32"):
         case = example(subject, code, large=True)
         share = _share_that_differs(case.run(subject, device="torch-cpu"), case.run(subject))
@@ -315,7 +320,7 @@ def torch_equals_numpy(subject: Subject) -> None:
         assert share <= limit, f"{code}: {share:.1e} of the results differ between torch and numpy"
 
 
-def contract(subject: Subject) -> tuple[Callable[[Subject], None], ...]:
+def contract(subject: MethodCase) -> tuple[Callable[[MethodCase], None], ...]:
     """The checks that apply to a method."""
     checks = [
         models_equal_to_the_base_change_nothing,
@@ -343,7 +348,7 @@ def _filled(state: State) -> State:
     return {name: x for name, x in state.items() if x.size}
 
 
-def _values(stored: Stored) -> State:
+def _values(stored: StoredState) -> State:
     return {name: widen(bits, stored.info(name).dtype) for name, bits in stored.bits.items()}
 
 

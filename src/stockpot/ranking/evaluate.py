@@ -27,9 +27,9 @@ from stockpot.ranking.evaluated import (
     PARAMETERS,
     POSTERIOR,
     RANDOM,
-    Evaluation,
     Ledger,
     LeftOut,
+    RankingEvaluation,
 )
 from stockpot.ranking.history import Table, mean_scores
 from stockpot.ranking.posterior import Posterior, fit
@@ -51,7 +51,7 @@ def evaluate(
     scores: Mapping[str, Array] | None = None,
     seed: int = 0,
     quiet: bool = True,
-) -> Evaluation:
+) -> RankingEvaluation:
     """Leave out each of ``tasks`` (default: all) and rank its models with each number of anchors.
 
     ``repeats``: draws of anchors per task. ``scores``: transferability scores as in
@@ -71,7 +71,7 @@ def evaluate(
             _hold_out(table, task, anchors, repeats, scores or {}, seed, ledger)
             advance(1, task)
     rows = [row for count in anchors for row in ledger.rows(count)]
-    return Evaluation(
+    return RankingEvaluation(
         len(table.models),
         tuple(kept),
         repeats,

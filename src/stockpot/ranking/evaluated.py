@@ -16,7 +16,7 @@ _BINS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
 
 @dataclass(frozen=True)
-class Row:
+class EvaluationRow:
     """One method with so many anchors. ``difference``: in tau, to the mean rank over history."""
 
     method: str
@@ -92,18 +92,18 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class RankingEvaluation:
     """``rows`` per number of anchors, ``calibration`` likewise; ``tasks``: those held out."""
 
     models: int
     tasks: tuple[str, ...]
     repeats: int
-    rows: tuple[Row, ...]
+    rows: tuple[EvaluationRow, ...]
     calibration: tuple[Calibration, ...]
     model_left_out: LeftOut | None
     taus: Mapping[tuple[str, int], Mapping[str, float]]
 
-    def row(self, method: str, anchors: int) -> Row:
+    def row(self, method: str, anchors: int) -> EvaluationRow:
         """The row of a method with so many anchors; ``KeyError`` if there is none."""
         for each in self.rows:
             if (each.method, each.anchors) == (method, anchors):
@@ -151,7 +151,7 @@ class Ledger:
             for key, by_task in self._values.items()
         }
 
-    def rows(self, anchors: int) -> list[Row]:
+    def rows(self, anchors: int) -> list[EvaluationRow]:
         """Rows of the methods that were run on all tasks, the posterior first."""
         by_method = {m: own for (m, count), own in self._values.items() if count == anchors}
         if not by_method:
@@ -172,7 +172,7 @@ class Ledger:
         }
         rel5 = {m: _known_mean([_mean(whole[m][t], "rel5") for t in tasks]) for m in names}
         return [
-            Row(
+            EvaluationRow(
                 m,
                 anchors,
                 found["tau"][m].overall,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.files import write_text
-from stockpot.provenance import Made, read_models
+from stockpot.provenance import RunModel, read_models
 from stockpot.ranking.prepare import Prepared
 from stockpot.ranking.tuning import Tuned
 from stockpot.ranking.zoo import ModelEntry
@@ -52,11 +52,11 @@ def write_recipe(path: Path, prepared: Prepared, name: str, entry: ModelEntry) -
     write_text(path, "\n".join(lines) + "\n" + text)
 
 
-def kept_models(tuned: Sequence[Tuned], title: str, output: Path) -> list[Made]:
+def kept_models(tuned: Sequence[Tuned], title: str, output: Path) -> list[RunModel]:
     """Bases and models of whole fine-tunings, in their order, as seen from ``output``; the ranking
     is called ``title``.
     """
-    found: dict[str, Made] = {}
+    found: dict[str, RunModel] = {}
     for one in tuned:
         if one.folder is None or not one.whole:
             continue

@@ -12,15 +12,9 @@ import numpy as np
 from stockpot.backbones import Model
 from stockpot.backbones.folder import place_base, save_folder
 from stockpot.files import atomic_folder, write_json
-from stockpot.provenance import Made, Parent, Record, versions, write_models
+from stockpot.provenance import Parent, Record, RunModel, versions, write_models
 from stockpot.tasks import Task, image_decoding, split_task
-from stockpot.training import (
-    HyperParameters,
-    Trainer,
-    build_feed,
-    extract_features,
-    linear_probe,
-)
+from stockpot.training import HyperParameters, Trainer, build_feed, extract_features, linear_probe
 from stockpot.training.rows import Rows, open_backbone, open_task
 
 Values = Mapping[str, Any]
@@ -131,7 +125,7 @@ def _keep(out: Path, model: Model, task: Task, zoo: Path, arguments: Values) -> 
             classes=task.classes,
             images=image_decoding(task, arguments["data"]["spec"].get("resize")),
         )
-    write_models(out, [base, Made(MODEL)])
+    write_models(out, [base, RunModel(MODEL)])
 
 
 def _probe(rows: Rows, model: Model) -> None:

@@ -28,7 +28,7 @@ from stockpot.ranking.results import collect
 from stockpot.ranking.scoring import score_models
 from stockpot.ranking.spend import fine_tune, spend
 from stockpot.ranking.spread import elsewhere, spread_features
-from stockpot.ranking.state import Options, Run
+from stockpot.ranking.state import RankingRun, RankOptions
 from stockpot.ranking.zoo import Zoo, load_zoo, parse_zoo
 
 Question = str | Path | Mapping[str, Any] | Request
@@ -53,7 +53,7 @@ def rank(
     output: str | Path,
     *,
     history: str | Path | None = None,
-    options: Options | None = None,
+    options: RankOptions | None = None,
     root: str | Path | None = None,
 ) -> Ranked:
     """Rank the models of a zoo for a task.
@@ -70,7 +70,7 @@ def rank(
         InputError: task, zoo or history are wrong; found before anything runs.
         OutputError: the output cannot be written, or holds the results of another task or zoo.
     """
-    options = options or Options()
+    options = options or RankOptions()
     output = Path(output)
     begun = time.perf_counter()
     asked = _read(task, zoo, options, root)
@@ -100,11 +100,11 @@ def plan_rank(
     zoo: Models,
     *,
     history: str | Path | None = None,
-    options: Options | None = None,
+    options: RankOptions | None = None,
     root: str | Path | None = None,
 ) -> dict[str, Any]:
     """Check everything as :func:`rank` does and say what it would do; writes nothing."""
-    options = options or Options()
+    options = options or RankOptions()
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         run = _open(_read(task, zoo, options, root), Path(scratch), history, options)
         wanted = _shortlist(run)
@@ -132,7 +132,7 @@ class _Asked:
     zoo: Zoo
 
 
-def _read(task: Question, zoo: Models, options: Options, root: str | Path | None) -> _Asked:
+def _read(task: Question, zoo: Models, options: RankOptions, root: str | Path | None) -> _Asked:
     base = Path(root) if root is not None else Path.cwd()
     if isinstance(task, str | Path):
         request, base_task = load_request(Path(task))
@@ -146,7 +146,9 @@ def _read(task: Question, zoo: Models, options: Options, root: str | Path | None
     return _Asked(request, base_task, zoo.without(options.without))
 
 
-def _open(asked: _Asked, output: Path, history: str | Path | None, options: Options) -> Run:
+def _open(
+    asked: _Asked, output: Path, history: str | Path | None, options: RankOptions
+) -> RankingRun:
     request, zoo = asked.request, asked.zoo
     table = _read_history(history)
     work = output / "work"
@@ -168,7 +170,9 @@ def _open(asked: _Asked, output: Path, history: str | Path | None, options: Opti
         keep=request.sample.keep,
         download=options.download,
     )
-    return Run(prepared, options, table, past, known, extractor, failed=list(prepared.failed))
+    return RankingRun(
+        prepared, options, table, past, known, extractor, failed=list(prepared.failed)
+    )
 
 
 def _read_history(history: str | Path | None) -> Table | None:
@@ -196,7 +200,7 @@ def _own_column(
     return (table.select(tasks=rest) if rest else None), known
 
 
-def _shortlist(run: Run) -> list[str]:
+def _shortlist(run: RankingRun) -> list[str]:
     """The models to run: the best by what is known without running any, in that order."""
     entries = run.prepared.entries
     if len(entries) <= run.options.shortlist:
@@ -204,7 +208,7 @@ def _shortlist(run: Run) -> list[str]:
     return run.believe().order[: run.options.shortlist]
 
 
-def _score(run: Run, names: list[str]) -> None:
+def _score(run: RankingRun, names: list[str]) -> None:
     entries = {name: run.prepared.entries[name] for name in names}
     request = run.prepared.request
     with progress("features", len(entries), quiet=run.options.quiet) as advance:

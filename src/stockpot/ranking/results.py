@@ -8,13 +8,13 @@ from stockpot.provenance import versions
 from stockpot.ranking.beliefs import Beliefs
 from stockpot.ranking.prepare import task_name
 from stockpot.ranking.scoring import summary
-from stockpot.ranking.state import Run
+from stockpot.ranking.state import RankingRun
 from stockpot.ranking.verify import compare_orders
 
 _FLOAT, _COPIES = 4, 4  # weights, gradient and the optimizer's two moments, in float32
 
 
-def collect(run: Run, before: Beliefs, after: Beliefs, seconds: float) -> dict[str, Any]:
+def collect(run: RankingRun, before: Beliefs, after: Beliefs, seconds: float) -> dict[str, Any]:
     """All results (schema 1), which the report draws.
 
     ``before``: the posterior before any fine-tuning of this run; ``after``: with all of it.
@@ -64,7 +64,7 @@ def collect(run: Run, before: Beliefs, after: Beliefs, seconds: float) -> dict[s
 
 
 def _model(
-    run: Run, name: str, before: Beliefs, after: Beliefs, costs: dict[str, float]
+    run: RankingRun, name: str, before: Beliefs, after: Beliefs, costs: dict[str, float]
 ) -> dict[str, Any]:
     tuned, facts = run.tuned.get(name), run.facts(name)
     values = run.scored.values.get(name, {})

@@ -9,13 +9,13 @@ from stockpot.execution import Job, make_backend
 from stockpot.progress import progress
 from stockpot.ranking.features import Failed
 from stockpot.ranking.halving import successive_halving
-from stockpot.ranking.state import Run
+from stockpot.ranking.state import RankingRun
 from stockpot.ranking.tuning import Tuned, Tuner
 
 _RECALLED = 16
 
 
-def spend(run: Run) -> None:
+def spend(run: RankingRun) -> None:
     """Fine-tune models until the budget is used up; adds to ``run.tuned``.
 
     Time is that of the fine-tunings, whether they were done now or by an earlier call, so a call
@@ -30,7 +30,7 @@ def spend(run: Run) -> None:
         _by_gain(run, run.options.budget)
 
 
-def fine_tune(run: Run, names: Sequence[str], words: str) -> None:
+def fine_tune(run: RankingRun, names: Sequence[str], words: str) -> None:
     """Fine-tune these models to the end, as many at a time as there are workers."""
     tuner = run.tuner()
     wanted = [name for name in names if name not in run.tuned]
@@ -42,7 +42,7 @@ def fine_tune(run: Run, names: Sequence[str], words: str) -> None:
             advance(len(part))
 
 
-def attempt(run: Run, tuner: Tuner, jobs: Mapping[str, Job]) -> list[Tuned]:
+def attempt(run: RankingRun, tuner: Tuner, jobs: Mapping[str, Job]) -> list[Tuned]:
     """Run a job per model; where one fails, the others are still done, and it is noted."""
     try:
         return tuner.run_jobs(jobs, make_backend(run.options.backend, run.workers))
@@ -56,7 +56,7 @@ def attempt(run: Run, tuner: Tuner, jobs: Mapping[str, Job]) -> list[Tuned]:
     return found
 
 
-def _by_gain(run: Run, budget: float) -> None:
+def _by_gain(run: RankingRun, budget: float) -> None:
     """One round after another: the models whose fine-tuning is worth most per second."""
     tuner, spent = run.tuner(), 0.0
     with progress("fine-tuning", budget, quiet=run.options.quiet) as advance:
@@ -81,7 +81,7 @@ def _by_gain(run: Run, budget: float) -> None:
             advance(seconds)
 
 
-def _by_halving(run: Run, budget: float) -> None:
+def _by_halving(run: RankingRun, budget: float) -> None:
     """Recall the best by all evidence so far, train them a little, and the better half on."""
     tuner, costs = run.tuner(), run.costs(run.tuner())
     models = [name for name in run.believe().order if name in costs][:_RECALLED]

@@ -25,7 +25,7 @@ SHORTLIST = 30
 
 
 @dataclass(frozen=True)
-class Options:
+class RankOptions:
     """How far ``rank`` goes.
 
     Attributes:
@@ -58,7 +58,7 @@ class Options:
 
 
 @dataclass
-class Run:
+class RankingRun:
     """All that is known while a ranking goes on.
 
     ``table``: the history without this task; ``past_scores``: scores computed on its tasks;
@@ -67,7 +67,7 @@ class Run:
     """
 
     prepared: Prepared
-    options: Options
+    options: RankOptions
     table: Table | None
     past_scores: dict[str, np.ndarray]
     known: dict[str, float]

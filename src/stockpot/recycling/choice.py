@@ -8,8 +8,10 @@ coefficients, every row is scored by a model that was chosen on the other half o
 
 The rule (Breiman et al. 1984, section 3.4.3): among the candidates whose distance to the best is at
 most one standard error of that distance, the *simplest* is taken: the one that chose least by
-validation, then the one that takes the fewest training steps, then the first in the table. What
-validation cannot tell apart, a choice made by validation cannot have improved.
+validation, then one whose training noise is averaged out, then the one that takes the fewest
+training steps, then the first in the table. What validation cannot tell apart, a choice made by
+validation cannot have improved; and an average of weights has less variance than one run of
+training at the same price to run (Rame et al. 2022, arXiv:2205.09739).
 
 The standard error of a distance is that of ``evaluation.crossed``: a row counts once, though
 several cells validate on it, and cells were trained anew.
@@ -31,7 +33,7 @@ from stockpot.evaluation.crossed import crossed_difference, numbered
 from stockpot.evaluation.wording import in_sentence
 from stockpot.execution import Job
 from stockpot.recycling.cost import training_cost
-from stockpot.recycling.jobs import ROWS, UNSEEN
+from stockpot.recycling.jobs import ROWS, UNSEEN, read_metrics
 from stockpot.recycling.judging import selection_metric
 from stockpot.recycling.plan import Plan
 from stockpot.recycling.protocols import PROTOCOLS
@@ -59,7 +61,8 @@ class CandidateRow:
 
     ``validation``: its validation score; ``behind``: the best score minus its own;
     ``cross_fitted``: each row was scored by a model that was not chosen on it (also where nothing
-    was chosen); ``decisions``: how many things it chose by validation; ``steps``: training steps.
+    was chosen); ``decisions``: how many things it chose by validation; ``is_averaged``: it is the
+    mean of many weights, or was not trained at all; ``steps``: training steps.
     """
 
     protocol: str
@@ -68,6 +71,7 @@ class CandidateRow:
     behind: Shortfall
     cross_fitted: bool
     decisions: int
+    is_averaged: bool
     steps: float
 
     @property
@@ -157,7 +161,12 @@ def simplest(candidates: Sequence[CandidateRow]) -> CandidateRow:
     order = list(PROTOCOLS)
     return min(
         (candidate for candidate in candidates if candidate.is_level),
-        key=lambda one: (one.decisions, one.steps, order.index(one.protocol)),
+        key=lambda one: (
+            one.decisions,
+            not one.is_averaged,
+            one.steps,
+            order.index(one.protocol),
+        ),
     )
 
 
@@ -172,6 +181,7 @@ def _candidates(rows: _Validation, names: Sequence[str]) -> tuple[tuple[Candidat
             behind=shortfall(rows.scores(best), rows.scores(name), rows.identities),
             cross_fitted=rows.is_cross_fitted(name),
             decisions=PROTOCOLS[name].decisions,
+            is_averaged=rows.is_averaged(name),
             steps=rows.steps(name),
         )
         for name in names
@@ -203,6 +213,17 @@ class _Validation:
         """Whether no row had a part in choosing what it scores."""
         folders = [self.folders[cell.models[name]] for cell in self.cells.values()]
         return not PROTOCOLS[name].decisions or all((f / UNSEEN).is_file() for f in folders)
+
+    def is_averaged(self, name: str) -> bool:
+        """Whether the noise of one training is averaged out: over runs (a greedy soup may hold one
+        only), along a run, with the base; or there is none, as in the linear probe."""
+        protocol = PROTOCOLS[name]
+        if protocol.pool in ("probe", "periodic") or protocol.take in ("average", "swad"):
+            return True
+        if protocol.combine in ("interpolate", "half"):
+            return True
+        jobs = [self.folders[cell.models[name]] for cell in self.cells.values()]
+        return float(np.mean([len(read_metrics(job)["members"]) for job in jobs])) >= 2
 
     def steps(self, name: str) -> float:
         """Training steps, mean over cells, of all that the protocol needs."""

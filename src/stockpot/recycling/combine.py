@@ -29,7 +29,7 @@ _FACTORS = [round(0.25 * i, 2) for i in range(1, 9)]
 
 
 @dataclass
-class Made:
+class Combination:
     """A protocol's outcome. ``state`` is None where only predictions are combined.
 
     ``unseen``: predictions for every validation row by a model that was chosen on other validation
@@ -52,7 +52,7 @@ def combine_runs(
     select: str,
     combine: str,
     greedy_on: str,
-) -> Made:
+) -> Combination:
     """Apply one protocol's ``select`` and ``combine`` to the folders of its ``runs``.
 
     Runs that diverged, and weights far below the linear probe's (``Start.collapsed``), are left out
@@ -67,7 +67,7 @@ def combine_runs(
     if not runs:
         return _probe(probe, {**how, "instead": "linear probe: no member is left"})
 
-    def choose(some: Rows) -> Made:
+    def choose(some: Rows) -> Combination:
         return _choose(_Pool(some, runs, probe, take), select, combine, greedy_on)
 
     made = choose(rows)
@@ -80,9 +80,9 @@ def combine_runs(
     return made
 
 
-def _probe(probe: Path, how: dict[str, Any]) -> Made:
+def _probe(probe: Path, how: dict[str, Any]) -> Combination:
     state, outputs = load_state(probe / "model.safetensors"), read_outputs(probe / "outputs.npz")
-    return Made(state, outputs, [], how)
+    return Combination(state, outputs, [], how)
 
 
 def _plain(value: Any) -> Any:
@@ -94,7 +94,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _choose(pool: _Pool, select: str, combine: str, greedy_on: str) -> Made:
+def _choose(pool: _Pool, select: str, combine: str, greedy_on: str) -> Combination:
     """Select and combine, by the validation rows of the pool."""
     runs = pool.runs
     how: dict[str, Any] = {}
@@ -119,7 +119,7 @@ def _choose(pool: _Pool, select: str, combine: str, greedy_on: str) -> Made:
 
 
 def _cross_fitted(
-    rows: Rows, choose: Callable[[Rows], Made], open_pool: Callable[[Rows], _Pool]
+    rows: Rows, choose: Callable[[Rows], Combination], open_pool: Callable[[Rows], _Pool]
 ) -> Outputs | None:
     """Predictions for each half of the validation rows by what the other half chooses."""
     halves = rows.halves()
@@ -253,27 +253,29 @@ class _Pool:
         return float(np.mean(losses))
 
 
-def _one(pool: _Pool, members: list[str]) -> Made:
+def _one(pool: _Pool, members: list[str]) -> Combination:
     state = pool.state(members[0])
-    return Made(state, pool.stored(members[0]) or pool.outputs(state), members)
+    return Combination(state, pool.stored(members[0]) or pool.outputs(state), members)
 
 
-def _mean(pool: _Pool, members: list[str]) -> Made:
+def _mean(pool: _Pool, members: list[str]) -> Combination:
     if len(members) == 1:
         return _one(pool, members)
     state = pool.mean(members)
-    return Made(state, pool.outputs(state), members)
+    return Combination(state, pool.outputs(state), members)
 
 
-def _ensemble(pool: _Pool, members: list[str]) -> Made:
+def _ensemble(pool: _Pool, members: list[str]) -> Combination:
     """Mean of the members' class probabilities (their logarithm), or values."""
     each = [pool.stored(name) or pool.outputs(pool.state(name)) for name in members]
     kind = pool.rows.task.kind
     joined = {name: ensemble([one[name] for one in each], kind) for name in each[0]}
-    return Made(None, {name: values.astype(np.float32) for name, values in joined.items()}, members)
+    return Combination(
+        None, {name: values.astype(np.float32) for name, values in joined.items()}, members
+    )
 
 
-def _stock(pool: _Pool, members: list[str]) -> Made:
+def _stock(pool: _Pool, members: list[str]) -> Combination:
     """Model Stock towards the base with the shared head (2403.19522, eq. 2)."""
     if len(members) == 1:
         return _one(pool, members)
@@ -281,10 +283,10 @@ def _stock(pool: _Pool, members: list[str]) -> Made:
         [*(pool.state(name) for name in members), pool.base()],
         lambda parts: merge(parts[:-1], method="stock", base=parts[-1]).state,
     )
-    return Made(state, pool.outputs(state), members)
+    return Combination(state, pool.outputs(state), members)
 
 
-def _interpolate(pool: _Pool, members: list[str]) -> Made:
+def _interpolate(pool: _Pool, members: list[str]) -> Combination:
     """WiSE-FT: (1 - a) base + a run, with a chosen by validation loss (2109.01903, eq. 3).
 
     ``how`` has the frontier, as the paper draws it: what every a gives on validation and held out.
@@ -310,17 +312,17 @@ def _interpolate(pool: _Pool, members: list[str]) -> Made:
         )
     chosen = min(losses, key=lambda a: losses[a])
     how = {"coefficient": chosen, "frontier": frontier}
-    return Made(at(chosen), outputs[chosen], members, how)
+    return Combination(at(chosen), outputs[chosen], members, how)
 
 
-def _half(pool: _Pool, members: list[str]) -> Made:
+def _half(pool: _Pool, members: list[str]) -> Combination:
     """WiSE-FT with a = 0.5, which the paper recommends where nothing can be tuned on."""
     base = pool.base()
     state = pool.line(base, pool.state(members[0]), dict.fromkeys(base, 0.5))
-    return Made(state, pool.outputs(state), members, {"coefficient": 0.5})
+    return Combination(state, pool.outputs(state), members, {"coefficient": 0.5})
 
 
-def _learned(pool: _Pool, members: list[str]) -> Made:
+def _learned(pool: _Pool, members: list[str]) -> Combination:
     """Mean of base and runs with coefficients that lower the validation loss.
 
     A learned soup (2203.05482, appendix I) without gradients, so that few validation rows cannot be
@@ -346,29 +348,31 @@ def _learned(pool: _Pool, members: list[str]) -> Made:
                 weights, current = moved, tried
         trace.append(current)
     state = blend(weights)
-    return Made(state, pool.outputs(state), members, {"coefficients": weights, "losses": trace})
+    return Combination(
+        state, pool.outputs(state), members, {"coefficients": weights, "losses": trace}
+    )
 
 
-def _families(pool: _Pool, members: list[str]) -> Made:
+def _families(pool: _Pool, members: list[str]) -> Combination:
     """Mean within the runs of each init, then over inits, so that no init counts twice."""
     families = [name.rpartition("-")[0] for name in members]
     count = len(set(families))
     weights = [1 / (count * families.count(family)) for family in families]
     state = pool.mean(members, weights)
     how = {"coefficients": dict(zip(members, weights, strict=True))}
-    return Made(state, pool.outputs(state), members, how)
+    return Combination(state, pool.outputs(state), members, how)
 
 
-def _rescaled(pool: _Pool, members: list[str]) -> Made:
+def _rescaled(pool: _Pool, members: list[str]) -> Combination:
     """base + a (mean - base), with a up to 2 chosen by validation loss: WiSE-FT that may go on."""
     base, mean = pool.base(), pool.mean(members)
     factor, losses = _best_factor(pool, base, mean)
     state = pool.line(base, mean, dict.fromkeys(base, factor))
     how = {"factor": factor, "losses": losses}
-    return Made(state, pool.outputs(state), members, how)
+    return Combination(state, pool.outputs(state), members, how)
 
 
-def _layers(pool: _Pool, members: list[str]) -> Made:
+def _layers(pool: _Pool, members: list[str]) -> Combination:
     """base + a_l (mean - base) with a factor per layer, chosen one after the other.
 
     From the best common factor, each layer tries half as much and half as much again, the last
@@ -390,7 +394,7 @@ def _layers(pool: _Pool, members: list[str]) -> Made:
             if loss < current:
                 current, factors, chosen[layer] = loss, tried, factor * times
     state = pool.line(base, mean, factors)
-    return Made(state, pool.outputs(state), members, {"factors": chosen, "loss": current})
+    return Combination(state, pool.outputs(state), members, {"factors": chosen, "loss": current})
 
 
 def layer_of(name: str) -> str:
@@ -405,7 +409,7 @@ def _best_factor(pool: _Pool, base: State, mean: State) -> tuple[float, dict[str
     return min(losses, key=lambda a: losses[a]), {str(a): loss for a, loss in losses.items()}
 
 
-_COMBINE: dict[str, Callable[[_Pool, list[str]], Made]] = {
+_COMBINE: dict[str, Callable[[_Pool, list[str]], Combination]] = {
     "one": _one,
     "mean": _mean,
     "ensemble": _ensemble,

@@ -12,7 +12,7 @@ from stockpot.evaluation.claims import Claim, compare_all
 from stockpot.evaluation.crossed import Cell, crossed_mean, numbered
 from stockpot.evaluation.diagnosis import diagnose
 from stockpot.evaluation.diversity import double_fault, mean_diversity, single_fault
-from stockpot.evaluation.evidence import Evidence, Member, PairBarrier
+from stockpot.evaluation.evidence import Member, PairBarrier, SoupEvidence
 from stockpot.evaluation.intervals import Interval
 from stockpot.evaluation.metrics import correct, ensemble
 from stockpot.execution import Job
@@ -158,14 +158,14 @@ def _evidence(
     claim: Claim,
     data: CellData,
     connectivity: Sequence[Mapping[str, Any]],
-) -> Evidence:
+) -> SoupEvidence:
     mean = scored.mean_member
     names = {run.name for run in data.cell.runs[protocol.pool]}
     ratio, ratio_high = None, None
     if scored.right is not None:
         ratio = mean_diversity(scored.right).ratio_error
         ratio_high = _ratio_high(scored.right, ratio)
-    return Evidence(
+    return SoupEvidence(
         members=tuple(
             _member(recipe, run, data, index, scored.members)
             for index, run in enumerate(scored.runs)

@@ -12,7 +12,7 @@ from stockpot.evaluation.kept import kept_sentences
 from stockpot.evaluation.metrics import METRICS
 from stockpot.execution import Job
 from stockpot.files import atomic_folder
-from stockpot.provenance import Made, Record, write_models
+from stockpot.provenance import Record, RunModel, write_models
 from stockpot.recycling.cells import tested_as
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.ingredients import find_ingredients
@@ -66,4 +66,4 @@ def save_final(
             images=image_decoding(examined.task, getattr(recipe.task, "resize", None)),
             text="\n".join(f"- {sentence}" for sentence in kept_sentences(results)),
         )
-    write_models(output, [*made.models, Made(FOLDER)])
+    write_models(output, [*made.models, RunModel(FOLDER)])

@@ -17,7 +17,7 @@ from stockpot.checkpoints.checkpoint import join_digests
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.evaluation.metrics import METRICS
 from stockpot.execution import Job
-from stockpot.provenance import Made, Parent, Record
+from stockpot.provenance import Parent, Record, RunModel
 from stockpot.recycling.cells import tested_as
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.jobs import read_metrics
@@ -35,7 +35,7 @@ class Ingredients:
     and the runs with their weights in the average.
     """
 
-    models: tuple[Made, ...]
+    models: tuple[RunModel, ...]
     parents: tuple[Parent, ...]
 
 
@@ -74,7 +74,7 @@ class _Finder:
         self.kept = {name: self.state.tensor_digest(name) for name in self.state.names}
         root = Path(self.examined.facts.root)
         self.base = place_base(self.examined.backbone, root, self.output)
-        self.found: dict[str, tuple[Made, Parent]] = {}
+        self.found: dict[str, tuple[RunModel, Parent]] = {}
 
     def find(self) -> Ingredients:
         protocol, final_cell = PROTOCOLS[self.final], self.plan.final_cell
@@ -145,7 +145,7 @@ class _Finder:
         if auxiliary.weights is not None:
             place = Path(self.examined.facts.root) / Path(auxiliary.weights).expanduser()
             source = os.path.relpath(place.absolute(), self.output)
-            made = Made(source, name, digest=content, base=self.base.digest)
+            made = RunModel(source, name, digest=content, base=self.base.digest)
             self.found.setdefault(name, (made, Parent(name, content, "wild")))
         elif name not in self.found:
             record = Record(
@@ -189,7 +189,7 @@ class _Finder:
         own = MemoryCheckpoint(self._laid_out(weights, head or None))
         parts = self.kept | {each: own.tensor_digest(each) for each in own.names}
         whole = join_digests({**self.state.tensors, **own.tensors}, parts)
-        made = Made(
+        made = RunModel(
             "model",
             record=replace(record, digest=whole),
             overlay=os.path.relpath(file, self.output),

@@ -204,7 +204,7 @@ class Periodic(_Strict):
     optimizer_state: Literal["keep", "reset"] = "keep"
 
 
-class Connectivity(_Strict):
+class ConnectivitySettings(_Strict):
     """How finely paths between weights are looked at for the diagnosis."""
 
     points: int = Field(7, ge=3, description="interpolation coefficients per path, ends included")
@@ -259,7 +259,9 @@ class Recipe(_Strict):
         [1 / 3, 2 / 3], description="parts of run 0 after which its weights serve as inits"
     )
     periodic: Periodic = Field(Periodic(), description="Model Stock during training")
-    connectivity: Connectivity = Field(Connectivity(), description="paths between weights")
+    connectivity: ConnectivitySettings = Field(
+        ConnectivitySettings(), description="paths between weights"
+    )
     metric: str | None = Field(
         None,
         description="what steps, runs and members are chosen by, and the table shows "
@@ -394,6 +396,6 @@ _ALL_KEYS = field_names(
     AuxiliaryTraining,
     Periodic,
     Final,
-    Connectivity,
+    ConnectivitySettings,
     BackboneSpec,
 )

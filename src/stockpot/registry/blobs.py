@@ -36,7 +36,7 @@ _WORTH = 0.95
 
 
 @dataclass(frozen=True)
-class Header:
+class BlobHeader:
     """What a blob says of itself. ``base`` is the name of the blob it is a difference to."""
 
     codec: int
@@ -59,7 +59,7 @@ def bits(stored: Array) -> Array:
 
 def pack_raw(data: bytes) -> list[bytes]:
     """A blob that holds bytes as they are."""
-    return _close(Header(RAW, "U8", len(data), 1, None), [data])
+    return _close(BlobHeader(RAW, "U8", len(data), 1, None), [data])
 
 
 def pack(
@@ -81,7 +81,7 @@ def pack(
     if not candidates or _size(candidates[0][2]) > _WORTH * data.nbytes:
         candidates.insert(0, (RAW, None, [data.tobytes()]))
     kind, origin, parts = candidates[0]
-    return _close(Header(kind, dtype, data.nbytes, rows, origin), parts)
+    return _close(BlobHeader(kind, dtype, data.nbytes, rows, origin), parts)
 
 
 def pack_lossy(
@@ -91,11 +91,11 @@ def pack_lossy(
     base_name, base = against
     body = lossy.encode(option, stored, dtype, rows, base)
     approximate = lossy.decode(option.name, memoryview(body), dtype, rows, base)
-    header = Header(LOSSY[option.name], dtype, stored.nbytes, rows, base_name)
+    header = BlobHeader(LOSSY[option.name], dtype, stored.nbytes, rows, base_name)
     return _close(header, [body]), approximate
 
 
-def read_header(blob: bytes | memoryview, name: str) -> Header:
+def read_header(blob: bytes | memoryview, name: str) -> BlobHeader:
     """Parse a blob's first ``HEADER`` bytes. Raises ``CheckpointError`` naming the blob."""
     view = memoryview(blob)
     if len(view) < HEADER:
@@ -106,7 +106,7 @@ def read_header(blob: bytes | memoryview, name: str) -> Header:
     code = dtype.rstrip(b"\0").decode("ascii", "replace")
     if magic != _MAGIC or kind >= len(CODECS) or code not in STORAGE:
         raise _damaged(name, "its header is not that of a blob")
-    return Header(kind, code, nbytes, rows, None if base == _NO_BASE else base.hex())
+    return BlobHeader(kind, code, nbytes, rows, None if base == _NO_BASE else base.hex())
 
 
 def unpack(blob: bytes, name: str, fetch: Callable[[str], Array], *, check: bool = True) -> Array:
@@ -139,7 +139,7 @@ def unpack(blob: bytes, name: str, fetch: Callable[[str], Array], *, check: bool
     return found
 
 
-def _unpack(header: Header, body: memoryview, base: Array | None) -> Array:
+def _unpack(header: BlobHeader, body: memoryview, base: Array | None) -> Array:
     if header.codec == RAW:
         if len(body) != header.nbytes:
             raise CheckpointError(f"it holds {len(body)} bytes, expected {header.nbytes}")
@@ -158,7 +158,7 @@ def _unpack(header: Header, body: memoryview, base: Array | None) -> Array:
     return values.view(np.uint8)
 
 
-def _close(header: Header, parts: Sequence[bytes]) -> list[bytes]:
+def _close(header: BlobHeader, parts: Sequence[bytes]) -> list[bytes]:
     base = _NO_BASE if header.base is None else bytes.fromhex(header.base)
     dtype = header.dtype.encode()
     head = _HEADER.pack(_MAGIC, header.codec, dtype, header.nbytes, header.rows, base)

@@ -29,7 +29,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Verified:
+class RegistryCheck:
     """The outcome of ``verify``. ``unused`` blobs belong to no model; ``gc`` removes them."""
 
     problems: tuple[Problem, ...]
@@ -40,7 +40,7 @@ class Verified:
 
 def verify(
     registry: Registry, *, threads: int | None = None, index: bool = True, quiet: bool = True
-) -> Verified:
+) -> RegistryCheck:
     """Check every byte of a registry. Finds any flipped bit, missing and misplaced files.
 
     Nothing is changed. ``index``: compare the index with the manifests too. Memory: a few of the
@@ -87,7 +87,7 @@ def verify(
     problems += _check_documents(registry, manifests)
     if index:
         problems += _check_index(registry, manifests)
-    return Verified(tuple(problems), len(manifests), len(keys), len(there - reached))
+    return RegistryCheck(tuple(problems), len(manifests), len(keys), len(there - reached))
 
 
 def reachable(

@@ -10,7 +10,7 @@ from stockpot.checkpoints.header import TensorInfo
 from stockpot.errors import CheckpointError, InputError
 from stockpot.files import atomic_file, atomic_folder
 from stockpot.progress import progress
-from stockpot.registry.manifest import File, Manifest, Stored
+from stockpot.registry.manifest import File, Manifest, StoredTensor
 from stockpot.registry.registry import Registry
 from stockpot.system import usable_cores
 
@@ -75,11 +75,11 @@ def _write(registry: Registry, file: File, path: Path, pool: ThreadPoolExecutor)
 
 
 def _ahead(
-    registry: Registry, tensors: tuple[Stored, ...], pool: ThreadPoolExecutor
+    registry: Registry, tensors: tuple[StoredTensor, ...], pool: ThreadPoolExecutor
 ) -> Iterator[memoryview]:
     """Decoded tensors in order, a few of them decoded before they are asked for."""
 
-    def decode(stored: Stored) -> memoryview:
+    def decode(stored: StoredTensor) -> memoryview:
         data = registry.blob(stored.blob)
         _check_size(stored.info, data.nbytes)
         return data.data

@@ -21,7 +21,7 @@ class TensorChange:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ModelDifference:
     """From ``before`` to ``after``. ``verdict`` is that of ``inspect``, None for equal weights.
 
     ``added`` and ``removed`` are tensors of one side only (or of another shape); ``files`` are
@@ -41,7 +41,7 @@ class Difference:
         return asdict(self)
 
 
-def diff(registry: Registry, before: str, after: str) -> Difference:
+def diff(registry: Registry, before: str, after: str) -> ModelDifference:
     """Compare two models of a registry. Only tensors that differ are read."""
     old, new = registry.manifest(before), registry.manifest(after)
     ours, theirs = old.tensors(), new.tensors()
@@ -60,7 +60,7 @@ def diff(registry: Registry, before: str, after: str) -> Difference:
             changes[layer.name] = layer.change[-1] if layer.change else None
     first = {file.path: file.blob for file in old.files if file.blob is not None}
     second = {file.path: file.blob for file in new.files if file.blob is not None}
-    return Difference(
+    return ModelDifference(
         before=old.id,
         after=new.id,
         equal=len(both) - len(moved),

@@ -111,7 +111,7 @@ def climb(
 
 
 @dataclass(frozen=True)
-class Mixture:
+class AffineMix:
     """``y`` as ``base + sum_i weights_i (member_i - base)``; ``rest`` is the relative residual."""
 
     members: tuple[int, ...]
@@ -119,7 +119,7 @@ class Mixture:
     rest: float
 
 
-def mixture(y: Vectors, vectors: Vectors, base: int, related: Sequence[int]) -> Mixture | None:
+def mixture(y: Vectors, vectors: Vectors, base: int, related: Sequence[int]) -> AffineMix | None:
     """The combination of few models' steps from ``base`` that comes nearest to ``y``'s.
 
     Greedy choice of the next member, non-negative least squares over those chosen.
@@ -152,7 +152,9 @@ def mixture(y: Vectors, vectors: Vectors, base: int, related: Sequence[int]) -> 
     members = [chosen[place] for place in kept]
     weights = _nonnegative(steps[members], own)
     left = float(np.linalg.norm(own - weights @ steps[members])) / length
-    return Mixture(tuple(places[each] for each in members), tuple(float(w) for w in weights), left)
+    return AffineMix(
+        tuple(places[each] for each in members), tuple(float(w) for w in weights), left
+    )
 
 
 def _nonnegative(steps: Vectors, target: Vectors) -> Vectors:

@@ -20,7 +20,7 @@ from stockpot.checkpoints.writer import file_writer
 from stockpot.errors import CheckpointError, InputError
 from stockpot.files import write_json
 from stockpot.merging.output import REPORT_NAME, read_report
-from stockpot.provenance import FILE_NAME, MODELS_NAME, Made, read_models
+from stockpot.provenance import FILE_NAME, MODELS_NAME, RunModel, read_models
 from stockpot.registry.adding import Added, add
 from stockpot.registry.contents import read_contents
 from stockpot.registry.registry import Registry
@@ -77,7 +77,7 @@ def land(registry: Registry, output: str | Path, *, quiet: bool = True) -> Lande
     return Landed(tuple(results), tuple(left_out))
 
 
-def _listed(output: Path, label: str, left_out: list[str]) -> list[Made]:
+def _listed(output: Path, label: str, left_out: list[str]) -> list[RunModel]:
     ranked = (output / RECIPE).is_file() and (output / "results.json").is_file()
     models = _ranked(output, left_out) if ranked else []
     if (output / MODELS_NAME).is_file():
@@ -89,19 +89,21 @@ def _listed(output: Path, label: str, left_out: list[str]) -> list[Made]:
         return models
     report = read_report(output)
     if report is None:
-        return [Made(label)]
+        return [RunModel(label)]
     # The base first, so that the others are stored as differences to it.
     parents = sorted(report["parents"], key=lambda each: each["role"] != "base")
     base = next((each["digest"] for each in parents if each["role"] == "base"), None)
     made = [
-        Made(each["label"], digest=each["digest"], base=base if each["role"] != "base" else None)
+        RunModel(
+            each["label"], digest=each["digest"], base=base if each["role"] != "base" else None
+        )
         for each in parents
         if each["digest"]  # of one that was not hashed nobody knows whether it is still the same
     ]
-    return [*made, Made(label)]
+    return [*made, RunModel(label)]
 
 
-def _ranked(output: Path, left_out: list[str]) -> list[Made]:
+def _ranked(output: Path, left_out: list[str]) -> list[RunModel]:
     """The model that came first in a ranking, from the recipe that starts from it."""
     import yaml
 
@@ -115,10 +117,10 @@ def _ranked(output: Path, left_out: list[str]) -> list[Made]:
         left_out.append(f"{place}: the winner is made by a function, and lies in no file")
         return []
     with open_checkpoint(output / place if (output / place).exists() else place) as checkpoint:
-        return [Made(place, digest=checkpoint.digest())]
+        return [RunModel(place, digest=checkpoint.digest())]
 
 
-def _land(registry: Registry, output: Path, made: Made, quiet: bool) -> Added:
+def _land(registry: Registry, output: Path, made: RunModel, quiet: bool) -> Added:
     """Add one model; a parent whose weights are in the registry stays what it is there."""
     if made.digest is not None:
         there = registry.index.rows("digest = ?", (made.digest,), 1)

@@ -22,7 +22,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor of a file: its description and the name of its blob."""
 
     info: TensorInfo
@@ -41,7 +41,7 @@ class File:
     size: int
     blob: str | None = None
     header: str | None = None
-    tensors: tuple[Stored, ...] = ()
+    tensors: tuple[StoredTensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Manifest:
             self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False
         ).encode()
 
-    def tensors(self) -> dict[str, Stored]:
+    def tensors(self) -> dict[str, StoredTensor]:
         """The tensors of the main weights by name."""
         main = set(self.main)
         return {
@@ -202,7 +202,7 @@ def _parse_file(value: Mapping[str, Any]) -> File:
     for name, dtype, shape, blob in value["tensors"]:
         if dtype not in STORAGE:
             raise ValueError(f"tensor '{name}' has the type {dtype!r}")
-        tensors.append(Stored(TensorInfo(name, tuple(shape), dtype), _hex(blob)))
+        tensors.append(StoredTensor(TensorInfo(name, tuple(shape), dtype), _hex(blob)))
     return File(value["path"], value["size"], header=_hex(value["header"]), tensors=tuple(tensors))
 
 

@@ -16,7 +16,7 @@ from stockpot.checkpoints.dtypes import Array, narrow, widen
 from stockpot.inspection.align import align
 from stockpot.registry.geometry import (
     RELATED,
-    Mixture,
+    AffineMix,
     Vectors,
     agreement,
     climb,
@@ -177,7 +177,7 @@ def _root(place: int, parents: Mapping[int, Sequence[int]], known: set[int]) -> 
 
 
 def _is_merge(
-    merged: Mixture, step: Vectors, y: Vectors, tensors: Mapping[str, TensorInfo]
+    merged: AffineMix, step: Vectors, y: Vectors, tensors: Mapping[str, TensorInfo]
 ) -> bool:
     rounding = max((_ROUNDING.get(info.dtype, 0.0) for info in tensors.values()), default=0.0)
     floor = rounding * float(np.linalg.norm(y)) / max(float(np.linalg.norm(step)), 1e-30)
@@ -185,7 +185,7 @@ def _is_merge(
     return not lone and merged.rest < min(_MERGED + floor, 0.3)
 
 
-def _merge(rows: Sequence[Row], root: int, merged: Mixture, top: float) -> Guess:
+def _merge(rows: Sequence[Row], root: int, merged: AffineMix, top: float) -> Guess:
     confidence = max(0.5, 1.0 - 2.0 * merged.rest)
     links = [_link(rows[root], "base", None, confidence)]
     order = np.argsort(merged.weights)[::-1]

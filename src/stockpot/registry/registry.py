@@ -19,7 +19,7 @@ from stockpot.registry.index import Index, Row
 from stockpot.registry.manifest import Manifest, parse_manifest
 from stockpot.registry.reader import RegistryCheckpoint
 from stockpot.registry.sketch import family_of, matrices
-from stockpot.registry.store import LocalStore, Store, open_store
+from stockpot.registry.store import LocalStore, ObjectStore, open_store
 
 SCHEMA = 1
 ABOUT = "registry.json"
@@ -36,8 +36,8 @@ class Registry:
     Raises ``InputError`` where there is no registry at ``place`` (a folder or fsspec address).
     """
 
-    def __init__(self, place: str | Path | Store) -> None:
-        self.store = place if isinstance(place, Store) else open_store(place)
+    def __init__(self, place: str | Path | ObjectStore) -> None:
+        self.store = place if isinstance(place, ObjectStore) else open_store(place)
         self.label = self.store.label
         try:
             about = unseal(self.store.read(ABOUT), f"{self.label}/{ABOUT}")
@@ -225,7 +225,7 @@ class Registry:
         """A blob as flat storage values of a type."""
         return self.blob(name).view(STORAGE[dtype])
 
-    def blob_header(self, name: str) -> blobs.Header:
+    def blob_header(self, name: str) -> blobs.BlobHeader:
         """How a blob is coded, from its first bytes."""
         try:
             return blobs.read_header(self.store.read(blob_key(name), blobs.HEADER), name)
@@ -304,7 +304,7 @@ def version_key(line: str, number: int) -> str:
     return f"lines/{line}/{number:08d}.json"
 
 
-def _index_path(store: Store) -> Path:
+def _index_path(store: ObjectStore) -> Path:
     """Beside the manifests; for a remote or read-only registry in the user's cache."""
     if isinstance(store, LocalStore) and os.access(store.root, os.W_OK):
         return store.root / "registry.db"

@@ -23,7 +23,7 @@ _LEASE = 900.0  # seconds after which a remote writer that said nothing counts a
 _WAIT = 30.0  # seconds to wait for a lock
 
 
-class Store(ABC):
+class ObjectStore(ABC):
     """Named byte strings. ``label`` is how the user called the place."""
 
     label: str
@@ -75,7 +75,7 @@ class Store(ABC):
         """
 
 
-def open_store(place: str | Path) -> Store:
+def open_store(place: str | Path) -> ObjectStore:
     """The store at a folder or an fsspec address. Nothing is created."""
     text = str(place)
     if "://" in text and not text.startswith("file://"):
@@ -83,7 +83,7 @@ def open_store(place: str | Path) -> Store:
     return LocalStore(Path(text.removeprefix("file://")).expanduser())
 
 
-class LocalStore(Store):
+class LocalStore(ObjectStore):
     """A folder: written beside, flushed, renamed. Locks are the kernel's and die with a process."""
 
     def __init__(self, root: Path) -> None:
@@ -195,7 +195,7 @@ class LocalStore(Store):
         return self.keys("tmp")
 
 
-class RemoteStore(Store):
+class RemoteStore(ObjectStore):
     """Any fsspec file system whose writes of one file are atomic, as object stores' are.
 
     Locks are objects with a lease: a writer that dies blocks ``gc`` for a quarter of an hour.

@@ -17,7 +17,7 @@ from stockpot.progress import progress
 from stockpot.registry import blobs, lossy
 from stockpot.registry.contents import Contents, WeightsFile
 from stockpot.registry.documents import unseal
-from stockpot.registry.manifest import File, Manifest, Stored
+from stockpot.registry.manifest import File, Manifest, StoredTensor
 from stockpot.registry.registry import Registry, blob_key
 from stockpot.system import usable_cores
 
@@ -66,7 +66,7 @@ def store_files(
         for file in contents.weights:
             inexact = option if file.path in contents.main else None
 
-            def one(info: TensorInfo, file: WeightsFile = file, how: Any = inexact) -> Stored:
+            def one(info: TensorInfo, file: WeightsFile = file, how: Any = inexact) -> StoredTensor:
                 partner = origin.get(info.name) if file.path in contents.main else None
                 if partner is not None and partner.info != info:
                     partner = None
@@ -86,11 +86,11 @@ def _store_tensor(
     registry: Registry,
     file: WeightsFile,
     info: TensorInfo,
-    partner: Stored | None,
+    partner: StoredTensor | None,
     option: lossy.Option | None,
     marked: set[str],
     tally: Tally,
-) -> Stored:
+) -> StoredTensor:
     data = file.checkpoint.raw(info.name)
     rows = info.shape[0] if len(info.shape) > 1 else 1
     if (
@@ -104,12 +104,12 @@ def _store_tensor(
         result = blobs.name_of(approximate.view(np.uint8))
         if not _is_here(registry, result, marked, tally):
             _write_blob(registry, result, parts, tally)
-        return Stored(info, result)
+        return StoredTensor(info, result)
     result = blobs.name_of(blobs.bits(data).view(np.uint8))
     if not _is_here(registry, result, marked, tally):
         near = None if partner is None else _chain(registry, partner.blob, info.dtype)
         _write_blob(registry, result, blobs.pack(data, info.dtype, rows, near), tally)
-    return Stored(info, result)
+    return StoredTensor(info, result)
 
 
 def _is_here(registry: Registry, name: str, marked: set[str], tally: Tally) -> bool:

@@ -18,7 +18,7 @@ _SHAPES = ("circle", "square", "diamond", "triangle", "ring", "left")
 
 
 @dataclass(frozen=True)
-class Told:
+class ContributionView:
     """A contribution on the page. ``state``: accepted, reverted, refused or open."""
 
     name: str
@@ -72,7 +72,7 @@ def page(registry: Registry, line: str) -> str:
     )
 
 
-def told(registry: Registry, line: str) -> list[Told]:
+def told(registry: Registry, line: str) -> list[ContributionView]:
     """What became of every contribution, and why."""
     inside = set(history(registry, line).accepted)
     ever = {
@@ -94,7 +94,7 @@ def told(registry: Registry, line: str) -> list[Told]:
             state = "open"
         checks = tuple((c["name"], c["passed"], c["words"]) for c in (done or {}).get("checks", ()))
         reason = (done or {}).get("reason", "not reviewed yet")
-        found.append(Told(each.name, each.author, state, reason, checks))
+        found.append(ContributionView(each.name, each.author, state, reason, checks))
     return found
 
 

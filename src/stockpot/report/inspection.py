@@ -39,7 +39,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Line:
+class Polyline:
     """A line over depth: points (x, y) in pixels, already broken where values are missing."""
 
     label: str
@@ -233,7 +233,7 @@ def angle_chart(found: Inspection, rows: Sequence[Layer]) -> dict[str, Any] | No
             for place, angle in enumerate(angles)
             if angle is not None
         )
-        lines.append(Line(f"{first} ~ {second}", index % 6 + 1, _pieces(angles, dots), dots))
+        lines.append(Polyline(f"{first} ~ {second}", index % 6 + 1, _pieces(angles, dots), dots))
     ticks = [
         {"y": top + height * angle / 180.0, "label": f"{angle}°"} for angle in range(0, 181, 45)
     ]

@@ -55,7 +55,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Edge:
+class TreeEdge:
     start: str
     end: str
     role: str
@@ -124,7 +124,7 @@ def family_tree(
     return svg.figure(ident, width, height, title, described + ".", *parts, links=links)
 
 
-def depths(nodes: list[Node], edges: list[Edge]) -> dict[str, int]:
+def depths(nodes: list[Node], edges: list[TreeEdge]) -> dict[str, int]:
     """Longest way from a node without parents; nodes of a cycle (not a lineage) stay at 0."""
     depth = {node.id: 0 for node in nodes}
     for _ in nodes:
@@ -139,8 +139,8 @@ def depths(nodes: list[Node], edges: list[Edge]) -> dict[str, int]:
 
 
 def gather(
-    nodes: list[Node], edges: list[Edge], depth: dict[str, int]
-) -> tuple[list[Node], list[Edge]]:
+    nodes: list[Node], edges: list[TreeEdge], depth: dict[str, int]
+) -> tuple[list[Node], list[TreeEdge]]:
     """Where a column is too long, join its nodes that have the same parents and children."""
     crowded = {
         level for level in depth.values() if sum(depth[node.id] == level for node in nodes) > _MOST
@@ -172,17 +172,17 @@ def gather(
         known = joined.get(name)
         weights = [weight for weight in (known, edge.weight) if weight is not None]
         joined[name] = sum(weights) if weights else None
-    return kept, [Edge(*name, weight) for name, weight in joined.items()]
+    return kept, [TreeEdge(*name, weight) for name, weight in joined.items()]
 
 
-def _read(lineage: dict[str, Any]) -> tuple[list[Node], list[Edge]]:
+def _read(lineage: dict[str, Any]) -> tuple[list[Node], list[TreeEdge]]:
     nodes = [
         Node(n["id"], n["label"], n["kind"], href=n.get("href", ""), here=n.get("here", False))
         for n in lineage.get("nodes", [])
     ]
     known = {node.id for node in nodes}
     edges = [
-        Edge(e["from"], e["to"], e["role"], e.get("weight"))
+        TreeEdge(e["from"], e["to"], e["role"], e.get("weight"))
         for e in lineage.get("edges", [])
         if e["from"] in known and e["to"] in known
     ]
@@ -194,7 +194,7 @@ def _lane(start: str, level: int) -> str:
     return f"lane of {start} at {level}"
 
 
-def _ordered(nodes: list[Node], edges: list[Edge], depth: dict[str, int]) -> list[list[str]]:
+def _ordered(nodes: list[Node], edges: list[TreeEdge], depth: dict[str, int]) -> list[list[str]]:
     """Columns from left to right; in a column, names at the mean height of their parents."""
     rank = {kind: place for place, kind in enumerate(COLUMNS)}
     kinds = {node.id: rank.get(node.kind, len(rank)) for node in nodes}
@@ -223,7 +223,9 @@ def _ordered(nodes: list[Node], edges: list[Edge], depth: dict[str, int]) -> lis
     return columns
 
 
-def _families(nodes: list[Node], edges: list[Edge], depth: dict[str, int]) -> dict[str, int | None]:
+def _families(
+    nodes: list[Node], edges: list[TreeEdge], depth: dict[str, int]
+) -> dict[str, int | None]:
     """Colour of each node: that of the init or fine-tuning it descends from; none for joins."""
     order = [node.id for node in nodes if node.kind in ("wild", "auxiliary", "finetune")]
     family: dict[str, int | None] = {}
@@ -280,7 +282,11 @@ def _node(node: Node, at: tuple[float, float], box: float, family: int | None) -
 
 
 def _edge(
-    edge: Edge, way: list[tuple[float, float]], box: float, family: int | None, heaviest: float
+    edge: TreeEdge,
+    way: list[tuple[float, float]],
+    box: float,
+    family: int | None,
+    heaviest: float,
 ) -> str:
     """A curve from box to box, straight where it passes a column on its way."""
     path = ""

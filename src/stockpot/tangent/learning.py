@@ -25,7 +25,7 @@ FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Learnt:
+class LearnedWeights:
     """Weights in the components' order, the pull that was chosen, and the cross-validated square
     loss of each pull (infinity is the uniform mean)."""
 
@@ -43,7 +43,7 @@ def learn_weights(
     *,
     kappa: float = 5.0,
     batch_size: int = 256,
-) -> Learnt:
+) -> LearnedWeights:
     """One weight for each component, from the ``rows`` of a feed that none was trained on.
 
     Minimises the mean of (f + sum_k w_k J f . delta_k - kappa onehot(y))^2 plus
@@ -82,7 +82,7 @@ def component_terms(
     return native, np.stack(terms).astype(np.float64)
 
 
-def fit_weights(terms: np.ndarray, targets: np.ndarray) -> Learnt:
+def fit_weights(terms: np.ndarray, targets: np.ndarray) -> LearnedWeights:
     """Ridge towards the uniform mean; ``terms`` (K, N, C), ``targets`` (N, C), float64."""
     folds = np.arange(terms.shape[1]) % FOLDS
     folds = named_generator(0, "folds").permutation(folds)
@@ -98,7 +98,7 @@ def fit_weights(terms: np.ndarray, targets: np.ndarray) -> Learnt:
     # The strongest pull among equals: nothing is gained by leaving the mean.
     best = min(losses, key=lambda pull: (losses[pull], -pull))
     weights = _solve(terms, targets, best)
-    return Learnt(tuple(float(weight) for weight in weights), best, losses)
+    return LearnedWeights(tuple(float(weight) for weight in weights), best, losses)
 
 
 def _solve(terms: np.ndarray, targets: np.ndarray, pull: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
-from stockpot.provenance import Made, Parent, Record, versions, write_models, write_record
+from stockpot.provenance import Parent, Record, RunModel, versions, write_models, write_record
 from stockpot.tangent.component import Component
 from stockpot.tangent.jobs import HEAD
 from stockpot.tangent.recipe import TangentRecipe
@@ -20,7 +20,7 @@ from stockpot.tangent.recipe import TangentRecipe
 _ROWS = ("rows", "validation")
 
 
-def find_parents(base: Made, head: Path) -> tuple[Parent, Parent]:
+def find_parents(base: RunModel, head: Path) -> tuple[Parent, Parent]:
     """The base and the head of all components, by content."""
     assert base.digest is not None
     with open_checkpoint(head) as checkpoint:
@@ -32,9 +32,9 @@ def write_lineage(
     output: Path,
     recipe: TangentRecipe,
     data: str,
-    base: Made,
+    base: RunModel,
     parents: tuple[Parent, Parent],
-    components: Sequence[Made],
+    components: Sequence[RunModel],
 ) -> None:
     """The record of a folder of components, and the list of all models in it for a registry."""
     made = versions("torch")
@@ -54,7 +54,7 @@ def write_lineage(
         data=data,
         versions=made,
     )
-    write_models(output, [base, Made(HEAD, f"{recipe.title}: head", head), *components])
+    write_models(output, [base, RunModel(HEAD, f"{recipe.title}: head", head), *components])
     write_record(output, whole)
 
 

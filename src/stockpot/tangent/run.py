@@ -20,7 +20,7 @@ from stockpot.execution import Backend, Job, in_order, make_backend, run_jobs
 from stockpot.files import atomic_file, digest, file_digest, write_json
 from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
 from stockpot.progress import progress
-from stockpot.provenance import Made
+from stockpot.provenance import RunModel
 from stockpot.system import usable_cores
 from stockpot.tangent.checks import Linearisation, check_linearisation
 from stockpot.tangent.choice import make_composer, statistics_composer
@@ -117,14 +117,14 @@ def train(
         )
     _copy(folders[wanted[0].head] / HEAD, output / HEAD)
     base = place_base(examined.backbone, examined.root, output)
-    paths, parents, listed = [], find_parents(base, output / HEAD), list[Made]()
+    paths, parents, listed = [], find_parents(base, output / HEAD), list[RunModel]()
     for planned in wanted:
         paths.append(output / "components" / f"{file_name(planned.shard.name)}.safetensors")
         component = Component.load(folders[planned.job] / COMPONENT)
         record = component_record(component, parents, planned.job.arguments)
         component.save(paths[-1], record)
         name = f"{examined.recipe.title}: {component.task}"
-        listed.append(Made(os.path.relpath(paths[-1], output), name, record))
+        listed.append(RunModel(os.path.relpath(paths[-1], output), name, record))
     replaced = {
         f"{note}, because the fused kernel has no forward-mode derivative"
         for planned in wanted

@@ -3,7 +3,7 @@
 In the tests of a composer::
 
     import pytest
-    from stockpot.tangent.testing import CHECKS, Subject
+    from stockpot.tangent.testing import CHECKS, ComposerCase
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
     def test_contract(check, subject):
@@ -30,7 +30,7 @@ from stockpot.tangent.composer import Composed, Composer
 
 
 @dataclass(frozen=True)
-class Subject:
+class ComposerCase:
     """A composer under test.
 
     Attributes:
@@ -65,26 +65,26 @@ def same_bytes(first: Composed, second: Composed, inputs: Any) -> None:
     assert torch.equal(first.predict(inputs), second.predict(inputs)), "outputs differ"
 
 
-def _close(subject: Subject, composed: Composed, truth: Tensor) -> None:
+def _close(subject: ComposerCase, composed: Composed, truth: Tensor) -> None:
     outputs = composed.predict(subject.inputs).double().cpu()
     gap = float((outputs - truth.double().cpu()).abs().max() / truth.abs().max().clamp(min=1e-30))
     assert gap <= subject.tolerance, f"outputs differ by {gap:.2e}, allowed {subject.tolerance:g}"
 
 
-def identity(subject: Subject) -> None:
+def identity(subject: ComposerCase) -> None:
     """One component with weight 1 is itself."""
     one = subject.components[:1]
     _close(subject, subject.composer.compose(one, [1.0]), subject.truth(one, [1.0]))
 
 
-def formula(subject: Subject) -> None:
+def formula(subject: ComposerCase) -> None:
     """Given weights compose as the formula says, negative ones too."""
     weights = [0.5 + 0.25 * index for index in range(len(subject.components))]
     composed = subject.composer.compose(subject.components, weights)
     _close(subject, composed, subject.truth(subject.components, weights))
 
 
-def permutation(subject: Subject) -> None:
+def permutation(subject: ComposerCase) -> None:
     """The order of components changes no byte, whatever the rule."""
     turned = [*subject.components[2:], *subject.components[:2]]
     for weights in (None, "uniform", "sum", "examples"):
@@ -95,7 +95,7 @@ def permutation(subject: Subject) -> None:
         same_bytes(first, back, subject.inputs)
 
 
-def scale(subject: Subject) -> None:
+def scale(subject: ComposerCase) -> None:
     """Scaling a composition is composing with scaled weights."""
     composed = subject.composer.compose(subject.components, "sum").scaled(0.5)
     halves = [0.5] * len(subject.components)
@@ -103,7 +103,7 @@ def scale(subject: Subject) -> None:
     _close(subject, composed, subject.truth(subject.components, halves))
 
 
-def removal(subject: Subject) -> None:
+def removal(subject: ComposerCase) -> None:
     """Taking a component away gives the bytes of never having had it, by task or by digest."""
     gone, *rest = subject.components
     for weights in (None, "sum", "examples"):
@@ -118,14 +118,14 @@ def removal(subject: Subject) -> None:
     same_bytes(less, subject.composer.compose(rest, given[1:]), subject.inputs)
 
 
-def addition_and_removal(subject: Subject) -> None:
+def addition_and_removal(subject: ComposerCase) -> None:
     """A component that comes and goes leaves nothing behind."""
     first, second, *_ = subject.components
     alone = subject.composer.compose([first], "sum")
     same_bytes(alone.plus(second).without(second.task), alone, subject.inputs)
 
 
-def partial_sums(subject: Subject) -> None:
+def partial_sums(subject: ComposerCase) -> None:
     """Sums of sums are the sum: groups of any size and order agree up to float64 rounding."""
     composer, (first, second, *rest) = subject.composer, subject.components
     whole = composer.compose(subject.components, "sum")
@@ -142,7 +142,7 @@ def partial_sums(subject: Subject) -> None:
     _refused(lambda: composer.finish([left[0], left[0]]), InputError, "twice")
 
 
-def wrong_base(subject: Subject) -> None:
+def wrong_base(subject: ComposerCase) -> None:
     """A component of another base or head is refused, and so is another kind and a duplicate."""
     one = subject.components[0]
     for stranger in (replace(one, base_digest="0" * 64), replace(one, head_digest="0" * 64)):
@@ -154,7 +154,7 @@ def wrong_base(subject: Subject) -> None:
     _refused(lambda: subject.composer.compose([]), InputError, "no components")
 
 
-def corrupted(subject: Subject) -> None:
+def corrupted(subject: ComposerCase) -> None:
     """A flipped bit anywhere in the tensors, a changed description, a cut file: all refused."""
     one = subject.components[0]
     with tempfile.TemporaryDirectory() as folder:
@@ -174,7 +174,7 @@ def corrupted(subject: Subject) -> None:
         _refused(lambda: Component.load(path), CheckpointError, "")
 
 
-def round_trip(subject: Subject) -> None:
+def round_trip(subject: ComposerCase) -> None:
     """A component comes back from disk as it was, in its own type, and composes to the same bytes.
 
     Types narrower than its own round each value once.

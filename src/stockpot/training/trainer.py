@@ -31,7 +31,7 @@ from stockpot.training.shares import Shares
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """What a run has gathered so far."""
 
     step: int = 0
@@ -104,7 +104,7 @@ class Trainer:
                 hint="use fewer processes or a larger batch_size",
             )
         self.snapshot_steps = frozenset(snapshots)
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.diverged: DivergedError | None = None
         self.center, self.spread = 0.0, 1.0
         rows = np.concatenate(list(train.values()))
@@ -280,7 +280,7 @@ class Trainer:
         if self.valley is not None:
             self.valley.restore(value["valley"], self.device)
         self._losses = value["losses"]
-        self.progress = Progress(**value["progress"])
+        self.progress = TrainingProgress(**value["progress"])
         done = self.progress
         for state in (done.best, done.average, *done.snapshots.values()):
             state.update({name: tensor.cpu() for name, tensor in state.items()})

@@ -1,6 +1,6 @@
 """The dashboard: family tree, models, rankings and running jobs in a browser."""
 
 from stockpot.web.app import make_app, serve
-from stockpot.web.shell import Settings
+from stockpot.web.shell import ServerSettings
 
-__all__ = ["Settings", "make_app", "serve"]
+__all__ = ["ServerSettings", "make_app", "serve"]

@@ -18,7 +18,7 @@ from stockpot.web.changes import Changes
 from stockpot.web.guard import LOOPBACK, Guard
 from stockpot.web.keeper import Keeper
 from stockpot.web.proposals import Maintainer
-from stockpot.web.shell import Settings, Shells
+from stockpot.web.shell import ServerSettings, Shells
 from stockpot.web.views import Views
 
 _WORDS = {
@@ -28,7 +28,7 @@ _WORDS = {
 }
 
 
-def make_app(settings: Settings) -> Guard:
+def make_app(settings: ServerSettings) -> Guard:
     """The dashboard as an ASGI application.
 
     Raises ``InputError`` where there is no registry at ``settings.registry``, or a folder of
@@ -79,7 +79,7 @@ def make_app(settings: Settings) -> Guard:
 
 
 def serve(
-    settings: Settings,
+    settings: ServerSettings,
     *,
     host: str = "127.0.0.1",
     port: int = 8420,
@@ -132,7 +132,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: ServerSettings) -> None:
     from stockpot.registry import Registry
 
     if settings.registry is not None:

@@ -25,7 +25,7 @@ _BASES = ("base", "init")
 
 
 @dataclass(frozen=True)
-class Parent:
+class ParentView:
     """A parent as a page shows it; ``id`` None where it is not in the registry."""
 
     id: str | None
@@ -41,12 +41,12 @@ class Entry:
     """A row of a table of models. ``tags`` are its places on lines, such as "main 3"."""
 
     row: Row
-    parents: tuple[Parent, ...]
+    parents: tuple[ParentView, ...]
     tags: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Line:
+class LineView:
     """A line and its versions, oldest first; ``newest`` is the name of the last one's model."""
 
     name: str
@@ -62,13 +62,13 @@ class Overview:
     count: int
     matches: int
     entries: tuple[Entry, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[LineView, ...]
     lineage: Mapping[str, Any]
     drawn: int
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelView:
     """Everything about one model."""
 
     entry: Entry
@@ -77,7 +77,7 @@ class Model:
     ancestors: int
     descendants: int
     metrics: tuple[tuple[str, float, tuple[float | None, ...]], ...]
-    measured: tuple[Parent, ...]
+    measured: tuple[ParentView, ...]
     lineage: Mapping[str, Any]
     drawn: int
     card: str
@@ -106,7 +106,7 @@ def overview(place: str, search: str = "", page: int = 1) -> Overview:
         )
 
 
-def model(place: str, ident: str) -> Model:
+def model(place: str, ident: str) -> ModelView:
     """A model by id, name, digest or line. Raises ``InputError`` for an unknown one."""
     with Registry(place) as registry:
         row = registry.row(ident)
@@ -118,7 +118,7 @@ def model(place: str, ident: str) -> Model:
         entry = _entries(registry, [row], lines)[0]
         near = "num IN (SELECT child FROM edges WHERE parent = ?)"
         children = registry.index.rows(near, (row.num,), limit=PAGE)
-        return Model(
+        return ModelView(
             entry=entry,
             manifest=manifest,
             children=_entries(registry, children, lines),
@@ -174,7 +174,7 @@ def inspect(place: str, models: tuple[str, ...], base: str | None) -> Inspection
         return compare(named, ancestor, quick=quick)
 
 
-def line(place: str, name: str) -> tuple[Line, list[str]]:
+def line(place: str, name: str) -> tuple[LineView, list[str]]:
     """A line, and the names of its versions' models. Raises ``InputError`` for an unknown one."""
     with Registry(place) as registry:
         found = next((line for line in _lines(registry) if line.name == name), None)
@@ -188,11 +188,11 @@ def _parents_of(edges: Iterable[Edge]) -> set[int]:
     return {edge.parent for edge in edges if edge.parent is not None}
 
 
-def _lines(registry: Registry) -> tuple[Line, ...]:
+def _lines(registry: Registry) -> tuple[LineView, ...]:
     found = {name: tuple(registry.line(name)) for name in registry.lines()}
     names = _names(registry, (versions[-1]["model"] for versions in found.values()))
     return tuple(
-        Line(name, names[versions[-1]["model"]], versions) for name, versions in found.items()
+        LineView(name, names[versions[-1]["model"]], versions) for name, versions in found.items()
     )
 
 
@@ -205,7 +205,7 @@ def _names(registry: Registry, idents: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _tags(lines: Iterable[Line]) -> dict[str, list[str]]:
+def _tags(lines: Iterable[LineView]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in lines:
         for number, version in enumerate(line.versions, 1):
@@ -223,7 +223,9 @@ def _search(registry: Registry, search: str, page: int) -> tuple[list[Row], int]
     return found[(page - 1) * PAGE : page * PAGE], len(found)
 
 
-def _entries(registry: Registry, rows: Iterable[Row], lines: Iterable[Line]) -> tuple[Entry, ...]:
+def _entries(
+    registry: Registry, rows: Iterable[Row], lines: Iterable[LineView]
+) -> tuple[Entry, ...]:
     rows = list(rows)
     edges = registry.index.edges(row.num for row in rows)
     parents = {each.num: each for each in registry.index.by_number(_parents_of(edges))}
@@ -238,9 +240,9 @@ def _entries(registry: Registry, rows: Iterable[Row], lines: Iterable[Line]) -> 
     )
 
 
-def _parent(edge: Edge, known: Mapping[int, Row]) -> Parent:
+def _parent(edge: Edge, known: Mapping[int, Row]) -> ParentView:
     row = None if edge.parent is None else known.get(edge.parent)
-    return Parent(
+    return ParentView(
         id=None if row is None else row.id,
         name=edge.name if row is None else row.name,
         digest=edge.digest,
@@ -251,7 +253,7 @@ def _parent(edge: Edge, known: Mapping[int, Row]) -> Parent:
 
 
 def _linked(
-    rows: list[Row], edges: list[Edge], lines: Iterable[Line], here: str | None = None
+    rows: list[Row], edges: list[Edge], lines: Iterable[LineView], here: str | None = None
 ) -> dict[str, Any]:
     versions = {line.name: [version["model"] for version in line.versions] for line in lines}
     drawing = lineage(rows, edges, versions)
@@ -263,7 +265,9 @@ def _linked(
     return drawing
 
 
-def _measured(registry: Registry, manifest: Manifest, parents: Iterable[Parent]) -> dict[str, Any]:
+def _measured(
+    registry: Registry, manifest: Manifest, parents: Iterable[ParentView]
+) -> dict[str, Any]:
     """The model's metrics beside those of parents that were measured the same way."""
     known = []
     for parent in parents:

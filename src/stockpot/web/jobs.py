@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stockpot.web.runs import Run
+from stockpot.web.runs import RunFolder
 
 _KEY = re.compile(r"[0-9a-f]{20}")
 _RECENT = 60.0  # seconds: a folder that was written to so lately belongs to a living run
@@ -20,7 +20,7 @@ _TRACE = 4000
 
 
 @dataclass(frozen=True)
-class Job:
+class JobView:
     """``state``: "done", "running", "failed", "waiting", or "stopped": begun, and nobody at it.
 
     ``seconds`` it took, where it is done; ``idle`` seconds since it last wrote, where it is not.
@@ -36,18 +36,18 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """``active``: whether a process holds the run's lock. ``share`` of the work done, 0 to 1.
 
     ``jobs`` are those of the latest plan, in its order; of runs without one, those ever started.
     ``earlier``: finished jobs of plans before. Some commands plan a few jobs at a time.
     """
 
-    run: Run
+    run: RunFolder
     active: bool
-    jobs: tuple[Job, ...]
+    jobs: tuple[JobView, ...]
     planned: bool
-    earlier: tuple[Job, ...] = ()
+    earlier: tuple[JobView, ...] = ()
 
     def count(self, state: str) -> int:
         """Jobs in a state."""
@@ -79,7 +79,7 @@ class Progress:
         return rest * spent / pace / max(1, self.count("running"))
 
 
-def progress(run: Run, now: float | None = None) -> Progress:
+def progress(run: RunFolder, now: float | None = None) -> RunProgress:
     """How far a run is."""
     place = run.work
     assert place is not None
@@ -98,10 +98,10 @@ def progress(run: Run, now: float | None = None) -> Progress:
     planned = {key for key, _, _ in known}
     others = (_job(place, *each, {}, active, now) for each in started if each[0] not in planned)
     earlier = tuple(job for job in others if job.state == "done")
-    return Progress(run, active, jobs, bool(plan), earlier)
+    return RunProgress(run, active, jobs, bool(plan), earlier)
 
 
-def watch(runs: Iterable[Run]) -> list[Progress]:
+def watch(runs: Iterable[RunFolder]) -> list[RunProgress]:
     """All runs that have jobs: those at work first, then the latest first."""
     found = [progress(run) for run in runs if run.work is not None]
     return sorted(
@@ -175,17 +175,17 @@ def _job(
     latest: dict[str, tuple[Path, float]],
     active: bool,
     now: float,
-) -> Job:
+) -> JobView:
     label = label or key
     done = _done(place / "jobs" / key / "done.json")
     if done is not None:
-        return Job(key, label, "done", weight, seconds=done)
+        return JobView(key, label, "done", weight, seconds=done)
     if key not in latest:
-        return Job(key, label, "waiting", weight)
+        return JobView(key, label, "waiting", weight)
     folder, when = latest[key]
     error = _error(folder)
     state = "failed" if error and not active else "running" if active else "stopped"
-    return Job(key, label, state, weight, idle=max(0.0, now - when), error=error)
+    return JobView(key, label, state, weight, idle=max(0.0, now - when), error=error)
 
 
 def _done(path: Path) -> float | None:

@@ -30,7 +30,7 @@ from stockpot.community.review import last_review
 from stockpot.errors import InputError
 from stockpot.registry import Registry
 from stockpot.report.community import chart, legend
-from stockpot.web.data import Line
+from stockpot.web.data import LineView
 
 # What a form offers; a contribution that is a component goes by "tangent" alone.
 METHODS = {
@@ -82,7 +82,7 @@ def proposals(place: str, line: str) -> list[Proposal]:
     return sorted(found, key=lambda each: order.index(each.state))
 
 
-def scores(line: Line) -> dict[str, Any]:
+def scores(line: LineView) -> dict[str, Any]:
     """Pictures of the scores of a line's versions, and marks of the tasks in them."""
     events = [version["event"] for version in line.versions]
     found = [(n, event["scores"]) for n, event in enumerate(events, 1) if event.get("scores")]

@@ -14,13 +14,13 @@ from markupsafe import Markup
 from stockpot.errors import InputError
 from stockpot.report import continual, page, ranking
 from stockpot.report.headline import headline
-from stockpot.web.runs import Run, kind, read_results
+from stockpot.web.runs import RunFolder, kind, read_results
 
 _INLINE = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 _RENDER = {"rank": ranking.render, "recycle": page.render, "continual": continual.render}
 
 
-def answer(run: Run) -> dict[str, str]:
+def answer(run: RunFolder) -> dict[str, str]:
     """Kind, title and the answer of a run in words; of unreadable results what is wrong."""
     try:
         found = read_results(run)

@@ -17,7 +17,7 @@ _MOST = 500
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """One run. ``key`` names it in addresses; ``changed`` is when it last wrote (seconds).
 
     ``results`` is its ``results.json``, ``work`` the folder of its jobs; None where it lacks one.
@@ -31,9 +31,9 @@ class Run:
     changed: float
 
 
-def find_runs(roots: Iterable[Path]) -> list[Run]:
+def find_runs(roots: Iterable[Path]) -> list[RunFolder]:
     """Runs in folders and up to two levels below, in order; links to folders are not followed."""
-    found: dict[Path, Run] = {}
+    found: dict[Path, RunFolder] = {}
     for root in roots:
         for folder in _walk(Path(root).resolve(), _DEPTH):
             run = _run(folder, Path(root).resolve())
@@ -44,7 +44,7 @@ def find_runs(roots: Iterable[Path]) -> list[Run]:
     return list(found.values())
 
 
-def find_run(roots: Iterable[Path], key: str) -> Run:
+def find_run(roots: Iterable[Path], key: str) -> RunFolder:
     """The run of a key. Raises ``InputError`` where there is none."""
     for run in find_runs(roots):
         if run.key == key:
@@ -61,7 +61,7 @@ def kind(results: Mapping[str, Any]) -> str:
     return "continual" if results.get("kind") == "continual" else ""
 
 
-def read_results(run: Run) -> dict[str, Any]:
+def read_results(run: RunFolder) -> dict[str, Any]:
     """The content of ``results.json``. Raises ``InputError`` where it cannot be read."""
     try:
         if run.results is None or run.results.stat().st_size > _LARGEST:
@@ -97,7 +97,7 @@ def _work(folder: Path) -> Path | None:
     return None
 
 
-def _run(folder: Path, root: Path) -> Run | None:
+def _run(folder: Path, root: Path) -> RunFolder | None:
     results, work = folder / "results.json", _work(folder)
     has_results = results.is_file() and not results.is_symlink()
     if not has_results and work is None:
@@ -108,7 +108,7 @@ def _run(folder: Path, root: Path) -> Run | None:
     except OSError:
         return None
     inside = folder.relative_to(root)
-    return Run(
+    return RunFolder(
         key=hashlib.sha256(str(folder).encode()).hexdigest()[:16],
         name="/".join((root.name, *inside.parts)),
         folder=folder,

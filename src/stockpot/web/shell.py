@@ -27,7 +27,7 @@ _NOTICES = 100
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """What a server shows.
 
     ``registry``: folder or address; None: none. ``runs``: folders to look for runs in. ``token``:
@@ -89,7 +89,7 @@ class Shell:
 class Shells:
     """Makes pages for browsers, and tells whether a form came from one of them."""
 
-    def __init__(self, settings: Settings, keeper: Keeper) -> None:
+    def __init__(self, settings: ServerSettings, keeper: Keeper) -> None:
         self.keeper = keeper
         pages = [("Family tree", "/"), ("Compare", "/compare")] if settings.registry else []
         self._pages = (*pages, ("Results", "/results"), ("Jobs", "/jobs"))

@@ -20,7 +20,7 @@ from stockpot.web.pages import assets, drawings, version
 from stockpot.web.proposals import METHODS, proposals, scores
 from stockpot.web.results import answer, report_page, safe_ranking
 from stockpot.web.runs import find_run, find_runs, kind, read_results
-from stockpot.web.shell import Settings, Shells
+from stockpot.web.shell import ServerSettings, Shells
 
 _RANKED = 40
 _JOBS = 400
@@ -32,7 +32,7 @@ _FIELDS = ("first", "second", "base")
 class Views:
     """The pages. Every method answers one route; Starlette calls them in threads."""
 
-    def __init__(self, settings: Settings, shells: Shells) -> None:
+    def __init__(self, settings: ServerSettings, shells: Shells) -> None:
         self.settings = settings
         self.shells = shells
         self.angles = Angles()

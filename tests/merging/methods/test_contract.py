@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stockpot.merging.method import available_methods
-from stockpot.merging.testing import State, Subject, contract
+from stockpot.merging.testing import MethodCase, State, contract
 
 from .references import REFERENCES
 
@@ -70,9 +70,9 @@ SPECIAL = {
 }
 
 
-def subject_of(name: str) -> Subject:
+def subject_of(name: str) -> MethodCase:
     values = {"reference": REFERENCES.get(name), "averages": name in AVERAGES}
-    return Subject(name, **{**values, **SPECIAL.get(name, {})})
+    return MethodCase(name, **{**values, **SPECIAL.get(name, {})})
 
 
 CASES = [

@@ -9,7 +9,7 @@ from stockpot.errors import MethodError
 from stockpot.merging import merge
 from stockpot.merging.method import get_method
 from stockpot.merging.methods.lines import layer_of
-from stockpot.merging.testing import Subject, contract, example
+from stockpot.merging.testing import MethodCase, contract, example
 
 from .references import REFERENCES
 
@@ -28,10 +28,10 @@ def scaled(reference):
 # Factors of few bits: 0.3 would put many exact results half way between two 16-bit numbers.
 QUARTERS = {"alpha": 0.25, "beta": 0.5}
 SUBJECTS = [
-    Subject("lines+ties", QUARTERS, scaled(REFERENCES["ties"])),
-    Subject("lines+stock", QUARTERS, scaled(REFERENCES["stock"])),
-    Subject("lines+tsv", QUARTERS, scaled(REFERENCES["tsv"])),
-    Subject("lines+ties", QUARTERS | {"scope": "model"}, scaled(REFERENCES["ties"])),
+    MethodCase("lines+ties", QUARTERS, scaled(REFERENCES["ties"])),
+    MethodCase("lines+stock", QUARTERS, scaled(REFERENCES["stock"])),
+    MethodCase("lines+tsv", QUARTERS, scaled(REFERENCES["tsv"])),
+    MethodCase("lines+ties", QUARTERS | {"scope": "model"}, scaled(REFERENCES["ties"])),
 ]
 CASES = [
     pytest.param(subject, check, id=f"{subject.name}-{check.__name__}")
@@ -61,7 +61,7 @@ def test_a_model_without_layers_is_scaled_by_alpha():
 
 def test_packed_models_cannot_be_scaled():
     with pytest.raises(MethodError, match="'emr'"):
-        example(Subject("lines+emr")).run(Subject("lines+emr"))
+        example(MethodCase("lines+emr")).run(MethodCase("lines+emr"))
 
 
 @pytest.mark.parametrize("name", ["lines+lines", "lines+lines+ties"])

@@ -8,16 +8,16 @@ import pytest
 from stockpot.errors import InputError
 from stockpot.merging import merge
 from stockpot.merging.methods.packed import pack_bits, tasks, unpack
-from stockpot.merging.testing import Subject, example
+from stockpot.merging.testing import MethodCase, example
 
 from .references import REFERENCES
 
 
 def unpacked_and_expected(name: str, **parameters):
-    case = example(Subject(name, parameters), "F64")
-    packed = case.run(Subject(name, parameters))
+    case = example(MethodCase(name, parameters), "F64")
+    packed = case.run(MethodCase(name, parameters))
     base = case.base.wide()
-    exact = case.expected(Subject(name, parameters, REFERENCES[name]))
+    exact = case.expected(MethodCase(name, parameters, REFERENCES[name]))
     return packed, base, exact, case
 
 

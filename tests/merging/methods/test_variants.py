@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stockpot.merging.testing import (
-    Subject,
+    MethodCase,
     blocks_and_threads_change_no_bit,
     every_float_type_is_merged_as_the_formula_says,
     order_of_models_does_not_matter,
@@ -49,7 +49,7 @@ VARIANTS = [
     ("name", "parameters"), VARIANTS, ids=[f"{name}-{values}" for name, values in VARIANTS]
 )
 def test_variant(name, parameters):
-    subject = Subject(name, parameters, REFERENCES[name])
+    subject = MethodCase(name, parameters, REFERENCES[name])
     every_float_type_is_merged_as_the_formula_says(subject)
     sixteen_bit_results_are_correctly_rounded(subject)
 
@@ -64,17 +64,17 @@ def test_variant(name, parameters):
     ],
 )
 def test_other_scopes_do_not_depend_on_blocks_and_threads(name, parameters):
-    blocks_and_threads_change_no_bit(Subject(name, parameters))
+    blocks_and_threads_change_no_bit(MethodCase(name, parameters))
 
 
 def test_the_weights_go_with_the_models_when_these_change_places():
     order_of_models_does_not_matter(
-        Subject("ties", {"weights": [0.5, 1.0, 2.0], "density": [0.1, 0.2, 0.9]})
+        MethodCase("ties", {"weights": [0.5, 1.0, 2.0], "density": [0.1, 0.2, 0.9]})
     )
 
 
 def test_a_reference_that_disagrees_is_noticed():
-    wrong = Subject(
+    wrong = MethodCase(
         "ties", {}, lambda *arguments, **values: REFERENCES["magmax"](*arguments, scale=1)
     )
     with pytest.raises(AssertionError, match="expected"):

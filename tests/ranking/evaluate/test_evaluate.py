@@ -21,14 +21,16 @@ from tests.ranking.posterior.worlds import world
 
 
 @pytest.fixture(scope="module")
-def found() -> harness.Evaluation:
+def found() -> harness.RankingEvaluation:
     table = world(models=24, tasks=6)
     facts = {name: {"parameters": 1e6 * (i + 1)} for i, name in enumerate(table.models)}
     table = Table(table.models, table.tasks, table.values, facts)
     return evaluate(table, anchors=(0, 5), repeats=2)
 
 
-def test_the_baseline_is_the_mean_rank_over_the_other_tasks(found: harness.Evaluation) -> None:
+def test_the_baseline_is_the_mean_rank_over_the_other_tasks(
+    found: harness.RankingEvaluation,
+) -> None:
     table = world(models=24, tasks=6)
     for task in table.tasks:
         history = mean_scores(table.without_tasks([task]).scores)
@@ -38,7 +40,7 @@ def test_the_baseline_is_the_mean_rank_over_the_other_tasks(found: harness.Evalu
     assert found.row(HISTORY, 0).tau.mean == pytest.approx(mean)
 
 
-def test_every_method_has_its_row_and_its_paired_interval(found: harness.Evaluation) -> None:
+def test_every_method_has_its_row_and_its_paired_interval(found: harness.RankingEvaluation) -> None:
     assert [row.method for row in found.rows[:2]] == [POSTERIOR, HISTORY]
     assert {row.method for row in found.rows} == {POSTERIOR, HISTORY, PARAMETERS, RANDOM}
     ours, plain = found.row(POSTERIOR, 5), found.row(HISTORY, 5)
@@ -51,7 +53,7 @@ def test_every_method_has_its_row_and_its_paired_interval(found: harness.Evaluat
         found.row(POSTERIOR, 7)
 
 
-def test_calibration_counts_every_prediction(found: harness.Evaluation) -> None:
+def test_calibration_counts_every_prediction(found: harness.RankingEvaluation) -> None:
     none, five = found.calibration
     assert (none.anchors, five.anchors) == (0, 5)
     assert sum(each.count for each in none.best) == 24 * 6
@@ -62,7 +64,9 @@ def test_calibration_counts_every_prediction(found: harness.Evaluation) -> None:
     assert true == pytest.approx(6.0)  # one best model a task
 
 
-def test_results_as_json_markdown_and_picture(found: harness.Evaluation, tmp_path: Path) -> None:
+def test_results_as_json_markdown_and_picture(
+    found: harness.RankingEvaluation, tmp_path: Path
+) -> None:
     value = json.loads(json.dumps(found.to_json()))
     text = report.markdown(value, "made | world", picture="p.svg")
     assert "| 5 | posterior |" in text

@@ -10,12 +10,16 @@ from scipy.stats import multivariate_normal, norm
 
 from stockpot.ranking.posterior.condition import TEMPER, Observations, condition
 from stockpot.ranking.posterior.covariance import FACTORS, LIKENESS, Profiles
-from stockpot.ranking.posterior.marginals import Pool, expected_improvement, probability_best
+from stockpot.ranking.posterior.marginals import (
+    GaussianOutcomes,
+    expected_improvement,
+    probability_best,
+)
 from stockpot.ranking.posterior.metadata import learn_prior, make_encoder
 from stockpot.ranking.posterior.model import few_anchors
 from stockpot.ranking.posterior.scale import (
     CUTS,
-    Scale,
+    MonotoneScale,
     cut,
     metric_of,
     place_anchors,
@@ -152,7 +156,7 @@ def test_ranks_and_best_against_simulation() -> None:
     deviation[2] = 0.01
     draws = mean + deviation * random.normal(size=(200_000, 7))
     ranks = (-draws).argsort(axis=1).argsort(axis=1) + 1
-    assert np.allclose(Pool(mean, deviation).ranks(), ranks.mean(axis=0), atol=0.02)
+    assert np.allclose(GaussianOutcomes(mean, deviation).ranks(), ranks.mean(axis=0), atol=0.02)
     best = np.bincount(draws.argmax(axis=1), minlength=7) / len(draws)
     assert np.allclose(probability_best(mean, deviation), best, atol=0.005)
 
@@ -162,7 +166,7 @@ def test_many_models_are_ranked_on_a_grid_nearly_exactly() -> None:
     mean, deviation = random.normal(size=600), random.uniform(0.3, 0.8, size=600)
     spread = np.sqrt(deviation[:, None] ** 2 + deviation**2)
     exact = 0.5 + norm.cdf((mean - mean[:, None]) / spread).sum(axis=1)
-    assert np.abs(Pool(mean, deviation).ranks() - exact).max() < 0.6
+    assert np.abs(GaussianOutcomes(mean, deviation).ranks() - exact).max() < 0.6
 
 
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=12), st.floats(1e-3, 3.0))
@@ -188,26 +192,26 @@ def test_scale_draws_in_the_lower_tail() -> None:
     scores = np.array([-3.0, -0.7, 0.4])
     assert np.allclose(cut(0)(scores), scores)
     assert np.allclose(cut(2)(scores), [-0.5, -0.5, 0.4])
-    mixed = Scale((0.5, 0.0, 0.5))(scores)
+    mixed = MonotoneScale((0.5, 0.0, 0.5))(scores)
     assert np.allclose(mixed, (scores + np.maximum(scores, CUTS[2])) / 2)
 
 
 def test_anchors_keep_order_mean_and_spread() -> None:
     values = np.array([71.0, 75.0, 20.0, 74.0, 74.5])
-    placed = place_anchors(values, Scale(), 0.3, 0.8)
+    placed = place_anchors(values, MonotoneScale(), 0.3, 0.8)
     assert (np.argsort(placed) == np.argsort(values)).all()
     assert placed.mean() == pytest.approx(0.3)
     # The diverged run is last, not eleven standard deviations off.
     assert placed.min() > 0.3 - 3 * 0.8
-    assert np.allclose(place_anchors(np.full(4, 5.0), Scale(), 0.1, 1.0), 0.1)
+    assert np.allclose(place_anchors(np.full(4, 5.0), MonotoneScale(), 0.1, 1.0), 0.1)
     # 60 % of equal values leave no width between the percentiles; ranks still order them.
-    flat = place_anchors(np.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 9.0]), Scale(), 0.0, 1.0)
+    flat = place_anchors(np.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 9.0]), MonotoneScale(), 0.0, 1.0)
     assert flat[-1] > flat[0]
 
 
 def test_metric_is_the_way_back() -> None:
     values = np.array([71.0, 75.0, 60.0, 74.0])
-    placed = place_anchors(values, Scale(), 0.0, 1.0)
+    placed = place_anchors(values, MonotoneScale(), 0.0, 1.0)
     assert np.allclose(metric_of(placed, placed, values), values)
     outside = metric_of(np.array([placed.min() - 1.0, placed.max() + 1.0]), placed, values)
     assert outside[0] < 60.0

@@ -14,15 +14,15 @@ from stockpot.ranking import spend
 from stockpot.ranking.append import append_results
 from stockpot.ranking.history import Store
 from stockpot.ranking.rank import plan_rank, rank
-from stockpot.ranking.state import Options
+from stockpot.ranking.state import RankOptions
 from stockpot.recycling import load_recipe, plan_recipe
 from tests.ranking.rank.tiny import QUALITY, write_task, zoo
 
 SERIAL = {"backend": "serial", "quiet": True}
 
 
-def options(**changes: Any) -> Options:
-    return Options(**{**SERIAL, **changes})
+def options(**changes: Any) -> RankOptions:
+    return RankOptions(**{**SERIAL, **changes})
 
 
 def names(results: dict[str, Any]) -> list[str]:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from stockpot.errors import InputError
 from stockpot.tangent import AverageComposer, Component, TangentModel
-from stockpot.tangent.testing import CHECKS, Subject
+from stockpot.tangent.testing import CHECKS, ComposerCase
 from tests.tangent.core.tiny import Network, component, differences, images
 
 
-def make_subject() -> Subject:
+def make_subject() -> ComposerCase:
     network = Network()
     model = TangentModel(network)
     inputs = images()
@@ -32,23 +32,23 @@ def make_subject() -> Subject:
         return native + change
 
     components = [component(model, f"site-{seed}", seed) for seed in range(4)]
-    return Subject(AverageComposer(model), components, inputs, truth)
+    return ComposerCase(AverageComposer(model), components, inputs, truth)
 
 
 SUBJECT = make_subject()
 
 
 @pytest.fixture
-def subject() -> Subject:
+def subject() -> ComposerCase:
     return SUBJECT
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_contract(check, subject: Subject) -> None:
+def test_contract(check, subject: ComposerCase) -> None:
     check(subject)
 
 
-def test_subtracting_what_was_added_leaves_nothing(subject: Subject) -> None:
+def test_subtracting_what_was_added_leaves_nothing(subject: ComposerCase) -> None:
     """compose(a, b) - b equals a, to 1e-6 in outputs even where b is taken off as a third term."""
     a, b, *_ = subject.components
     minus = replace(b, task="minus b")
@@ -59,7 +59,7 @@ def test_subtracting_what_was_added_leaves_nothing(subject: Subject) -> None:
     assert torch.equal(exact.predict(subject.inputs), alone)
 
 
-def test_outputs_are_the_mean_of_outputs(subject: Subject) -> None:
+def test_outputs_are_the_mean_of_outputs(subject: ComposerCase) -> None:
     each = [
         subject.composer.compose([c], [1.0]).predict(subject.inputs) for c in subject.components
     ]
@@ -69,7 +69,7 @@ def test_outputs_are_the_mean_of_outputs(subject: Subject) -> None:
     assert torch.allclose(composed.predict(subject.inputs).double(), mean, atol=1e-5)
 
 
-def test_what_cannot_be_taken_away_is_told(subject: Subject) -> None:
+def test_what_cannot_be_taken_away_is_told(subject: ComposerCase) -> None:
     composer, components = subject.composer, subject.components
     composed = composer.compose(components)
     with pytest.raises(InputError, match="no component 'nobody'"):

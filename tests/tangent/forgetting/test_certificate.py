@@ -13,7 +13,7 @@ import torch
 from stockpot.errors import InputError
 from stockpot.tangent import AverageComposer, TangentModel, train_component
 from stockpot.tangent.forgetting import certify
-from stockpot.tangent.forgetting.certificate import Evidence, compare
+from stockpot.tangent.forgetting.certificate import AuditData, compare
 from stockpot.tangent.forgetting.run import read_certificate
 from stockpot.tangent.settings import TangentSettings
 from tests.tangent.core.tiny import Network
@@ -71,9 +71,9 @@ def world(request):
     return request.getfixturevalue(request.param)
 
 
-def evidence(world, gone: int = 1) -> Evidence:
+def evidence(world, gone: int = 1) -> AuditData:
     _, _, feed, labels = world
-    return Evidence(feed, labels, shards()[gone], TEST)
+    return AuditData(feed, labels, shards()[gone], TEST)
 
 
 def test_what_is_left_has_the_bits_of_never_having_had_it(world) -> None:

@@ -11,7 +11,7 @@ from stockpot.errors import BaseMismatchError, InputError
 from stockpot.tangent import TangentModel
 from stockpot.tangent.component import Component
 from stockpot.tangent.statistics import FeatureMap, StatisticsComposer
-from stockpot.tangent.testing import CHECKS, Subject
+from stockpot.tangent.testing import CHECKS, ComposerCase
 from tests.tangent.statistics.tiny import CLASSES, backbone, composer, data
 
 
@@ -58,7 +58,7 @@ def test_contract(check) -> None:
             gram + amount * torch.eye(64, dtype=torch.float64), cross
         )
 
-    check(Subject(made, components, inputs, truth, 1e-9, (torch.float64, torch.float32)))
+    check(ComposerCase(made, components, inputs, truth, 1e-9, (torch.float64, torch.float32)))
 
 
 @pytest.mark.parametrize("by", ["rows", "classes"])

@@ -23,7 +23,7 @@ Predict = Callable[[nn.Module, Any, int], Tensor]
 
 
 @dataclass(frozen=True)
-class Learnt:
+class LearnedCoefficients:
     """Coefficients found by learning.
 
     Attributes:
@@ -151,7 +151,7 @@ def learn(
     steps: int,
     rate: float,
     optimizer: Literal["adam", "sgd"],
-) -> Learnt:
+) -> LearnedCoefficients:
     """Lower ``loss_of(coefficients, one batch a task)`` by ``steps`` of the optimizer.
 
     ``as_coefficients`` maps what is learnt to coefficients. The module is in evaluation mode
@@ -173,4 +173,4 @@ def learn(
     finally:
         mixture.module.train(was_training)
     table = as_coefficients(unknown.detach()).expand(len(mixture.names), len(mixture.deltas))
-    return Learnt(dict(zip(mixture.names, table.tolist(), strict=True)), losses)
+    return LearnedCoefficients(dict(zip(mixture.names, table.tolist(), strict=True)), losses)

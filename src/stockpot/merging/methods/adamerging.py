@@ -15,7 +15,7 @@ from stockpot.merging.method import Array, Block, Real, merge_method, sum_arrays
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from stockpot.merging.methods._learning import Learnt, Predict
+    from stockpot.merging.methods._learning import LearnedCoefficients, Predict
 
 
 @merge_method(
@@ -48,7 +48,7 @@ def learn_coefficients(
     initial: float = 0.3,
     steps: int = 500,
     rate: float = 1e-3,
-) -> Learnt:
+) -> LearnedCoefficients:
     """Coefficients that minimise the entropy of the merged model's predictions (AdaMerging).
 
     Args:

@@ -1,7 +1,7 @@
 """Self Positioning: where between the models a small labelled probe set has its lowest loss.
 
-The result is a ``Learnt``: merge with its files (method ``adamerging``), or give its numbers, one a
-model, to ``task_arithmetic`` as weights.
+The result is a ``LearnedCoefficients``: merge with its files (method ``adamerging``), or give its
+numbers, one a model, to ``task_arithmetic`` as weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from stockpot.extras import require
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from stockpot.merging.methods._learning import Learnt, Predict
+    from stockpot.merging.methods._learning import LearnedCoefficients, Predict
 
 
 def self_position(
@@ -28,7 +28,7 @@ def self_position(
     initial_scale: float = 1.0,
     steps: int = 200,
     rate: float = 0.1,
-) -> Learnt:
+) -> LearnedCoefficients:
     """Coefficients ``scale * softmax(a)`` with the lowest loss on a probe set, by SGD on a and
     scale.
 

@@ -7,15 +7,15 @@ from stockpot.ranking.fennec.archi2vec import (
     operation_graph,
     subtrees,
 )
-from stockpot.ranking.fennec.factors import Factors, factorise
+from stockpot.ranking.fennec.factors import LatentFactors, factorise
 from stockpot.ranking.fennec.method import Fennec, FennecRanking, ModelFacts, TaskFacts
 from stockpot.ranking.fennec.transfer import fisher_score
 
 __all__ = [
     "ArchitectureSpace",
-    "Factors",
     "Fennec",
     "FennecRanking",
+    "LatentFactors",
     "ModelFacts",
     "OperationGraph",
     "TaskFacts",

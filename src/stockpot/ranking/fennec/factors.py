@@ -15,7 +15,7 @@ _TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class Factors:
+class LatentFactors:
     """``models`` (M, K) and ``tasks`` (T, K): the matrix is about ``models @ tasks.T``.
 
     ``error``: root mean square over the known cells.
@@ -28,7 +28,7 @@ class Factors:
 
 def factorise(
     matrix: np.ndarray, rank: int = RANK, *, iterations: int = ITERATIONS, seed: int = SEED
-) -> Factors:
+) -> LatentFactors:
     """Non-negative factors of ``matrix`` (M, T), entries 0 or more, nan where nothing is known.
 
     Multiplicative updates for the squared error over the known cells (Lee and Seung 2001, weighted
@@ -57,4 +57,4 @@ def factorise(
         left *= (filled @ right) / ((weight * (left @ right.T)) @ right + _TINY)
         right *= (filled.T @ left) / ((weight * (left @ right.T)).T @ left + _TINY)
     rest = (filled - left @ right.T)[known]
-    return Factors(left, right, float(np.sqrt(np.mean(rest**2))))
+    return LatentFactors(left, right, float(np.sqrt(np.mean(rest**2))))

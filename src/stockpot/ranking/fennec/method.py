@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from stockpot.errors import InputError
-from stockpot.ranking.fennec.factors import Factors, factorise
+from stockpot.ranking.fennec.factors import LatentFactors, factorise
 
 TREES = 25
 MERGE = 0.5
@@ -69,7 +69,7 @@ class Fennec:
 
     models: tuple[str, ...]
     facts: Mapping[str, ModelFacts] | None
-    factors: Factors
+    factors: LatentFactors
     merge: float
     _forest: Any
     _meta: Any

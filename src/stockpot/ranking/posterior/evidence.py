@@ -19,13 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from stockpot.ranking.history.table import Array, Mask, normal_scores
-from stockpot.ranking.posterior.condition import (
-    Observations,
-    condition,
-    no_observations,
-)
+from stockpot.ranking.posterior.condition import Observations, condition, no_observations
 from stockpot.ranking.posterior.covariance import Profiles, Rows
-from stockpot.ranking.posterior.learning import Settings
+from stockpot.ranking.posterior.learning import PosteriorSettings
 
 # What is assumed of a score that was never computed on a task of the history.
 _GAIN, _REPEATS, _NOISE = 0.4, 0.4, 0.8
@@ -57,7 +53,12 @@ def assumed(name: str) -> Sensor:
 
 
 def learn_sensor(
-    name: str, scores: Array, rows: Array, known: Mask, settings: Settings, reliability: Array
+    name: str,
+    scores: Array,
+    rows: Array,
+    known: Mask,
+    settings: PosteriorSettings,
+    reliability: Array,
 ) -> Sensor:
     """What score ``name`` is worth. ``scores``, ``rows`` (normal), ``known``: ``(N, T)``."""
     both = known & np.isfinite(scores)
@@ -121,7 +122,7 @@ def _without(
 
 def _change(
     profiles: Profiles,
-    settings: Settings,
+    settings: PosteriorSettings,
     task: int,
     models: Rows,
     scores: Array,

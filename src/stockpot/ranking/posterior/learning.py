@@ -27,10 +27,10 @@ import numpy as np
 from stockpot.ranking.history.table import Array, Mask
 from stockpot.ranking.posterior.condition import Observations, condition, task_weights
 from stockpot.ranking.posterior.covariance import Profiles, Shared
-from stockpot.ranking.posterior.marginals import Pool, probability_best
+from stockpot.ranking.posterior.marginals import GaussianOutcomes, probability_best
 from stockpot.ranking.posterior.scale import (
     CUTS,
-    Scale,
+    MonotoneScale,
     cut,
     metric_of,
     metric_slope,
@@ -53,7 +53,7 @@ _LEAST_MODELS, _LEAST_TASKS = 6, 3
 
 
 @dataclass(frozen=True)
-class Settings:
+class PosteriorSettings:
     """What is learnt for one number of anchors.
 
     ``noise``: variance of an anchor, in units of D; ``general``: strength of the general order;
@@ -66,7 +66,7 @@ class Settings:
     ``tasks``: how many it was learnt from.
     """
 
-    scale: Scale = field(default_factory=Scale)
+    scale: MonotoneScale = field(default_factory=MonotoneScale)
     noise: float = 1.0
     general: float = 0.5
     likeness: float = 0.0
@@ -102,7 +102,9 @@ def bucket(anchors: int) -> int:
     return 5 if anchors <= 10 else 20
 
 
-def learn(rows: Array, known: Mask, values: Array, reliability: Array) -> Mapping[int, Settings]:
+def learn(
+    rows: Array, known: Mask, values: Array, reliability: Array
+) -> Mapping[int, PosteriorSettings]:
     """Settings for each of :data:`BUCKETS` anchors, learnt when they are first asked for.
 
     ``rows``: ``(N, T)`` normal scores, complete; ``known``: ``(N, T)``, which of them are results;
@@ -116,14 +118,14 @@ def learn(rows: Array, known: Mask, values: Array, reliability: Array) -> Mappin
     rows, known, values = rows[usable], known[usable], values[usable]
     tasks = np.flatnonzero(known.sum(axis=0) >= _LEAST_MODELS)
     if len(tasks) < _LEAST_TASKS:
-        return {number: Settings() for number in BUCKETS}
+        return {number: PosteriorSettings() for number in BUCKETS}
     if len(tasks) > _TASKS:
         tasks = np.sort(random.choice(tasks, _TASKS, replace=False))
     trials = {number: draw_trials(known, tasks, number, random) for number in BUCKETS}
     return _Lessons(rows, values, reliability[usable], trials)
 
 
-class _Lessons(Mapping[int, Settings]):
+class _Lessons(Mapping[int, PosteriorSettings]):
     """Number of anchors -> what was learnt for it."""
 
     def __init__(
@@ -132,9 +134,9 @@ class _Lessons(Mapping[int, Settings]):
         self._rows, self._values, self._reliability = rows, values, reliability
         self._trials = trials
         self._profiles = [Profiles(cut(i)(rows), reliability) for i in range(len(CUTS))]
-        self._learnt: dict[int, Settings] = {}
+        self._learnt: dict[int, PosteriorSettings] = {}
 
-    def __getitem__(self, number: int) -> Settings:
+    def __getitem__(self, number: int) -> PosteriorSettings:
         if number not in self._learnt:
             from threadpoolctl import threadpool_limits
 
@@ -148,7 +150,7 @@ class _Lessons(Mapping[int, Settings]):
     def __len__(self) -> int:
         return len(self._trials)
 
-    def _learn(self, trials: list[Trial]) -> Settings:
+    def _learn(self, trials: list[Trial]) -> PosteriorSettings:
         grid, merits, without = _grid(self._profiles, self._values, trials)
         settings = _average(grid, _weights(merits))
         return _calibrate(
@@ -190,7 +192,7 @@ def _grid(
     return grid, np.array([np.mean(m, axis=0) for m in merits.values()]), plain / len(trials)
 
 
-def _predictions(shared: Shared, scale: Scale, trial: Trial, values: Array) -> Array:
+def _predictions(shared: Shared, scale: MonotoneScale, trial: Trial, values: Array) -> Array:
     """``(points of a cut, N)``, or ``(1, N)`` without anchors. One eigendecomposition serves all
     noises."""
     if len(trial.anchors) == 0:
@@ -216,7 +218,7 @@ def _predictions(shared: Shared, scale: Scale, trial: Trial, values: Array) -> A
     return np.concatenate(found)
 
 
-def _residual(shared: Shared, scale: Scale, trial: Trial, values: Array) -> Array:
+def _residual(shared: Shared, scale: MonotoneScale, trial: Trial, values: Array) -> Array:
     mean = shared.mean[trial.anchors]
     spread = expected_spread(mean, shared)
     placed = place_anchors(values[trial.anchors, trial.task], scale, float(mean.mean()), spread)
@@ -257,10 +259,10 @@ def _weights(merits: Array) -> Array:
     return np.asarray(weights / weights.sum())
 
 
-def _average(grid: list[_Point], weights: Array) -> Settings:
+def _average(grid: list[_Point], weights: Array) -> PosteriorSettings:
     cuts = [float(weights[[p.cut == index for p in grid]].sum()) for index in range(len(CUTS))]
-    return Settings(
-        scale=Scale(tuple(cuts)),
+    return PosteriorSettings(
+        scale=MonotoneScale(tuple(cuts)),
         noise=float(np.exp(weights @ np.log([p.noise for p in grid]))),
         general=float(weights @ [p.general for p in grid]),
         likeness=float(weights @ [p.likeness for p in grid]),
@@ -268,7 +270,7 @@ def _average(grid: list[_Point], weights: Array) -> Settings:
 
 
 def _calibrate(
-    settings: Settings,
+    settings: PosteriorSettings,
     profiles: Profiles,
     rows: Array,
     values: Array,
@@ -276,7 +278,7 @@ def _calibrate(
     merit: float,
     without: float,
     tasks: int,
-) -> Settings:
+) -> PosteriorSettings:
     truth = settings.scale(rows)
     errors, chances, widths = [], [], []
     in_units: list[Array] = []
@@ -308,7 +310,7 @@ def _calibrate(
             [probability_best(centred, deviation * s, 32)[best].sum() for s in SHARPNESS]
         )
     low, high = np.quantile(np.concatenate(errors), [0.05, 0.95])
-    metric_low, metric_high = Settings.metric_low, Settings.metric_high
+    metric_low, metric_high = PosteriorSettings.metric_low, PosteriorSettings.metric_high
     if in_units:
         metric_low, metric_high = np.quantile(np.concatenate(in_units), [0.05, 0.95])
     return replace(
@@ -349,7 +351,7 @@ def _rank_errors(
 
     known = np.concatenate([trial.rest, trial.anchors])
     ranks = rankdata(-values[known, trial.task])[: len(trial.rest)]
-    pool = Pool(
+    pool = GaussianOutcomes(
         np.concatenate([mean, placed]),
         np.concatenate([deviation, np.full(len(placed), MEASURED)]),
     )

@@ -14,7 +14,7 @@ _GRID = 256
 _EXACT = 400
 
 
-class Pool:
+class GaussianOutcomes:
     """Outcomes of n models, ``N(mean, deviation^2)`` each.
 
     Above :data:`_EXACT` models, counts are interpolated on a grid of :data:`_GRID` points (off by

@@ -30,14 +30,14 @@ from stockpot.ranking.posterior.evidence import Sensor, assumed, learn_sensor, o
 from stockpot.ranking.posterior.learning import (
     BUCKETS,
     MEASURED,
-    Settings,
+    PosteriorSettings,
     bucket,
     deviations,
     expected_spread,
     learn,
 )
 from stockpot.ranking.posterior.metadata import Prior, learn_prior
-from stockpot.ranking.posterior.result import Evidence, Ranking
+from stockpot.ranking.posterior.result import EvidenceUse, Ranking
 from stockpot.ranking.posterior.scale import (
     metric_of,
     metric_slope,
@@ -94,7 +94,7 @@ class Posterior:
         own = [facts.get(model, {}) for model in table.models]
         self._rows = self._complete(table.scores, self._known, own)
         self._reliability = self._reliabilities(self._counts, own)
-        self.settings: Mapping[int, Settings] = learn(
+        self.settings: Mapping[int, PosteriorSettings] = learn(
             self._rows, self._known, table.oriented, self._reliability
         )
         self.sensors: dict[str, Sensor] = {
@@ -145,7 +145,7 @@ class Posterior:
 
     def _rank(
         self,
-        settings: Settings,
+        settings: PosteriorSettings,
         profiles: Profiles,
         models: list[str],
         chosen: np.ndarray[tuple[int], np.dtype[np.int64]],
@@ -217,7 +217,7 @@ class Posterior:
 
     def _metric(
         self,
-        settings: Settings,
+        settings: PosteriorSettings,
         placed: Array,
         values: Array,
         location: Array,
@@ -256,15 +256,15 @@ class Posterior:
 
     def _evidence(
         self,
-        settings: Settings,
+        settings: PosteriorSettings,
         sensors: Mapping[str, Sensor],
         scores: Mapping[str, Mapping[str, float]],
         anchors: int,
         alike: Array,
-    ) -> list[Evidence]:
+    ) -> list[EvidenceUse]:
         results = int(self._known.sum())
         found = [
-            Evidence(
+            EvidenceUse(
                 "history",
                 results > 0,
                 f"{results:,} results of {int((self._counts > 0).sum()):,} models on "
@@ -272,7 +272,7 @@ class Posterior:
                 if results
                 else "no results in the history",
             ),
-            Evidence("metadata", self.prior.explained > 0, self.prior.reason),
+            EvidenceUse("metadata", self.prior.explained > 0, self.prior.reason),
         ]
         if anchors:
             words = f"{anchors} models measured on this task"
@@ -282,16 +282,16 @@ class Posterior:
                     f"{settings.merit_without:.2f} to {settings.merit:.2f} over {settings.tasks} "
                     "tasks left out"
                 )
-            found.append(Evidence("anchors", True, words))
+            found.append(EvidenceUse("anchors", True, words))
             if len(alike) and alike.max() > _STANDS_OUT / len(alike):
                 most = np.argsort(-alike, kind="stable")[:3]
                 words = ", ".join(f"{self.table.tasks[i]} ({alike[i]:.0%})" for i in most)
-                found.append(Evidence("old tasks", True, f"this one is most like {words}"))
+                found.append(EvidenceUse("old tasks", True, f"this one is most like {words}"))
         for name, sensor in sensors.items():
             known = sum(np.isfinite(value) for value in scores[name].values())
             used = sensor.used and known >= 2
             found.append(
-                Evidence(name, used, sensor.reason if known >= 2 else "fewer than 2 values")
+                EvidenceUse(name, used, sensor.reason if known >= 2 else "fewer than 2 values")
             )
         return found
 

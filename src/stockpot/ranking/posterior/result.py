@@ -45,7 +45,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class EvidenceUse:
     """A source of evidence, whether it was used, and why."""
 
     name: str
@@ -84,7 +84,7 @@ class Ranking:
     """
 
     standings: tuple[Standing, ...]
-    evidence: tuple[Evidence, ...]
+    evidence: tuple[EvidenceUse, ...]
     location: Array
     deviation: Array
     unit: float

@@ -20,7 +20,7 @@ CUTS = (-9.0, -1.0, -0.5)
 
 
 @dataclass(frozen=True)
-class Scale:
+class MonotoneScale:
     """``z -> sum_c weights[c] * max(z, CUTS[c])``; increasing, slope 1 above the highest cut."""
 
     weights: tuple[float, ...] = (0.3, 0.4, 0.3)
@@ -31,12 +31,12 @@ class Scale:
         return np.asarray(sum(parts), dtype=np.float64)
 
 
-def cut(index: int) -> Scale:
+def cut(index: int) -> MonotoneScale:
     """The scale with one cut point."""
-    return Scale(tuple(float(i == index) for i in range(len(CUTS))))
+    return MonotoneScale(tuple(float(i == index) for i in range(len(CUTS))))
 
 
-def place_anchors(values: Array, scale: Scale, mean: float, spread: float) -> Array:
+def place_anchors(values: Array, scale: MonotoneScale, mean: float, spread: float) -> Array:
     """Put results ``values`` ``(k,)`` of a new task (higher is better) on the scale.
 
     The task's own mean and spread are unknown, so those of the same models' prior are taken:

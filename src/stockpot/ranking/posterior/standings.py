@@ -8,9 +8,9 @@ import numpy as np
 
 from stockpot.evaluation import Interval
 from stockpot.ranking.history.table import Array, Mask
-from stockpot.ranking.posterior.learning import Settings
-from stockpot.ranking.posterior.marginals import Pool, probability_best
-from stockpot.ranking.posterior.result import Evidence, Ranking, Standing
+from stockpot.ranking.posterior.learning import PosteriorSettings
+from stockpot.ranking.posterior.marginals import GaussianOutcomes, probability_best
+from stockpot.ranking.posterior.result import EvidenceUse, Ranking, Standing
 
 Metric = tuple[Array, Array, Array, float]
 _POINTS = 64  # of the grid for P(best), for each factor of its sharpness
@@ -73,14 +73,14 @@ class Reasons:
 
 
 def make_ranking(
-    settings: Settings,
+    settings: PosteriorSettings,
     names: list[str],
     location: Array,
     deviation: Array,
     measured: Mask,
     metric: Metric | None,
     reasons: list[tuple[str, ...]],
-    evidence: list[Evidence],
+    evidence: list[EvidenceUse],
     values: Mapping[str, float],
     sign: float,
 ) -> Ranking:
@@ -93,7 +93,7 @@ def make_ranking(
     count = len(names)
     low = np.where(measured, location, location + settings.low * deviation)
     high = np.where(measured, location, location + settings.high * deviation)
-    pool = Pool(location, deviation)
+    pool = GaussianOutcomes(location, deviation)
     ranks, best_rank, worst_rank = pool.ranks(), 0.5 + pool.above(high), 0.5 + pool.above(low)
     # Of what was measured only the others are uncertain.
     others = 1.645 * pool.scatter(location[measured])

@@ -52,7 +52,9 @@ class Discriminant:
             softmax(found)
             yield slice(start, start + len(part)), found
 
-    def told(self, rows: np.ndarray, codes: np.ndarray, offset: np.ndarray | None = None) -> Told:
+    def told(
+        self, rows: np.ndarray, codes: np.ndarray, offset: np.ndarray | None = None
+    ) -> Confidences:
         """What the posterior says of rows whose classes are ``codes`` (N,)."""
         right, top, share = (np.empty(len(rows)) for _ in range(3))
         for place, found in self.posterior(rows, offset):
@@ -60,11 +62,11 @@ class Discriminant:
             right[place], top[place] = own, found.max(axis=1)
             np.exp(found, out=found)
             share[place] = np.exp(own) / found.sum(axis=1, dtype=np.float64)
-        return Told(right, top, share)
+        return Confidences(right, top, share)
 
 
 @dataclass(frozen=True)
-class Told:
+class Confidences:
     """Of each row, ``(N,)`` float64: probability of its class, the largest probability, and the
     share of its class in a softmax of the probabilities themselves."""
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from stockpot.errors import ScoreError
 from stockpot.ranking.gram import CHUNK, Moments
-from stockpot.ranking.scores.discriminant import Discriminant, Told, discriminant, softmax
+from stockpot.ranking.scores.discriminant import Confidences, Discriminant, discriminant, softmax
 from stockpot.ranking.scores.score import Evidence, join_pair
 from stockpot.ranking.scores.spectrum import Spectrum
 
@@ -31,7 +31,7 @@ class Workspace:
         self.rows = len(evidence.targets)
         self._moments: dict[int, Moments] = {}
         self._spectra: dict[int, Spectrum] = {}
-        self._discriminants: dict[int, tuple[Discriminant, Told]] = {}
+        self._discriminants: dict[int, tuple[Discriminant, Confidences]] = {}
         self._principal: dict[int, np.ndarray] = {}
         self._singular: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -169,7 +169,7 @@ class Workspace:
         for start in range(0, self.rows, size):
             yield slice(start, start + size), self.centred(start, start + size)
 
-    def discriminant(self, precision: int) -> tuple[Discriminant, Told]:
+    def discriminant(self, precision: int) -> tuple[Discriminant, Confidences]:
         """Discriminant of the classes, and what it says of all rows."""
         if precision not in self._discriminants:
             moments = self.moments(precision)
@@ -181,7 +181,7 @@ class Workspace:
                 rows = (self.features[start : start + CHUNK] - mean).astype(kind, copy=False)
                 codes = self.codes[start : start + CHUNK]
                 parts.append(fitted.told(rows, codes, moments.mean - mean))
-            told = Told(
+            told = Confidences(
                 *(
                     np.concatenate([getattr(part, name) for part in parts])
                     for name in ("right", "top", "share")

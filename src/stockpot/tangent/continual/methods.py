@@ -11,7 +11,7 @@ Group = Literal["tangent", "statistics", "single", "ensemble", "joint"]
 
 
 @dataclass(frozen=True)
-class Method:
+class Strategy:
     """One row of the table.
 
     ``trains``: what is made for every task; ``combine``: how the tasks' results become one
@@ -27,8 +27,8 @@ class Method:
 
 
 _ALL = (
-    Method("tmc", "TMC, uniform", "tangent", "tangent", "delta", "1 jvp"),
-    Method(
+    Strategy("tmc", "TMC, uniform", "tangent", "tangent", "delta", "1 jvp"),
+    Strategy(
         "statistics",
         "Statistics, sketched tangents",
         "statistics",
@@ -36,16 +36,16 @@ _ALL = (
         "statistics",
         "1 + J gradients",
     ),
-    Method("ranpac", "RanPAC (random features)", "statistics", "random map", "statistics", "1"),
-    Method("ridge", "Ridge on frozen features", "statistics", "plain map", "statistics", "1"),
-    Method("simplecil", "SimpleCIL (class means)", "statistics", "plain map", "means", "1"),
-    Method("soup", "Soup", "single", "cross_entropy", "weights", "1"),
-    Method("soup_square", "Soup, square loss", "single", "square", "weights", "1"),
-    Method("sequential", "Sequential fine-tuning", "single", "cross_entropy", "last", "1"),
-    Method("ensemble", "Ensemble", "ensemble", "cross_entropy", "outputs", "K"),
-    Method("ensemble_square", "Ensemble, square loss", "ensemble", "square", "outputs", "K"),
-    Method("joint_tangent", "Joint, tangent", "joint", "tangent", "joint", "1 jvp"),
-    Method("joint", "Joint, non-linear", "joint", "cross_entropy", "joint", "1"),
+    Strategy("ranpac", "RanPAC (random features)", "statistics", "random map", "statistics", "1"),
+    Strategy("ridge", "Ridge on frozen features", "statistics", "plain map", "statistics", "1"),
+    Strategy("simplecil", "SimpleCIL (class means)", "statistics", "plain map", "means", "1"),
+    Strategy("soup", "Soup", "single", "cross_entropy", "weights", "1"),
+    Strategy("soup_square", "Soup, square loss", "single", "square", "weights", "1"),
+    Strategy("sequential", "Sequential fine-tuning", "single", "cross_entropy", "last", "1"),
+    Strategy("ensemble", "Ensemble", "ensemble", "cross_entropy", "outputs", "K"),
+    Strategy("ensemble_square", "Ensemble, square loss", "ensemble", "square", "outputs", "K"),
+    Strategy("joint_tangent", "Joint, tangent", "joint", "tangent", "joint", "1 jvp"),
+    Strategy("joint", "Joint, non-linear", "joint", "cross_entropy", "joint", "1"),
 )
 
-METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+METHODS: dict[str, Strategy] = {method.name: method for method in _ALL}

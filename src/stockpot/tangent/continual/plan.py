@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stockpot.execution import Job
-from stockpot.tangent.continual.methods import METHODS, Method
+from stockpot.tangent.continual.methods import METHODS, Strategy
 from stockpot.tangent.continual.recipe import ContinualRecipe, Setting
 from stockpot.tangent.continual.splits import Stream, deal
 from stockpot.tangent.statistics import FeatureMap
@@ -19,7 +19,7 @@ _TANGENT, _HERE = "stockpot.tangent.jobs", "stockpot.tangent.continual.jobs"
 
 
 @dataclass(frozen=True)
-class Facts:
+class ContinualFacts:
     """What was found out about the inputs before planning."""
 
     task: Task
@@ -29,7 +29,7 @@ class Facts:
 
 
 @dataclass
-class Cell:
+class ContinualCell:
     """One trial of one setting: its tasks, and by method what evaluates and what was trained."""
 
     setting: Setting
@@ -39,11 +39,11 @@ class Cell:
     trained: dict[str, list[Job]] = field(default_factory=dict)
 
 
-def make_plan(recipe: ContinualRecipe, facts: Facts) -> list[Cell]:
+def make_plan(recipe: ContinualRecipe, facts: ContinualFacts) -> list[ContinualCell]:
     """All cells, setting by setting, with their jobs."""
     builder = _Builder(recipe, facts)
     cells = [
-        Cell(setting, trial, deal(facts.task, recipe.data, setting, recipe.seed + trial))
+        ContinualCell(setting, trial, deal(facts.task, recipe.data, setting, recipe.seed + trial))
         for setting in recipe.settings
         for trial in range(recipe.trials)
     ]
@@ -58,7 +58,7 @@ def make_plan(recipe: ContinualRecipe, facts: Facts) -> list[Cell]:
 class _Builder:
     rows: list[int]
 
-    def __init__(self, recipe: ContinualRecipe, facts: Facts) -> None:
+    def __init__(self, recipe: ContinualRecipe, facts: ContinualFacts) -> None:
         self.recipe, self.facts = recipe, facts
         self.places = {"root": facts.root, "cache": facts.cache}
         self.common = {
@@ -81,7 +81,7 @@ class _Builder:
             "frozen blocks",
         )
 
-    def add(self, cell: Cell, method: Method) -> None:
+    def add(self, cell: ContinualCell, method: Strategy) -> None:
         """The jobs of one method in one trial."""
         seed = self.recipe.seed + cell.trial
         stream, where = cell.stream, f"{cell.setting.name} · trial {cell.trial + 1}"
@@ -140,7 +140,7 @@ class _Builder:
             weight,
         )
 
-    def _feature_map(self, method: Method) -> FeatureMap:
+    def _feature_map(self, method: Strategy) -> FeatureMap:
         sizes = self.recipe.features
         if method.trains == "tangent map":
             return FeatureMap("tangent", sizes.dimension, sizes.directions, sizes.seed)
@@ -150,8 +150,8 @@ class _Builder:
 
     def _train(
         self,
-        method: Method,
-        cell: Cell,
+        method: Strategy,
+        cell: ContinualCell,
         seed: int,
         name: str,
         rows: np.ndarray,

@@ -15,7 +15,7 @@ from stockpot.execution import Job, in_order
 from stockpot.provenance import versions
 from stockpot.tangent.continual.methods import METHODS
 from stockpot.tangent.continual.metrics import Measures, measure
-from stockpot.tangent.continual.plan import Cell
+from stockpot.tangent.continual.plan import ContinualCell
 from stockpot.tangent.continual.recipe import ContinualRecipe, Setting
 from stockpot.tasks import Task
 
@@ -36,7 +36,7 @@ def collect_results(
     recipe: ContinualRecipe,
     task: Task,
     backbone: Backbone,
-    cells: Sequence[Cell],
+    cells: Sequence[ContinualCell],
     folders: Mapping[Job, Path],
 ) -> dict[str, Any]:
     """The content of ``results.json``."""
@@ -74,7 +74,7 @@ def _setting(
     recipe: ContinualRecipe,
     setting: Setting,
     task: Task,
-    cells: Sequence[Cell],
+    cells: Sequence[ContinualCell],
     folders: Mapping[Job, Path],
 ) -> dict[str, Any]:
     scores: dict[str, dict[tuple[str, int], np.ndarray]] = {}
@@ -175,7 +175,9 @@ def _comparisons(
     return found
 
 
-def _warnings(recipe: ContinualRecipe, setting: Setting, cells: Sequence[Cell]) -> list[str]:
+def _warnings(
+    recipe: ContinualRecipe, setting: Setting, cells: Sequence[ContinualCell]
+) -> list[str]:
     few = any(len(part.classes) < 2 for cell in cells for part in cell.stream.parts)
     if few and "tmc" in recipe.method_names:
         return [
@@ -187,7 +189,7 @@ def _warnings(recipe: ContinualRecipe, setting: Setting, cells: Sequence[Cell]) 
 
 
 def _training_seconds(
-    name: str, cells: Sequence[Cell], folders: Mapping[Job, Path]
+    name: str, cells: Sequence[ContinualCell], folders: Mapping[Job, Path]
 ) -> float | None:
     """Mean over trials of what the method's own training took, feature vectors included."""
     totals = []

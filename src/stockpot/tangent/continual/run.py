@@ -15,7 +15,7 @@ from stockpot.files import write_json
 from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
 from stockpot.progress import progress
 from stockpot.system import usable_cores
-from stockpot.tangent.continual.plan import Cell, Facts, make_plan
+from stockpot.tangent.continual.plan import ContinualCell, ContinualFacts, make_plan
 from stockpot.tangent.continual.recipe import ContinualRecipe, load_recipe, parse_recipe
 from stockpot.tangent.continual.results import collect_results
 from stockpot.tangent.linear import TangentModel
@@ -89,7 +89,7 @@ def _examine(
     root: str | Path | None,
     changes: Sequence[str],
     cache: Path,
-) -> tuple[ContinualRecipe, tuple[Any, Backbone], list[Cell]]:
+) -> tuple[ContinualRecipe, tuple[Any, Backbone], list[ContinualCell]]:
     if isinstance(recipe, str | Path):
         checked, folder = load_recipe(Path(recipe), changes), Path(recipe).parent
     else:
@@ -107,5 +107,5 @@ def _examine(
         # What cannot be linearised is found here, before any job.
         model = TangentModel(Model(body, len(task.classes)))
         model.probe(body.prepare(task.inputs[:2]))
-        facts = Facts(task, body.fingerprint, str(folder), str(cache))
+        facts = ContinualFacts(task, body.fingerprint, str(folder), str(cache))
         return checked, (task, body), make_plan(checked, facts)

@@ -14,7 +14,7 @@ from stockpot.tasks.task import check_domains, quoted
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class ContinualTask:
     """One task: its name, its training rows (int64, ascending) and the numbers of its classes."""
 
     name: str
@@ -26,7 +26,7 @@ class Part:
 class Stream:
     """The tasks of one trial in their order, and the rows all of them are tested on."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[ContinualTask, ...]
     test: np.ndarray
 
     @property
@@ -50,7 +50,7 @@ def deal(task: Task, data: Data, setting: Setting, seed: int) -> Stream:
         dealt = [np.sort(rows) for rows in np.array_split(order, count)]
         return Stream(
             tuple(
-                Part(f"part-{i + 1}", rows, tuple(np.unique(task.labels[rows]).tolist()))
+                ContinualTask(f"part-{i + 1}", rows, tuple(np.unique(task.labels[rows]).tolist()))
                 for i, rows in enumerate(dealt)
             ),
             test,
@@ -72,7 +72,7 @@ def deal(task: Task, data: Data, setting: Setting, seed: int) -> Stream:
     for index, group in enumerate(groups):
         classes = tuple(sorted(group.tolist()))
         rows = train[np.isin(task.labels[train], classes)]
-        parts.append(Part(f"task-{index + 1}", rows, classes))
+        parts.append(ContinualTask(f"task-{index + 1}", rows, classes))
     return Stream(tuple(parts), test)
 
 

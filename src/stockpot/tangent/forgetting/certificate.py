@@ -68,7 +68,7 @@ class Certificate:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class AuditData:
     """The rows on which a removal is looked at.
 
     ``members``: training rows of what is removed; ``test``: rows that nothing was trained on.
@@ -84,7 +84,7 @@ class Evidence:
 def certify(
     composed: Composed,
     names: Sequence[str],
-    evidence: Evidence,
+    evidence: AuditData,
     *,
     retrained: Sequence[Component] | None = None,
     training_seconds: float | None = None,
@@ -136,7 +136,7 @@ def certify(
     return after, Certificate(content)
 
 
-def compare(first: Composed, second: Composed, evidence: Evidence) -> Gap:
+def compare(first: Composed, second: Composed, evidence: AuditData) -> Gap:
     """The largest difference of two compositions, on the members and the test rows."""
     one, two = first.state(), second.state()
     largest, bits = 0.0, sorted(one) == sorted(two)
@@ -149,7 +149,7 @@ def compare(first: Composed, second: Composed, evidence: Evidence) -> Gap:
     return Gap(largest, float(np.abs(told).max()), bool(bits))
 
 
-def membership(before: Composed, after: Composed, evidence: Evidence) -> dict[str, Any]:
+def membership(before: Composed, after: Composed, evidence: AuditData) -> dict[str, Any]:
     """AUC of telling the members from test rows of the same classes, before and after."""
     classes = np.unique(evidence.labels[evidence.members])
     others = evidence.test[np.isin(evidence.labels[evidence.test], classes)]
@@ -175,7 +175,7 @@ def outputs(model: Composed, feed: Feed, rows: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _accuracies(before: Composed, after: Composed, evidence: Evidence) -> dict[str, Any]:
+def _accuracies(before: Composed, after: Composed, evidence: AuditData) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, model in (("before", before), ("after", after)):
         found[name] = {

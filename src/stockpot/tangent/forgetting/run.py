@@ -14,10 +14,10 @@ import numpy as np
 
 from stockpot.errors import InputError
 from stockpot.files import write_json
-from stockpot.provenance import Made, read_models, write_models
+from stockpot.provenance import RunModel, read_models, write_models
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Rule
-from stockpot.tangent.forgetting.certificate import Certificate, Evidence, certify
+from stockpot.tangent.forgetting.certificate import AuditData, Certificate, certify
 from stockpot.tangent.jobs import COMPONENT
 from stockpot.tangent.run import Opened, file_name, load_components, open_run, train
 
@@ -32,7 +32,7 @@ class Forgotten:
 
 
 @dataclass(frozen=True)
-class Verified:
+class CertificateCheck:
     """What checking a certificate found: one line each, and whether all of them hold."""
 
     checks: tuple[tuple[str, bool], ...]
@@ -105,7 +105,7 @@ def verify(
     run: Path | None = None,
     retrain: bool = False,
     quiet: bool = False,
-) -> Verified:
+) -> CertificateCheck:
     """Check a certificate: alone, against the components in ``run``, and by training anew.
 
     Alone: its own hash, and that it reports no difference. With ``recipe`` and ``run``: that what
@@ -141,15 +141,15 @@ def verify(
             again, _ = _retrain(recipe, tasks, quiet=quiet)
             equal = sorted(component.digest for component in again) == kept
             checks.append(("training the rest anew gives the same components, bit by bit", equal))
-    return Verified(tuple(checks))
+    return CertificateCheck(tuple(checks))
 
 
-def evidence(opened: Opened, names: Sequence[str]) -> Evidence:
+def evidence(opened: Opened, names: Sequence[str]) -> AuditData:
     """Training rows of the components ``names``, and the recipe's test rows."""
     shards = {shard.name: shard for shard in opened.division.shards}
     members = [shards[name].train for name in names]
     test = [rows for rows in opened.division.test.values() if len(rows)]
-    return Evidence(
+    return AuditData(
         opened.feed,
         opened.task.labels,
         np.sort(np.concatenate(members)),
@@ -233,6 +233,6 @@ def _delete(run: Path, names: set[str]) -> tuple[Path, ...]:
     return tuple(gone)
 
 
-def _is_of(made: Made, names: set[str]) -> bool:
+def _is_of(made: RunModel, names: set[str]) -> bool:
     record = made.record
     return record is not None and record.kind == "component" and record.name in names
