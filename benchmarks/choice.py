@@ -181,11 +181,18 @@ def main() -> None:
         if name == "rotated Fashion":
             write_rotated(arguments.data / "rotated")
         output = arguments.output / name.replace(" ", "-")
-        results[name] = stockpot.recycle(whole, output, jobs=arguments.jobs).results
+        results[name] = stockpot.recycle(whole, output, jobs=arguments.jobs, overwrite=True).results
         stockpot.write_report(results[name], output / "report.html")
         print("\n".join(summary(name, results[name])), flush=True)
     if arguments.page is not None:
-        arguments.page.write_text(page(results), encoding="utf-8")
+        only = " ".join(f"'{name}'" if " " in name else name for name in arguments.only)
+        command = f"python benchmarks/choice.py DATA --pacs PACS{f' --only {only}' if only else ''}"
+        notes = arguments.page.with_suffix(".notes.md")
+        text = page(results, f"{command} --page {arguments.page}")
+        if notes.exists():
+            title, _, rest = text.partition("\n\n")
+            text = f"{title}\n\n{notes.read_text(encoding='utf-8')}\n{rest}"
+        arguments.page.write_text(text, encoding="utf-8")
 
 
 def write_rotated(folder: Path, each: int = 100) -> None:
@@ -231,8 +238,8 @@ def regret(results: dict[str, Any]) -> float:
     return 100 * (max(means.values()) - means[results["final"]["protocol"]])
 
 
-def page(results: dict[str, dict[str, Any]]) -> str:
-    """The table as Markdown."""
+def page(results: dict[str, dict[str, Any]], command: str) -> str:
+    """The table as Markdown; a hand-written file beside the page is put below its title."""
     names = [
         name
         for name in PROTOCOLS
@@ -243,7 +250,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Is what `recycle` keeps any good?\n",
         f"{' '.join(__doc__.split('``DATA`` is any folder; ')[1].split())}\n",
-        "`python benchmarks/choice.py DATA --pacs PACS --page docs/results/choice.md`\n",
+        f"`{command}`\n",
         "Held-out accuracy in %, mean over held-out domains and three splits; regret in points.\n",
         "| kept always | " + " | ".join(results) + " | mean regret | worst regret |",
         "|---|" + "---:|" * (len(results) + 2),
