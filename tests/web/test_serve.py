@@ -86,7 +86,7 @@ def test_wrong_arguments_exit_with_2(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("stockpot.extras.installed", lambda name: False)
     done = CliRunner().invoke(app, ["serve"])
     assert done.exit_code == 2
     assert "stockpot[web]" in done.output
