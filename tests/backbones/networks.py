@@ -123,9 +123,18 @@ def linear_with_buffers() -> nn.Module:
 
 
 def text_folder(
-    folder: Path, kind: str = "bert", *, seed: int = 0, layers: int = 3, width: int = 8
+    folder: Path,
+    kind: str = "bert",
+    *,
+    seed: int = 0,
+    layers: int = 3,
+    width: int = 8,
+    spread: float = 0.02,
 ) -> Path:
-    """A transformers folder with a tiny random encoder and a word tokenizer."""
+    """A transformers folder with a tiny random encoder and a word tokenizer.
+
+    ``spread``: of the random weights; with the libraries' default texts hardly differ.
+    """
     import transformers
 
     from stockpot.backbones.compat import ensure_torchvision
@@ -138,13 +147,19 @@ def text_folder(
         "num_attention_heads": 2,
         "intermediate_size": 12,
         "max_position_embeddings": 20,
+        "initializer_range": spread,
     }
     configs = {
         "bert": lambda: transformers.BertConfig(**size),
         "roberta": lambda: transformers.RobertaConfig(**size, pad_token_id=0),
         "mpnet": lambda: transformers.MPNetConfig(**size, pad_token_id=0),
         "distilbert": lambda: transformers.DistilBertConfig(
-            vocab_size=len(WORDS), dim=width, n_layers=layers, n_heads=2, hidden_dim=12
+            vocab_size=len(WORDS),
+            dim=width,
+            n_layers=layers,
+            n_heads=2,
+            hidden_dim=12,
+            initializer_range=spread,
         ),
     }
     with torch.random.fork_rng():

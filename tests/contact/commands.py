@@ -67,6 +67,9 @@ COMMANDS = """
     revert b
     registry remove a
     serve --token-file short
+    predict out/model table.csv
+    evaluate out/model task.yaml
+    export out/model -o program.pt2
     doctor
 """
 

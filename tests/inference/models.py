@@ -71,7 +71,7 @@ def recipe(task: dict[str, Any], backbone: dict[str, Any]) -> dict[str, Any]:
         "training": {
             "steps": 6,
             "batch_size": 8,
-            "learning_rate": 0.003,
+            "learning_rate": 0.0003,
             "weight_decay": 0.0,
             "dropout": 0.0,
             "evaluate_every": 3,
@@ -88,7 +88,7 @@ def recipe(task: dict[str, Any], backbone: dict[str, Any]) -> dict[str, Any]:
 def base(folder: Path, kind: str) -> Path:
     """A transformers folder with a tiny random network."""
     if kind in ("bert", "roberta", "mpnet", "distilbert"):
-        return text_folder(folder, kind, layers=2, width=16)
+        return text_folder(folder, kind, layers=2, width=16, spread=0.3)
     if kind == "vit":
         return vit_folder(folder, image_size=SIZE)
     import transformers
