@@ -46,8 +46,9 @@ def _reached(results: Mapping[str, Any], claims: list[Claim]) -> list[str]:
     row = next((r for r in results.get("table", []) if r["protocol"] == final["protocol"]), None)
     if row is None or not claims:
         return []
-    metric = results["task"]["metric"]
-    return [f"Its {label(metric)} on {claims[0].where}: {points(row['mean'], metric=metric)}."]
+    metric, value = results["task"]["metric"], row["mean"]
+    # The table's row: the kept weights are one of the models behind it, or made the same way.
+    return [f"The protocol's {label(metric)} on {claims[0].where}: {points(value, metric=metric)}."]
 
 
 def _runs(runs: Mapping[str, int]) -> list[str]:
