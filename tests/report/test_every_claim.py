@@ -234,7 +234,7 @@ class Parts:
         if not self.freedom:
             return np.sqrt(least)
         t = stats.t.isf(error / 2, self.freedom)
-        return np.sqrt(max(least, z**2 * self.shared + t**2 * self.between))
+        return np.sqrt(max(least / 4, z**2 * self.shared + t**2 * self.between))
 
 
 def parts(first, second):

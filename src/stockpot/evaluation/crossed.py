@@ -92,7 +92,9 @@ class CrossedMean:
     def margin(self, error: float) -> float:
         """Half width of the interval that misses with probability ``error`` (both sides).
 
-        Never narrower than examples alone make it, even where parallel cells agree by chance.
+        Never narrower than half of what examples alone make it: trainings that agree by chance
+        would make it a point. A higher floor would cover more than it says where trainings add
+        nothing but noise of single examples.
         """
         return self.widened(
             quantile(error / 2, self.example_freedom) * float(np.sqrt(self.examples)), error
@@ -104,7 +106,7 @@ class CrossedMean:
             return rows
         between = quantile(error / 2, self.freedom) ** 2 * self.scatter
         kept = self.shared / self.examples if self.examples > 0.0 else 0.0
-        return float(np.sqrt(max(rows**2, kept * rows**2 + between)))
+        return float(np.sqrt(max(rows**2 / 4.0, kept * rows**2 + between)))
 
 
 def crossed_mean(
