@@ -245,12 +245,13 @@ def card(
     tags: Iterable[str] = (),
     text: str = "",
     usage: str = "",
+    measured_on: Mapping[str, str] | None = None,
 ) -> str:
     """A Hugging Face model card (README.md) that tells where the weights came from.
 
     ``base_model`` lists the parents that the Hub can know (ids such as ``owner/name``); the table
     in the text lists all of them. ``text`` is Markdown put below the title, ``usage`` how the
-    weights are opened.
+    weights are opened, ``measured_on`` the rows behind metrics, by the metric's name.
     Source of the fields: the Hub's model-card metadata specification.
     """
     import yaml
@@ -280,7 +281,7 @@ def card(
     if record.parents:
         sections.append("## Where these weights come from\n\n" + _parents_table(record))
     if record.metrics:
-        sections.append("## Measured\n\n" + _metrics_table(record))
+        sections.append("## Measured\n\n" + _metrics_table(record, measured_on or {}))
     if record.recipe is not None:
         recipe = yaml.safe_dump(record.to_json()["recipe"], sort_keys=False, allow_unicode=True)
         sections.append(f"## Recipe\n\n```yaml\n{recipe}```\n")
@@ -320,9 +321,14 @@ def _parents_table(record: Record) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _metrics_table(record: Record) -> str:
-    rows = ["| metric | value |", "|---|---|"]
-    rows += [f"| {_cell(name)} | {value:.6g} |" for name, value in sorted(record.metrics.items())]
+def _metrics_table(record: Record, measured_on: Mapping[str, str]) -> str:
+    rows = ["| metric | value | on |", "|---|---|---|"]
+    rows += [
+        f"| {_cell(name)} | {value:.6g} | {_cell(measured_on.get(name, ''))} |"
+        for name, value in sorted(record.metrics.items())
+    ]
+    if not measured_on:
+        rows = [row.rsplit("|", 2)[0] + "|" for row in rows]
     return "\n".join(rows) + "\n"
 
 

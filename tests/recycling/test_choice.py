@@ -224,6 +224,30 @@ def test_an_auxiliary_made_from_noise(tmp_path: Path) -> None:
     check_kept(done.results["final"])
 
 
+def test_the_last_line_says_how_many_recycled_runs_are_in(tmp_path: Path) -> None:
+    """A greedy Ratatouille may hold no run from auxiliary weights; then nothing was recycled."""
+    rng = np.random.default_rng(0)
+    value = recipe(tmp_path, final={"protocol": "ratatouille_greedy"})
+    np.savez(
+        tmp_path / "other.npz",
+        inputs=(rng.normal(size=(180, 6)) * 50).astype(np.float32),
+        labels=rng.integers(0, 4, 180),
+        domains=np.repeat(["a", "b", "c"], 60),
+    )
+    value["auxiliaries"][0]["training"] = {"learning_rate": 0.5, "steps": 50}
+    done = recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
+    cell = next(cell for cell in done.results["cells"] if cell["trial"] == 0)
+    members = {row["protocol"]: set(row["members"]) for row in cell["models"]}
+    kept = members["ratatouille_greedy"]
+    recycled = {one["id"] for one in cell["runs"] if one["init"] == "other"}
+    assert kept
+    assert len(recycled) == 1
+    assert (
+        f" It holds {len(kept)} of {value['runs']} runs, {len(recycled & kept) or 'none'} of the 1 "
+        "from auxiliary weights. "
+    ) in kept_line(done.results)
+
+
 def test_a_named_protocol_is_kept_and_what_validation_says_of_it_is_said(tmp_path: Path) -> None:
     """A learning rate of 0.5 damages the average during training; the recipe insists on it."""
     bad = training(learning_rate=0.5, steps=20, evaluate_every=20)

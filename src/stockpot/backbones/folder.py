@@ -42,6 +42,7 @@ def save_folder(
     classes: Sequence[str] = (),
     images: Mapping[str, Any] | None = None,
     text: str = "",
+    measured_on: Mapping[str, str] | None = None,
 ) -> Record:
     """Write ``state`` (as from ``Model.state``) to ``folder``; returns the record with its digest.
 
@@ -54,7 +55,7 @@ def save_folder(
 
     ``classes``: names in the order of the outputs, empty for a regression. ``images``: how files
     were decoded before the backbone saw them, ``{"size": pixels, "resize": "stretch" or "crop"}``.
-    ``text``: Markdown for the card.
+    ``text``: Markdown for the card. ``measured_on``: the rows behind the record's metrics.
     """
     weights = whole_weights(backbone, state)
     if buffers := backbone.changed_buffers(backbone_part(state)):
@@ -89,6 +90,7 @@ def save_folder(
         library_name=_LIBRARIES[backbone.spec.kind],
         pipeline_tag=kind if expression is not None else None,
         text=text,
+        measured_on=measured_on,
         usage=usage(
             backbone.spec,
             backbone.modality,

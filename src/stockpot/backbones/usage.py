@@ -55,8 +55,47 @@ def usage(
             f" In training images were brought to {images['size']} pixels first, then to {size}; "
             "`stockpot predict` does the same."
         )
+    shown = _block(f"{sentence} In this folder:", lines)
+    if expression is None and spec.kind == "transformers" and modality == "text":
+        shown += "\n" + _block(
+            "Without stockpot: the head lies beside the weights, in `head.safetensors`. "
+            "transformers does not look there, and its text classification pipeline would put a "
+            "new, random head on this folder.",
+            _with_transformers(spec, classes),
+        )
+    return shown
+
+
+def _block(sentence: str, lines: Sequence[str]) -> str:
     code = "\n".join(lines)
-    return f"{sentence} In this folder:\n\n```python\n{code}\n```\n"
+    return f"{sentence}\n\n```python\n{code}\n```\n"
+
+
+def _with_transformers(spec: BackboneSpec, classes: Sequence[str]) -> list[str]:
+    """What stockpot computes from texts, in the words of torch and transformers."""
+    vectors = {
+        "mean": [
+            'mask = batch["attention_mask"][..., None]',
+            "vectors = (output.last_hidden_state * mask).sum(1) / mask.sum(1)",
+        ],
+        "cls": ["vectors = output.last_hidden_state[:, 0]"],
+        "pooler": ["vectors = output.pooler_output"],
+    }[spec.pooling]
+    options = f'truncation=True, max_length={spec.max_length}, padding=True, return_tensors="pt"'
+    return [
+        "import torch",
+        "from safetensors.torch import load_file",
+        "from transformers import AutoModel, AutoTokenizer",
+        "",
+        'tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModel.from_pretrained(".")',
+        'head = load_file("head.safetensors")',
+        f'batch = tokenizer(["{_TEXT}"], {options})',
+        "with torch.no_grad():",
+        "    output = model(**batch)",
+        *vectors,
+        'logits = vectors @ head["weight"].T + head["bias"]',
+        f"print({'logits.softmax(1)' if classes else 'logits'})",
+    ]
 
 
 def _with_stockpot(

@@ -31,6 +31,7 @@ def kept_sentences(results: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"It came to nothing; the weights are the linear probe ({final['instead']})."
         )
+    sentences += _members(final.get("members"))
     if final["below"]:
         sentences.append(_warning(final))
     sentences += _reached(results, claims)
@@ -49,6 +50,17 @@ def _reached(results: Mapping[str, Any], claims: list[Claim]) -> list[str]:
     metric, value = results["task"]["metric"], row["mean"]
     # The table's row: the kept weights are one of the models behind it, or made the same way.
     return [f"The protocol's {label(metric)} on {claims[0].where}: {points(value, metric=metric)}."]
+
+
+def _members(counts: Mapping[str, int] | None) -> list[str]:
+    """What an average left out: a greedy one may hold one run, or none of the recycled ones."""
+    if not counts or counts["members"] in (0, counts["runs"]):
+        return []
+    sentence = f"It holds {counts['members']} of {counts['runs']} runs"
+    if counts["auxiliary_runs"]:
+        own = counts["auxiliary_members"] or "none"
+        sentence += f", {own} of the {counts['auxiliary_runs']} from auxiliary weights"
+    return [f"{sentence}."]
 
 
 def _runs(runs: Mapping[str, int]) -> list[str]:

@@ -13,6 +13,25 @@ from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.recipe import Recipe
 
 
+def member_counts(plan: Plan, folders: Mapping[Job, Path], final: str) -> dict[str, int] | None:
+    """Of the runs that the final weights could hold: how many there are and how many are in, of all
+    and of those that started from auxiliary weights. None where the protocol holds one by design.
+    """
+    cell, protocol = plan.final_cell, PROTOCOLS[final]
+    assert cell is not None
+    runs = cell.runs.get(protocol.pool, [])
+    if protocol.select == "best" or len(runs) < 2:
+        return None
+    members = set(read_metrics(folders[cell.models[final]])["members"])
+    auxiliary = {run.name for run in runs if run.init != BASE}
+    return {
+        "runs": len(runs),
+        "members": len(members),
+        "auxiliary_runs": len(auxiliary),
+        "auxiliary_members": len(auxiliary & members),
+    }
+
+
 def family(recipe: Recipe, plan: Plan, folders: Mapping[Job, Path], final: str) -> dict[str, Any]:
     """Nodes (base, probe, auxiliaries, runs, final) and edges from parents to children."""
     cell, protocol = plan.final_cell, PROTOCOLS[final]

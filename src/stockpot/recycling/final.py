@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,5 +65,15 @@ def save_final(
             classes=examined.task.classes,
             images=image_decoding(examined.task, getattr(recipe.task, "resize", None)),
             text="\n".join(f"- {sentence}" for sentence in kept_sentences(results)),
+            measured_on=_rows_of(record.metrics, plan.final_cell.domains),
         )
     write_models(output, [*made.models, RunModel(FOLDER)])
+
+
+def _rows_of(metrics: Mapping[str, float], held_out: Sequence[str]) -> dict[str, str]:
+    """What the card says of the rows behind each metric: those of the kept weights themselves."""
+    tested = "test rows of all domains; they trained and chose nothing"
+    if held_out:
+        tested = f"{', '.join(held_out)}: held out, in the one split these weights come from"
+    validation = "validation rows of the training domains; they chose weights and protocol"
+    return {name: validation if name.startswith("id_") else tested for name in metrics}

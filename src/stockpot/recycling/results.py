@@ -24,7 +24,7 @@ from stockpot.recycling.cost import training_cost
 from stockpot.recycling.diagnoses import average_claims, diagnose_cell
 from stockpot.recycling.differences import differences
 from stockpot.recycling.examine import Examined
-from stockpot.recycling.family import family
+from stockpot.recycling.family import family, member_counts
 from stockpot.recycling.jobs import read_metrics
 from stockpot.recycling.judging import other_metrics
 from stockpot.recycling.plan import BASE, Cell, Plan, Run
@@ -411,6 +411,7 @@ def _final(recipe: Recipe, plan: Plan, choice: KeptModel, folders: Folders) -> d
         "why": choice.reason(),
         "instead": how.get("instead"),
         "runs": run_counts(plan, folders),
+        "members": member_counts(plan, folders, choice.protocol),
     }
 
 
