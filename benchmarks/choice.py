@@ -7,9 +7,9 @@
 
 ``DATA`` is any folder; Fashion-MNIST comes from Debian's ``dataset-fashion-mnist``, PACS is yours
 to bring (``PACS/domain/class/file``). A set that is missing is left out, and said so. Nothing here
-is tuned: the recipes are those of ``examples/``, shortened until three splits of four sets take two
-hours of one CPU core: one held-out domain, rows that need no training of their own, 60 steps. PACS
-has the size and the 120 steps of its example: in 60 steps at 96 px no run got better than the probe.
+is tuned: the recipes are those of ``examples/``, shortened until three splits of four sets take
+two hours of one CPU core: one held-out domain, 60 steps, rows that need no training of their own.
+PACS has the size and the 120 steps of its example, as in 60 steps at 96 px nothing was learnt.
 The choice sees validation rows of the training domains only; *regret* is the best row's mean on
 the held-out domains minus the kept row's, in points.
 """
