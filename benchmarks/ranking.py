@@ -19,13 +19,14 @@ import resource
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import stockpot
 from stockpot.files import write_json, write_text
 from stockpot.report import history as report
 
@@ -83,19 +84,22 @@ EXTRA = (
 
 def evaluate(history: History, folder: Path) -> dict[str, Any]:
     """``Evaluation.to_json()`` of one table, with the number of models set aside and seconds."""
-    from stockpot.cli.history import _scores, load_table
-    from stockpot.ranking.evaluate import evaluate as leave_one_task_out
-
     started = time.perf_counter()
     metadata = folder / history.metadata if history.metadata else None
-    table, _, aside = load_table(folder / history.file, metadata=metadata, clean=history.clean)
+    contents = stockpot.history.open_history(
+        folder / history.file, metadata=metadata, clean=history.clean
+    )
+    table = contents.table
     if history.task != "*":
         table = table.select(tasks=[t for t in table.tasks if Path(t).match(history.task)])
-    scores = _scores(table, [f"score={folder / history.score}"] if history.score else [])
-    found = leave_one_task_out(
-        table, anchors=history.anchors, tasks=table.tasks[:: history.every], scores=scores
+    found = stockpot.history.evaluate(
+        replace(contents, table=table),
+        anchors=history.anchors,
+        every=history.every,
+        scores={"score": folder / history.score} if history.score else {},
+        quiet=True,
     ).to_json()
-    return {**found, "aside": len(aside), "seconds": time.perf_counter() - started}
+    return {**found, "aside": len(contents.aside), "seconds": time.perf_counter() - started}
 
 
 def _job(history: History, folder: Path, work: Path) -> str:

@@ -30,7 +30,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
-VERBS = ("recycling", "ranking", "tangent", "registry", "community")
+VERBS = ("recycling", "ranking", "tangent", "continual", "registry", "community")
 LONGEST = 60
 SMALLEST = 3
 _SILENT = {

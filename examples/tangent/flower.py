@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from stockpot.tangent import Component
-from stockpot.tangent.aggregate import aggregate, from_arrays, to_arrays
 from stockpot.tangent.run import plan_recipe, train
+from stockpot.tangent.summing import aggregate, from_arrays, to_arrays
 
 Sent = tuple[list[np.ndarray], dict[str, Any]]
 

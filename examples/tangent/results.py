@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from stockpot.backbones import load_backbone
+from stockpot.continual import compare
+from stockpot.continual.recipe import ContinualRecipe, load_recipe
+from stockpot.continual.splits import deal
 from stockpot.files import write_json
 from stockpot.report.continual import markdown_tables, write_page
-from stockpot.tangent.continual import compare
-from stockpot.tangent.continual.recipe import ContinualRecipe, load_recipe
-from stockpot.tangent.continual.splits import deal
 from stockpot.tangent.statistics import FeatureMap
 from stockpot.tangent.statistics.solve import ridge
 from stockpot.tangent.statistics.sums import collect

@@ -12,8 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
-from stockpot.tangent.continual import compare
-from stockpot.tangent.continual.recipe import load_recipe
+from stockpot.continual import compare
+from stockpot.continual.recipe import load_recipe
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from stockpot.cli.main import app
-from stockpot.cli.options import choose_backend
-from stockpot.execution import Ray
+from stockpot.errors import InputError
+from stockpot.execution import Ray, Serial, make_backend
 from tests.merging.models import numpy_states, write_states
 
 
@@ -28,10 +29,23 @@ def test_an_address_is_for_ray(tmp_path: Path, command: tuple[str, ...]) -> None
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
 def test_ray_gets_what_the_options_say() -> None:
-    chosen = choose_backend("ray", 3, "head:6379", 0.25)
+    chosen = make_backend("ray", 3, address="head:6379", gpus_per_job=0.25)
     assert isinstance(chosen, Ray)
     assert chosen.workers == 3
-    assert choose_backend("local", 3, None, None) == "local"
+
+
+@pytest.mark.parametrize("option", [{"address": "head:6379"}, {"gpus_per_job": 0.25}])
+def test_no_other_backend_takes_a_cluster_s_options(option: dict[str, Any]) -> None:
+    for backend in ("local", Serial()):
+        with pytest.raises(InputError, match="are for the backend 'ray'"):
+            make_backend(backend, 3, **option)
+
+
+def test_cores_are_shared_among_the_threads_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stockpot.execution.backends.usable_cores", lambda: 9)
+    counts = [make_backend("local", threads=threads).workers for threads in (1, 2, 4, 20)]
+    assert counts == [9, 4, 2, 1]
+    assert make_backend("local", 3, threads=4).workers == 3
 
 
 def test_a_merge_by_local_processes(tmp_path: Path) -> None:
@@ -51,4 +65,4 @@ def test_merge_refuses_options_without_a_backend(tmp_path: Path) -> None:
     _, models = write_states(tmp_path, *numpy_states(2))
     found = run("merge", *models, "-o", tmp_path / "out.safetensors", "--jobs", 2)
     assert found.exit_code == 2
-    assert "go with --backend" in found.stderr
+    assert "jobs and address need a backend" in found.stderr

@@ -10,7 +10,7 @@ import typer
 from stockpot.cli.options import Json, Quiet
 
 if TYPE_CHECKING:
-    from stockpot.ranking.history import Table
+    from stockpot.history import HistoryRow, Table
 
 history_app = typer.Typer(
     help="Results of models on tasks: add, import, show, and test how well they rank models.",
@@ -39,20 +39,20 @@ def add_command(
     quiet: Quiet = False,
 ) -> None:
     """Add one result to a store, which is made if there is none."""
+    from stockpot import history
     from stockpot.cli.output import Output
-    from stockpot.ranking.history import Store
 
-    with Store.open(store) as opened:
-        opened.add(
-            model,
-            task,
-            metric,
-            value,
-            source=source,
-            run=run,
-            lower_is_better=lower_is_better,
-            facts=_facts(fact or []),
-        )
+    history.add(
+        store,
+        model,
+        task,
+        value,
+        metric=metric,
+        lower_is_better=lower_is_better,
+        source=source,
+        run=run,
+        facts=_facts(fact or []),
+    )
     row = {"model": model, "task": task, "metric": metric, "value": value, "source": source}
     Output(json=as_json, quiet=quiet).data(row, f"{model} on {task}: {metric} {value:g}")
 
@@ -73,15 +73,13 @@ def import_command(
     quiet: Quiet = False,
 ) -> None:
     """Import result files; rows whose values stand in the wrong columns are named and set aside."""
+    from stockpot import history
     from stockpot.cli.output import Output
-    from stockpot.ranking.history import Store
 
     out = Output(json=as_json, quiet=quiet)
-    with Store.open(store) as opened:
-        reports = [
-            opened.import_csv(file, format, metadata=metadata, base=base, clean=clean)
-            for file in files
-        ]
+    reports = history.import_results(
+        store, files, format=format, metadata=metadata, base=base, clean=clean
+    )
     lines = []
     for report in reports:
         lines.append(
@@ -104,17 +102,19 @@ def show_command(
     as_json: Json = False,
 ) -> None:
     """Show what a store holds: sources, what was set aside, and the best models."""
+    from stockpot import history
     from stockpot.cli.output import Output
 
-    table, sources, aside = load_table(store)
+    contents = history.open_history(store)
+    rows = history.show(contents, task=task, model=model, limit=limit)
     value = {
-        "models": len(table.models),
-        "tasks": len(table.tasks),
-        "sources": sources,
-        "aside": aside,
-        "rows": _rows(table, task, model, limit),
+        "models": len(contents.table.models),
+        "tasks": len(contents.table.tasks),
+        "sources": contents.sources,
+        "aside": contents.aside,
+        "rows": [_row(row, model) for row in rows],
     }
-    Output(json=as_json).data(value, _show_text(table, value, task))
+    Output(json=as_json).data(value, _show_text(contents.table, value, task))
 
 
 @history_app.command("evaluate")
@@ -147,20 +147,21 @@ def evaluate_command(
     from stockpot.cli.inspect import table as columns
     from stockpot.cli.output import Output
     from stockpot.files import write_text
-    from stockpot.ranking.evaluate import evaluate
+    from stockpot.history import evaluate, open_history
     from stockpot.report import history as report
 
     out = Output(json=as_json, quiet=quiet)
-    loaded, _, aside = load_table(history, format=format, metadata=metadata, clean=clean)
-    if aside and clean:
-        out.say(f"{len(aside)} models set aside")
+    contents = open_history(history, format=format, metadata=metadata, clean=clean)
+    if contents.aside and clean:
+        out.say(f"{len(contents.aside)} models set aside")
     found = evaluate(
-        loaded,
-        anchors=sorted(set(anchors or (0, 5, 20))),
+        contents,
+        anchors=anchors or (0, 5, 20),
         repeats=repeats,
-        tasks=_chosen(loaded, task, every),
-        scores=_scores(loaded, score or []),
         seed=seed,
+        tasks=task or (),
+        every=every,
+        scores=_scores(score or []),
         quiet=quiet or as_json,
     ).to_json()
     if page is not None:
@@ -172,102 +173,23 @@ def evaluate_command(
     out.data(found, "\n".join([text, "", *report.notes(found)]))
 
 
-def _chosen(table: Table, globs: list[str] | None, every: int) -> list[str]:
-    from fnmatch import fnmatchcase
-
+def _scores(pairs: list[str]) -> dict[str, Path]:
     from stockpot.errors import InputError
 
-    names = [t for t in table.tasks if not globs or any(fnmatchcase(t, g) for g in globs)]
-    if not names:
-        raise InputError(f"no task is named {' or '.join(globs or [])}")
-    return names[::every]
-
-
-def _scores(table: Table, pairs: list[str]) -> dict[str, Any]:
-    import numpy as np
-
-    from stockpot.errors import InputError
-    from stockpot.ranking.history import read_results
-
-    found = {}
+    files = {}
     for pair in pairs:
         name, equals, file = pair.partition("=")
         if not equals or not name or not file:
             raise InputError(f"'{pair}' is not NAME=FILE.csv")
-        own = read_results(Path(file), "matrix").table
-        values = np.full(table.values.shape, np.nan)
-        for i, model in enumerate(table.models):
-            for j, task in enumerate(table.tasks):
-                if model in own.row and task in own.column:
-                    values[i, j] = own.values[own.row[model], own.column[task]]
-        if not np.isfinite(values).any():
-            raise InputError(f"{file} shares no model and task with the history")
-        found[name] = values
-    return found
+        files[name] = Path(file)
+    return files
 
 
-def load_table(
-    path: Path,
-    *,
-    format: str = "auto",
-    metadata: Path | None = None,
-    base: str | None = None,
-    clean: bool = True,
-) -> tuple[Table, list[dict[str, Any]], dict[str, str]]:
-    """The table of a store, or of a result file read as `history import` would."""
-    from stockpot.errors import InputError
-    from stockpot.ranking.history import Store
-
-    if not path.exists():
-        raise InputError(f"no file {path}", hint="make a store: stockpot history import STORE FILE")
-    if path.is_dir() or not _is_sqlite(path):
-        with Store.open(":memory:") as store:
-            store.import_csv(path, format, metadata=metadata, base=base, clean=clean)
-            return store.table(), store.sources(), store.aside()
-    with Store.open(path, create=False) as store:
-        return store.table(include_aside=not clean), store.sources(), store.aside()
-
-
-def _is_sqlite(path: Path) -> bool:
-    with path.open("rb") as handle:
-        return handle.read(16) == b"SQLite format 3\0"
-
-
-def _rows(table: Table, task: str | None, model: str | None, limit: int) -> list[dict[str, Any]]:
-    import numpy as np
-
-    from stockpot.errors import InputError
-    from stockpot.ranking.history import mean_scores
-
-    for what, name, known in (("task", task, table.column), ("model", model, table.row)):
-        if name is not None and name not in known:
-            raise InputError(f"no {what} '{name}' in the history")
+def _row(row: HistoryRow, model: str | None) -> dict[str, Any]:
     if model is not None:
-        row = table.row[model]
-        return [
-            {
-                "task": name,
-                "value": float(table.values[row, j]),
-                "score": float(table.scores[row, j]),
-            }
-            for j, name in enumerate(table.tasks)
-            if np.isfinite(table.values[row, j]) and task in (None, name)
-        ]
-    if task is not None:
-        column = table.column[task]
-        keys = table.scores[:, column]
-    else:
-        keys = mean_scores(table.scores)
-    order = [i for i in np.argsort(-keys, kind="stable") if np.isfinite(keys[i])][:limit]
-    return [
-        {
-            "model": table.models[i],
-            "score": float(keys[i]),
-            "tasks": int(np.isfinite(table.values[i]).sum()),
-            **({"value": float(table.values[i, table.column[task]])} if task else {}),
-        }
-        for i in order
-    ]
+        return {"task": row.name, "value": row.value, "score": row.score}
+    value = {} if row.value is None else {"value": row.value}
+    return {"model": row.name, "score": row.score, "tasks": row.tasks, **value}
 
 
 def _show_text(table: Table, value: dict[str, Any], task: str | None) -> str:

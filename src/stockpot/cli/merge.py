@@ -16,18 +16,16 @@ from stockpot.cli.options import (
     Json,
     Overwrite,
     Quiet,
-    choose_backend,
 )
 
 if TYPE_CHECKING:
     from stockpot.cli.output import Output
-    from stockpot.execution import Backend
-    from stockpot.merging import MergeReport
-    from stockpot.merging.job import Spec
+    from stockpot.merging import MergeReport, Spec
+    from stockpot.merging.merge import Models
 
 
 def merge_command(
-    sources: Annotated[
+    models: Annotated[
         list[str] | None,
         typer.Argument(
             help="A recipe (YAML, ours or mergekit's; - for stdin), or models: folders, files, "
@@ -39,11 +37,13 @@ def merge_command(
         Path | None,
         typer.Option("--output", "-o", help="Folder, or one file NAME.safetensors."),
     ] = None,
-    method: Annotated[str, typer.Option("--method", "-m", help="Merge method.")] = "linear",
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="Merge method [default: linear].")
+    ] = None,
     base: Annotated[
         str | None, typer.Option("--base", "-b", help="The model that all were fine-tuned from.")
     ] = None,
-    change: Annotated[
+    parameters: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", help="Parameter, such as density=0.3 or weights=[1,2]."),
     ] = None,
@@ -77,7 +77,7 @@ def merge_command(
     jobs: Jobs = None,
     address: Address = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of a folder.")] = "5GB",
-    hashes: Annotated[
+    hash_parents: Annotated[
         bool, typer.Option("--hash/--no-hash", help="Record the parents' content hashes.")
     ] = True,
     allow_nonfinite: Annotated[
@@ -104,18 +104,27 @@ def merge_command(
     from stockpot.cli.landing import Landing
     from stockpot.cli.output import Output
     from stockpot.errors import InputError
+    from stockpot.merging.merge import merge, read_spec
+    from stockpot.system import usable_cores
 
     out = Output(json=as_json, quiet=quiet)
     if list_methods:
         _show_methods(out)
         return
-    if not sources:
+    if not models:
         raise InputError("nothing to merge", hint="give a recipe, or models and --method")
-    parameters = read_parameters(change or [])
+    changes = read_parameters(parameters or [])
     if rank is not None:
-        _merge_adapters(out, sources, output, rank, parameters, registry)
+        _merge_adapters(out, models, output, rank, changes, registry)
         return
-    spec = _spec(sources, method, base, parameters, heads, dtype)
+    spec = read_spec(
+        _models(models),
+        method,
+        base,
+        changes,
+        heads=heads,  # type: ignore[arg-type]
+        dtype=dtype,
+    )
     if not force:
         _refuse_strangers(spec)
     if dry_run:
@@ -124,16 +133,18 @@ def merge_command(
     if output is None:
         raise InputError("no output was given", hint="add -o FOLDER or -o FILE.safetensors")
     landing = Landing(registry)
-    report = _merge(
+    report = merge(
         spec,
-        output,
-        _workers(backend, jobs, address, device),
-        jobs,
-        threads,
-        device,
+        output=output,
+        threads=threads,
+        processes=threads or usable_cores(),
+        device=device,
+        backend=backend,
+        jobs=jobs,
+        address=address,
         allow_nonfinite=allow_nonfinite,
         max_shard_size=_bytes(max_shard_size),
-        hash_parents=hashes,
+        hash_parents=hash_parents,
         overwrite=overwrite,
         quiet=quiet or as_json,
     )
@@ -149,85 +160,14 @@ def merge_command(
     landing.finish(out)
 
 
-def _workers(
-    backend: str | None, jobs: int | None, address: str | None, device: str
-) -> str | Backend | None:
+def _models(sources: list[str]) -> Models:
+    """The recipe, where one is given alone; else the models."""
     from stockpot.errors import InputError
-
-    if backend is None:
-        if jobs is not None or address is not None:
-            raise InputError("--jobs and --address go with --backend local or --backend ray")
-        return None
-    gpus = float(device != "cpu") if backend == "ray" else None
-    return choose_backend(backend, jobs, address, gpus)
-
-
-def _merge(
-    spec: Spec,
-    output: Path,
-    backend: str | Backend | None,
-    jobs: int | None,
-    threads: int | None,
-    device: str,
-    *,
-    allow_nonfinite: bool,
-    **rest: Any,
-) -> MergeReport:
-    """In this process, or by the workers of a backend."""
-    from stockpot.merging.merge import run_merge
-    from stockpot.merging.report import MergeReport
-
-    if backend is not None:
-        from stockpot.merging.distributed import merge_with
-
-        return merge_with(
-            backend,
-            spec,
-            output,
-            workers=jobs,
-            threads=threads or 1,
-            device=device,
-            allow_nonfinite=allow_nonfinite,
-            **rest,
-        )
-    from stockpot.merging.backends import backend_for
-    from stockpot.merging.engine import Options
-    from stockpot.system import usable_cores
-
-    cores = threads or usable_cores()
-    options = Options(threads, None, allow_nonfinite, backend_for(device), cores)
-    report = run_merge(spec, output, options=options, **rest)
-    assert isinstance(report, MergeReport)
-    return report
-
-
-def _spec(
-    sources: list[str],
-    method: str,
-    base: str | None,
-    parameters: dict[str, Any],
-    heads: str | None,
-    dtype: str | None,
-) -> Spec:
-    from dataclasses import replace
-
-    from stockpot.errors import InputError
-    from stockpot.merging.job import Spec
-    from stockpot.merging.recipe import load_recipe
 
     recipes = [source for source in sources if source == "-" or source.endswith((".yaml", ".yml"))]
     if recipes and len(sources) > 1:
         raise InputError("give one recipe, or models, not both")
-    if recipes:
-        spec = load_recipe(recipes[0])
-        if base is not None:
-            spec = replace(spec, base=base)
-        spec = replace(spec, parameters={**spec.parameters, **parameters})
-    else:
-        spec = Spec(sources, method, base, parameters)
-    if heads is not None:
-        spec = replace(spec, heads=heads)  # type: ignore[arg-type]
-    return spec if dtype is None else replace(spec, dtype=dtype)
+    return recipes[0] if recipes else sources
 
 
 def _refuse_strangers(spec: Spec) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from stockpot.execution import Backend as ReadyBackend
 
 Json = Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words.")]
@@ -62,17 +59,6 @@ def check_tangent_packages(recipe: Path, *extras: str) -> None:
 
     load_recipe(recipe)
     require_wanted("torch", *extras, purpose="this recipe")
-
-
-def choose_backend(
-    backend: str, jobs: int | None, address: str | None, gpus_per_job: float | None
-) -> str | ReadyBackend:
-    """What these options ask for. Raises ``InputError`` where they contradict each other."""
-    if backend_extras(backend, address, gpus_per_job):
-        from stockpot.execution import Ray
-
-        return Ray(address, jobs, gpus=gpus_per_job)
-    return backend
 
 
 def backend_extras(backend: str, address: str | None, gpus_per_job: float | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +19,7 @@ from stockpot.cli.options import (
     Quiet,
     SkipCorrupt,
     backend_extras,
-    choose_backend,
 )
-from stockpot.errors import InputError
-
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 def rank_command(
@@ -88,58 +83,57 @@ def rank_command(
     from stockpot.ranking.needs import check_packages
 
     check_packages(task, zoo, *backend_extras(backend, address, gpus_per_job))
-    from stockpot.ranking.rank import plan_rank, rank
-    from stockpot.ranking.state import RankOptions
+    from stockpot.ranking.verb import plan_rank, rank
 
     out = Output(json=as_json, quiet=quiet)
-    if append and history is None:
-        raise InputError("--append needs --history STORE, the store to append to")
-    options = RankOptions(
-        budget=None if budget is None else seconds(budget),
-        shortlist=shortlist,
-        without=tuple(without or ()),
-        select=select,
-        download=download,
-        skip_corrupt=skip_corrupt,
-        verify=verify,
-        overwrite=overwrite,
-        backend=choose_backend(backend, jobs, address, gpus_per_job),
-        jobs=jobs,
-        quiet=quiet or as_json,
-    )
     if dry_run:
-        plan = plan_rank(task, zoo, history=history, options=options)
+        plan = plan_rank(
+            task,
+            zoo,
+            history=history,
+            budget=budget,
+            without=without or (),
+            shortlist=shortlist,
+            select=select,
+            download=download,
+            skip_corrupt=skip_corrupt,
+        )
         out.data(plan, _plan_text(plan))
         return
     landing = Landing(registry)
-    done = rank(task, zoo, output, history=history, options=options)
+    done = rank(
+        task,
+        zoo,
+        output,
+        history=history,
+        budget=budget,
+        without=without or (),
+        shortlist=shortlist,
+        select=select,
+        verify=verify,
+        append=append,
+        download=download,
+        backend=backend,
+        jobs=jobs,
+        address=address,
+        gpus_per_job=gpus_per_job,
+        skip_corrupt=skip_corrupt,
+        overwrite=overwrite,
+        quiet=quiet or as_json,
+    )
     from stockpot.report.ranking import terminal_ranking, write_ranking
 
     report = done.folder / "report.html"
     write_ranking(done.results, report)
     landing.add(done.folder)
     out.data({**done.results, **landing.value}, terminal_ranking(done.results, top))
-    if append and history is not None:
-        from stockpot.ranking.append import append_results
-
-        count = append_results(history, done.results)
-        out.say(f"history: {count} results appended to {history}")
+    if append:
+        out.say(f"history: {done.appended} results appended to {history}")
     recipe = done.folder / "recipe.yaml"
     out.say(f"report: {report}")
     if recipe.exists():
         out.say(f"next:   stockpot recycle {recipe}")
     landing.finish(out)
-
-
-def seconds(text: str) -> float:
-    """``90``, ``90s``, ``30m``, ``1h30m`` as seconds; ``InputError`` for anything else."""
-    compact = text.strip().lower().replace(" ", "")
-    if re.fullmatch(r"\d+(\.\d+)?", compact):
-        return float(compact)
-    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", compact)
-    if not parts or "".join(number + unit for number, unit in parts) != compact:
-        raise InputError(f"'{text}' is no duration", hint="write 90s, 30m or 1h30m")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def _plan_text(plan: dict[str, Any]) -> str:

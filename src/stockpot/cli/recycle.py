@@ -20,7 +20,6 @@ from stockpot.cli.options import (
     Quiet,
     SkipCorrupt,
     backend_extras,
-    choose_backend,
 )
 from stockpot.cli.output import Output
 
@@ -40,7 +39,7 @@ def recycle_command(
     address: Address = None,
     gpus_per_job: GpusPerJob = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Replaces the recipe's seed.")] = None,
-    change: Annotated[
+    changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change the recipe, such as training.steps=100; repeatable."),
     ] = None,
@@ -68,22 +67,24 @@ def recycle_command(
     from stockpot.recycling import load_recipe, plan_recipe, recycle
 
     extras = backend_extras(backend, address, gpus_per_job)
-    load_recipe(recipe, change or ())
+    load_recipe(recipe, changes or ())
     require_wanted("torch", *extras, purpose="this recipe")
     out = Output(json=as_json, quiet=quiet)
     if dry_run:
-        labels = plan_recipe(recipe, seed=seed, skip_corrupt=skip_corrupt, changes=change or ())
+        labels = plan_recipe(recipe, seed=seed, skip_corrupt=skip_corrupt, changes=changes or ())
         out.data({"jobs": labels}, "\n".join(labels))
         return
     landing = Landing(registry)
     done = recycle(
         recipe,
         output,
-        backend=choose_backend(backend, jobs, address, gpus_per_job),
+        backend=backend,
         jobs=jobs,
+        address=address,
+        gpus_per_job=gpus_per_job,
         seed=seed,
         skip_corrupt=skip_corrupt,
-        changes=change or (),
+        changes=changes or (),
         overwrite=overwrite,
         quiet=quiet or as_json,
     )

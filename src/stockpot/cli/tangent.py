@@ -20,7 +20,6 @@ from stockpot.cli.options import (
     SkipCorrupt,
     backend_extras,
     check_tangent_packages,
-    choose_backend,
 )
 
 tangent_app = typer.Typer(
@@ -83,14 +82,15 @@ def train_command(
         ]
         out.data({"components": planned}, "\n".join(rows))
         return
-    chosen = choose_backend(backend, jobs, address, gpus_per_job)
     landing = Landing(registry)
     done = train(
         recipe,
         output,
         only=only or (),
-        backend=chosen,
+        backend=backend,
         jobs=jobs,
+        address=address,
+        gpus_per_job=gpus_per_job,
         skip_corrupt=skip_corrupt,
         overwrite=overwrite,
         quiet=quiet or as_json,
@@ -130,28 +130,20 @@ def compose_command(
     """Sum components into one, for the cost of one; their order changes no byte."""
     from stockpot.cli.landing import Landing
     from stockpot.cli.output import Output
-    from stockpot.errors import InputError
-    from stockpot.tangent.aggregate import aggregate
-    from stockpot.tangent.evaluate import choose_weights, parse_weights
-    from stockpot.tangent.lineage import sum_record
-    from stockpot.tangent.run import keep_components, load_components, open_run
+    from stockpot.tangent.verbs import compose
 
     out = Output(json=as_json, quiet=quiet)
-    found = keep_components(load_components(components), without or ())
-    if not found:
-        raise InputError("nothing to compose: no components are left")
-    rule: Any
-    if weights == "learnt":
-        if recipe is None or run is None:
-            raise InputError("learnt weights need validation rows", hint="give --recipe and --run")
-        rule = choose_weights(open_run(recipe, run), found, weights).weights
-    else:
-        default = "uniform" if found[0].kind == "delta" else "sum"
-        rule = parse_weights(weights or default, found)
     landing = Landing(None if dry_run else registry)
-    composed = aggregate(found, rule, name=output.stem)
+    composed = compose(
+        components,
+        output,
+        weights=weights,
+        without=without or (),
+        recipe=recipe,
+        run=run,
+        dry_run=dry_run,
+    )
     if not dry_run:
-        composed.save(output, sum_record(composed, found))
         landing.add(*dict.fromkeys(map(_run_of, components)), output)
     terms = composed.settings["composed"]
     value = {"output": str(output), "digest": composed.digest, "terms": terms, **landing.value}
@@ -183,15 +175,18 @@ def eval_command(
     from stockpot.cli.output import Output
 
     check_tangent_packages(recipe)
-    from stockpot.tangent.evaluate import choose_weights, evaluate
-    from stockpot.tangent.run import keep_components, load_components, open_run
+    from stockpot.tangent.verbs import evaluate
 
-    out = Output(json=as_json, quiet=quiet)
-    opened = open_run(recipe, run, skip_corrupt=skip_corrupt)
-    found = keep_components(load_components(components or [run]), without or ())
-    chosen = choose_weights(opened, found, weights)
-    result = evaluate(opened, found, chosen.weights)
-    out.data({**result, "weights": chosen.rule}, _evaluation(result))
+    done = evaluate(
+        recipe,
+        run,
+        components=components or (),
+        weights=weights,
+        without=without or (),
+        skip_corrupt=skip_corrupt,
+    )
+    value = {**done.results, "weights": done.weights}
+    Output(json=as_json, quiet=quiet).data(value, _evaluation(done.results))
 
 
 def _run_of(components: Path) -> Path:

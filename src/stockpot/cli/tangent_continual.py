@@ -17,7 +17,6 @@ from stockpot.cli.options import (
     Overwrite,
     Quiet,
     backend_extras,
-    choose_backend,
 )
 
 
@@ -30,7 +29,7 @@ def continual_command(
     jobs: Jobs = None,
     address: Address = None,
     gpus_per_job: GpusPerJob = None,
-    change: Annotated[
+    changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change the recipe, such as trials=2; repeatable."),
     ] = None,
@@ -47,26 +46,27 @@ def continual_command(
     Run again after an interruption: finished jobs are not repeated.
     """
     from stockpot.cli.output import Output
+    from stockpot.continual.recipe import load_recipe
     from stockpot.extras import require_wanted
-    from stockpot.tangent.continual.recipe import load_recipe
 
     extras = backend_extras(backend, address, gpus_per_job)
-    load_recipe(recipe, change or ())
+    load_recipe(recipe, changes or ())
     require_wanted("torch", *extras, purpose="this recipe")
-    from stockpot.tangent.continual import compare, plan_recipe
+    from stockpot.continual import compare, plan_recipe
 
     out = Output(json=as_json, quiet=quiet)
     if dry_run:
-        labels = plan_recipe(recipe, changes=change or ())
+        labels = plan_recipe(recipe, changes=changes or ())
         out.data({"jobs": labels}, "\n".join(labels))
         return
-    chosen = choose_backend(backend, jobs, address, gpus_per_job)
     done = compare(
         recipe,
         output,
-        backend=chosen,
+        backend=backend,
         jobs=jobs,
-        changes=change or (),
+        address=address,
+        gpus_per_job=gpus_per_job,
+        changes=changes or (),
         overwrite=overwrite,
         quiet=quiet or as_json,
     )

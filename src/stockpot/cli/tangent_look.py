@@ -21,7 +21,7 @@ def show_command(
 ) -> None:
     """What components hold: base, classes, examples, terms. A corrupted file is refused."""
     from stockpot.cli.output import Output
-    from stockpot.tangent.run import load_components
+    from stockpot.tangent.verbs import show
 
     found = [
         {
@@ -38,7 +38,7 @@ def show_command(
             "settings": dict(component.settings),
             "numbers": sum(tensor.numel() for tensor in component.tensors.values()),
         }
-        for component in load_components(components)
+        for component in show(components)
     ]
     out = Output(json=as_json)
     out.data({"components": found}, "\n".join(_described(one) for one in found))
@@ -57,10 +57,10 @@ def check_command(
     from stockpot.cli.output import Output
 
     check_tangent_packages(recipe)
-    from stockpot.tangent.run import check_recipe
+    from stockpot.tangent.run import check
 
     out = Output(json=as_json, quiet=quiet)
-    model, found = check_recipe(recipe, rows)
+    model, found = check(recipe, rows)
     for note in model.notes:
         out.say(f"note: {note}, because the fused kernel has no forward-mode derivative")
     holds = found.error < 1e-3

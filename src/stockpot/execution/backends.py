@@ -115,20 +115,32 @@ def visible_gpus() -> list[str]:
     return [str(index) for index, line in enumerate(listing.stdout.splitlines()) if "GPU" in line]
 
 
-def make_backend(name: str | Backend, workers: int | None = None) -> Backend:
-    """``"serial"``, ``"local"`` (``workers`` processes; default: one per core) or ``"ray"``.
+def make_backend(
+    name: str | Backend,
+    jobs: int | None = None,
+    *,
+    threads: int = 1,
+    address: str | None = None,
+    gpus_per_job: float | None = None,
+) -> Backend:
+    """``"serial"``, ``"local"`` processes or ``"ray"``; a ready backend is returned as it is.
 
-    A ready backend is returned as it is. Raises ``InputError`` for another name,
+    ``jobs``: how many at a time (default: locally one for every ``threads`` cores, on a cluster
+    what it has room for). ``address`` and ``gpus_per_job`` are for ``"ray"``.
+
+    Raises ``InputError`` for another name, and where an option is not for this backend;
     ``MissingDependencyError`` for Ray where it is not installed.
     """
+    if name == "ray":
+        from stockpot.execution.cluster import Ray
+
+        return Ray(address, jobs, gpus=gpus_per_job)
+    if address is not None or gpus_per_job is not None:
+        raise InputError("address and gpus_per_job are for the backend 'ray'")
     if not isinstance(name, str):
         return name
     if name == "serial":
         return Serial()
     if name == "local":
-        return Local(workers if workers is not None else usable_cores())
-    if name == "ray":
-        from stockpot.execution.cluster import Ray
-
-        return Ray()
+        return Local(jobs if jobs is not None else max(1, usable_cores() // threads))
     raise InputError(f"unknown backend '{name}': choose 'serial', 'local' or 'ray'")

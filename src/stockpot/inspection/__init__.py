@@ -4,4 +4,7 @@ from stockpot.inspection.compare import compare
 from stockpot.inspection.lineage import Lineage, check_lineage
 from stockpot.inspection.result import Inspection
 
-__all__ = ["Inspection", "Lineage", "check_lineage", "compare"]
+inspect = compare
+"""The command's word for it."""
+
+__all__ = ["Inspection", "Lineage", "check_lineage", "compare", "inspect"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, overload
 
 from stockpot.checkpoints.memory import is_torch
 from stockpot.checkpoints.writer import DEFAULT_SHARD
+from stockpot.errors import InputError
 from stockpot.merging.alignment import Heads
 from stockpot.merging.backends import backend_for
 from stockpot.merging.engine import Options
@@ -19,6 +21,12 @@ from stockpot.merging.report import MergeReport
 from stockpot.merging.settings import Rule
 from stockpot.merging.sinks import MemorySink
 from stockpot.progress import progress
+
+if TYPE_CHECKING:
+    from stockpot.execution import Backend
+
+Models = str | Path | Spec | Sequence[Source]
+"""A recipe (its file, or what ``load_recipe`` gave), or the models themselves."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +38,27 @@ class Merged:
 
 
 @overload
-def merge(models: Sequence[Source], *, output: None = ..., **rest: Any) -> Merged: ...
+def merge(models: Models, *, output: None = ..., **rest: Any) -> Merged: ...
 @overload
-def merge(models: Sequence[Source], *, output: str | Path, **rest: Any) -> MergeReport: ...
+def merge(models: Models, *, output: str | Path, **rest: Any) -> MergeReport: ...
 
 
 def merge(
-    models: Sequence[Source],
+    models: Models,
     *,
-    method: str = "linear",
+    method: str | None = None,
     base: Source | None = None,
     output: str | Path | None = None,
     rules: Sequence[Rule] = (),
-    heads: Heads = "auto",
+    heads: Heads | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    processes: int = 1,
     block_elements: int | None = None,
     device: str = "cpu",
+    backend: str | Backend | None = None,
+    jobs: int | None = None,
+    address: str | None = None,
     allow_nonfinite: bool = False,
     max_shard_size: int = DEFAULT_SHARD,
     hash_parents: bool | None = None,
@@ -58,16 +70,21 @@ def merge(
 
     Args:
         models: paths of files or folders, hub ids, LoRA adapters, states in memory (names -> numpy
-            arrays or torch tensors), open checkpoints.
-        method: name of a merge method (``stockpot.merging.available_methods``).
+            arrays or torch tensors), open checkpoints; or one recipe, whose words the others below
+            replace.
+        method: name of a merge method (``stockpot.merging.available_methods``), default "linear".
         base: the model that all were fine-tuned from, for methods that work on differences.
         output: None returns the state; a path that ends in ``.safetensors`` is written as a file,
             any other as a model folder with config, tokenizer, card and report.
         rules: other methods or parameters for some tensors.
-        heads: what happens to tensors that do not fit, see ``alignment.py``.
+        heads: what happens to tensors that do not fit: "auto" (the default), "mean", "first" or
+            "drop".
         dtype: type of the result ("bfloat16", ...); None keeps the models'.
-        threads, block_elements, device: how to work; changes no bit on the CPU. ``device`` "cuda"
-            needs torch.
+        threads, processes, block_elements, device: how to work; changes no bit on the CPU. Forked
+            ``processes`` are for large models, from a program that has no other threads.
+            ``device`` "cuda" needs torch.
+        backend, jobs, address: share the tensors out over ``jobs`` workers, see
+            :func:`.distributed.merge_with`; models and output are paths then.
         allow_nonfinite: merge NaN and infinity instead of refusing them.
         max_shard_size: bytes of a file in an output folder.
         hash_parents: record the parents' content hashes; by default for outputs on disk (half a
@@ -85,8 +102,24 @@ def merge(
         CheckpointError: a model that cannot be read or does not fit; ``NonFiniteError`` for NaN.
         OutputError: the output exists or cannot be written.
     """
-    spec = Spec(models, method, base, parameters, rules, heads, dtype)
-    options = Options(threads, block_elements, allow_nonfinite, backend_for(device))
+    spec = read_spec(models, method, base, parameters, rules, heads, dtype)
+    if backend is not None or jobs is not None or address is not None:
+        return _merge_elsewhere(
+            spec,
+            output,
+            backend,
+            jobs,
+            address,
+            device=device,
+            threads=threads or 1,
+            allow_nonfinite=allow_nonfinite,
+            max_shard_size=max_shard_size,
+            hash_parents=hash_parents is not False,
+            overwrite=overwrite,
+            quiet=quiet,
+        )
+    workers = backend_for(device)
+    options = Options(threads, block_elements, allow_nonfinite, workers, processes)
     return run_merge(
         spec,
         output,
@@ -96,6 +129,59 @@ def merge(
         overwrite=overwrite,
         quiet=quiet,
     )
+
+
+def read_spec(
+    models: Models,
+    method: str | None = None,
+    base: Source | None = None,
+    parameters: Mapping[str, Any] = MappingProxyType({}),
+    rules: Sequence[Rule] = (),
+    heads: Heads | None = None,
+    dtype: str | None = None,
+) -> Spec:
+    """What is to be merged: a recipe with changes over it, or models and a method."""
+    if not isinstance(models, str | Path | Spec):
+        return Spec(models, method or "linear", base, parameters, rules, heads or "auto", dtype)
+    if isinstance(models, Spec):
+        spec = models
+    else:
+        from stockpot.merging.recipe import load_recipe
+
+        spec = load_recipe(models)
+    if method is not None and method != spec.method:
+        raise InputError(f"the recipe's method is '{spec.method}', not '{method}'")
+    return replace(
+        spec,
+        base=spec.base if base is None else base,
+        parameters={**spec.parameters, **parameters},
+        rules=[*spec.rules, *rules],
+        heads=heads or spec.heads,
+        dtype=dtype or spec.dtype,
+    )
+
+
+def _merge_elsewhere(
+    spec: Spec,
+    output: str | Path | None,
+    backend: str | Backend | None,
+    jobs: int | None,
+    address: str | None,
+    *,
+    device: str,
+    **rest: Any,
+) -> MergeReport:
+    """By the workers of a backend; on a cluster each gets a GPU unless the device is the CPU."""
+    from stockpot.execution import make_backend
+    from stockpot.merging.distributed import merge_with
+
+    if backend is None:
+        raise InputError("jobs and address need a backend", hint="name one: local or ray")
+    if output is None:
+        raise InputError("workers merge to a path", hint="give an output")
+    gpus = float(device != "cpu") if backend == "ray" else None
+    workers = make_backend(backend, jobs, address=address, gpus_per_job=gpus)
+    return merge_with(workers, spec, output, device=device, **rest)
 
 
 def run_merge(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -22,6 +23,7 @@ from stockpot.ranking.zoo import FeatureEntry, ModelEntry
 from stockpot.system import usable_cores
 
 SHORTLIST = 30
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,19 @@ class RankOptions:
     def __post_init__(self) -> None:
         if self.select not in ("gain", "halving"):
             raise InputError(f"select: got '{self.select}', expected 'gain' or 'halving'")
+
+
+def seconds(text: float | str | None) -> float | None:
+    """``90``, ``90s``, ``30m``, ``1h30m`` as seconds; ``InputError`` for any other text."""
+    if not isinstance(text, str):
+        return text
+    compact = text.strip().lower().replace(" ", "")
+    if re.fullmatch(r"\d+(\.\d+)?", compact):
+        return float(compact)
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", compact)
+    if not parts or "".join(number + unit for number, unit in parts) != compact:
+        raise InputError(f"'{text}' is no duration", hint="write 90s, 30m or 1h30m")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 @dataclass

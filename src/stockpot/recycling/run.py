@@ -15,7 +15,6 @@ from stockpot.files import output_error, write_json
 from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
 from stockpot.progress import progress
 from stockpot.recycling.recipe import AUTO, Recipe, load_recipe, parse_recipe
-from stockpot.system import usable_cores
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,8 @@ def recycle(
     *,
     backend: str | Backend = "local",
     jobs: int | None = None,
+    address: str | None = None,
+    gpus_per_job: float | None = None,
     seed: int | None = None,
     skip_corrupt: bool = False,
     root: str | Path | None = None,
@@ -56,8 +57,11 @@ def recycle(
     Args:
         recipe: a YAML file, or its content as plain data.
         output: folder for the results; the same call goes on after an interruption.
-        backend: ``"serial"``, ``"local"`` or a ready ``Backend``; the bytes do not depend on it.
-        jobs: processes of the local backend (default: one per core and thread of a job).
+        backend: ``"serial"``, ``"local"``, ``"ray"`` or a ready ``Backend``; the bytes do not
+            depend on it.
+        jobs: how many at a time (default: one per core and thread of a job, or what a cluster has
+            room for).
+        address, gpus_per_job: of the Ray cluster and on it, see ``execution.Ray``.
         seed: replaces the recipe's.
         skip_corrupt: leave out unreadable images instead of refusing; the results list them.
         root: where relative paths start (default: the recipe's folder, or here).
@@ -92,9 +96,9 @@ def recycle(
         check_metrics(checked, examined.task, plan)
         if keep != cache:
             _move(Path(scratch), cache)
-    if isinstance(backend, str):
-        cores = usable_cores()
-        backend = make_backend(backend, jobs or max(1, cores // checked.threads))
+    backend = make_backend(
+        backend, jobs, threads=checked.threads, address=address, gpus_per_job=gpus_per_job
+    )
     folders = _run(plan.jobs(), output, backend, quiet)
     choice = choose(checked, limited(examined.task, plan), plan, folders)
     plan = add_final(plan, checked, facts, choice.protocol)

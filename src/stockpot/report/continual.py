@@ -32,7 +32,7 @@ _LIMIT = 280_000
 
 
 def write_page(results: dict[str, Any], path: str | Path) -> Path:
-    """Write ``results`` (of ``stockpot.tangent.continual``) as one HTML page; returns its path.
+    """Write ``results`` (of ``stockpot.continual``) as one HTML page; returns its path.
 
     The page makes no request and reads without scripts. Raises ``OutputError`` when it cannot be
     written.

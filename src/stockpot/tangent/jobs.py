@@ -11,11 +11,11 @@ import numpy as np
 from stockpot.backbones import Model
 from stockpot.files import write_json
 from stockpot.tangent.choice import statistics_composer
+from stockpot.tangent.fitting import train_component
 from stockpot.tangent.head import draw_head, load_head, save_head
 from stockpot.tangent.linear import TangentModel
 from stockpot.tangent.recipe import Composition
 from stockpot.tangent.settings import TangentSettings
-from stockpot.tangent.train import train_component
 from stockpot.training import build_feed
 from stockpot.training.device import best_device
 from stockpot.training.rows import open_backbone, open_feed, open_task

@@ -21,18 +21,17 @@ from stockpot.files import atomic_file, digest, file_digest, write_json
 from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
 from stockpot.progress import progress
 from stockpot.provenance import RunModel
-from stockpot.system import usable_cores
 from stockpot.tangent.checks import Linearisation, check_linearisation
 from stockpot.tangent.choice import make_composer, statistics_composer
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Composer
+from stockpot.tangent.fitting import SINGLE_CLASS
 from stockpot.tangent.head import draw_head, load_head
 from stockpot.tangent.jobs import COMPONENT, HEAD
 from stockpot.tangent.lineage import component_record, find_parents, write_lineage
 from stockpot.tangent.linear import TangentModel
 from stockpot.tangent.recipe import TangentRecipe, load_recipe
 from stockpot.tangent.shards import Division, Shard, divide
-from stockpot.tangent.train import SINGLE_CLASS
 from stockpot.tasks import Task, load_task
 from stockpot.training import Feed
 from stockpot.training.device import best_device
@@ -82,12 +81,14 @@ class _Examined:
 
 
 def train(
-    recipe: Path,
-    output: Path,
+    recipe: str | Path,
+    output: str | Path,
     *,
     only: Sequence[str] = (),
     backend: str | Backend = "local",
     jobs: int | None = None,
+    address: str | None = None,
+    gpus_per_job: float | None = None,
     skip_corrupt: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -98,14 +99,17 @@ def train(
     Raises ``InputError`` (a subclass) before anything runs, ``JobError`` when a job fails, and
     ``OutputError`` where ``output`` holds components of another recipe, unless ``overwrite``.
     """
+    recipe, output = Path(recipe), Path(output)
     identity = recipe_digest(load_recipe(recipe).model_dump(mode="json"))
     check_output(output, "components.json", identity, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         keep = (output / "work" / "cache").resolve()
         examined = _examine(recipe, keep if keep.exists() else Path(scratch), skip_corrupt)
         wanted = plan(examined, str(keep), only)
-    cores = usable_cores()
-    workers = make_backend(backend, jobs or max(1, cores // examined.recipe.threads))
+    threads = examined.recipe.threads
+    workers = make_backend(
+        backend, jobs, threads=threads, address=address, gpus_per_job=gpus_per_job
+    )
     everything = [wanted[0].head, *(planned.job for planned in wanted)]
     total = sum(job.weight for job in in_order(everything))
     with progress("components", total, quiet=quiet) as advance:
@@ -138,11 +142,11 @@ def train(
 
 
 def plan_recipe(
-    recipe: Path, only: Sequence[str] = (), *, skip_corrupt: bool = False
+    recipe: str | Path, only: Sequence[str] = (), *, skip_corrupt: bool = False
 ) -> list[dict[str, Any]]:
     """Check everything and name the components that ``train`` would make; writes nothing."""
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
-        examined = _examine(recipe, Path(scratch), skip_corrupt)
+        examined = _examine(Path(recipe), Path(scratch), skip_corrupt)
         wanted = plan(examined, scratch, only)
     trained = examined.recipe.composer.kind == "average"
     return [
@@ -233,17 +237,17 @@ def plan(examined: _Examined, cache: str, only: Sequence[str]) -> list[Planned]:
     return made
 
 
-def check_recipe(path: Path, rows: int = 8) -> tuple[TangentModel, Linearisation]:
+def check(recipe: str | Path, rows: int = 8) -> tuple[TangentModel, Linearisation]:
     """The recipe's model with the head it would get, and how good its derivative is on its data."""
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
-        examined = _examine(path, Path(scratch), False)
-    recipe = examined.recipe
+        examined = _examine(Path(recipe), Path(scratch), False)
+    asked = examined.recipe
     network = Model(examined.backbone, len(examined.task.classes))
-    if recipe.head.file is not None:
-        load_head(examined.root / recipe.head.file, network)
+    if asked.head.file is not None:
+        load_head(examined.root / asked.head.file, network)
     else:
-        draw_head(network, seed=recipe.head.seed)
-    model = TangentModel(network, parameters=recipe.parameters, precision=recipe.precision)
+        draw_head(network, seed=asked.head.seed)
+    model = TangentModel(network, parameters=asked.parameters, precision=asked.precision)
     batch = examined.backbone.prepare(examined.task.inputs[:rows])
     return model, check_linearisation(model, batch)
 

@@ -11,9 +11,9 @@ import yaml
 from typer.testing import CliRunner
 
 from stockpot.cli.main import app
-from stockpot.cli.rank import seconds
 from stockpot.errors import InputError
 from stockpot.ranking.history import Store
+from stockpot.ranking.state import seconds
 from tests.ranking.rank.tiny import QUALITY, write_task, zoo
 from tests.recycling.tiny import recipe
 

@@ -13,16 +13,15 @@ from stockpot.errors import InputError, OutputError, RecipeError
 from stockpot.ranking import spend
 from stockpot.ranking.append import append_results
 from stockpot.ranking.history import Store
-from stockpot.ranking.rank import plan_rank, rank
-from stockpot.ranking.state import RankOptions
+from stockpot.ranking.verb import plan_rank, rank
 from stockpot.recycling import load_recipe, plan_recipe
 from tests.ranking.rank.tiny import QUALITY, write_task, zoo
 
 SERIAL = {"backend": "serial", "quiet": True}
 
 
-def options(**changes: Any) -> RankOptions:
-    return RankOptions(**{**SERIAL, **changes})
+def options(**changes: Any) -> dict[str, Any]:
+    return {**SERIAL, **changes}
 
 
 def names(results: dict[str, Any]) -> list[str]:
@@ -41,7 +40,7 @@ def test_scores_alone_find_the_best_and_failures_cost_their_line(
     models["models"].append({"kind": "transformers", "name": "some/hub"})
     np.save(tmp_path / "f.npy", np.random.default_rng(0).normal(size=(240, 4)))
     models["models"].append({"id": "given", "kind": "features", "path": "f.npy"})
-    done = rank(task, models, tmp_path / "out", options=options(), root=tmp_path)
+    done = rank(task, models, tmp_path / "out", **options(), root=tmp_path)
     found = done.results
     assert names(found)[0] == "good"
     assert set(names(found)) == {*QUALITY, "given"}
@@ -62,7 +61,7 @@ def test_scores_alone_find_the_best_and_failures_cost_their_line(
 def test_a_budget_is_spent_on_real_fine_tunings_and_is_not_spent_twice(
     task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = rank(task, zoo(), tmp_path / "out", options=options(budget=1000.0), root=tmp_path)
+    done = rank(task, zoo(), tmp_path / "out", **options(budget=1000.0), root=tmp_path)
     tuned = {m["name"]: m["tuned"] for m in done.results["models"] if m["tuned"]}
     assert set(tuned) == set(QUALITY)
     best = max(tuned, key=lambda name: tuned[name]["value"])
@@ -73,14 +72,14 @@ def test_a_budget_is_spent_on_real_fine_tunings_and_is_not_spent_twice(
     monkeypatch.setattr(
         "stockpot.ranking.jobs.fine_tune", lambda *a, **k: pytest.fail("trained again")
     )
-    again = rank(task, zoo(), tmp_path / "out", options=options(budget=1000.0), root=tmp_path)
+    again = rank(task, zoo(), tmp_path / "out", **options(budget=1000.0), root=tmp_path)
     assert all(m["tuned"]["reused"] for m in again.results["models"])
     for before, after in zip(done.results["models"], again.results["models"], strict=True):
         assert before["tuned"]["value"] == after["tuned"]["value"]
 
 
 def test_no_budget_no_training(task: Path, tmp_path: Path) -> None:
-    done = rank(task, zoo(), tmp_path / "out", options=options(budget=1e-9), root=tmp_path)
+    done = rank(task, zoo(), tmp_path / "out", **options(budget=1e-9), root=tmp_path)
     assert all(model["tuned"] is None for model in done.results["models"])
     assert done.results["next"] is not None
 
@@ -90,7 +89,7 @@ def test_a_model_that_cannot_be_trained_gets_its_line(task: Path, tmp_path: Path
         task,
         zoo(stubborn="untrainable"),
         tmp_path / "out",
-        options=options(budget=1000.0),
+        **options(budget=1000.0),
         root=tmp_path,
     )
     assert [each["model"] for each in done.results["failed"]] == ["stubborn"]
@@ -103,7 +102,7 @@ def test_halving_trains_few_to_the_end(task: Path, tmp_path: Path) -> None:
         task,
         zoo(),
         tmp_path / "out",
-        options=options(budget=1000.0, select="halving"),
+        **options(budget=1000.0, select="halving"),
         root=tmp_path,
     )
     rungs = done.results["rungs"]
@@ -111,14 +110,14 @@ def test_halving_trains_few_to_the_end(task: Path, tmp_path: Path) -> None:
     assert [rung["steps"] for rung in rungs] == [2, 4, 8]
     tuned = [m["name"] for m in done.results["models"] if m["tuned"]]
     assert tuned == rungs[-1]["kept"]
-    straight = rank(task, zoo(), tmp_path / "other", options=options(budget=1000.0), root=tmp_path)
+    straight = rank(task, zoo(), tmp_path / "other", **options(budget=1000.0), root=tmp_path)
     value = {m["name"]: m["tuned"] for m in straight.results["models"]}[tuned[0]]["value"]
     halved = next(m["tuned"]["value"] for m in done.results["models"] if m["tuned"])
     assert halved == value  # going on from a rung is the same as going in one go
 
 
 def test_verify_compares_orders(task: Path, tmp_path: Path) -> None:
-    done = rank(task, zoo(), tmp_path / "out", options=options(verify=True), root=tmp_path)
+    done = rank(task, zoo(), tmp_path / "out", **options(verify=True), root=tmp_path)
     found = done.results["verified"]
     assert set(found["models"]) == set(QUALITY)
     rows = {row["predictor"]: row for row in found["predictors"]}
@@ -129,13 +128,13 @@ def test_verify_compares_orders(task: Path, tmp_path: Path) -> None:
 
 def test_history_of_other_tasks_and_of_this_one(task: Path, tmp_path: Path) -> None:
     store = tmp_path / "history.db"
-    first = rank(task, zoo(), tmp_path / "a", options=options(verify=True), root=tmp_path)
+    first = rank(task, zoo(), tmp_path / "a", **options(verify=True), root=tmp_path)
     assert append_results(store, first.results) == 4
     with Store.open(store) as opened:
         for t in range(5):
             for m, quality in QUALITY.items():
                 opened.add(m, f"other{t}", "accuracy", 0.5 + 0.3 * quality + 0.01 * t)
-    same = rank(task, zoo(), tmp_path / "b", history=store, options=options(), root=tmp_path)
+    same = rank(task, zoo(), tmp_path / "b", history=store, **options(), root=tmp_path)
     known = {m["name"]: m["known"] for m in same.results["models"]}
     truth = {m["name"]: m["tuned"]["value"] for m in first.results["models"]}
     assert known == pytest.approx(truth)
@@ -143,7 +142,7 @@ def test_history_of_other_tasks_and_of_this_one(task: Path, tmp_path: Path) -> N
     assert same.results["next"] is None
     (tmp_path / "other").mkdir()
     other = write_task(tmp_path / "other", seed=1)
-    found = rank(other, zoo(), tmp_path / "c", history=store, options=options(), root=tmp_path)
+    found = rank(other, zoo(), tmp_path / "c", history=store, **options(), root=tmp_path)
     assert found.results["history"]["tasks"] == 6
     assert names(found.results)[0] == "good"
     assert all(m["known"] is None for m in found.results["models"])
@@ -157,12 +156,10 @@ def test_a_shortlist_is_chosen_by_history_and_the_rest_still_ranked(
         for t in range(5):
             for m, quality in QUALITY.items():
                 opened.add(m, f"other{t}", "accuracy", 0.5 + 0.3 * quality + 0.01 * t)
-    plan = plan_rank(task, zoo(), history=store, options=options(shortlist=2), root=tmp_path)
+    plan = plan_rank(task, zoo(), history=store, shortlist=2, root=tmp_path)
     assert set(plan["run"]) == {"good", "fair"}
     assert not (tmp_path / "x").exists()
-    done = rank(
-        task, zoo(), tmp_path / "x", history=store, options=options(shortlist=2), root=tmp_path
-    )
+    done = rank(task, zoo(), tmp_path / "x", history=store, **options(shortlist=2), root=tmp_path)
     assert len(done.results["models"]) == 4
     run = [m["name"] for m in done.results["models"] if m["scores"]]
     assert set(run) == {"good", "fair"}
@@ -185,13 +182,13 @@ def test_wrong_input_is_found_before_anything_is_written(task: Path, tmp_path: P
         rank(task, zoo(), tmp_path / "file", root=tmp_path)
     none = {"models": zoo(broken="broken")["models"][4:]}
     with pytest.raises(InputError, match="no model could be run; 'broken'"):
-        rank(task, none, out, options=options(), root=tmp_path)
+        rank(task, none, out, **options(), root=tmp_path)
 
 
 def test_moments_are_enough_for_a_ranking(task: Path, tmp_path: Path) -> None:
     text = task.read_text().replace("most: 120", "most: 120, keep: moments")
     task.write_text(text)
-    done = rank(task, zoo(), tmp_path / "out", options=options(), root=tmp_path)
+    done = rank(task, zoo(), tmp_path / "out", **options(), root=tmp_path)
     assert names(done.results)[0] == "good"
     assert done.results["sample"]["rounds"] == []
     assert not list((tmp_path / "out").rglob("chunk-*.npz"))
@@ -209,7 +206,7 @@ def test_regression_and_held_out_domains(tmp_path: Path) -> None:
         "sample": {"first": 60, "most": 60},
         "training": {"steps": 4, "batch_size": 8},
     }
-    done = rank(question, zoo(), tmp_path / "out", options=options(verify=True), root=tmp_path)
+    done = rank(question, zoo(), tmp_path / "out", **options(verify=True), root=tmp_path)
     assert done.results["task"]["metric"] == "r2"
     assert done.results["task"]["judged_by"] == 120
     assert done.results["verified"]["noise"] is None
@@ -232,9 +229,9 @@ def test_an_interrupted_ranking_goes_on(
 
     monkeypatch.setattr(spend, "attempt", once)
     with pytest.raises(KeyboardInterrupt):
-        rank(task, zoo(), tmp_path / "out", options=options(budget=1000.0), root=tmp_path)
+        rank(task, zoo(), tmp_path / "out", **options(budget=1000.0), root=tmp_path)
     monkeypatch.setattr(spend, "attempt", attempt)
-    found = rank(task, zoo(), tmp_path / "out", options=options(budget=1000.0), root=tmp_path)
+    found = rank(task, zoo(), tmp_path / "out", **options(budget=1000.0), root=tmp_path)
     reused = {m["name"] for m in found.results["models"] if m["tuned"]["reused"]}
     assert reused == set(done)
 
@@ -245,7 +242,7 @@ def test_fixed_test_rows_judge_and_are_never_looked_at(task: Path, tmp_path: Pat
     del stored["domains"]
     splits = np.array(["train", "train", "train", "test"])[np.arange(len(stored["labels"])) % 4]
     np.savez(tmp_path / "data.npz", **stored, splits=splits)
-    done = rank(task, zoo(), tmp_path / "out", options=options(budget=1000.0), root=tmp_path)
+    done = rank(task, zoo(), tmp_path / "out", **options(budget=1000.0), root=tmp_path)
     assert done.results["task"]["judged_by"] == np.sum(splits == "test")
     assert done.results["sample"]["rows"] <= np.sum(splits == "train")
     recipe = load_recipe(tmp_path / "out" / "recipe.yaml")

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from stockpot.execution import Outcome, Serial, Ticket
-from stockpot.ranking.rank import rank
-from stockpot.ranking.state import RankOptions
+from stockpot.ranking.verb import rank
 from tests.ranking.rank.tiny import write_task, zoo
 
 
@@ -38,9 +37,9 @@ def test_a_job_a_model_and_the_same_ranking(tmp_path: Path, keep: str) -> None:
     task, models = write_task(tmp_path), zoo(broken="broken")
     if keep == "moments":
         task.write_text(task.read_text().replace("most: 120}", "most: 120, keep: moments}"))
-    here = rank(task, models, tmp_path / "here", options=RankOptions(backend="serial", quiet=True))
+    here = rank(task, models, tmp_path / "here", backend="serial", quiet=True)
     far = Far()
-    there = rank(task, models, tmp_path / "there", options=RankOptions(backend=far, quiet=True))
+    there = rank(task, models, tmp_path / "there", backend=far, quiet=True)
     assert set(far.functions) == {"stockpot.ranking.spread:extract"}
     # The broken one is asked for in the first round only.
     assert len(far.functions) == 4 * max(1, len(here.results["sample"]["rounds"])) + 1
@@ -61,11 +60,11 @@ def test_what_failed_is_tried_again_and_what_worked_is_not(
 ) -> None:
     task, models = write_task(tmp_path), zoo(broken="broken")
     far = Far()
-    first = rank(task, models, tmp_path / "out", options=RankOptions(backend=far, quiet=True))
+    first = rank(task, models, tmp_path / "out", backend=far, quiet=True)
     assert [each["model"] for each in first.results["failed"]] == ["broken"]
     monkeypatch.setattr("tests.ranking.rank.tiny.broken", lambda: _mended())
     far = Far()
-    again = rank(task, models, tmp_path / "out", options=RankOptions(backend=far, quiet=True))
+    again = rank(task, models, tmp_path / "out", backend=far, quiet=True)
     assert again.results["failed"] == []
     assert len(far.functions) == len(again.results["sample"]["rounds"])  # the mended one's
 

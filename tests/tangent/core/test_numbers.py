@@ -10,10 +10,10 @@ import torch
 
 from stockpot.errors import BaseMismatchError, InputError
 from stockpot.tangent import AverageComposer, TangentModel
-from stockpot.tangent.aggregate import aggregate, from_arrays, to_arrays
 from stockpot.tangent.feeds import TensorFeed
 from stockpot.tangent.learning import fit_weights, learn_weights
 from stockpot.tangent.modes import accuracy_among, class_numbers, own_task, restrict
+from stockpot.tangent.summing import aggregate, from_arrays, to_arrays
 from tests.tangent.core.tiny import Network, component, images
 
 

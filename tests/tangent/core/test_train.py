@@ -11,9 +11,9 @@ import torch
 from stockpot.backbones import Model
 from stockpot.errors import InputError, StockpotError
 from stockpot.tangent import AverageComposer, TangentModel, train_component
+from stockpot.tangent.fitting import predict_delta
 from stockpot.tangent.head import draw_head
 from stockpot.tangent.settings import TangentSettings
-from stockpot.tangent.train import predict_delta
 from stockpot.training import build_feed
 from tests.training.tiny import cnn_backbone, image_task
 
@@ -53,7 +53,7 @@ def test_it_learns_and_gives_the_same_bytes_again(below, tmp_path) -> None:
 
 
 def test_an_interrupted_run_goes_on_with_the_same_bytes(tmp_path, monkeypatch) -> None:
-    import stockpot.tangent.train as module
+    import stockpot.tangent.fitting as module
 
     whole = train(*make())
     saves = []
@@ -88,7 +88,7 @@ def test_a_saved_run_of_other_settings_is_not_continued(tmp_path) -> None:
 
 
 def run_of(task, model, feed):
-    from stockpot.tangent.train import _Run
+    from stockpot.tangent.fitting import _Run
 
     return _Run(model, feed, task.labels, np.arange(len(task)), "all", SETTINGS, 0)
 

@@ -49,11 +49,11 @@ class CertificateCheck:
 
 
 def forget(
-    recipe: Path,
-    run: Path,
+    recipe: str | Path,
+    run: str | Path,
     names: Sequence[str],
     *,
-    certificate: Path | None = None,
+    certificate: str | Path | None = None,
     weights: Rule | None = None,
     retrain: bool = False,
     keep: bool = False,
@@ -69,6 +69,7 @@ def forget(
 
     Raises ``InputError`` for unknown names, or when no component would be left.
     """
+    recipe, run = Path(recipe), Path(run)
     opened = open_run(recipe, run)
     components = load_components([run])
     known = {component.task for component in components}
@@ -91,7 +92,7 @@ def forget(
         training_seconds=seconds,
     )
     content = {**made.content, "title": opened.recipe.title}
-    path = certificate or run / f"forgotten-{file_name('-'.join(names))}.json"
+    path = Path(certificate or run / f"forgotten-{file_name('-'.join(names))}.json")
     made = Certificate(content)
     made.save(path)
     deleted = () if keep else _delete(run, set(names))
@@ -99,10 +100,10 @@ def forget(
 
 
 def verify(
-    certificate: Path,
+    certificate: str | Path,
     *,
-    recipe: Path | None = None,
-    run: Path | None = None,
+    recipe: str | Path | None = None,
+    run: str | Path | None = None,
     retrain: bool = False,
     quiet: bool = False,
 ) -> CertificateCheck:
@@ -114,7 +115,7 @@ def verify(
     remaining data are bit for bit the kept ones.
     Raises ``InputError`` for a file that is no certificate, or a check that lacks what it needs.
     """
-    value = read_certificate(certificate)
+    value = read_certificate(Path(certificate))
     made = Certificate({key: each for key, each in value.items() if key != "digest"})
     checks = [
         ("the certificate's hash fits its content", made.digest == value["digest"]),
@@ -123,6 +124,7 @@ def verify(
     if retrain and (recipe is None or run is None):
         raise InputError("training anew needs the recipe", hint="give --recipe and --run")
     if recipe is not None and run is not None:
+        recipe, run = Path(recipe), Path(run)
         opened = open_run(recipe, run)
         found = load_components([run])
         present = {component.digest for component in found}

@@ -15,10 +15,10 @@ from stockpot.errors import InputError
 from stockpot.files import digest
 from stockpot.tangent.component import Component, Kind
 from stockpot.tangent.composer import Composed, Composer, Rule, Term
+from stockpot.tangent.fitting import shard_fingerprint
 from stockpot.tangent.statistics.maps import FeatureMap
 from stockpot.tangent.statistics.solve import Solution, class_means, ridge
 from stockpot.tangent.statistics.sums import Sums, collect
-from stockpot.tangent.train import shard_fingerprint
 from stockpot.training import Feed
 from stockpot.training.device import best_device
 

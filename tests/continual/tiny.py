@@ -34,7 +34,7 @@ def recipe(**more: Any) -> dict[str, Any]:
     """The recipe as plain data."""
     return {
         "title": "Points",
-        "task": {"kind": "function", "function": "tests.tangent.continual.tiny:points"},
+        "task": {"kind": "function", "function": "tests.continual.tiny:points"},
         "data": {"test_per_class": 10},
         "backbone": {"kind": "function", "name": "tests.recycling.tiny:net"},
         "settings": [{"mode": "class", "classes": 2}],

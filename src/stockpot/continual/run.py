@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.backbones import Backbone, Model, load_backbone
+from stockpot.continual.plan import ContinualCell, ContinualFacts, make_plan
+from stockpot.continual.recipe import ContinualRecipe, load_recipe, parse_recipe
+from stockpot.continual.results import collect_results
 from stockpot.errors import BackboneError
 from stockpot.execution import Backend, in_order, make_backend, run_jobs
 from stockpot.files import write_json
 from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
 from stockpot.progress import progress
-from stockpot.system import usable_cores
-from stockpot.tangent.continual.plan import ContinualCell, ContinualFacts, make_plan
-from stockpot.tangent.continual.recipe import ContinualRecipe, load_recipe, parse_recipe
-from stockpot.tangent.continual.results import collect_results
 from stockpot.tangent.linear import TangentModel
 from stockpot.tasks import load_task
 
@@ -36,6 +35,8 @@ def compare(
     *,
     backend: str | Backend = "local",
     jobs: int | None = None,
+    address: str | None = None,
+    gpus_per_job: float | None = None,
     root: str | Path | None = None,
     changes: Sequence[str] = (),
     overwrite: bool = False,
@@ -53,9 +54,9 @@ def compare(
     checked, body, cells = _examine(recipe, root, changes, cache)
     identity = recipe_digest(checked.model_dump(mode="json"))
     check_output(output, "results.json", identity, overwrite=overwrite)
-    if isinstance(backend, str):
-        cores = usable_cores()
-        backend = make_backend(backend, jobs or max(1, cores // checked.threads))
+    backend = make_backend(
+        backend, jobs, threads=checked.threads, address=address, gpus_per_job=gpus_per_job
+    )
     wanted = [job for cell in cells for job in cell.evaluations.values()]
     total = sum(job.weight for job in in_order(wanted))
     with progress("continual learning", total, quiet=quiet) as advance:

@@ -14,18 +14,18 @@ from torch import Tensor
 
 from stockpot.backbones import Backbone, Model
 from stockpot.checkpoints.torch_io import load_state
+from stockpot.continual.methods import METHODS
+from stockpot.continual.metrics import allowed_classes, choose
+from stockpot.continual.recipe import Mode
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import AverageComposer, ComposedDelta, weighted_sum
-from stockpot.tangent.continual.methods import METHODS
-from stockpot.tangent.continual.metrics import allowed_classes, choose
-from stockpot.tangent.continual.recipe import Mode
+from stockpot.tangent.fitting import predict_delta
 from stockpot.tangent.head import load_head
 from stockpot.tangent.jobs import COMPONENT, HEAD
 from stockpot.tangent.linear import TangentModel
 from stockpot.tangent.statistics.composer import ComposedStatistics, StatisticsComposer
 from stockpot.tangent.statistics.maps import FeatureMap
 from stockpot.tangent.statistics.sums import Sums, collect
-from stockpot.tangent.train import predict_delta
 from stockpot.tasks import Task
 from stockpot.training import Feed, predict
 from stockpot.training.rows import open_feed

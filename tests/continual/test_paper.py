@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from stockpot.checkpoints.torch_io import save_state
-from stockpot.tangent.continual import compare
+from stockpot.continual import compare
 
 PAPER = Path(__file__).parents[3] / "examples" / "tangent" / "paper"
 

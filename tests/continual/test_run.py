@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stockpot.continual import compare, plan_recipe
+from stockpot.continual.methods import METHODS
 from stockpot.errors import OutputError
 from stockpot.report.continual import markdown_tables, render, terminal_tables
-from stockpot.tangent.continual import compare, plan_recipe
-from stockpot.tangent.continual.methods import METHODS
-from tests.tangent.continual.tiny import recipe
+from tests.continual.tiny import recipe
 
 SETTINGS = [
     {"mode": "data", "parts": 3},
@@ -66,11 +66,11 @@ def test_the_order_of_difficulty_is_the_expected_one(done) -> None:
 def test_predictions_are_those_of_the_composed_components(done) -> None:
     """One cell again by hand: components from disk, composed, argmax among the classes seen."""
     from stockpot.backbones import BackboneSpec, Model, load_backbone
+    from stockpot.continual.recipe import Data, Setting
+    from stockpot.continual.splits import deal
     from stockpot.tangent import AverageComposer, Component, TangentModel
-    from stockpot.tangent.continual.recipe import Data, Setting
-    from stockpot.tangent.continual.splits import deal
     from stockpot.tangent.head import load_head
-    from tests.tangent.continual.tiny import points
+    from tests.continual.tiny import points
 
     jobs = done.folder / "work" / "jobs"
     task = points()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stockpot.continual.recipe import Data, Setting
 from stockpot.errors import InputError
-from stockpot.tangent.continual.recipe import Data, Setting
 from stockpot.tasks import Task, named_generator
 from stockpot.tasks.parts import TEST, TRAIN
 from stockpot.tasks.task import check_domains, quoted

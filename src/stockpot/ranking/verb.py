@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stockpot.errors import InputError
-from stockpot.execution import make_backend
+from stockpot.execution import Backend, make_backend
 from stockpot.files import write_json
 from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
 from stockpot.progress import progress
 from stockpot.provenance import write_models
-from stockpot.ranking.append import past_scores
+from stockpot.ranking.append import append_results, past_scores
 from stockpot.ranking.features import Extractor, Failed
 from stockpot.ranking.handover import kept_models, write_recipe
 from stockpot.ranking.history import Store, Table
@@ -28,7 +28,7 @@ from stockpot.ranking.results import collect
 from stockpot.ranking.scoring import score_models
 from stockpot.ranking.spend import fine_tune, spend
 from stockpot.ranking.spread import elsewhere, spread_features
-from stockpot.ranking.state import RankingRun, RankOptions
+from stockpot.ranking.state import SHORTLIST, RankingRun, RankOptions, seconds
 from stockpot.ranking.zoo import Zoo, load_zoo, parse_zoo
 
 Question = str | Path | Mapping[str, Any] | Request
@@ -40,11 +40,12 @@ class Ranked:
     """What a ranking left behind.
 
     ``folder`` holds ``results.json`` and ``recipe.yaml``; ``work/`` is what a rerun reuses.
-    ``results``: the content of ``results.json``.
+    ``results``: the content of ``results.json``; ``appended``: how many went into the history.
     """
 
     folder: Path
     results: dict[str, Any]
+    appended: int = 0
 
 
 def rank(
@@ -53,8 +54,21 @@ def rank(
     output: str | Path,
     *,
     history: str | Path | None = None,
-    options: RankOptions | None = None,
+    budget: float | str | None = None,
+    without: Sequence[str] = (),
+    shortlist: int = SHORTLIST,
+    select: str = "gain",
+    verify: bool = False,
+    append: bool = False,
+    download: bool = False,
+    backend: str | Backend = "local",
+    jobs: int | None = None,
+    address: str | None = None,
+    gpus_per_job: float | None = None,
     root: str | Path | None = None,
+    skip_corrupt: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
 ) -> Ranked:
     """Rank the models of a zoo for a task.
 
@@ -64,13 +78,43 @@ def rank(
         zoo: a YAML file, or its content.
         output: folder for results; the same call goes on after an interruption.
         history: a history store; results on this very task are taken as known.
+        budget: time for fine-tuning in all, those of earlier runs included, in seconds or as
+            ``"1h30m"``; None: none.
+        without: models of the zoo to leave out, by name.
+        shortlist: how many models are run at most; the rest is ranked by history and metadata.
+        select: ``"gain"`` fine-tunes whole models one after the other, each time the one worth most
+            per second; ``"halving"`` trains many a little and the better half on.
+        verify: fine-tune all that was run afterwards, and compare orders.
+        append: append the real results to the history store.
+        download: weights that are not here may be fetched.
+        backend, jobs, address, gpus_per_job: where fine-tunings run and how many at a time, see
+            :func:`.execution.make_backend`.
         root: where relative paths start, for a task or zoo given as data.
+        skip_corrupt: leave out unreadable images instead of refusing.
+        overwrite: replace the results of another task or zoo in ``output``.
+        quiet: no progress bar.
 
     Raises:
         InputError: task, zoo or history are wrong; found before anything runs.
         OutputError: the output cannot be written, or holds the results of another task or zoo.
     """
-    options = options or RankOptions()
+    if append and history is None:
+        raise InputError("append needs a history", hint="name the store to append to")
+    if backend == "ray" or address is not None or gpus_per_job is not None:
+        backend = make_backend(backend, jobs, address=address, gpus_per_job=gpus_per_job)
+    options = RankOptions(
+        budget=seconds(budget),
+        select=select,
+        shortlist=shortlist,
+        without=tuple(without),
+        download=download,
+        skip_corrupt=skip_corrupt,
+        verify=verify,
+        overwrite=overwrite,
+        jobs=jobs,
+        backend=backend,
+        quiet=quiet,
+    )
     output = Path(output)
     begun = time.perf_counter()
     asked = _read(task, zoo, options, root)
@@ -84,15 +128,15 @@ def rank(
     if options.verify:
         fine_tune(run, list(run.tunable), "verifying")
     after = run.believe()
-    seconds = time.perf_counter() - begun
-    results = {RECIPE_DIGEST: identity, **collect(run, before, after, seconds)}
+    results = {RECIPE_DIGEST: identity, **collect(run, before, after, begun)}
     write_json(output / "results.json", results)
     winner = next((name for name in after.order if name in run.tunable), None)
     if winner is not None:
         write_recipe(output / "recipe.yaml", run.prepared, winner, run.tunable[winner])
     best_last = [run.tuned[name] for name in after.order[::-1] if name in run.tuned]
     write_models(output, kept_models(best_last, run.prepared.title, output))
-    return Ranked(output, results)
+    appended = append_results(history, results) if append and history is not None else 0
+    return Ranked(output, results, appended)
 
 
 def plan_rank(
@@ -100,11 +144,23 @@ def plan_rank(
     zoo: Models,
     *,
     history: str | Path | None = None,
-    options: RankOptions | None = None,
+    budget: float | str | None = None,
+    without: Sequence[str] = (),
+    shortlist: int = SHORTLIST,
+    select: str = "gain",
+    download: bool = False,
     root: str | Path | None = None,
+    skip_corrupt: bool = False,
 ) -> dict[str, Any]:
     """Check everything as :func:`rank` does and say what it would do; writes nothing."""
-    options = options or RankOptions()
+    options = RankOptions(
+        budget=seconds(budget),
+        select=select,
+        shortlist=shortlist,
+        without=tuple(without),
+        download=download,
+        skip_corrupt=skip_corrupt,
+    )
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         run = _open(_read(task, zoo, options, root), Path(scratch), history, options)
         wanted = _shortlist(run)

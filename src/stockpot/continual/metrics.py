@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stockpot.tangent.continual.recipe import Mode
+from stockpot.continual.recipe import Mode
 from stockpot.tangent.modes import own_task, restrict
 
 

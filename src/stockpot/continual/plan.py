@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from stockpot.continual.methods import METHODS, Strategy
+from stockpot.continual.recipe import ContinualRecipe, Setting
+from stockpot.continual.splits import Stream, deal
 from stockpot.execution import Job
-from stockpot.tangent.continual.methods import METHODS, Strategy
-from stockpot.tangent.continual.recipe import ContinualRecipe, Setting
-from stockpot.tangent.continual.splits import Stream, deal
 from stockpot.tangent.statistics import FeatureMap
 from stockpot.tasks import Task
 
-_TANGENT, _HERE = "stockpot.tangent.jobs", "stockpot.tangent.continual.jobs"
+_TANGENT, _HERE = "stockpot.tangent.jobs", "stockpot.continual.jobs"
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from stockpot.continual.methods import METHODS
+from stockpot.continual.recipe import load_recipe, parse_recipe
 from stockpot.errors import RecipeError
-from stockpot.tangent.continual.methods import METHODS
-from stockpot.tangent.continual.recipe import load_recipe, parse_recipe
-from tests.tangent.continual.tiny import recipe
+from tests.continual.tiny import recipe
 
 
 def test_all_methods_by_default_in_the_order_of_the_table() -> None:

@@ -15,9 +15,9 @@ import torch
 
 from stockpot.backbones import Model
 from stockpot.checkpoints.torch_io import load_state, save_state
+from stockpot.continual.nonlinear import finetune as run_finetuning
+from stockpot.continual.predictions import Setup, predictions
 from stockpot.files import write_json
-from stockpot.tangent.continual.nonlinear import finetune as run_finetuning
-from stockpot.tangent.continual.predictions import Setup, predictions
 from stockpot.tangent.head import load_head
 from stockpot.tangent.jobs import HEAD
 from stockpot.tangent.settings import TangentSettings

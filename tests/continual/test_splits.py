@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stockpot.continual.recipe import Data, Setting
+from stockpot.continual.splits import deal
 from stockpot.errors import InputError, TaskError
-from stockpot.tangent.continual.recipe import Data, Setting
-from stockpot.tangent.continual.splits import deal
-from tests.tangent.continual.tiny import points
+from tests.continual.tiny import points
 
 TASK = points()
 DATA = Data(test_per_class=10)

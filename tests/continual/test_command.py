@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from stockpot.cli.main import app
-from tests.tangent.continual.tiny import recipe
+from tests.continual.tiny import recipe
 
 
 def run(*arguments: object, code: int = 0) -> str:

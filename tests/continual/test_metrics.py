@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stockpot.tangent.continual.metrics import allowed_classes, choose, measure
+from stockpot.continual.metrics import allowed_classes, choose, measure
 
 # Three tasks of one class each, two test examples each; rows: after task 1, 2, 3.
 TASKS = [(0,), (1,), (2,)]

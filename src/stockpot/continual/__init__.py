@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stockpot.extras import attribute
 
 if TYPE_CHECKING:
-    from stockpot.tangent.continual.run import Compared, compare, plan_recipe
+    from stockpot.continual.run import Compared, compare, plan_recipe
 
 __all__ = ["Compared", "compare", "plan_recipe"]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.tangent.continual.methods import METHODS
+from stockpot.continual.methods import METHODS
 from stockpot.tangent.settings import TangentSettings
 from stockpot.tasks.specs import TaskSpec
 from stockpot.yaml_lines import Location, checked_recipe, field_names, read_recipe, suggestion

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from stockpot.backbones import Backbone
+from stockpot.continual.methods import METHODS
+from stockpot.continual.metrics import Measures, measure
+from stockpot.continual.plan import ContinualCell
+from stockpot.continual.recipe import ContinualRecipe, Setting
 from stockpot.evaluation import paired_bootstrap
 from stockpot.execution import Job, in_order
 from stockpot.provenance import versions
-from stockpot.tangent.continual.methods import METHODS
-from stockpot.tangent.continual.metrics import Measures, measure
-from stockpot.tangent.continual.plan import ContinualCell
-from stockpot.tangent.continual.recipe import ContinualRecipe, Setting
 from stockpot.tasks import Task
 
 PAIRS = (
