@@ -24,7 +24,7 @@ evidence: where real fine-tuning results of the same models on other tasks exist
 more, and `stockpot rank` weighs them together.
 
 ```python
-from stockpot.ranking.scores import Evidence, compute, defined
+from stockpot.ranking import Evidence, compute, defined
 
 evidence = Evidence(features, labels)  # (N, D) and (N,); or kind="multilabel", ...
 values = compute(["logme", "reg_hscore"], evidence)
@@ -34,7 +34,7 @@ compute(defined(evidence, cheap=True), evidence)  # all cheap ones: one Gram mat
 
 Token-level tasks have one row a token, with `groups` that keep a sentence's tokens from predicting
 each other; sentence pairs give `features` and `pair`. Streamed features need no N x D array: add
-batches to `stockpot.ranking.gram.Moments` and pass `moments`.
+batches to `stockpot.ranking.Moments` and pass `moments`.
 
 ## Which one
 

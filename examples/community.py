@@ -21,20 +21,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from stockpot.checkpoints.torch_io import load_state, save_state
+from stockpot.checkpoints import load_state, save_state
 from stockpot.community import (
     MaintainerTask,
+    Meter,
     accept,
     contribute,
     contributions,
+    measured,
     replay,
     revert,
     review,
 )
-from stockpot.community.history import measured
-from stockpot.community.measuring import Meter
 from stockpot.registry import Registry, add, checkout, init_registry
-from stockpot.report.community import write_community_page
+from stockpot.report import write_community_page
 
 CONTRIBUTORS = {"ada": "left", "ben": "right", "cleo": "shifted", "dora": "noisy", "eve": "pale"}
 

@@ -15,14 +15,22 @@ import torch
 from torch import nn
 
 from stockpot.backbones import BackboneSpec, Model, load_backbone
-from stockpot.checkpoints.torch_io import save_state
-from stockpot.tangent import AverageComposer, Component, TangentModel, train_component
-from stockpot.tangent.feeds import TensorFeed
-from stockpot.tangent.forgetting import Certificate, certify
-from stockpot.tangent.forgetting.certificate import AuditData, outputs
-from stockpot.tangent.head import draw_head
-from stockpot.tangent.settings import TangentSettings
-from stockpot.tangent.statistics import FeatureMap, StatisticsComposer
+from stockpot.checkpoints import save_state
+from stockpot.tangent import (
+    AuditData,
+    AverageComposer,
+    Certificate,
+    Component,
+    FeatureMap,
+    StatisticsComposer,
+    TangentModel,
+    TangentSettings,
+    TensorFeed,
+    certify,
+    draw_head,
+    outputs,
+    train_component,
+)
 
 HOSPITALS = ("Aachen", "Bergen", "Cork", "Delft", "Espoo")
 CLASSES = ("malignant", "benign")

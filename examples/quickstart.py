@@ -14,7 +14,7 @@ def main() -> None:
     assets = fetch(["minilm", "sre", "sentiment"])
 
     # 2. Do the two checkpoints belong together? Averaging strangers gives noise.
-    verdict = stockpot.compare([assets["minilm"], assets["sre"]])
+    verdict = stockpot.inspect([assets["minilm"], assets["sre"]])
     print(f"{verdict.verdict}: {verdict.reason}")
 
     # 3. The recipe, as plain data. `stockpot recycle recipe.yaml` takes the same from a file.

@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 import stockpot
-from stockpot.recycling.protocols import PROTOCOLS
+from stockpot.recycling import PROTOCOLS
 from stockpot.report import markdown_table
 
 HERE = Path(__file__).parent

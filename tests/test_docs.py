@@ -12,7 +12,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import stockpot
 from stockpot.checkpoints import write_checkpoint
 from stockpot.cli.main import app
 from stockpot.ranking.history import Store
@@ -119,22 +118,3 @@ def test_the_recipe_reference_is_what_the_declarations_say() -> None:
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/**/*recipe.yaml")), ids=str)
 def test_the_examples_recipes_are_valid(path: Path) -> None:
     parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), source=str(path))
-
-
-def test_the_public_names_are_exactly_these() -> None:
-    assert stockpot.__all__ == sorted(stockpot.__all__)
-    assert set(stockpot.__all__) == {
-        "__version__",
-        "compare",
-        "evaluate",
-        "merge",
-        "open_checkpoint",
-        "predict",
-        "recycle",
-        "write_report",
-    }
-    for name in stockpot.__all__:
-        assert getattr(stockpot, name) is not None
-    assert dir(stockpot) == stockpot.__all__
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        stockpot.nothing  # noqa: B018

@@ -33,8 +33,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from stockpot.files import atomic_folder
-from stockpot.tasks import named_generator
-from stockpot.tasks.mnist import read_mnist
+from stockpot.tasks import named_generator, read_mnist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from npm_packages import json_member, member, pack

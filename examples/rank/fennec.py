@@ -15,11 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from stockpot.ranking.fennec.offline import learn, rank_by
-from stockpot.ranking.prepare import Prepared, prepare
-from stockpot.ranking.request import load_request
-from stockpot.ranking.verify import weighted_tau
-from stockpot.ranking.zoo import ModelEntry, load_zoo
+from stockpot.ranking import (
+    ModelEntry,
+    Prepared,
+    fennec,
+    load_request,
+    load_zoo,
+    prepare_task,
+    weighted_tau,
+)
 
 HERE = Path(__file__).resolve().parent
 
@@ -27,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 def opened(name: str, cache: Path) -> Prepared:
     """A task of this folder, divided as ``rank`` divides it."""
     request, root = load_request(HERE / f"{name}.yaml")
-    return prepare(request, root, load_zoo(HERE / "zoo.yaml"), cache=cache)
+    return prepare_task(request, root, load_zoo(HERE / "zoo.yaml"), cache=cache)
 
 
 def main() -> None:
@@ -47,7 +51,7 @@ def main() -> None:
         entries = {n: e for n, e in new.entries.items() if isinstance(e, ModelEntry) and n in real}
         place = {"cache": cache / "fennec", "root": new.zoo.root}
         proxy = entries[options.proxy]
-        found = learn([(one.task, one.order) for one in known], entries, proxy, **place)
+        found = fennec.learn([(one.task, one.order) for one in known], entries, proxy, **place)
         truth = np.array([real[name] for name in found.models])
         print("| variant | weighted tau | regret, points | puts first | online, ms |")
         print("|---|---:|---:|---|---:|")
@@ -58,7 +62,7 @@ def main() -> None:
             ("meta part alone", 0.0, False),
         ):
             fitted = found.fit(merge=merge, scale_facts=scaled)
-            ranking = rank_by(found, fitted, new.task, new.order, proxy, **place)
+            ranking = fennec.rank_by(found, fitted, new.task, new.order, proxy, **place)
             guess = np.array([ranking.scores[name] for name in found.models])
             regret = 100 * (truth.max() - truth[guess.argmax()])
             tau = weighted_tau(truth, guess)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stockpot.checkpoints.torch_io import save_state
-from stockpot.tasks.mnist import read_mnist
+from stockpot.checkpoints import save_state
+from stockpot.tasks import read_mnist
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 MEAN, STD = 0.286, 0.353

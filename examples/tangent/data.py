@@ -10,9 +10,7 @@ import torch
 from torch.nn import functional
 
 from stockpot.files import digest
-from stockpot.tasks import Task, build_task, named_generator
-from stockpot.tasks.arrays import array_fingerprint
-from stockpot.tasks.mnist import read_mnist
+from stockpot.tasks import Task, array_fingerprint, build_task, named_generator, read_mnist
 
 MEAN, STD = 0.286, 0.353  # of the base's training images
 NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat")

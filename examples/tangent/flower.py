@@ -19,9 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from stockpot.tangent import Component
-from stockpot.tangent.run import plan_recipe, train
-from stockpot.tangent.summing import aggregate, from_arrays, to_arrays
+from stockpot.tangent import Component, aggregate, from_arrays, plan_recipe, to_arrays, train
 
 Sent = tuple[list[np.ndarray], dict[str, Any]]
 

@@ -20,14 +20,10 @@ import numpy as np
 import torch
 
 from stockpot.backbones import load_backbone
-from stockpot.continual import compare
-from stockpot.continual.recipe import ContinualRecipe, load_recipe
-from stockpot.continual.splits import deal
+from stockpot.continual import ContinualRecipe, compare, deal, load_recipe
 from stockpot.files import write_json
-from stockpot.report.continual import markdown_tables, write_page
-from stockpot.tangent.statistics import FeatureMap
-from stockpot.tangent.statistics.solve import ridge
-from stockpot.tangent.statistics.sums import collect
+from stockpot.report import markdown_tables, write_continual
+from stockpot.tangent import FeatureMap, statistics
 from stockpot.tasks import load_task
 
 HERE = Path(__file__).parent
@@ -70,7 +66,7 @@ def main() -> None:
         done = compare(
             HERE / file, folder, jobs=arguments.jobs, changes=[*changes, *arguments.changes]
         )
-        write_page(done.results, folder / "report.html")
+        write_continual(done.results, folder / "report.html")
         found[name] = done.results
         print(f"{name}: {folder / 'report.html'}", file=sys.stderr)
     curve = sketch_curve(arguments.output / "sketch.json") if arguments.only is None else None
@@ -157,8 +153,8 @@ def sketch_curve(path: Path) -> list[dict[str, Any]]:
         for dimension in (256, 512, 1024, 2048, 4096):
             folded = phi.view(len(phi), -1, dimension).sum(1)
             rows = (folded[stream.rows], task.labels[stream.rows])
-            sums = collect([rows], task.classes, dimension)
-            solution = ridge(sums)
+            sums = statistics.collect([rows], task.classes, dimension)
+            solution = statistics.ridge(sums)
             said = (folded[stream.test] @ solution.weight).argmax(1).numpy()
             found.append(
                 {

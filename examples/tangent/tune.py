@@ -12,8 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from stockpot.continual import compare
-from stockpot.continual.recipe import load_recipe
+from stockpot.continual import compare, load_recipe
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -12,10 +12,9 @@ Importing the package loads nothing; each function imports what it needs when it
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from stockpot.extras import attribute, wanting
+from stockpot.extras import lazily
 from stockpot.version import VERSION
 
 if TYPE_CHECKING:
@@ -32,29 +31,6 @@ if TYPE_CHECKING:
     from stockpot.report import write_report
 
 __version__ = VERSION
-
-_MODULES = frozenset({"continual", "errors", "history", "tangent"})
-
-_HOMES = {
-    "Registry": "stockpot.registry",
-    "accept": "stockpot.community",
-    "compare": "stockpot.inspection",
-    "contribute": "stockpot.community",
-    "evaluate": "stockpot.inference",
-    "export": "stockpot.inference",
-    "inspect": "stockpot.inspection",
-    "load_recipe": "stockpot.merging",
-    "merge": "stockpot.merging",
-    "open_checkpoint": "stockpot.checkpoints",
-    "predict": "stockpot.inference",
-    "pull": "stockpot.hub",
-    "push": "stockpot.hub",
-    "rank": "stockpot.ranking",
-    "recycle": "stockpot.recycling",
-    "revert": "stockpot.community",
-    "review": "stockpot.community",
-    "write_report": "stockpot.report",
-}
 
 __all__ = [
     "Registry",
@@ -82,13 +58,26 @@ __all__ = [
     "write_report",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        with wanting():
-            return import_module(f"{__name__}.{name}")
-    return attribute(_HOMES, __name__, name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "checkpoints": "open_checkpoint",
+        "community": "accept contribute revert review",
+        "continual": "",
+        "errors": "",
+        "history": "",
+        "hub": "pull push",
+        "inference": "evaluate export predict",
+        "inspection": "compare inspect",
+        "merging": "load_recipe merge",
+        "ranking": "rank",
+        "recycling": "recycle",
+        "registry": "Registry",
+        "report": "write_report",
+        "tangent": "",
+    },
+)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -8,7 +8,7 @@ enough for this command, and not one package after the other.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
@@ -128,16 +128,25 @@ def explained(error: BaseException) -> MissingDependencyError | None:
     return _missing([package], _wanted.get() or (), "this")
 
 
-def attribute(homes: Mapping[str, str], package: str, name: str) -> Any:
-    """For a package's ``__getattr__``: import what ``name`` stands for from its module.
+def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A package's ``__getattr__``: what is public is imported when it is first used.
 
-    ``homes``: modules by name, as ``"stockpot.merging"``. Raises ``AttributeError``, and
-    ``MissingDependencyError`` where the module needs an optional package.
+    ``homes``: the names that each module of the package gives, ``{"zoo": "Zoo load_zoo"}``; a
+    module that gives none is public itself.
+
+    The function raises ``AttributeError`` for other names, and ``MissingDependencyError`` where a
+    module needs an optional package.
     """
-    if name not in homes:
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
-    with wanting():
-        return getattr(import_module(homes[name]), name)
+    modules = {name: home for home, names in homes.items() for name in names.split() or [home]}
+
+    def attribute(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        with wanting():
+            module = import_module(f"{package}.{modules[name]}")
+            return getattr(module, name) if homes[modules[name]] else module
+
+    return attribute
 
 
 def installed(package: str) -> bool:

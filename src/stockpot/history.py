@@ -23,7 +23,6 @@ from stockpot.ranking.history import Fact, ImportReport, Store, Table, mean_scor
 from stockpot.ranking.posterior import Posterior, fit
 
 __all__ = [
-    "Fact",
     "HistoryContents",
     "HistoryRow",
     "ImportReport",

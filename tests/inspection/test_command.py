@@ -81,9 +81,9 @@ def test_inspecting_safetensors_works_without_torch(files: dict[str, str], tmp_p
         "import sys\n"
         "sys.modules['torch'] = None\n"  # any import of it raises ImportError
         "from stockpot.inspection import compare\n"
-        "from stockpot.report.inspection import write_page\n"
+        "from stockpot.report.inspection import write_inspection\n"
         "found = compare(sys.argv[1:3], sys.argv[3])\n"
-        "write_page(found, sys.argv[4])\n"
+        "write_inspection(found, sys.argv[4])\n"
         "assert found.verdict == 'same ancestor'\n"
     )
     words = [files["a"], files["b"], files["base"], str(tmp_path / "x.html")]

@@ -11,7 +11,7 @@ import pytest
 
 from stockpot.errors import OutputError
 from stockpot.inspection import compare
-from stockpot.report.inspection import page, shown_layers, write_page
+from stockpot.report.inspection import page, shown_layers, write_inspection
 from tests.inspection.models import fresh, tuned
 
 BASE = fresh(0)
@@ -87,8 +87,8 @@ def test_models_with_nothing_in_common_still_have_a_page() -> None:
 
 
 def test_the_page_is_written_whole(tmp_path: Path) -> None:
-    path = write_page(compare(MODELS), tmp_path / "deep" / "page.html")
+    path = write_inspection(compare(MODELS), tmp_path / "deep" / "page.html")
     assert path.read_text().startswith("<!doctype html>")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        write_page(compare(MODELS), tmp_path / "file" / "page.html")
+        write_inspection(compare(MODELS), tmp_path / "file" / "page.html")

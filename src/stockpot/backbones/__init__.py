@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.extras import attribute
+from stockpot.extras import lazily
 
 if TYPE_CHECKING:
     from stockpot.backbones.backbone import Backbone, load_backbone
@@ -25,17 +25,13 @@ __all__ = [
     "save_folder",
 ]
 
-_HOMES = {
-    "Activations": "stockpot.backbones.cut",
-    "Backbone": "stockpot.backbones.backbone",
-    "Model": "stockpot.backbones.model",
-    "load_backbone": "stockpot.backbones.backbone",
-    "load_model": "stockpot.backbones.folder",
-    "reestimate_batchnorm": "stockpot.backbones.batchnorm",
-    "save_folder": "stockpot.backbones.folder",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first used: a recipe is read without it."""
-    return attribute(_HOMES, __name__, name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "backbone": "Backbone load_backbone",
+        "batchnorm": "reestimate_batchnorm",
+        "cut": "Activations",
+        "folder": "load_model save_folder",
+        "model": "Model",
+    },
+)

@@ -46,9 +46,9 @@ def inspect_command(
     out = Output(json=as_json, quiet=quiet)
     found = compare(models, base, names=names, quick=quick, quiet=quiet or as_json)
     if html is not None:
-        from stockpot.report.inspection import write_page
+        from stockpot.report.inspection import write_inspection
 
-        write_page(found, html)
+        write_inspection(found, html)
         out.say(f"page: {html}")
     out.data(found.to_json(), as_text(found, layers=layers))
 

@@ -70,9 +70,9 @@ def continual_command(
         overwrite=overwrite,
         quiet=quiet or as_json,
     )
-    from stockpot.report.continual import markdown_tables, terminal_tables, write_page
+    from stockpot.report.continual import markdown_tables, terminal_tables, write_continual
 
-    report = write_page(done.results, done.folder / "report.html")
+    report = write_continual(done.results, done.folder / "report.html")
     tables = markdown_tables if markdown else terminal_tables
     out.data(done.results, tables(done.results))
     for setting in done.results["settings"]:

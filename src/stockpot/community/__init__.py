@@ -5,7 +5,8 @@ come in, and why not), ``rounds`` (accept), ``history`` (what a line is made of,
 """
 
 from stockpot.community.contribution import Contribution, contribute, contributions
-from stockpot.community.history import history, replay, revert
+from stockpot.community.history import history, measured, replay, revert
+from stockpot.community.measuring import Meter
 from stockpot.community.review import Review, refuse, review
 from stockpot.community.rounds import accept
 from stockpot.community.tasks import MaintainerTask, load_tasks
@@ -13,12 +14,14 @@ from stockpot.community.tasks import MaintainerTask, load_tasks
 __all__ = [
     "Contribution",
     "MaintainerTask",
+    "Meter",
     "Review",
     "accept",
     "contribute",
     "contributions",
     "history",
     "load_tasks",
+    "measured",
     "refuse",
     "replay",
     "revert",

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from stockpot.extras import attribute
+from stockpot.extras import lazily
 
 if TYPE_CHECKING:
+    from stockpot.continual.recipe import ContinualRecipe, load_recipe
     from stockpot.continual.run import Compared, compare, plan_recipe
+    from stockpot.continual.splits import deal
 
-__all__ = ["Compared", "compare", "plan_recipe"]
+__all__ = [
+    "Compared",
+    "ContinualRecipe",
+    "compare",
+    "deal",
+    "load_recipe",
+    "plan_recipe",
+]
 
-
-def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first used."""
-    return attribute(dict.fromkeys(__all__, f"{__name__}.run"), __name__, name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "recipe": "ContinualRecipe load_recipe",
+        "run": "Compared compare plan_recipe",
+        "splits": "deal",
+    },
+)

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from stockpot.extras import attribute
+from stockpot.extras import lazily
 
 if TYPE_CHECKING:
+    from stockpot.ranking import fennec
     from stockpot.ranking.gram import Moments
+    from stockpot.ranking.prepare import Prepared, prepare_task
+    from stockpot.ranking.request import load_request
     from stockpot.ranking.scores import Evidence, compute, defined
     from stockpot.ranking.verb import Ranked, plan_rank, rank
+    from stockpot.ranking.verify import weighted_tau
+    from stockpot.ranking.zoo import ModelEntry, load_zoo
 
-__all__ = ["Evidence", "Moments", "Ranked", "compute", "defined", "plan_rank", "rank"]
+__all__ = [
+    "Evidence",
+    "ModelEntry",
+    "Moments",
+    "Prepared",
+    "Ranked",
+    "compute",
+    "defined",
+    "fennec",
+    "load_request",
+    "load_zoo",
+    "plan_rank",
+    "prepare_task",
+    "rank",
+    "weighted_tau",
+]
 
-_HOMES = {
-    "Evidence": "stockpot.ranking.scores",
-    "Moments": "stockpot.ranking.gram",
-    "Ranked": "stockpot.ranking.verb",
-    "compute": "stockpot.ranking.scores",
-    "defined": "stockpot.ranking.scores",
-    "plan_rank": "stockpot.ranking.verb",
-    "rank": "stockpot.ranking.verb",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first used."""
-    return attribute(_HOMES, __name__, name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "fennec": "",
+        "gram": "Moments",
+        "prepare": "Prepared prepare_task",
+        "request": "load_request",
+        "scores": "Evidence compute defined",
+        "verb": "Ranked plan_rank rank",
+        "verify": "weighted_tau",
+        "zoo": "ModelEntry load_zoo",
+    },
+)

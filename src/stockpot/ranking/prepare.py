@@ -50,7 +50,7 @@ class Prepared:
         return self.request.title or self.task.name
 
 
-def prepare(
+def prepare_task(
     request: Request,
     root: Path,
     zoo: Zoo,

@@ -22,7 +22,7 @@ from stockpot.ranking.append import append_results, past_scores
 from stockpot.ranking.features import Extractor, Failed
 from stockpot.ranking.handover import kept_models, write_recipe
 from stockpot.ranking.history import Store, Table
-from stockpot.ranking.prepare import Prepared, prepare, task_name
+from stockpot.ranking.prepare import Prepared, prepare_task, task_name
 from stockpot.ranking.request import Request, load_request, parse_request
 from stockpot.ranking.results import collect
 from stockpot.ranking.scoring import score_models
@@ -208,7 +208,7 @@ def _open(
     request, zoo = asked.request, asked.zoo
     table = _read_history(history)
     work = output / "work"
-    prepared = prepare(
+    prepared = prepare_task(
         request,
         asked.root,
         zoo,

@@ -31,7 +31,7 @@ _DATA_HERE = "data-of-the-page-go-here"
 _LIMIT = 280_000
 
 
-def write_page(results: dict[str, Any], path: str | Path) -> Path:
+def write_continual(results: dict[str, Any], path: str | Path) -> Path:
     """Write ``results`` (of ``stockpot.continual``) as one HTML page; returns its path.
 
     The page makes no request and reads without scripts. Raises ``OutputError`` when it cannot be

@@ -48,7 +48,7 @@ class Polyline:
     dots: tuple[tuple[float, float, str], ...]
 
 
-def write_page(found: Inspection, path: str | Path) -> Path:
+def write_inspection(found: Inspection, path: str | Path) -> Path:
     """Write the page; returns its path. Raises ``OutputError`` where it cannot be written."""
     path = Path(path)
     write_text(path, page(found))

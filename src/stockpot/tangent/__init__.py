@@ -5,54 +5,27 @@ Liu & Soatto, "Tangent Model Composition for Ensembling and Continual Fine-tunin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from stockpot.extras import attribute
+from stockpot.extras import lazily
 
 if TYPE_CHECKING:
+    from stockpot.tangent import statistics
+    from stockpot.tangent.checks import check_linearisation
     from stockpot.tangent.component import Component
     from stockpot.tangent.composer import AverageComposer, Composed, Composer
     from stockpot.tangent.feeds import TensorFeed, cache_trunk
     from stockpot.tangent.fitting import train_component
-    from stockpot.tangent.forgetting import Certificate, certify
-    from stockpot.tangent.forgetting.certificate import AuditData
+    from stockpot.tangent.forgetting.certificate import AuditData, Certificate, certify, outputs
     from stockpot.tangent.forgetting.run import forget, verify
     from stockpot.tangent.head import draw_head, save_head
     from stockpot.tangent.linear import TangentModel
     from stockpot.tangent.run import check, plan_recipe, train
-    from stockpot.tangent.statistics import FeatureMap, StatisticsComposer
+    from stockpot.tangent.settings import TangentSettings
+    from stockpot.tangent.statistics.composer import StatisticsComposer
+    from stockpot.tangent.statistics.maps import FeatureMap
     from stockpot.tangent.summing import aggregate, from_arrays, to_arrays
     from stockpot.tangent.verbs import CompositionScores, compose, evaluate, show
-
-_HOMES = {
-    "AuditData": "stockpot.tangent.forgetting.certificate",
-    "AverageComposer": "stockpot.tangent.composer",
-    "Certificate": "stockpot.tangent.forgetting",
-    "Component": "stockpot.tangent.component",
-    "Composed": "stockpot.tangent.composer",
-    "Composer": "stockpot.tangent.composer",
-    "CompositionScores": "stockpot.tangent.verbs",
-    "FeatureMap": "stockpot.tangent.statistics",
-    "StatisticsComposer": "stockpot.tangent.statistics",
-    "TangentModel": "stockpot.tangent.linear",
-    "TensorFeed": "stockpot.tangent.feeds",
-    "aggregate": "stockpot.tangent.summing",
-    "cache_trunk": "stockpot.tangent.feeds",
-    "certify": "stockpot.tangent.forgetting",
-    "check": "stockpot.tangent.run",
-    "compose": "stockpot.tangent.verbs",
-    "draw_head": "stockpot.tangent.head",
-    "evaluate": "stockpot.tangent.verbs",
-    "forget": "stockpot.tangent.forgetting.run",
-    "from_arrays": "stockpot.tangent.summing",
-    "plan_recipe": "stockpot.tangent.run",
-    "save_head": "stockpot.tangent.head",
-    "show": "stockpot.tangent.verbs",
-    "to_arrays": "stockpot.tangent.summing",
-    "train": "stockpot.tangent.run",
-    "train_component": "stockpot.tangent.fitting",
-    "verify": "stockpot.tangent.forgetting.run",
-}
 
 __all__ = [
     "AuditData",
@@ -65,26 +38,47 @@ __all__ = [
     "FeatureMap",
     "StatisticsComposer",
     "TangentModel",
+    "TangentSettings",
     "TensorFeed",
     "aggregate",
     "cache_trunk",
     "certify",
     "check",
+    "check_linearisation",
     "compose",
     "draw_head",
     "evaluate",
     "forget",
     "from_arrays",
+    "outputs",
     "plan_recipe",
     "save_head",
     "show",
+    "statistics",
     "to_arrays",
     "train",
     "train_component",
     "verify",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first used."""
-    return attribute(_HOMES, __name__, name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "checks": "check_linearisation",
+        "component": "Component",
+        "composer": "AverageComposer Composed Composer",
+        "feeds": "TensorFeed cache_trunk",
+        "fitting": "train_component",
+        "forgetting.certificate": "AuditData Certificate certify outputs",
+        "forgetting.run": "forget verify",
+        "head": "draw_head save_head",
+        "linear": "TangentModel",
+        "run": "check plan_recipe train",
+        "settings": "TangentSettings",
+        "statistics": "",
+        "statistics.composer": "StatisticsComposer",
+        "statistics.maps": "FeatureMap",
+        "summing": "aggregate from_arrays to_arrays",
+        "verbs": "CompositionScores compose evaluate show",
+    },
+)

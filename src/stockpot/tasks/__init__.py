@@ -1,6 +1,8 @@
 """Data: examples, labels and domains, and splits that depend on the split seed alone."""
 
+from stockpot.tasks.arrays import array_fingerprint
 from stockpot.tasks.loading import load_task
+from stockpot.tasks.mnist import read_mnist
 from stockpot.tasks.parts import PARTS, part_counts
 from stockpot.tasks.rotation import rotation_task
 from stockpot.tasks.specs import (
@@ -38,6 +40,7 @@ __all__ = [
     "Task",
     "TaskSpec",
     "TextSpec",
+    "array_fingerprint",
     "build_task",
     "draw_groups",
     "image_decoding",
@@ -45,6 +48,7 @@ __all__ = [
     "named_generator",
     "parse_task_spec",
     "part_counts",
+    "read_mnist",
     "rotation_task",
     "select_domains",
     "set_apart",

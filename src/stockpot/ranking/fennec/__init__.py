@@ -1,5 +1,10 @@
 """Fennec (arXiv 2403.06382): models and tasks in one transfer space, and archi2vec."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockpot.extras import lazily
 from stockpot.ranking.fennec.archi2vec import (
     ArchitectureSpace,
     OperationGraph,
@@ -10,6 +15,9 @@ from stockpot.ranking.fennec.archi2vec import (
 from stockpot.ranking.fennec.factors import LatentFactors, factorise
 from stockpot.ranking.fennec.method import Fennec, FennecRanking, ModelFacts, TaskFacts
 from stockpot.ranking.fennec.transfer import fisher_score
+
+if TYPE_CHECKING:
+    from stockpot.ranking.fennec.offline import learn, rank_by
 
 __all__ = [
     "ArchitectureSpace",
@@ -22,6 +30,15 @@ __all__ = [
     "cluster",
     "factorise",
     "fisher_score",
+    "learn",
     "operation_graph",
+    "rank_by",
     "subtrees",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "offline": "learn rank_by",
+    },
+)

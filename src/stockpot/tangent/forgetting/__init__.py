@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from stockpot.extras import attribute
+from stockpot.extras import lazily
 
 if TYPE_CHECKING:
     from stockpot.tangent.forgetting.certificate import Certificate, certify
     from stockpot.tangent.forgetting.membership import Auc, auc
 
-__all__ = ["Auc", "Certificate", "auc", "certify"]
+__all__ = [
+    "Auc",
+    "Certificate",
+    "auc",
+    "certify",
+]
 
-_HOMES = {
-    "Auc": "stockpot.tangent.forgetting.membership",
-    "Certificate": "stockpot.tangent.forgetting.certificate",
-    "auc": "stockpot.tangent.forgetting.membership",
-    "certify": "stockpot.tangent.forgetting.certificate",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first used."""
-    return attribute(_HOMES, __name__, name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "certificate": "Certificate certify",
+        "membership": "Auc auc",
+    },
+)

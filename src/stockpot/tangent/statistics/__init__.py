@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from stockpot.extras import attribute
+from stockpot.extras import lazily
 
 if TYPE_CHECKING:
     from stockpot.tangent.statistics.composer import StatisticsComposer
     from stockpot.tangent.statistics.maps import FeatureMap
     from stockpot.tangent.statistics.sketch import TangentSketch
-    from stockpot.tangent.statistics.sums import Sums
+    from stockpot.tangent.statistics.solve import ridge
+    from stockpot.tangent.statistics.sums import Sums, collect
 
-__all__ = ["FeatureMap", "StatisticsComposer", "Sums", "TangentSketch"]
+__all__ = [
+    "FeatureMap",
+    "StatisticsComposer",
+    "Sums",
+    "TangentSketch",
+    "collect",
+    "ridge",
+]
 
-_HOMES = {
-    "FeatureMap": "stockpot.tangent.statistics.maps",
-    "StatisticsComposer": "stockpot.tangent.statistics.composer",
-    "Sums": "stockpot.tangent.statistics.sums",
-    "TangentSketch": "stockpot.tangent.statistics.sketch",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first used."""
-    return attribute(_HOMES, __name__, name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "composer": "StatisticsComposer",
+        "maps": "FeatureMap",
+        "sketch": "TangentSketch",
+        "solve": "ridge",
+        "sums": "Sums collect",
+    },
+)
