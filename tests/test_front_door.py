@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -104,6 +106,20 @@ def test_a_type_checker_sees_what_is_there(package: str) -> None:
     assert module.__all__ == sorted(module.__all__)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="needs mypy")
+def test_mypy_knows_the_type_of_every_name(tmp_path: Path) -> None:
+    names = [name for name in stockpot.__all__ if name != "__version__"]
+    program = tmp_path / "program.py"
+    program.write_text("import stockpot\n" + "".join(f"reveal_type(stockpot.{n})\n" for n in names))
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "", str(program)]
+    environment = {**os.environ, "MYPYPATH": str(ROOT / "src")}
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    types = re.findall(r'note: Revealed type is "(.*)"', found.stdout)
+    assert len(types) == len(names), found.stdout
+    assert not [name for name, kind in zip(names, types, strict=True) if kind == "Any"]
+
+
 # Commands and functions.
 
 ALONE = {
@@ -160,6 +176,9 @@ ONLY_COMMAND = {
 """Options that a function does not have, and what a program does instead."""
 
 ONLY_PYTHON = {
+    "threads": "the command takes all cores",
+    "index": "the command looks at everything",
+    "record": "a file's own",
     "root": "where the paths of plain data start; a file's start beside it",
     "resamples": "draws of an interval",
     "rules": "said by a recipe",
@@ -182,9 +201,11 @@ FLAGS = {
 """Options that are spelt otherwise than their parameter: `set` and `json` are words of Python."""
 
 RENAMED = {
-    ("registry add", "parent"): "parents",
+    ("registry add", "model"): "source",
+    ("contribute", "model"): "source",
     ("registry add", "lossy"): "store_lossy",
     ("accept", "contribution"): "chosen",
+    ("registry init", "registry"): "place",
     ("review", "barrier"): "limit",
 }
 
@@ -221,8 +242,7 @@ def test_a_command_is_a_function_of_the_same_words(name: str) -> None:
     used = set()
     for option in command.params:
         word = option.name or ""
-        if word in ("help", "place"):
-            continue
+        word = "registry" if word == "place" else word
         own = RENAMED.get((name, word), word)
         matches = [each for each in (own, f"{own}s") if each in parameters]
         if matches:
@@ -230,9 +250,9 @@ def test_a_command_is_a_function_of_the_same_words(name: str) -> None:
         elif not (word == "parameters" and takes_more):
             assert word in TERMINAL or (name, word) in ONLY_COMMAND, f"{name}: no '{word}'"
         if option.param_type_name == "option":
-            spelt = FLAGS.get(word, f"--{word.replace('_', '-')}")
-            singular = spelt.removesuffix("s")
-            assert {spelt, singular} & set(option.opts), f"{name}: {option.opts} is '{word}'"
+            spelt = f"--{word.replace('_', '-')}"
+            allowed = {spelt, spelt.removesuffix("s"), FLAGS.get(word)}
+            assert allowed & set(option.opts), f"{name}: {option.opts} is '{word}'"
     for word, parameter in parameters.items():
         if word not in used and parameter.kind is not parameter.VAR_KEYWORD:
             assert word in ONLY_PYTHON or word in TERMINAL, f"{name}: no option for '{word}'"

@@ -127,7 +127,7 @@ def accept_command(
         str,
         typer.Option("--method", "-m", help="linear, stock, task_arithmetic, ..., or tangent."),
     ] = "linear",
-    change: Annotated[
+    parameters: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Parameter, such as scale=0.3.")
     ] = None,
     tasks: Tasks = None,
@@ -149,7 +149,7 @@ def accept_command(
             registry,
             contribution,
             method=method,
-            parameters=read_parameters(change or []),
+            parameters=read_parameters(parameters or []),
             meter=_meter(tasks),
             force=force,
         )
