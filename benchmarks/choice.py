@@ -182,7 +182,9 @@ def main() -> None:
         if name == "rotated Fashion":
             write_rotated(arguments.data / "rotated")
         output = arguments.output / name.replace(" ", "-")
-        results[name] = stockpot.recycle(whole, output, jobs=arguments.jobs, overwrite=True).results
+        results[name] = stockpot.recycle(
+            whole, output, jobs=arguments.jobs, overwrite=True
+        ).results.to_json()
         stockpot.write_report(results[name], output / "report.html")
         print("\n".join(summary(name, results[name])), flush=True)
     if arguments.page is not None:

@@ -45,8 +45,8 @@ def main() -> None:
     done = stockpot.recycle(recipe, output="quickstart-output")
 
     # 4. What came out, with an interval for every number.
-    for row in done.results["table"]:
-        print(f"{row['label']:<36} {row['mean']:.1%}  ({row['low']:.1%} to {row['high']:.1%})")
+    for row in done.results.table:
+        print(f"{row.label:<36} {row.mean:.1%}  ({row.low:.1%} to {row.high:.1%})")
 
     # 5. The model is a folder that predicts; its card says how other tools open it.
     texts = ["A joy from start to finish.", "Two hours I will never get back."]

@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--flower", action="store_true", help="run under Flower's simulation")
     options = parser.parse_args()
     recipe, output = options.recipe.resolve(), options.output.resolve()
-    names = [planned["name"] for planned in plan_recipe(recipe)]
+    names = [planned.name for planned in plan_recipe(recipe)]
     file = output / "composed.safetensors"
     if options.flower:
         from flwr.simulation import run_simulation

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from stockpot.errors import InputError
-from stockpot.ranking.append import append_recycled, append_results
+from stockpot.ranking.append import append_results
 from stockpot.ranking.evaluate import evaluate as leave_out
 from stockpot.ranking.evaluated import RankingEvaluation
 from stockpot.ranking.history import Fact, ImportReport, Store, Table, mean_scores, read_results
 from stockpot.ranking.posterior import Posterior, fit
+from stockpot.recycling.schema import RecycleResults
 
 __all__ = [
     "HistoryContents",
@@ -105,6 +106,32 @@ def import_results(
             opened.import_csv(file, format, metadata=metadata, base=base, clean=clean)
             for file in files
         ]
+
+
+def append_recycled(
+    store: str | Path, results: RecycleResults, model: str | None = None
+) -> tuple[str, str, float] | None:
+    """Append what one plain fine-tuning of the base reached in a ``recycle`` run.
+
+    ``model``: what the base is called in the store, by default its name in the recipe. The value is
+    the mean over runs and held-out domains. Returns model, task and value; None where the recipe
+    left that protocol out.
+    """
+    row = results.row("single")
+    if row is None:
+        return None
+    task, name = results.task, model or results.backbone.name
+    with Store.open(store) as opened:
+        opened.add(
+            name,
+            task.name,
+            task.metric,
+            row.mean,
+            source="stockpot recycle",
+            run=", ".join(row.domains),
+            facts={"parameters": float(results.backbone.parameters)},
+        )
+    return name, task.name, row.mean
 
 
 def show(

@@ -89,7 +89,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if name not in made:
             home = tmp_path_factory.mktemp(name)
             done = recycle(CASES[name](home), home / "out", root=home, backend="serial", quiet=True)
-            made[name] = Kept(home, Path(done.model), reported(done.folder), done.results)
+            made[name] = Kept(home, Path(done.model), reported(done.folder), done.results.to_json())
         return made[name]
 
     return keep

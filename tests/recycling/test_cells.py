@@ -52,8 +52,10 @@ def accuracy(done: Recycled, task: Task, rows: np.ndarray) -> float:
 
 
 def kept_row(done: Recycled) -> dict[str, Any]:
-    wanted = done.results["final"]["protocol"]
-    row: dict[str, Any] = next(r for r in done.results["table"] if r["protocol"] == wanted)
+    wanted = done.results.to_json()["final"]["protocol"]
+    row: dict[str, Any] = next(
+        r for r in done.results.to_json()["table"] if r["protocol"] == wanted
+    )
     return row
 
 
@@ -124,7 +126,7 @@ def test_an_auxiliary_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
 def test_several_domains_held_out_together(tmp_path: Path) -> None:
     value = small(tmp_path, held_out=[["east", "south"]], final={"protocol": "soup_uniform"})
     done = run(tmp_path, value)
-    (cell,) = done.results["cells"]
+    (cell,) = done.results.to_json()["cells"]
     assert (cell["held_out"], cell["judged_on"]) == ("east + south", "held-out domains")
     assert cell["held_out_domains"] == ["east", "south"]
     assert cell["examples"]["test"] == {"east": 60, "south": 60}
@@ -136,10 +138,12 @@ def test_several_domains_held_out_together(tmp_path: Path) -> None:
         assert row["domains"][name]["mean"] == pytest.approx(expected)
     both = [row["domains"][name]["mean"] for name in ("east", "south")]
     assert row["mean"] == pytest.approx(np.mean(both))
-    assert done.results["final"]["trained_on"] == "all domains but east, south"
-    assert done.results["final"]["why_trained_on"].startswith("It was trained without east and")
+    assert done.results.to_json()["final"]["trained_on"] == "all domains but east, south"
+    assert done.results.to_json()["final"]["why_trained_on"].startswith(
+        "It was trained without east and"
+    )
     again = run(tmp_path / "other", small_in(tmp_path / "other", train_domains=["north"]))
-    assert plain(again.results["table"]) == plain(done.results["table"])
+    assert plain(again.results.to_json()["table"]) == plain(done.results.to_json()["table"])
 
 
 def small_in(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -174,7 +178,7 @@ def test_data_without_domains(one_source: tuple[Path, Recycled]) -> None:
     folder, done = one_source
     task = load_task({"kind": "arrays", "path": "target.npz"}, root=folder)
     assert task.domains == ("target",)
-    results = done.results
+    results = done.results.to_json()
     assert results["task"]["judged_on"] == "test rows"
     assert [cell["held_out"] for cell in results["cells"]] == ["in-distribution"] * 2
     for cell in results["cells"]:
@@ -215,16 +219,16 @@ def test_fixed_splits(tmp_path: Path) -> None:
     done = run(tmp_path, value)
     task = load_task(value["task"], root=tmp_path)
     assert task.splits is not None
-    (cell,) = done.results["cells"]
+    (cell,) = done.results.to_json()["cells"]
     for part, count in (("train", 36), ("validation", 12), ("test", 12)):
         assert cell["examples"][part] == dict.fromkeys(sorted(DOMAINS), count)
-    assert done.results["task"]["splits"] == {"train": 108, "validation": 36, "test": 36}
+    assert done.results.to_json()["task"]["splits"] == {"train": 108, "validation": 36, "test": 36}
     expected = np.mean(
         [accuracy(done, task, rows[task.splits[rows] == 2]) for rows in map(task.rows, DOMAINS)]
     )
     assert read_record(done.model).metrics["test_accuracy"] == pytest.approx(expected)
     assert kept_row(done)["mean"] == pytest.approx(expected)
-    assert done.results["final"]["train_on"] == "all"
+    assert done.results.to_json()["final"]["train_on"] == "all"
 
 
 def test_groups_stay_whole(tmp_path: Path) -> None:
@@ -232,10 +236,10 @@ def test_groups_stay_whole(tmp_path: Path) -> None:
     people = np.array([f"person {row % 60 // 3}" for row in range(180)])
     rewrite(tmp_path / "target.npz", groups=people)
     done = run(tmp_path, {**value, "trials": 2})
-    assert done.results["task"]["groups"] == 20
+    assert done.results.to_json()["task"]["groups"] == 20
     task = load_task(value["task"], root=tmp_path)
     checked = parse_recipe(value)
-    for trial, cell in enumerate(done.results["cells"]):
+    for trial, cell in enumerate(done.results.to_json()["cells"]):
         split = split_task(task, **split_arguments(checked, ("south",), trial))
         sides = [
             {people[row] for rows in part.values() for row in rows}
@@ -293,7 +297,7 @@ def test_images_from_a_table_recycle_like_folders(tmp_path: Path) -> None:
             backbone={"kind": "function", "name": "tests.recycling.tiny:image_net"},
         )
         done = recycle(value, tmp_path / f"out-{path}", root=tmp_path, backend="serial", quiet=True)
-        tables.append(plain(done.results["table"]))
+        tables.append(plain(done.results.to_json()["table"]))
     assert tables[0] == tables[1]
 
 
@@ -302,7 +306,7 @@ def test_a_limit_applies_to_every_part(tmp_path: Path) -> None:
     rewrite(tmp_path / "t.npz", splits=np.tile(["train"] * 40 + ["dev"] * 12 + ["test"] * 8, 3))
     value = small(tmp_path, task={"kind": "arrays", "path": "t.npz"}, held_out=["south"])
     value["training"] = {**value["training"], "limit_per_domain": 10}
-    (cell,) = run(tmp_path, value).results["cells"]
+    (cell,) = run(tmp_path, value).results.to_json()["cells"]
     assert cell["examples"] == {
         "train": {"east": 10, "north": 10},
         "validation": {"east": 10, "north": 10},

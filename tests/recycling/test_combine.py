@@ -100,9 +100,9 @@ def test_greedy_starts_with_the_best_and_never_falls(tmp_path: Path) -> None:
     for pooling in ("pooled", "mean"):
         made = combined(tmp_path, rows, runs, probe, select="greedy", greedy_on=pooling)
         assert inside[made.members[0]] == max(inside.values())
-        accepted = [step["score"] for step in made.how["trace"] if step["accepted"]]
+        accepted = [step["score"] for step in made.how.to_json()["trace"] if step["accepted"]]
         assert accepted == sorted(accepted)
-        order = [step["candidate"] for step in made.how["trace"]]
+        order = [step["candidate"] for step in made.how.to_json()["trace"]]
         assert [inside[name] for name in order] == sorted(inside.values(), reverse=True)
 
 
@@ -143,14 +143,14 @@ def test_interpolation_takes_the_coefficient_with_the_lowest_validation_loss(
     rows = make_rows(tmp_path)
     probe, runs = pool(tmp_path, rows, count=1)
     made = combined(tmp_path, rows, runs, probe, select="best", combine="interpolate")
-    losses = {point["coefficient"]: point["loss"] for point in made.how["frontier"]}
+    losses = {point["coefficient"]: point["loss"] for point in made.how.to_json()["frontier"]}
     assert set(losses) == {round(0.1 * i, 1) for i in range(11)}
-    assert losses[made.how["coefficient"]] == min(losses.values())
+    assert losses[made.how.to_json()["coefficient"]] == min(losses.values())
     base, tuned = (
         load_state(probe / "model.safetensors"),
         load_state(runs["run-0"] / "best.safetensors"),
     )
-    a = made.how["coefficient"]
+    a = made.how.to_json()["coefficient"]
     for name, tensor in made.state.items():
         torch.testing.assert_close(tensor, (1 - a) * base[name] + a * tuned[name])
 
@@ -159,7 +159,7 @@ def test_the_frontier_of_wise_ft_goes_from_the_base_to_the_run(tmp_path: Path) -
     rows = make_rows(tmp_path)
     probe, runs = pool(tmp_path, rows, count=1, spread=0.8)
     made = combined(tmp_path, rows, runs, probe, select="best", combine="interpolate")
-    points = {point["coefficient"]: point for point in made.how["frontier"]}
+    points = {point["coefficient"]: point for point in made.how.to_json()["frontier"]}
     for end, folder in ((0.0, probe), (1.0, runs["run-0"])):
         stored = json.loads((folder / "metrics.json").read_text())["best"]
         assert points[end]["validation"] == pytest.approx(stored["id_accuracy"])
@@ -174,17 +174,20 @@ def test_the_frontier_of_wise_ft_goes_from_the_base_to_the_run(tmp_path: Path) -
     metrics = rows.metrics(half.outputs)
     assert points[0.5]["validation"] == metrics["id_accuracy"]
     assert points[0.5]["held_out"] == metrics["accuracy"]
-    assert rows.metrics(made.outputs)["accuracy"] == points[made.how["coefficient"]]["held_out"]
+    assert (
+        rows.metrics(made.outputs)["accuracy"]
+        == points[made.how.to_json()["coefficient"]]["held_out"]
+    )
 
 
 def test_learnt_coefficients_are_convex_and_do_not_raise_the_loss(tmp_path: Path) -> None:
     rows = make_rows(tmp_path)
     probe, runs = pool(tmp_path, rows, spread=0.6)
     made = combined(tmp_path, rows, runs, probe, combine="learned")
-    weights = made.how["coefficients"]
+    weights = made.how.to_json()["coefficients"]
     assert sum(weights.values()) == pytest.approx(1.0)
     assert min(weights.values()) >= 0
-    assert made.how["losses"] == sorted(made.how["losses"], reverse=True)
+    assert made.how.to_json()["losses"] == sorted(made.how.to_json()["losses"], reverse=True)
 
 
 def test_the_mean_of_means_counts_every_init_once(tmp_path: Path) -> None:
@@ -202,8 +205,8 @@ def test_rescaling_takes_the_factor_with_the_lowest_validation_loss(tmp_path: Pa
     rows = make_rows(tmp_path)
     probe, runs = pool(tmp_path, rows)
     made = combined(tmp_path, rows, runs, probe, combine="rescaled")
-    losses = {float(a): loss for a, loss in made.how["losses"].items()}
-    factor = made.how["factor"]
+    losses = {float(a): loss for a, loss in made.how.to_json()["losses"].items()}
+    factor = made.how.to_json()["factor"]
     assert losses[factor] == min(losses.values())
     base = load_state(probe / "model.safetensors")
     for name, tensor in made.state.items():
@@ -216,8 +219,8 @@ def test_factors_per_layer_do_not_raise_the_validation_loss(tmp_path: Path) -> N
     probe, runs = pool(tmp_path, rows)
     common = combined(tmp_path, rows, runs, probe, combine="rescaled")
     made = combined(tmp_path, rows, runs, probe, combine="layers")
-    assert made.how["loss"] <= min(common.how["losses"].values())
-    assert set(made.how["factors"]) == {"featurizer.0", "featurizer.2", "head"}
+    assert made.how.to_json()["loss"] <= min(common.how.to_json()["losses"].values())
+    assert set(made.how.to_json()["factors"]) == {"featurizer.0", "featurizer.2", "head"}
 
 
 def test_a_layer_is_a_name_up_to_its_last_number() -> None:
@@ -262,7 +265,7 @@ def test_every_candidate_gets_batchnorm_statistics_of_its_own(tmp_path: Path) ->
     one = load_state(runs["run-0"] / "best.safetensors")
 
     wise = combined(tmp_path, rows, {"run-0": runs["run-0"]}, probe, combine="interpolate")
-    for point in wise.how["frontier"]:
+    for point in wise.how.to_json()["frontier"]:
         a, loss = point["coefficient"], point["loss"]
         if 0 < a < 1:
             mixed = {n: t if t.ndim == 0 else (1 - a) * t + a * one[n] for n, t in base.items()}
@@ -271,13 +274,15 @@ def test_every_candidate_gets_batchnorm_statistics_of_its_own(tmp_path: Path) ->
     states = [load_state(run / "best.safetensors") for run in runs.values()]
     mean = {n: sum(state[n] for state in states) / 3 for n in base}
     rescaled = combined(tmp_path, rows, runs, probe, combine="rescaled")
-    for text, loss in rescaled.how["losses"].items():
+    for text, loss in rescaled.how.to_json()["losses"].items():
         mixed = {n: t if t.ndim == 0 else t + float(text) * (mean[n] - t) for n, t in base.items()}
         assert loss == pytest.approx(own_statistics(rows, mixed), rel=1e-4)
 
     learned = combined(tmp_path, rows, runs, probe, combine="learned")
     equal = {n: t if t.ndim == 0 else mean[n] for n, t in base.items()}
-    assert learned.how["losses"][0] == pytest.approx(own_statistics(rows, equal), rel=1e-4)
+    assert learned.how.to_json()["losses"][0] == pytest.approx(
+        own_statistics(rows, equal), rel=1e-4
+    )
 
 
 def test_what_cannot_be_averaged_follows_one_rule() -> None:

@@ -51,9 +51,9 @@ def check_left_out(done: Recycled) -> None:
             assert all(bool(torch.isfinite(tensor).all()) for tensor in parts.values()), file
         elif file.name.startswith("outputs"):
             assert all(np.isfinite(values).all() for values in read_outputs(file).values()), file
-    json.dumps(done.results, allow_nan=False)
+    json.dumps(done.results.to_json(), allow_nan=False)
     assert write_report(done.results, done.folder / "report.html").exists()
-    for cell in done.results["cells"]:
+    for cell in done.results.to_json()["cells"]:
         diverged = {one["id"] for one in cell["runs"] if one["diverged"]}
         for model in cell["models"]:
             left_out = {one["member"] for one in model["how"].get("left_out", [])}
@@ -67,7 +67,7 @@ def check_left_out(done: Recycled) -> None:
 
 
 def models(done: Recycled) -> dict[str, dict[str, Any]]:
-    return {model["protocol"]: model for model in done.results["cells"][0]["models"]}
+    return {model["protocol"]: model for model in done.results.to_json()["cells"][0]["models"]}
 
 
 def numbers(folder: Path) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 def test_of_learning_rates_from_small_to_huge_the_huge_ones_are_left_out(tmp_path: Path) -> None:
     done = run(tmp_path, training=training(learning_rate=[1e-4, 1e-2, 1.0]), runs=5)
-    runs = done.results["cells"][0]["runs"]
+    runs = done.results.to_json()["cells"][0]["runs"]
     diverged = [one["hyperparameters"]["learning_rate"] for one in runs if one["diverged"]]
     assert diverged
     assert set(diverged) == {1.0}
@@ -111,7 +111,7 @@ def test_a_regression_that_diverges_is_not_what_comes_out(tmp_path: Path, rate: 
     found = models(done)
     for model in found.values():
         assert model["id_accuracy"] >= found["linear_probe"]["id_accuracy"] - 0.5
-    for one in done.results["cells"][0]["runs"]:
+    for one in done.results.to_json()["cells"][0]["runs"]:
         assert set(one["diverged"]) == {"step", "learning_rate", "what"}
         assert one["diverged"]["learning_rate"] == rate
     # No member is left: what comes out is the linear probe, in the results and in the folder.
@@ -131,7 +131,7 @@ def test_what_becomes_infinite_ends_its_run(tmp_path: Path) -> None:
     value = numbers(tmp_path)
     value["backbone"] = {"kind": "function", "name": "tests.recycling.oddities:deep"}
     done = run(tmp_path, **value, training=training(learning_rate=9.0, steps=40))
-    for one in done.results["cells"][0]["runs"]:
+    for one in done.results.to_json()["cells"][0]["runs"]:
         if one["pool"] == "plain":
             assert one["diverged"]["what"].endswith("is not finite")
             assert one["steps"] < 40
@@ -151,7 +151,7 @@ def test_runs_from_an_auxiliary_that_diverged_are_not_trained(tmp_path: Path) ->
     task = {"kind": "arrays", "path": "noise.npz", "target": "regression"}
     noise = {"name": "noise", "task": task, "training": {"learning_rate": 9.0, "steps": 30}}
     done = run(tmp_path, backbone=backbone, auxiliaries=[*value["auxiliaries"], noise], runs=3)
-    runs = {one["id"]: one for one in done.results["cells"][0]["runs"]}
+    runs = {one["id"]: one for one in done.results.to_json()["cells"][0]["runs"]}
     dropped = runs["noise-2"]
     assert dropped["diverged"]["what"].startswith("its auxiliary diverged: ")
     assert (dropped["steps"], dropped["history"]) == (0, [])
@@ -221,9 +221,9 @@ def test_no_way_of_combining_takes_a_diverged_run(
     rest = {name: run for name, run in runs.items() if name != "run-0"}
     alone = combined(tmp_path, rows, rest, probe, select=select, combine=combine)
     assert made.members == alone.members
-    assert made.how == {
+    assert made.how.to_json() == {
         "left_out": [{"member": "run-0", "why": "diverged: the loss is not finite"}],
-        **alone.how,
+        **alone.how.to_json(),
     }
     for name, values in alone.outputs.items():
         np.testing.assert_array_equal(made.outputs[name], values)
@@ -236,6 +236,6 @@ def test_weights_far_below_the_probe_are_left_out(tmp_path: Path) -> None:
     mark(runs["run-1"], best={**best, "plain_score": -17_737.0})
     made = combined(tmp_path, rows, runs, probe)
     assert made.members == ["run-0", "run-2"]
-    (left_out,) = made.how["left_out"]
+    (left_out,) = made.how.to_json()["left_out"]
     assert left_out["member"] == "run-1"
     assert "-1.77e+04" in left_out["why"]

@@ -12,10 +12,10 @@ import sklearn.metrics as reference
 from scipy.special import softmax
 
 from stockpot.errors import InputError, RecipeError
-from stockpot.evaluation.kept import kept_line
 from stockpot.provenance import read_record
 from stockpot.recycling import Recycled, parse_recipe, plan_recipe, recycle
 from stockpot.recycling.jobs import _sample
+from stockpot.recycling.kept import kept_line
 from stockpot.recycling.plan import hash_seed
 from stockpot.tasks import load_task, parse_task_spec, split_task
 from stockpot.training.rows import Rows, read_outputs
@@ -47,7 +47,7 @@ def test_the_table_has_the_score_and_the_others_beside_it(done: Recycled) -> Non
     with np.load(done.folder.parent / "target.npz") as data:
         labels = data["labels"][data["domains"] == "south"]
     by_label = folders(done)
-    table = {row["protocol"]: row for row in done.results["table"]}
+    table = {row["protocol"]: row for row in done.results.to_json()["table"]}
     for name, label in (("soup_uniform", "Soup (DiWA), uniform"), ("ensemble", "Prediction ens")):
         folder = next(f for key, f in by_label.items() if key.startswith(label))
         outputs = read_outputs(folder / "outputs.npz")["test/south"]
@@ -58,23 +58,23 @@ def test_the_table_has_the_score_and_the_others_beside_it(done: Recycled) -> Non
         area = reference.roc_auc_score(labels, softmax(outputs, axis=1), multi_class="ovr")
         assert also["auroc"]["mean"] == pytest.approx(area, abs=1e-6)
         assert also["auroc"]["low"] <= also["auroc"]["mean"] <= also["auroc"]["high"]
-    assert done.results["task"]["metric"] == "log_loss"
-    assert done.results["task"]["metrics"]["log_loss"] == {
+    assert done.results.to_json()["task"]["metric"] == "log_loss"
+    assert done.results.to_json()["task"]["metrics"]["log_loss"] == {
         "label": "log-loss",
         "unit": "nats",
         "higher_is_better": False,
     }
-    json.dumps(done.results, allow_nan=False)
+    json.dumps(done.results.to_json(), allow_nan=False)
 
 
 def test_steps_runs_and_members_are_chosen_by_it(done: Recycled) -> None:
-    runs = {run["id"]: run for run in done.results["cells"][0]["runs"]}
+    runs = {run["id"]: run for run in done.results.to_json()["cells"][0]["runs"]}
     for each in runs.values():
         history = {point["step"]: point["validation"] for point in each["history"]}
         assert each["id_accuracy"] == pytest.approx(max(history.values()), abs=1e-6)
         assert max(history.values()) < 0  # scores are losses with a minus sign
     lowest = min(runs, key=lambda name: -runs[name]["id_accuracy"])
-    models = {model["protocol"]: model for model in done.results["cells"][0]["models"]}
+    models = {model["protocol"]: model for model in done.results.to_json()["cells"][0]["models"]}
     assert models["erm"]["members"] == [lowest]
     trace = models["soup_greedy"]["how"]["trace"]
     assert trace[0]["candidate"] == lowest
@@ -101,7 +101,7 @@ def test_validation_losses_are_those_of_the_stored_outputs(done: Recycled) -> No
 
 
 def test_the_kept_model_is_chosen_by_it(done: Recycled) -> None:
-    final = done.results["final"]
+    final = done.results.to_json()["final"]
     scores = {each["protocol"]: each["validation"] for each in final["candidates"]}
     assert final["best"] == max(scores, key=lambda name: scores[name])
     assert all(score < 0 for score in scores.values())
@@ -117,7 +117,7 @@ def test_the_card_says_log_loss_in_plain_sign(done: Recycled) -> None:
 
 @pytest.mark.parametrize("metric", ["macro_f1", "balanced_accuracy", "auroc"])
 def test_runs_by_metrics_that_are_no_mean_over_rows(tmp_path: Path, metric: str) -> None:
-    results = run(tmp_path, metric=metric).results
+    results = run(tmp_path, metric=metric).results.to_json()
     assert results["task"]["metric"] == metric
     for row in results["table"]:
         assert 0 <= row["low"] <= row["mean"] <= row["high"] <= 1.2
@@ -197,7 +197,7 @@ def test_regression_is_judged_by_rmse(tmp_path: Path) -> None:
     np.savez(tmp_path / "target.npz", **arrays)
     value["task"]["target"] = "regression"
     done = recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
-    row = done.results["table"][0]
+    row = done.results.to_json()["table"][0]
     assert row["mean"] < 0
     assert list(row["also"]) == ["mae"]
     assert read_record(done.model).metrics["held_out_rmse"] > 0

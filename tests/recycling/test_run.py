@@ -45,7 +45,7 @@ def started(output: Path) -> list[str]:
 
 
 def test_every_protocol_has_a_row_with_an_interval(done: Recycled) -> None:
-    rows = {row["protocol"]: row for row in done.results["table"]}
+    rows = {row["protocol"]: row for row in done.results.to_json()["table"]}
     assert list(rows) == list(PROTOCOLS)
     for row in rows.values():
         assert row["low"] <= row["mean"] <= row["high"]
@@ -53,11 +53,11 @@ def test_every_protocol_has_a_row_with_an_interval(done: Recycled) -> None:
     assert rows["soup_uniform"]["difference"] is None
     assert rows["erm"]["difference"]["against"] == "soup_uniform"
     assert rows["oracle"]["group"] == "oracle"
-    json.dumps(done.results, allow_nan=False)
+    json.dumps(done.results.to_json(), allow_nan=False)
 
 
 def test_cost_counts_every_run_and_auxiliary_that_was_needed(done: Recycled) -> None:
-    steps = {row["protocol"]: row["steps"] for row in done.results["table"]}
+    steps = {row["protocol"]: row["steps"] for row in done.results.to_json()["table"]}
     assert steps["linear_probe"] == 0
     assert steps["single"] == 12
     assert steps["erm"] == steps["soup_uniform"] == 3 * 12
@@ -90,7 +90,7 @@ def test_an_auxiliary_gives_its_featurizer_and_not_its_head(done: Recycled) -> N
 
 
 def test_an_average_gets_a_reason_in_words(done: Recycled) -> None:
-    found = {each["protocol"]: each for each in done.results["cells"][0]["diagnosis"]}
+    found = {each["protocol"]: each for each in done.results.to_json()["cells"][0]["diagnosis"]}
     assert {"soup_uniform", "ratatouille_uniform", "stock_all"} <= set(found)
     for each in found.values():
         assert each["verdict"] in ("ahead", "no difference", "behind")
@@ -105,7 +105,7 @@ def test_the_final_folder_loads_and_predicts_like_the_results_say(done: Recycled
     with torch.no_grad():
         logits = model(model.backbone.prepare(data["inputs"][rows]))
     accuracy = float((logits.argmax(1).numpy() == data["labels"][rows]).mean())
-    cell = done.results["cells"][0]
+    cell = done.results.to_json()["cells"][0]
     expected = next(m for m in cell["models"] if m["protocol"] == "ratatouille_uniform")
     assert accuracy == pytest.approx(expected["accuracy"])
 
@@ -147,7 +147,7 @@ def test_images_with_a_frozen_trunk_and_rotation_as_auxiliary(tmp_path: Path) ->
     value["training"] = {**value["training"], "augmentation": True, "views": 2, "batch_size": 4}
     write_images(tmp_path / "images")
     done = recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
-    assert done.results["task"]["examples"] == dict.fromkeys(sorted(DOMAINS), 20)
+    assert done.results.to_json()["task"]["examples"] == dict.fromkeys(sorted(DOMAINS), 20)
     model, classes = load_model(done.model, root=ROOT)
     assert classes == ("left", "top")
     base = image_net().state_dict()
@@ -173,8 +173,8 @@ def test_regression_is_measured_by_r2(tmp_path: Path) -> None:
         protocols=["linear_probe", "single", "erm", "wise_ft", "ensemble", "soup_uniform"],
     )
     done = recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
-    assert done.results["task"]["metric"] == "r2"
-    rows = {row["protocol"]: row["mean"] for row in done.results["table"]}
+    assert done.results.to_json()["task"]["metric"] == "r2"
+    rows = {row["protocol"]: row["mean"] for row in done.results.to_json()["table"]}
     assert rows["linear_probe"] > 0.3
     assert rows["soup_uniform"] > 0.3
 
@@ -201,7 +201,7 @@ def test_a_recipe_with_all_options_of_training_says_what_it_did(tmp_path: Path) 
     value |= {"final": {"protocol": "soup_uniform"}, "auxiliaries": []}
     value["training"] = {**value["training"], **OPTIONS}
     done = recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
-    cell = done.results["cells"][0]
+    cell = done.results.to_json()["cells"][0]
     for run in cell["runs"]:
         # 3 epochs of 48 rows of two domains, 8 times 2 of each a step
         assert run["hyperparameters"]["steps"] == 9

@@ -82,7 +82,7 @@ def test_a_doubt_is_refused_unless_the_recipe_accepts_it(tmp_path: Path) -> None
         protocols=["linear_probe", "soup_uniform", "ratatouille_uniform"],
     )
     done = recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
-    (evidence,) = done.results["wild"]
+    (evidence,) = done.results.to_json()["wild"]
     assert evidence["name"] == "wild"
     assert evidence["layers"] == 2
     assert "1 of 2 layers" in evidence["doubt"]
@@ -104,7 +104,7 @@ def test_a_stranger_below_the_trained_layers_is_not_used_and_no_doubt(tmp_path: 
         protocols=["linear_probe", "ratatouille_uniform"],
     )
     done = recycle(value, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
-    (evidence,) = done.results["wild"]
+    (evidence,) = done.results.to_json()["wild"]
     assert (evidence["verdict"], evidence["layers"], evidence["doubt"]) == (
         "same ancestor",
         1,

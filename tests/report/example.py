@@ -100,7 +100,7 @@ def example_results(trials: int = 3, runs: int = 6, seed: int = 0) -> dict[str, 
             "seconds": round(STEPS.get(name, 600 * runs) * 0.031, 1),
             "forward_cost": forward,
             **estimates[name].to_json(),
-            **compared[name],
+            **compared[name].to_json(),
         }
         for name, (label, group, _, forward) in LABELS.items()
     ]

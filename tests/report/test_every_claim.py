@@ -16,10 +16,14 @@ from scipy import stats
 from stockpot.evaluation import Interval, Member, SoupEvidence, diagnose, paired_bootstrap
 from stockpot.evaluation.claims import HELD_OUT, compare_all
 from stockpot.recycling.differences import differences
+from stockpot.recycling.schema import RecycleResults
 from stockpot.report import markdown_table, terminal_table
 from stockpot.report.headline import headline
 from stockpot.report.page import render
 from stockpot.report.reasons import reasons
+
+read = RecycleResults.read
+
 
 SETS = 54
 BANNED = re.compile(r"\b(better|worse|helped|hurts?|helps|improves?d?|beats?)\b", re.I)
@@ -147,7 +151,7 @@ def written(world, domains, trials, with_claims):
                 "seconds": 20.0,
                 "forward_cost": 1,
                 **estimates[name].to_json(),
-                **compared[name],
+                **compared[name].to_json(),
             }
             for name in world.scores
         ],
@@ -406,7 +410,7 @@ def check_sentences(world, text, extra=()):
 
 
 def test_every_verdict_in_the_headline_is_backed(world, table_truths):
-    said = headline(world.results)
+    said = headline(read(world.results))
     check_sentences(world, " ".join((said.words, *said.details)), [table_truths])
     verdicts = [claim.verdict for claim in said.claims]
     leading = {"helped": "better", "hurt": "worse"}.get(said.verdict, said.verdict)
@@ -460,21 +464,21 @@ def test_every_verdict_in_the_terminal_is_backed(world, table_truths):
 
 
 def test_every_diagnosis_follows_from_its_intervals(world):
-    for entry in reasons(world.results):
-        for each in entry["all"]:
-            assert not BANNED.search(each["words"])
-            where = (each["domain"], each["trial"])
-            runs = world.members[each["protocol"]][where]
-            gap = plain(world.scores[each["protocol"]][where] - runs.mean(axis=0))
+    for entry in reasons(read(world.results)):
+        for each in entry.all:
+            assert not BANNED.search(each.words)
+            where = (each.domain, each.trial)
+            runs = world.members[each.protocol][where]
+            gap = plain(world.scores[each.protocol][where] - runs.mean(axis=0))
             joined = np.maximum(runs.mean(axis=0), np.median(runs, axis=0))
             gain = plain(joined - runs.mean(axis=0))
             verdict = "ahead" if gap.low > 0 else "behind" if gap.high < 0 else "no difference"
-            assert each["verdict"] == verdict
+            assert each.verdict == verdict
             if verdict == "ahead":
-                assert each["findings"] == []
-                assert each["code"] in ("variance removed", "no cause found")
-                assert (each["code"] == "variance removed") == (gain.low > 0)
-            codes = [each["code"], *(finding["code"] for finding in each["findings"])]
+                assert each.findings == ()
+                assert each.code in ("variance removed", "no cause found")
+                assert (each.code == "variance removed") == (gain.low > 0)
+            codes = [each.code, *(finding.code for finding in each.findings)]
             assert ("bias, not variance" in codes) == (verdict != "ahead" and gain.high < 0.03)
             assert "unrelated ancestor" not in codes
     shown = [line for line in terminal_table(world.results).splitlines() if " of " in line]
@@ -486,11 +490,11 @@ def test_every_diagnosis_follows_from_its_intervals(world):
 def test_every_verdict_on_the_page_is_backed(seed):
     """The page has the headline's, the table's and the averages' claims, and no other verdict."""
     world = generate(seed)
-    text = re.sub(r"<(script|style|svg).*?</\1>", " ", render(world.results), flags=re.S)
+    text = re.sub(r"<(script|style|svg).*?</\1>", " ", render(read(world.results)), flags=re.S)
     text = re.sub(r"<[^>]+>", " ", text)
     stored = [row["difference"] for row in world.results["table"] if row["difference"]]
     averages = world.results["averages"]
-    said = headline(world.results)
+    said = headline(read(world.results))
     top = len(BANNED.findall(" ".join((said.words, *said.details))))
     backed = [c for c in (*stored, *averages) if c["verdict"] in ("better", "worse")]
     assert len(BANNED.findall(text)) == top + len(backed)
@@ -502,6 +506,6 @@ def test_the_generated_sets_hold_every_verdict():
     for seed in range(SETS):
         results = generate(seed).results
         verdicts |= {row["difference"]["verdict"] for row in results["table"] if row["difference"]}
-        heads.add(headline(results).verdict)
+        heads.add(headline(read(results)).verdict)
     assert verdicts == {"better", "worse", "no difference", "not testable"}
     assert heads >= {"helped", "hurt", "no difference", "not testable"}

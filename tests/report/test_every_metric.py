@@ -12,10 +12,14 @@ from stockpot.evaluation.claims import compare_all
 from stockpot.evaluation.diagnosis import diagnose
 from stockpot.evaluation.evidence import Member, SoupEvidence
 from stockpot.evaluation.wording import difference_words, ends, points
+from stockpot.recycling.schema import RecycleResults
 from stockpot.report import markdown_table, terminal_table
 from stockpot.report.headline import headline
 from stockpot.report.numbers import score, spread, tick
 from stockpot.report.page import render
+
+read = RecycleResults.read
+
 
 EVERY = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
 LOWER = [metric for metric in METRICS.values() if not metric.higher_is_better]
@@ -74,7 +78,7 @@ def test_the_best_stands_first_with_its_plain_value(judged: dict[str, Any], metr
     row = {each["protocol"]: each for each in judged["table"]}["erm"]
     shown = score(row["mean"], metric.name)
     assert float(shown) == pytest.approx(value["erm"] * scale, abs=0.6 * 10**-decimals, rel=5e-3)
-    text, page = terminal_table(judged), render(judged)
+    text, page = terminal_table(judged), render(read(judged))
     table = markdown_table(judged)
     line = next(line for line in text.splitlines() if line.startswith("> ERM"))
     assert f" {shown} " in line
@@ -82,7 +86,7 @@ def test_the_best_stands_first_with_its_plain_value(judged: dict[str, Any], metr
     assert f'class="best">{shown}<' in page
     order = [line.partition(",")[0] for line in text.splitlines() if line[2:5] in ("ERM", "One")]
     assert order == ["> ERM", next(each for each in order if "One" in each)]
-    said = headline(judged)
+    said = headline(read(judged))
     assert said.verdict == "not testable"  # one training of one domain
     assert "another seed may differ" in said.words
     assert max(map(len, text.splitlines())) <= 80
@@ -95,7 +99,7 @@ def test_the_best_stands_first_with_its_plain_value(judged: dict[str, Any], metr
 @EVERY
 def test_other_metrics_have_a_table(judged: dict[str, Any], metric: Metric) -> None:
     outputs, labels = outputs_and_labels(metric)
-    page, table = render(judged), markdown_table(judged)
+    page, table = render(read(judged)), markdown_table(judged)
     assert "Other metrics" in page
     for each in METRICS.values():
         if each.kind == metric.kind:
@@ -105,7 +109,7 @@ def test_other_metrics_have_a_table(judged: dict[str, Any], metric: Metric) -> N
 
 
 def test_results_without_other_metrics_have_no_such_section(results: dict[str, Any]) -> None:
-    assert "Other metrics" not in render(results)
+    assert "Other metrics" not in render(read(results))
     assert "\n\n" not in markdown_table(results)
 
 

@@ -1,7 +1,11 @@
 import re
 import xml.etree.ElementTree as ET
 
+from stockpot.recycling.schema import RecycleResults
 from stockpot.report import curves, scatter, tree, whiskers
+
+read = RecycleResults.read
+
 
 SPACE = re.compile(r"^[\d.-]+$")
 
@@ -12,7 +16,7 @@ def positions(drawn, css):
 
 
 def test_each_row_has_a_whisker_in_each_panel(results):
-    drawn = whiskers.wide(results)
+    drawn = whiskers.wide(read(results))
     rows, panels = len(results["table"]), 6
     outside = drawn.count('class="tick halo"')
     assert len(positions(drawn, "whisker")) + outside == rows * panels - 1
@@ -21,13 +25,13 @@ def test_each_row_has_a_whisker_in_each_panel(results):
 
 def test_a_row_far_below_does_not_squeeze_the_others(results):
     """The linear probe is drawn at the edge, with its value, by an arrow."""
-    low, _ = whiskers._range(results["table"])
+    low, _ = whiskers._range(read(results).table)
     probe = next(row for row in results["table"] if row["protocol"] == "linear_probe")
     assert low > probe["mean"]
 
 
 def test_whiskers_lie_inside_the_drawing(results):
-    for drawn in (whiskers.wide(results), *whiskers.narrow(results)[1]):
+    for drawn in (whiskers.wide(read(results)), *whiskers.narrow(read(results))[1]):
         root = ET.fromstring(drawn)
         width = float(root.attrib["viewBox"].split()[2])
         for line in positions(drawn, "whisker"):
@@ -37,11 +41,11 @@ def test_whiskers_lie_inside_the_drawing(results):
 def test_many_domains_are_left_to_the_table(results):
     for row in results["table"]:
         row["domains"] = {f"d{i}": row["domains"]["tweets"] for i in range(9)}
-    assert "d3" not in whiskers.wide(results)
+    assert "d3" not in whiskers.wide(read(results))
 
 
 def test_curves_name_the_largest_barrier(results):
-    rows = curves.panels(results)
+    rows = curves.panels(read(results))
     assert [len(figures) for _, figures in rows] == [4, 4]
     tweets = rows[0][1][0]
     worst = max(
@@ -56,13 +60,13 @@ def test_curves_name_the_largest_barrier(results):
 
 
 def test_curve_kinds_are_counted(results):
-    kinds = {row["kind"]: row for row in curves.kinds(results)}
-    assert kinds["same init"]["pairs"] == 8
-    assert kinds["different init"]["id"] > 0.15 > kinds["same init"]["id"]
+    kinds = {row.kind: row for row in curves.kinds(read(results))}
+    assert kinds["same init"].pairs == 8
+    assert kinds["different init"].id > 0.15 > kinds["same init"].id
 
 
 def test_labels_of_the_scatter_do_not_overlap(results):
-    drawn = scatter.diversity(results, "d", 700, 340)
+    drawn = scatter.diversity(read(results), "d", 700, 340)
     boxes = []
     for note in positions(drawn, "note"):
         wide = 6.2 * len(note.text)
@@ -74,7 +78,7 @@ def test_labels_of_the_scatter_do_not_overlap(results):
 
 
 def test_every_run_is_a_dot(results):
-    total = sum(drawn.count('class="dot') for drawn in scatter.runs(results))
+    total = sum(drawn.count('class="dot') for drawn in scatter.runs(read(results)))
     assert total == sum(len(cell["runs"]) for cell in results["cells"])
 
 

@@ -3,9 +3,12 @@ from dataclasses import replace
 import pytest
 
 from stockpot.evaluation.claims import Claim
+from stockpot.recycling.schema import RecycleResults
 from stockpot.report.compared import row_claim
 from stockpot.report.headline import headline
 from stockpot.report.numbers import typographic
+
+read = RecycleResults.read
 
 
 def final(results, protocol):
@@ -13,7 +16,7 @@ def final(results, protocol):
         protocol=protocol,
         label=next(r["label"] for r in results["table"] if r["protocol"] == protocol),
     )
-    return headline(results)
+    return headline(read(results))
 
 
 def change(results, protocol, mean, low, high, verdict):
@@ -74,7 +77,7 @@ def test_the_baseline_itself_is_final(results):
     against = {claim.against for claim in said.claims}
     assert against == {"single", "linear_probe"}
     single = next(row for row in results["table"] if row["protocol"] == "single")
-    turned = row_claim(results, single).reversed()
+    turned = row_claim(read(results), read(results).row(single["protocol"])).reversed()
     assert turned in said.claims
     assert typographic(turned.sentence()) in (said.words, *said.details)
 
@@ -93,7 +96,7 @@ PROBE = {"against": "linear_probe", "against_label": "Linear probe"}
 
 def test_claims_of_the_choice_lead(results):
     results["final"]["claims"] = [claim().to_json(), claim(mean=0.05, high=0.09, **PROBE).to_json()]
-    said = headline(results)
+    said = headline(read(results))
     assert said.words == (
         "On 2 held-out domains Soup (greedy) is 2.0 points better than one fine-tuning "
         "(1.0 to 3.0) and 5.0 points better than Linear probe (1.0 to 9.0)."
@@ -104,14 +107,14 @@ def test_claims_of_the_choice_lead(results):
 def test_the_weakest_claim_speaks_first(results):
     null = claim(low=-0.01, verdict="no difference")
     results["final"]["claims"] = [claim(**PROBE).to_json(), null.to_json()]
-    said = headline(results)
+    said = headline(read(results))
     assert (said.verdict, said.words) == ("no difference", typographic(null.sentence()))
     assert said.details[0].startswith("Soup (greedy) is 2.0 points better than Linear probe")
 
 
 def test_nothing_simpler_was_compared(results):
     results["final"]["claims"] = []
-    said = headline(results)
+    said = headline(read(results))
     assert said.verdict == "alone"
     assert said.words.startswith("Model Ratatouille (uniform) reaches ")
     assert said.details == ("It was compared with nothing simpler.",)
@@ -130,7 +133,7 @@ def test_old_files_open_and_one_trial_of_theirs_has_no_verdict(results, trials):
 
 def test_nothing_held_out(results):
     results.update(table=[], cells=[])
-    said = headline(results)
+    said = headline(read(results))
     assert said.verdict == "alone"
     assert said.words == "Model Ratatouille (uniform), trained on all domains."
     assert "compared" in said.details[0]

@@ -5,8 +5,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from stockpot.recycling.schema import RecycleResults
 from stockpot.report import markdown_table, terminal_table, write_report
 from stockpot.report.page import embedded, render
+
+read = RecycleResults.read
+
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -50,16 +54,16 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page(results):
-    return Page(render(results))
+    return Page(render(read(results)))
 
 
 def test_diverged_runs_are_named_in_one_sentence(results):
-    assert "diverged" not in render(results)
+    assert "diverged" not in render(read(results))
     cell = results["cells"][0]
     for run in cell["runs"][:8]:
         run["diverged"] = {"step": 40, "learning_rate": 0.1, "what": "the loss is not finite"}
     total = sum(len(each["runs"]) for each in results["cells"])
-    page = render(results)
+    page = render(read(results))
     count = len(cell["runs"][:8])
     assert f"{count} of {total} runs diverged, and no selection and no average has them" in page
     where = f"{cell['runs'][0]['label']} ({cell['held_out']}, trial {cell['trial']})"
@@ -69,7 +73,7 @@ def test_diverged_runs_are_named_in_one_sentence(results):
 
 def test_makes_no_request(results):
     """Nothing that a browser would fetch: no address, no source, no import."""
-    text = render(results)
+    text = render(read(results))
     assert not re.search(r"https?:|@import|\bsrc=|url\(", text.replace("http-equiv", ""))
     links = [v for tag, name, v in Page(text).attributes if name == "href" and tag != "a"]
     assert links == ["data:,"]
@@ -110,7 +114,7 @@ def test_all_sections_are_there(page):
 
 
 def test_data_is_inside_and_is_the_data(results):
-    text = render(results)
+    text = render(read(results))
     inside = re.search(r'<script type="application/json" id="results">(.*?)</script>', text, re.S)
     data = json.loads(inside[1])
     assert [row["mean"] for row in data["table"]] == pytest.approx(
@@ -140,7 +144,7 @@ def test_text_from_outside_is_escaped(results):
     results["table"][0]["label"] = 'a<b>&"c'
     results["cells"][0]["held_out"] = results["cells"][0]["held_out"]
     results["recipe"] = "</pre><script>alert(2)</script>"
-    text = render(results)
+    text = render(read(results))
     assert "<img" not in text
     assert "alert(2)</script>" not in text
     Page(text)
@@ -164,7 +168,7 @@ def test_a_large_comparison_stays_small(make_results):
     for cell in results["cells"]:
         cell["diagnosis"] *= 5
         cell["connectivity"] *= 2
-    text = render(results)
+    text = render(read(results))
     assert len(text.encode()) < 300_000
     assert "The 480 runs" in text
     assert "Runs by domain, pool and init" in text
@@ -178,14 +182,14 @@ def test_the_least_that_may_come(results):
     results["table"] = [row]
     results["lineage"] = {"nodes": [], "edges": []}
     results["final"]["protocol"] = row["protocol"]
-    page = Page(render(results))
+    page = Page(render(read(results)))
     assert {"h-curves", "h-diversity", "h-tree", "h-runs", "h-why"}.isdisjoint(page.ids)
     assert "ERM (best run) reaches" in " ".join(page.words)
 
 
 def test_nothing_held_out(results):
     results.update(table=[], cells=[])
-    page = Page(render(results))
+    page = Page(render(read(results)))
     assert {"h-table", "h-accuracy", "h-runs"}.isdisjoint(page.ids)
     assert "h-tree" in page.ids
     assert terminal_table(results).count("\n") == 1
@@ -196,14 +200,14 @@ def test_no_ratio_error_no_scatter(results):
     for cell in results["cells"]:
         for row in cell["diversity"]:
             row["ratio_error"] = None
-    assert "h-diversity" not in Page(render(results)).ids
+    assert "h-diversity" not in Page(render(read(results))).ids
 
 
 def test_one_domain_shows_both_splits_side_by_side(results):
     results["cells"] = [cell for cell in results["cells"] if cell["held_out"] == "movies"]
     for row in results["table"]:
         row["domains"] = {"movies": row["domains"]["movies"]}
-    words = " ".join(Page(render(results)).words)
+    words = " ".join(Page(render(read(results))).words)
     assert "Held out: movies" in words
     assert "On the held-out domain" not in words
 
@@ -213,13 +217,13 @@ def test_regression(results):
     for claim in (*results["averages"], *(r["difference"] for r in results["table"])):
         if claim is not None:
             claim["metric"] = "r2"
-    words = " ".join(Page(render(results)).words)
+    words = " ".join(Page(render(read(results))).words)
     assert "0.77" in words
     assert "of R2" in words
     assert "points better" not in words
 
 
 def test_same_results_same_page(results, tmp_path):
-    assert render(results) == render(results)
+    assert render(read(results)) == render(read(results))
     path = write_report(results, tmp_path / "report.html")
-    assert path.read_text(encoding="utf-8") == render(results)
+    assert path.read_text(encoding="utf-8") == render(read(results))

@@ -25,6 +25,7 @@ from stockpot.backbones.spec import BackboneSpec
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.errors import BackboneError
 from stockpot.files import digest
+from stockpot.tasks import Task
 
 State = dict[str, Tensor]
 _CPU = torch.device("cpu")
@@ -92,6 +93,14 @@ class Backbone:
     def reset(self) -> None:
         """Back to the weights and buffers that were loaded first."""
         self.load(self._base)
+
+    def check_takes(self, task: Task) -> None:
+        """Raise ``BackboneError`` unless it takes what the task has: texts, or arrays."""
+        if (self.modality == "text") != (task.modality == "text"):
+            raise BackboneError(
+                f"backbone '{self.spec.name}' takes {self.modality} inputs, "
+                f"task '{task.name}' has {task.modality} inputs"
+            )
 
     def prepare(
         self, raw: Any, device: torch.device = _CPU, transform: Transform | None = None

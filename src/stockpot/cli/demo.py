@@ -45,8 +45,8 @@ def demo_command(
         out.data({"assets": found}, "\n".join(f"{k}\t{v}" for k, v in found.items()))
         return
     from stockpot.cli.recycle import show
-    from stockpot.evaluation.kept import kept_line
     from stockpot.recycling import recycle
+    from stockpot.recycling.kept import kept_line
 
     recipe = write_recipe(folders, output / "recipe.yaml")
     done = recycle(recipe, output, jobs=jobs, overwrite=True, quiet=quiet or as_json)

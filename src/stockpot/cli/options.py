@@ -12,6 +12,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no word
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, show the plan, write nothing.")
 ]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change the recipe, such as training.steps=100; repeatable."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 SkipCorrupt = Annotated[
     bool, typer.Option("--skip-corrupt", help="Leave out unreadable images and list them.")

@@ -11,6 +11,7 @@ import typer
 from stockpot.cli.options import (
     Address,
     Backend,
+    Changes,
     DryRun,
     GpusPerJob,
     InRegistry,
@@ -39,10 +40,7 @@ def recycle_command(
     address: Address = None,
     gpus_per_job: GpusPerJob = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Replaces the recipe's seed.")] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change the recipe, such as training.steps=100; repeatable."),
-    ] = None,
+    changes: Changes = None,
     history: Annotated[
         Path | None,
         typer.Option(help="Append what one plain fine-tuning reached to this history store."),
@@ -62,9 +60,9 @@ def recycle_command(
     Run again after an interruption: finished jobs are not repeated.
     """
     from stockpot.cli.landing import Landing
-    from stockpot.evaluation.kept import kept_line
     from stockpot.extras import require_wanted
     from stockpot.recycling import load_recipe, plan_recipe, recycle
+    from stockpot.recycling.kept import kept_line
 
     extras = backend_extras(backend, address, gpus_per_job)
     load_recipe(recipe, changes or ())
@@ -97,7 +95,7 @@ def recycle_command(
 
 
 def _append(out: Output, history: Path, done: Recycled, name: str | None) -> None:
-    from stockpot.ranking.append import append_recycled
+    from stockpot.history import append_recycled
 
     found = append_recycled(history, done.results, name)
     if found is None:
@@ -112,5 +110,5 @@ def show(out: Output, done: Recycled, more: Mapping[str, Any] | None = None) -> 
 
     report = done.folder / "report.html"
     write_report(done.results, report)
-    out.data({**done.results, **(more or {})}, terminal_table(done.results))
+    out.data({**done.results.to_json(), **(more or {})}, terminal_table(done.results))
     out.say(f"report: {report}\nmodel:  {done.model}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from stockpot.cli.options import (
     backend_extras,
     check_tangent_packages,
 )
+
+if TYPE_CHECKING:
+    from stockpot.tangent.schema import CompositionScores, TangentResults
 
 tangent_app = typer.Typer(
     name="tangent",
@@ -77,10 +80,10 @@ def train_command(
     if dry_run:
         planned = plan_recipe(recipe, only or (), skip_corrupt=skip_corrupt)
         rows = [
-            f"{p['name']}: {p['examples']} examples of {p['classes']} classes, {p['steps']} steps"
+            f"{p.name}: {p.examples} examples of {p.classes} classes, {p.steps} steps"
             for p in planned
         ]
-        out.data({"components": planned}, "\n".join(rows))
+        out.data({"components": [vars(p) for p in planned]}, "\n".join(rows))
         return
     landing = Landing(registry)
     done = train(
@@ -96,9 +99,9 @@ def train_command(
         quiet=quiet or as_json,
     )
     landing.add(output)
-    for note in done.results["notes"]:
+    for note in done.results.notes:
         out.say(f"note: {note}")
-    out.data({**done.results, **landing.value}, _component_table(done.results["components"]))
+    out.data({**done.results.to_json(), **landing.value}, _component_table(done.results))
     out.say(f"components: {output / 'components'}")
     landing.finish(out)
 
@@ -185,8 +188,7 @@ def eval_command(
         without=without or (),
         skip_corrupt=skip_corrupt,
     )
-    value = {**done.results, "weights": done.weights}
-    Output(json=as_json, quiet=quiet).data(value, _evaluation(done.results))
+    Output(json=as_json, quiet=quiet).data(done.to_json(), _evaluation(done))
 
 
 def _run_of(components: Path) -> Path:
@@ -197,22 +199,22 @@ def _run_of(components: Path) -> Path:
     return next((place for place in near if (place / MODELS_NAME).is_file()), components)
 
 
-def _component_table(components: list[dict[str, Any]]) -> str:
+def _component_table(results: TangentResults) -> str:
     rows = []
-    for one in components:
-        found = one["metrics"].get("validation_accuracy")
-        told = f"  validation {100 * found:.1f} %" if found is not None else ""
-        rows.append(f"{one['name']}: {one['examples']} examples{told}  {one['digest'][:12]}")
+    for one in results.components:
+        value = one.metrics.get("validation_accuracy")
+        shown = f"  validation {100 * value:.1f} %" if value is not None else ""
+        rows.append(f"{one.name}: {one.examples} examples{shown}  {one.digest[:12]}")
     return "\n".join(rows)
 
 
-def _evaluation(result: dict[str, Any]) -> str:
-    rows = [f"composed  {100 * result['accuracy']:5.1f} %  ({result['examples']} test examples)"]
-    if "task_incremental" in result:
-        rows.append(f"  knowing the task  {100 * result['task_incremental']:5.1f} %")
-    rows += [f"  {name}  {100 * value:5.1f} %" for name, value in result["by_domain"].items()]
-    if result["base_accuracy"] is not None:
-        rows.append(f"base      {100 * result['base_accuracy']:5.1f} %")
-    for one in result["components"]:
-        rows.append(f"{one['weight']:+.3f} {one['name']}  alone {100 * one['accuracy']:5.1f} %")
+def _evaluation(done: CompositionScores) -> str:
+    rows = [f"composed  {100 * done.accuracy:5.1f} %  ({done.examples} test examples)"]
+    if done.task_incremental is not None:
+        rows.append(f"  knowing the task  {100 * done.task_incremental:5.1f} %")
+    rows += [f"  {name}  {100 * value:5.1f} %" for name, value in done.by_domain.items()]
+    if done.base_accuracy is not None:
+        rows.append(f"base      {100 * done.base_accuracy:5.1f} %")
+    for one in done.components:
+        rows.append(f"{one.weight:+.3f} {one.name}  alone {100 * one.accuracy:5.1f} %")
     return "\n".join(rows)

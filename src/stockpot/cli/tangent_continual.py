@@ -10,6 +10,7 @@ import typer
 from stockpot.cli.options import (
     Address,
     Backend,
+    Changes,
     DryRun,
     GpusPerJob,
     Jobs,
@@ -29,10 +30,7 @@ def continual_command(
     jobs: Jobs = None,
     address: Address = None,
     gpus_per_job: GpusPerJob = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change the recipe, such as trials=2; repeatable."),
-    ] = None,
+    changes: Changes = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="The tables as Markdown on stdout.")
     ] = False,

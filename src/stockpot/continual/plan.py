@@ -12,6 +12,7 @@ from stockpot.continual.methods import METHODS, Strategy
 from stockpot.continual.recipe import ContinualRecipe, Setting
 from stockpot.continual.splits import Stream, deal
 from stockpot.execution import Job
+from stockpot.execution.arguments import backbone_argument, data_argument
 from stockpot.tangent.statistics import FeatureMap
 from stockpot.tasks import Task
 
@@ -62,17 +63,8 @@ class _Builder:
         self.recipe, self.facts = recipe, facts
         self.places = {"root": facts.root, "cache": facts.cache}
         self.common = {
-            "data": {
-                "spec": recipe.task.model_dump(mode="json"),
-                "content": facts.task.fingerprint,
-                "limit": None,
-                "seed": recipe.seed,
-                "skip_corrupt": False,
-            },
-            "backbone": {
-                "spec": recipe.backbone.model_dump(mode="json"),
-                "content": facts.backbone,
-            },
+            "data": data_argument(recipe.task, facts.task.fingerprint, seed=recipe.seed),
+            "backbone": backbone_argument(recipe.backbone, facts.backbone),
         }
         self.features = self._job(
             f"{_TANGENT}:features",

@@ -12,11 +12,9 @@ from stockpot.backbones import Backbone, Model, load_backbone
 from stockpot.continual.plan import ContinualCell, ContinualFacts, make_plan
 from stockpot.continual.recipe import ContinualRecipe, load_recipe, parse_recipe
 from stockpot.continual.results import collect_results
-from stockpot.errors import BackboneError
-from stockpot.execution import Backend, in_order, make_backend, run_jobs
+from stockpot.execution import Backend, in_order, make_backend, run_all
 from stockpot.files import write_json
 from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
-from stockpot.progress import progress
 from stockpot.tangent.linear import TangentModel
 from stockpot.tasks import load_task
 
@@ -58,14 +56,7 @@ def compare(
         backend, jobs, threads=checked.threads, address=address, gpus_per_job=gpus_per_job
     )
     wanted = [job for cell in cells for job in cell.evaluations.values()]
-    total = sum(job.weight for job in in_order(wanted))
-    with progress("continual learning", total, quiet=quiet) as advance:
-        folders = run_jobs(
-            wanted,
-            output / "work",
-            backend,
-            on_finished=lambda job, reused: advance(job.weight, f"{job.label:.44}"),
-        )
+    folders = run_all("continual learning", wanted, output / "work", backend, quiet=quiet)
     collected = collect_results(checked, body[0], body[1], cells, folders)
     results = {RECIPE_DIGEST: identity, **collected}
     write_json(output / "results.json", results)
@@ -100,11 +91,7 @@ def _examine(
         keep = cache if cache.exists() else Path(scratch)
         task = load_task(checked.task, root=folder, cache=keep, seed=checked.seed)
         body = load_backbone(checked.backbone, root=folder, example=task.inputs[:2])
-        if (body.modality == "text") != (task.modality == "text"):
-            raise BackboneError(
-                f"backbone '{checked.backbone.name}' takes {body.modality} inputs, "
-                f"task '{task.name}' has {task.modality} inputs"
-            )
+        body.check_takes(task)
         # What cannot be linearised is found here, before any job.
         model = TangentModel(Model(body, len(task.classes)))
         model.probe(body.prepare(task.inputs[:2]))

@@ -3,7 +3,7 @@
 from stockpot.execution.backends import Local, Serial, make_backend
 from stockpot.execution.cluster import Ray
 from stockpot.execution.job import Backend, Job, Outcome, Ticket, in_order
-from stockpot.execution.run import run_jobs
+from stockpot.execution.run import run_all, run_jobs
 
 __all__ = [
     "Backend",
@@ -15,5 +15,6 @@ __all__ = [
     "Ticket",
     "in_order",
     "make_backend",
+    "run_all",
     "run_jobs",
 ]

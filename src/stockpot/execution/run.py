@@ -11,6 +11,7 @@ from stockpot.errors import InputError, JobError, OutputError
 from stockpot.execution.attempts import attempts, forget, settle
 from stockpot.execution.job import Backend, Job, Outcome, Ticket, in_order
 from stockpot.files import output_error, write_json
+from stockpot.progress import progress
 from stockpot.system import locked, sync
 
 DONE = "done.json"
@@ -119,6 +120,20 @@ def _worked_in(job: Job, outcome: Outcome, workplace: Path) -> Path:
         return Path(outcome.folder)
     folder = workplace / "partial" / job.key
     return next(reversed(attempts(folder)), folder)
+
+
+def run_all(
+    words: str, jobs: Sequence[Job], workplace: Path, backend: Backend, *, quiet: bool = False
+) -> dict[Job, Path]:
+    """:func:`run_jobs` with a progress bar called ``words``."""
+    total = sum(job.weight for job in in_order(list(jobs)))
+    with progress(words, total, quiet=quiet) as advance:
+        return run_jobs(
+            jobs,
+            workplace,
+            backend,
+            on_finished=lambda job, reused: advance(job.weight, f"{job.label:.44}"),
+        )
 
 
 @contextmanager

@@ -71,30 +71,3 @@ def _append_scores(path: Path, results: Mapping[str, Any]) -> None:
         for model in results["models"]:
             for name, value in model["scores"].items():
                 log.add(model["name"], task, name, value, source="stockpot rank")
-
-
-def append_recycled(
-    store: str | Path, results: Mapping[str, Any], model: str | None = None
-) -> tuple[str, str, float] | None:
-    """Append what one plain fine-tuning of the base reached in a ``recycle`` run.
-
-    ``results``: the content of ``recycle``'s ``results.json``; ``model``: what the base is called
-    in the store, by default its name in the recipe. The value is the mean over runs and held-out
-    domains. Returns model, task and value; None where the recipe left that protocol out.
-    """
-    row = next((each for each in results["table"] if each["protocol"] == "single"), None)
-    if row is None:
-        return None
-    task, base = results["task"], results["backbone"]
-    name = model or base["name"]
-    with Store.open(store) as opened:
-        opened.add(
-            name,
-            task["name"],
-            task["metric"],
-            row["mean"],
-            source="stockpot recycle",
-            run=", ".join(row["domains"]),
-            facts={"parameters": float(base["parameters"])},
-        )
-    return name, task["name"], float(row["mean"])

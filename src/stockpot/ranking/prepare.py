@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from stockpot.errors import InputError, StockpotError
+from stockpot.execution.arguments import data_argument
 from stockpot.files import digest
 from stockpot.ranking.features import Failed, sample_order
 from stockpot.ranking.features.offline import check_present
@@ -83,13 +84,13 @@ def prepare_task(
     spec = request.task
     task = load_task(spec, root=root, skip_corrupt=skip_corrupt, cache=cache, seed=request.seed)
     if request.limit_per_domain is not None:
-        data = {
-            "spec": spec.model_dump(mode="json"),
-            "content": task.fingerprint,
-            "limit": request.limit_per_domain,
-            "seed": request.seed,
-            "skip_corrupt": skip_corrupt,
-        }
+        data = data_argument(
+            spec,
+            task.fingerprint,
+            seed=request.seed,
+            limit=request.limit_per_domain,
+            skip_corrupt=skip_corrupt,
+        )
         task = open_task(data, str(root), str(cache))
     split = split_task(
         task,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from stockpot.errors import RecipeError, TaskError
+from stockpot.execution.arguments import data_argument
 from stockpot.tasks.specs import (
     ArraySpec,
     ImageFolderSpec,
@@ -75,13 +76,13 @@ class Request(_Strict):
         ``open_task``, ``split`` for ``split_task``.
         """
         return {
-            "data": {
-                "spec": self.task.model_dump(mode="json"),
-                "content": content,
-                "limit": self.limit_per_domain,
-                "seed": self.seed,
-                "skip_corrupt": skip_corrupt,
-            },
+            "data": data_argument(
+                self.task,
+                content,
+                seed=self.seed,
+                limit=self.limit_per_domain,
+                skip_corrupt=skip_corrupt,
+            ),
             "split": {
                 "held_out": self.held_out,
                 "seed": self.seed,

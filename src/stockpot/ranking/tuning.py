@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.execution import Backend, Job, run_jobs
+from stockpot.execution.arguments import backbone_argument
 from stockpot.execution.run import DONE
 from stockpot.ranking.request import Request
 from stockpot.ranking.zoo import ModelEntry
@@ -94,10 +95,7 @@ class Tuner:
         settings = training.model_dump(exclude={"augmentation"})
         arguments = {
             **self.request.rows_of(self.task.fingerprint, skip_corrupt=self.skip_corrupt),
-            "backbone": {
-                "spec": entry.spec.model_dump(mode="json"),
-                "content": self.fingerprints[model],
-            },
+            "backbone": backbone_argument(entry.spec, self.fingerprints[model]),
             "hyperparameters": {
                 **settings,
                 "learning_rate": rate,

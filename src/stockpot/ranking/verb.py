@@ -115,9 +115,17 @@ def rank(
         backend=backend,
         quiet=quiet,
     )
-    output = Path(output)
+    return _rank(_read(task, zoo, options, root), Path(output), history, options, append)
+
+
+def _rank(
+    asked: _Asked,
+    output: Path,
+    history: str | Path | None,
+    options: RankOptions,
+    append: bool,
+) -> Ranked:
     begun = time.perf_counter()
-    asked = _read(task, zoo, options, root)
     entries = {name: one.model_dump(mode="json") for name, one in asked.zoo.entries.items()}
     identity = recipe_digest(asked.request.model_dump(mode="json"), entries)
     check_output(output, "results.json", identity, overwrite=options.overwrite)

@@ -20,9 +20,9 @@ several cells validate on it, and cells were trained anew.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -33,8 +33,9 @@ from stockpot.evaluation.crossed import crossed_difference, numbered
 from stockpot.evaluation.wording import in_sentence
 from stockpot.execution import Job
 from stockpot.recycling.cost import training_cost
-from stockpot.recycling.jobs import ROWS, UNSEEN, read_metrics
+from stockpot.recycling.jobs import ROWS, UNSEEN
 from stockpot.recycling.judging import selection_metric
+from stockpot.recycling.metrics import read_metrics
 from stockpot.recycling.plan import Plan
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.recipe import AUTO, Recipe
@@ -114,20 +115,6 @@ class KeptModel:
         if self.protocol != self.best:
             best += f", {in_sentence(PROTOCOLS[self.best].label)}"
         return f"the simplest of {level} (of {count}) that validation cannot tell from {best}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for ``results.json``."""
-        return {
-            "protocol": self.protocol,
-            "chosen": self.chosen,
-            "best": self.best,
-            "auto": self.auto,
-            "candidates": [
-                {**asdict(candidate), "level": candidate.is_level} for candidate in self.candidates
-            ],
-            "validation": [claim.to_json() for claim in self.against],
-            "below": [claim.against for claim in self.below],
-        }
 
 
 def choose(recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) -> KeptModel:
@@ -223,7 +210,7 @@ class _Validation:
         if protocol.combine in ("interpolate", "half"):
             return True
         jobs = [self.folders[cell.models[name]] for cell in self.cells.values()]
-        return float(np.mean([len(read_metrics(job)["members"]) for job in jobs])) >= 2
+        return float(np.mean([len(read_metrics(job).members) for job in jobs])) >= 2
 
     def steps(self, name: str) -> float:
         """Training steps, mean over cells, of all that the protocol needs."""

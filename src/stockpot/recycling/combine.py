@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,9 @@ from stockpot.evaluation import ensemble
 from stockpot.evaluation.connectivity import interpolate
 from stockpot.evaluation.selection import best, greedy_soup, validation_score
 from stockpot.merging import merge
+from stockpot.recycling.metrics import read_metrics
 from stockpot.recycling.protocols import FITTED
+from stockpot.recycling.schema import FrontierPoint, How
 from stockpot.recycling.starts import unusable
 from stockpot.training.mixing import Combine, mix
 from stockpot.training.rows import Outputs, Rows, all_finite, read_outputs
@@ -39,7 +40,7 @@ class Combination:
     state: State | None
     outputs: Outputs
     members: list[str]
-    how: dict[str, Any] = field(default_factory=dict)
+    how: How = field(default_factory=How)
     unseen: Outputs | None = None
 
 
@@ -60,44 +61,40 @@ def combine_runs(
     not finite, the outcome is the linear probe, and ``how`` says so under ``instead``.
     """
     if not runs:
-        return _probe(probe, {})
+        return _probe(probe, How())
     left_out = unusable(rows, runs, probe, take)
-    how: dict[str, Any] = {"left_out": left_out} if left_out else {}
-    runs = {name: runs[name] for name in runs if name not in {one["member"] for one in left_out}}
+    how = How(left_out=tuple(left_out)) if left_out else How()
+    runs = {name: runs[name] for name in runs if name not in {one.member for one in left_out}}
     if not runs:
-        return _probe(probe, {**how, "instead": "linear probe: no member is left"})
+        return _probe(probe, how.joined(How(instead="linear probe: no member is left")))
 
     def choose(some: Rows) -> Combination:
         return _choose(_Pool(some, runs, probe, take), select, combine, greedy_on)
 
     made = choose(rows)
     if not all_finite(made.outputs):
-        return _probe(probe, {**how, "instead": "linear probe: the outcome is not finite"})
-    made.how = {**how, **_plain(made.how)}
+        return _probe(probe, how.joined(How(instead="linear probe: the outcome is not finite")))
+    made.how = how.joined(made.how)
     if select in ("best", "greedy") or combine in FITTED:
         unseen = _cross_fitted(rows, choose, lambda some: _Pool(some, runs, probe, take))
         made.unseen = unseen if unseen and all_finite(unseen) else None
     return made
 
 
-def _probe(probe: Path, how: dict[str, Any]) -> Combination:
+def _probe(probe: Path, how: How) -> Combination:
     state, outputs = load_state(probe / "model.safetensors"), read_outputs(probe / "outputs.npz")
     return Combination(state, outputs, [], how)
 
 
-def _plain(value: Any) -> Any:
-    """The same with null for numbers that JSON does not have: losses of trials that overflowed."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+def _finite(value: float) -> float | None:
+    """None for a number that JSON does not have: the loss of a trial that overflowed."""
+    return value if np.isfinite(value) else None
 
 
 def _choose(pool: _Pool, select: str, combine: str, greedy_on: str) -> Combination:
     """Select and combine, by the validation rows of the pool."""
     runs = pool.runs
-    how: dict[str, Any] = {}
+    how = How()
     if select == "best":
         members = [best({name: pool.accuracy(name, "id_accuracy") for name in runs})]
     elif select == "oracle":
@@ -110,11 +107,13 @@ def _choose(pool: _Pool, select: str, combine: str, greedy_on: str) -> Combinati
             lambda names: pool.validate(pool.mean(names), greedy_on),
         )
         members = list(chosen.members)
-        how = {"greedy_on": greedy_on, **chosen.to_json()}
+        how = How(
+            greedy_on=greedy_on, members=chosen.members, score=chosen.score, trace=chosen.trace
+        )
     else:
         members = list(runs)
     made = _COMBINE[combine](pool, members)
-    made.how = {**how, **made.how}
+    made.how = how.joined(made.how)
     return made
 
 
@@ -153,8 +152,7 @@ class _Pool:
             stored = self.stored(name)
             assert stored is not None
             return float(self.rows.metrics(stored)[key])
-        metrics = json.loads((self.runs[name] / "metrics.json").read_text(encoding="utf-8"))
-        return float(metrics[self.take][key])
+        return float(getattr(read_metrics(self.runs[name]).of(self.take), key))
 
     def file(self, name: str) -> Path:
         return self.runs[name] / f"{self.take}.safetensors"
@@ -303,15 +301,15 @@ def _interpolate(pool: _Pool, members: list[str]) -> Combination:
         finite = np.isfinite(losses[a]) and all_finite(outputs[a])
         metrics = pool.rows.metrics(outputs[a]) if finite else {}
         frontier.append(
-            {
-                "coefficient": a,
-                "loss": losses[a] if finite else None,
-                "validation": metrics.get("id_accuracy"),
-                "held_out": metrics.get("accuracy"),
-            }
+            FrontierPoint(
+                coefficient=a,
+                loss=losses[a] if finite else None,
+                validation=metrics.get("id_accuracy"),
+                held_out=metrics.get("accuracy"),
+            )
         )
     chosen = min(losses, key=lambda a: losses[a])
-    how = {"coefficient": chosen, "frontier": frontier}
+    how = How(coefficient=chosen, frontier=tuple(frontier))
     return Combination(at(chosen), outputs[chosen], members, how)
 
 
@@ -319,7 +317,7 @@ def _half(pool: _Pool, members: list[str]) -> Combination:
     """WiSE-FT with a = 0.5, which the paper recommends where nothing can be tuned on."""
     base = pool.base()
     state = pool.line(base, pool.state(members[0]), dict.fromkeys(base, 0.5))
-    return Combination(state, pool.outputs(state), members, {"coefficient": 0.5})
+    return Combination(state, pool.outputs(state), members, How(coefficient=0.5))
 
 
 def _learned(pool: _Pool, members: list[str]) -> Combination:
@@ -349,7 +347,10 @@ def _learned(pool: _Pool, members: list[str]) -> Combination:
         trace.append(current)
     state = blend(weights)
     return Combination(
-        state, pool.outputs(state), members, {"coefficients": weights, "losses": trace}
+        state,
+        pool.outputs(state),
+        members,
+        How(coefficients=weights, losses=tuple(map(_finite, trace))),
     )
 
 
@@ -359,7 +360,7 @@ def _families(pool: _Pool, members: list[str]) -> Combination:
     count = len(set(families))
     weights = [1 / (count * families.count(family)) for family in families]
     state = pool.mean(members, weights)
-    how = {"coefficients": dict(zip(members, weights, strict=True))}
+    how = How(coefficients=dict(zip(members, weights, strict=True)))
     return Combination(state, pool.outputs(state), members, how)
 
 
@@ -368,7 +369,7 @@ def _rescaled(pool: _Pool, members: list[str]) -> Combination:
     base, mean = pool.base(), pool.mean(members)
     factor, losses = _best_factor(pool, base, mean)
     state = pool.line(base, mean, dict.fromkeys(base, factor))
-    how = {"factor": factor, "losses": losses}
+    how = How(factor=factor, losses={str(a): _finite(loss) for a, loss in losses.items()})
     return Combination(state, pool.outputs(state), members, how)
 
 
@@ -381,7 +382,7 @@ def _layers(pool: _Pool, members: list[str]) -> Combination:
     """
     base, mean = pool.base(), pool.mean(members)
     factor, losses = _best_factor(pool, base, mean)
-    current = losses[str(factor)]
+    current = losses[factor]
     factors = dict.fromkeys(base, factor)
     layers: dict[str, list[str]] = {}
     for name in base:
@@ -394,7 +395,9 @@ def _layers(pool: _Pool, members: list[str]) -> Combination:
             if loss < current:
                 current, factors, chosen[layer] = loss, tried, factor * times
     state = pool.line(base, mean, factors)
-    return Combination(state, pool.outputs(state), members, {"factors": chosen, "loss": current})
+    return Combination(
+        state, pool.outputs(state), members, How(factors=chosen, loss=_finite(current))
+    )
 
 
 def layer_of(name: str) -> str:
@@ -404,9 +407,9 @@ def layer_of(name: str) -> str:
     return ".".join(parts[: numbers[-1] + 1] if numbers else parts[:-1])
 
 
-def _best_factor(pool: _Pool, base: State, mean: State) -> tuple[float, dict[str, float]]:
+def _best_factor(pool: _Pool, base: State, mean: State) -> tuple[float, dict[float, float]]:
     losses = {a: pool.loss(pool.line(base, mean, dict.fromkeys(base, a))) for a in _FACTORS}
-    return min(losses, key=lambda a: losses[a]), {str(a): loss for a, loss in losses.items()}
+    return min(losses, key=lambda a: losses[a]), losses
 
 
 _COMBINE: dict[str, Callable[[_Pool, list[str]], Combination]] = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stockpot.execution import Job
-from stockpot.recycling.jobs import read_metrics
+from stockpot.recycling.metrics import read_metrics
 from stockpot.recycling.protocols import Protocol
 
 
@@ -21,6 +21,6 @@ def training_cost(protocol: Protocol, job: Job, folders: Mapping[Job, Path]) -> 
     steps, seconds = 0, 0.0
     for one in needed:
         metrics = read_metrics(folders[one])
-        steps += int(metrics["steps"])
-        seconds += float(metrics.get("seconds", 0.0))
+        steps += metrics.steps
+        seconds += metrics.seconds
     return steps, round(seconds, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from stockpot.recycling.cells import judged_on
 from stockpot.recycling.plan import Run
 from stockpot.recycling.protocols import PROTOCOLS, Protocol
 from stockpot.recycling.recipe import Recipe
+from stockpot.recycling.schema import Curve, DiagnosisResult
 
 if TYPE_CHECKING:
     from stockpot.recycling.results import CellData
@@ -50,8 +51,8 @@ class _Scored:
 
 
 def diagnose_cell(
-    recipe: Recipe, data: CellData, connectivity: Sequence[Mapping[str, Any]], cells: int
-) -> list[dict[str, Any]]:
+    recipe: Recipe, data: CellData, connectivity: Sequence[Curve], cells: int
+) -> list[DiagnosisResult]:
     """One diagnosis per average of two runs or more: these weights on these rows.
 
     Whether an average is ahead of its members or behind holds together for all averages of all
@@ -67,7 +68,17 @@ def diagnose_cell(
     for claim in claims:
         protocol = PROTOCOLS[claim.subject]
         evidence = _evidence(recipe, protocol, scored[protocol.name], claim, data, connectivity)
-        made.append({"protocol": protocol.name, **diagnose(evidence).to_json()})
+        found = diagnose(evidence)
+        made.append(
+            DiagnosisResult(
+                protocol=protocol.name,
+                verdict=found.verdict,
+                code=found.code,
+                words=found.words,
+                findings=found.findings,
+                evidence=found.evidence,
+            )
+        )
     return made
 
 
@@ -122,13 +133,13 @@ def _averages(data: CellData) -> dict[str, _Scored]:
     return {
         name: _scored(PROTOCOLS[name], job, data)
         for name, job in data.cell.models.items()
-        if is_average(PROTOCOLS[name]) and data.metrics(job)["members"]
+        if is_average(PROTOCOLS[name]) and data.metrics(job).members
     }
 
 
 def _scored(protocol: Protocol, job: Job, data: CellData) -> _Scored:
     runs = {run.name: run for run in data.cell.runs[protocol.pool]}
-    chosen = [runs[name] for name in data.metrics(job)["members"]]
+    chosen = [runs[name] for name in data.metrics(job).members]
     outputs = [data.test_outputs(run.job, "outputs-best.npz") for run in chosen]
     kind = data.metric.kind
     joined = {name: ensemble([one[name] for one in outputs], kind) for name in data.labels}
@@ -157,7 +168,7 @@ def _evidence(
     scored: _Scored,
     claim: Claim,
     data: CellData,
-    connectivity: Sequence[Mapping[str, Any]],
+    connectivity: Sequence[Curve],
 ) -> SoupEvidence:
     mean = scored.mean_member
     names = {run.name for run in data.cell.runs[protocol.pool]}
@@ -171,7 +182,7 @@ def _evidence(
             for index, run in enumerate(scored.runs)
         ),
         average=_mean(scored.average),
-        average_id=data.metrics(data.cell.models[protocol.name])["best"]["id_accuracy"],
+        average_id=data.metrics(data.cell.models[protocol.name]).main.id_accuracy,
         ensemble=_mean(scored.ensemble),
         low=claim.low,
         high=claim.high,
@@ -181,17 +192,20 @@ def _evidence(
         shortfall=_interval(scored.ensemble, scored.average),
         barriers=tuple(
             PairBarrier(
-                pair["a"],
-                pair["b"],
-                pair["kind"],
-                pair["barrier_id"],
-                pair["barrier_ood"],
-                pair["examples_id"],
-                pair["examples_ood"],
+                pair.a,
+                pair.b,
+                pair.kind,
+                pair.barrier_id,
+                pair.barrier_ood,
+                pair.examples_id,
+                pair.examples_ood,
             )
             for pair in connectivity
-            if {pair["a"], pair["b"]} <= {*names, "base"}
-            or (pair["kind"] == "base to average" and pair["b"] == protocol.name)
+            if pair.kind != "base to best run"
+            and (
+                {pair.a, pair.b} <= {*names, "base"}
+                or (pair.kind == "base to average" and pair.b == protocol.name)
+            )
         ),
         head_shared=True,
         batchnorm="frozen" if recipe.backbone.batchnorm == "frozen" else "reestimate",
@@ -203,18 +217,18 @@ def _member(
     recipe: Recipe, run: Run, data: CellData, index: int, scores: Mapping[str, Array]
 ) -> Member:
     metrics = data.metrics(run.job)
-    values = [point["validation"] for point in metrics["history"]]
-    means = [float(np.mean(list(v.values()))) if isinstance(v, dict) else float(v) for v in values]
+    values = [point.validation for point in metrics.history]
+    means = [float(np.mean(list(v.values()))) if isinstance(v, Mapping) else v for v in values]
     others = {name: np.delete(own, index, axis=0).mean(axis=0) for name, own in scores.items()}
     wild = {each.name for each in recipe.auxiliaries if each.weights is not None}
     return Member(
         name=run.name,
-        accuracy=metrics["best"]["accuracy"],
+        accuracy=metrics.main.tested,
         init=run.init,
-        id_accuracy=metrics["best"]["id_accuracy"],
+        id_accuracy=metrics.main.id_accuracy,
         learning_rate=run.hyperparameters["learning_rate"],
-        cosine=metrics["way"]["cosine"],
-        distance=metrics["way"]["distance"],
+        cosine=metrics.way.cosine if metrics.way else None,
+        distance=metrics.way.distance if metrics.way else None,
         fall=max(means) - means[-1] if means else None,
         validated=data.validated(run.job),
         foreign=run.init in wild,

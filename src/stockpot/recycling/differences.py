@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from stockpot.evaluation.claims import CellScores, compare, compare_all
 from stockpot.evaluation.crossed import Cell
+from stockpot.recycling.schema import RowDifferences, RowGap
 
 _LEVEL = 0.95
 _OF_DOMAINS = ("against", "mean", "low", "high", "covers", "trials", "verdict")
@@ -20,19 +20,19 @@ def differences(
     metric: str,
     rows: str,
     labels: Mapping[str, str],
-) -> dict[str, dict[str, Any]]:
-    """By protocol the keys ``difference`` and ``domain_differences`` of its row.
+) -> dict[str, RowDifferences]:
+    """By protocol what its row says.
 
     ``scores``: by what was held out for a training, ``columns``: by the table's column, both with
     the trial. They are the same where every training is tested on one domain.
-    A difference is a claim as plain data with its phrase under ``words``; None for the reference.
+    A difference is a claim with its phrase under ``words``.
     The claims over all domains hold together over all rows. Those of single domains hold together
     over the domains of their row, and of them only what differs from the row's claim is kept.
     """
     others = [name for name in scores if name != against]
-    none: dict[str, Any] = {"difference": None, "domain_differences": {}}
+    none = RowDifferences(difference=None, domain_differences={})
     if against is None or not others:
-        return {name: dict(none) for name in scores}
+        return dict.fromkeys(scores, none)
     claims = compare_all(
         scores,
         [(name, against) for name in others],
@@ -41,7 +41,7 @@ def differences(
         labels=labels,
         level=_LEVEL,
     )
-    made = {against: dict(none)}
+    made = {against: none}
     for name, claim in zip(others, claims, strict=True):
         here = {}
         domains = list(dict.fromkeys(cell[0] for cell in columns[name]))
@@ -54,10 +54,9 @@ def differences(
             level = 1 - (1 - _LEVEL) / len(domains)
             alone = compare(
                 pair, name, against, rows=rows, metric=metric, labels=labels, level=level
-            ).to_json()
-            here[domain] = {key: alone[key] for key in _OF_DOMAINS}
-        made[name] = {
-            "difference": {**claim.to_json(), "words": claim.phrase()},
-            "domain_differences": here,
-        }
+            )
+            here[domain] = RowGap(**{key: getattr(alone, key) for key in _OF_DOMAINS})
+        made[name] = RowDifferences(
+            difference=RowGap(**vars(claim), words=claim.phrase()), domain_differences=here
+        )
     return made

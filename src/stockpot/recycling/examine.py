@@ -9,7 +9,7 @@ from pathlib import Path
 from stockpot.backbones import Backbone, load_backbone
 from stockpot.checkpoints import open_checkpoint
 from stockpot.checkpoints.torch_io import load_state
-from stockpot.errors import BackboneError, InputError, LineageError
+from stockpot.errors import InputError, LineageError
 from stockpot.inspection import Lineage, check_lineage
 from stockpot.recycling.cells import check_auxiliary, check_splits
 from stockpot.recycling.judging import other_metrics, selection_metric
@@ -53,11 +53,7 @@ def examine(
         task.kind, task.classes, class_weights(training), training.label_smoothing, "training."
     )
     body = load_backbone(recipe.backbone, root=root, example=task.inputs[:2])
-    if (body.modality == "text") != (task.modality == "text"):
-        raise BackboneError(
-            f"backbone '{recipe.backbone.name}' takes {body.modality} inputs, "
-            f"task '{task.name}' has {task.modality} inputs"
-        )
+    body.check_takes(task)
     contents: dict[str, str] = {}
     examples = {}
     lineage: dict[str, Lineage] = {}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from stockpot.backbones.folder import find_expression, save_folder
 from stockpot.checkpoints.torch_io import load_state
-from stockpot.evaluation.kept import kept_sentences
 from stockpot.evaluation.metrics import METRICS
 from stockpot.execution import Job
 from stockpot.files import atomic_folder
@@ -16,10 +14,12 @@ from stockpot.provenance import Record, RunModel, write_models
 from stockpot.recycling.cells import tested_as
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.ingredients import find_ingredients
-from stockpot.recycling.jobs import read_metrics
 from stockpot.recycling.judging import measured
+from stockpot.recycling.kept import kept_sentences
+from stockpot.recycling.metrics import read_metrics
 from stockpot.recycling.plan import Plan
 from stockpot.recycling.recipe import Recipe
+from stockpot.recycling.schema import RecycleResults
 from stockpot.tasks import image_decoding
 
 FOLDER = "model"
@@ -31,19 +31,19 @@ def save_final(
     examined: Examined,
     plan: Plan,
     folders: Mapping[Job, Path],
-    results: Mapping[str, Any],
+    results: RecycleResults,
 ) -> None:
     """Write weights, head, the base's configuration, model card and provenance into
     ``output/model``, and beside it the list of all models that it came from.
     """
     assert plan.final_cell is not None
-    protocol = str(results["final"]["protocol"])
+    protocol = results.final.protocol
     job = plan.final_cell.models[protocol]
     metrics = read_metrics(folders[job])
     state = load_state(folders[job] / "model.safetensors")
     expression = find_expression(examined.backbone, state)
     made = find_ingredients(
-        recipe, examined, plan, folders, results["versions"], output, protocol, expression
+        recipe, examined, plan, folders, results.versions, output, protocol, expression
     )
     record = Record(
         kind="merge",
@@ -52,9 +52,9 @@ def save_final(
         recipe=recipe.model_dump(mode="json"),
         data=examined.facts.task,
         metrics=measured(
-            metrics["best"], METRICS[examined.facts.metric], tested_as(plan.final_cell.domains)
+            metrics.main, METRICS[examined.facts.metric], tested_as(plan.final_cell.domains)
         ),
-        versions=results["versions"],
+        versions=results.versions,
     )
     with atomic_folder(output / FOLDER, replace=True) as folder:
         save_folder(

@@ -20,8 +20,8 @@ from stockpot.execution import Job
 from stockpot.provenance import Parent, Record, RunModel
 from stockpot.recycling.cells import tested_as
 from stockpot.recycling.examine import Examined
-from stockpot.recycling.jobs import read_metrics
 from stockpot.recycling.judging import measured
+from stockpot.recycling.metrics import read_metrics
 from stockpot.recycling.plan import BASE, Plan, Run
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.recipe import Recipe
@@ -85,8 +85,8 @@ class _Finder:
         # An overlay can replace what the final folder has, and it has only buffers that changed.
         made = backbone_part(load_state(self.folders[job] / "model.safetensors"))
         self.has_buffers = bool(self.examined.backbone.changed_buffers(made))
-        members = metrics["members"]
-        weights = metrics["how"].get("coefficients", {})
+        members = metrics.members
+        weights = metrics.how.coefficients
         runs = {
             run.job: run for cell in self.plan.cells for run in cell.runs.get(protocol.pool, [])
         }
@@ -109,7 +109,7 @@ class _Finder:
     def _run(self, name: str, run: Run, take: str, weight: float) -> None:
         parents = tuple(self._starts(run))
         folder = self.folders[run.job]
-        metrics = read_metrics(folder)[take]
+        metrics = read_metrics(folder).of(take)
         record = Record(
             kind="finetune",
             name=f"{self.recipe.title}: {name}",

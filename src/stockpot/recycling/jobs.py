@@ -8,7 +8,6 @@ of the model (``featurizer.*`` and ``head.*``), predictions are ``outputs*.npz``
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.evaluation import connectivity as paths
 from stockpot.files import write_json
 from stockpot.recycling.combine import combine_runs
+from stockpot.recycling.metrics import METRICS_FILE, read_metrics
 from stockpot.recycling.starts import (
     divergence,
     initial_state,
@@ -97,7 +97,7 @@ def probe(
     outputs = rows.outputs(model)
     write_outputs(out / ROWS, rows.positions())
     write_outputs(out / "outputs.npz", outputs)
-    write_json(out / "metrics.json", {"best": rows.metrics(outputs), "steps": 0})
+    write_json(out / METRICS_FILE, {"best": rows.metrics(outputs), "steps": 0})
 
 
 def wild(
@@ -115,7 +115,7 @@ def wild(
     path = Path(root) / weights
     found = body.adopt(load_state(path), str(path))
     save_state(out / "featurizer.safetensors", {PREFIX + name: t for name, t in found.items()})
-    write_json(out / "metrics.json", {"steps": 0})
+    write_json(out / METRICS_FILE, {"steps": 0})
 
 
 def auxiliary(
@@ -145,7 +145,7 @@ def auxiliary(
     )
     save_state(out / "featurizer.safetensors", without_head(done.last))
     write_json(
-        out / "metrics.json",
+        out / METRICS_FILE,
         {
             "steps": done.steps,
             "seconds": done.seconds,
@@ -186,12 +186,13 @@ def finetune(
         settings = settings.replace(head_only_steps=0)
     else:
         bad = {
-            name: why
+            name: lost
             for name, folder in inputs.items()
-            if name.startswith("init") and (why := read_metrics(folder).get("diverged"))
+            if name.startswith("init") and (lost := read_metrics(folder).diverged)
         }
         if init["kind"] == "weights" and bad:
-            why = {**bad["init"], "what": f"its auxiliary diverged: {bad['init']['what']}"}
+            what = f"its auxiliary diverged: {bad['init'].what}"
+            why = {**bad["init"].to_json(), "what": what}
             done = FineTuned(base, base, base, base if swad else None, {}, 0, 0, 0.0, [], why)
             _keep_run(out, rows, model, done, base, known)
             return
@@ -235,7 +236,7 @@ def _keep_run(
     for step, state in done.snapshots.items():
         save_state(out / f"step-{step}.safetensors", without_head(state))
     write_json(
-        out / "metrics.json",
+        out / METRICS_FILE,
         {
             **metrics,
             "way": way_from(base, load_state(out / "best.safetensors"), model),
@@ -291,7 +292,7 @@ def periodic(
     save_state(out / "last.safetensors", last)
     write_outputs(out / "outputs-last.npz", outputs)
     write_json(
-        out / "metrics.json",
+        out / METRICS_FILE,
         {
             "last": {**_numbers(rows, outputs), "usable": usable},
             "steps": done.steps,
@@ -330,8 +331,8 @@ def combine(
     if made.unseen is not None:
         write_outputs(out / UNSEEN, made.unseen)
     write_json(
-        out / "metrics.json",
-        {"best": rows.metrics(made.outputs), "members": made.members, "how": made.how},
+        out / METRICS_FILE,
+        {"best": rows.metrics(made.outputs), "members": made.members, "how": made.how.to_json()},
     )
 
 
@@ -418,9 +419,3 @@ def _sample(rows: Rows, examples: int, seed: int) -> Split:
 
     split = rows.split
     return Split(train=split.train, validation=some(split.validation), test=some(split.test))
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """A job's numbers."""
-    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return found

@@ -15,6 +15,7 @@ from stockpot.evaluation.metrics import (
     metrics_beside,
 )
 from stockpot.recycling.cells import split_arguments
+from stockpot.recycling.metrics import WeightScores
 from stockpot.recycling.plan import Plan
 from stockpot.recycling.recipe import Recipe
 from stockpot.tasks import Task, split_task
@@ -64,7 +65,7 @@ def _check(metric: Metric, task: Task, parts: Mapping[str, Any], which: str) -> 
             raise InputError(problem, hint=error.hint) from error
 
 
-def measured(metrics: Mapping[str, float], metric: Metric, tested: str) -> dict[str, float]:
+def measured(scored: WeightScores, metric: Metric, tested: str) -> dict[str, float]:
     """A model's scores as its card and the registry name them, in the metric's own sign.
 
     ``tested``: the word for test rows, as of :func:`stockpot.recycling.cells.tested_as`.
@@ -72,8 +73,5 @@ def measured(metrics: Mapping[str, float], metric: Metric, tested: str) -> dict[
     Accuracy and R2 are both called accuracy; other metrics have their own name.
     """
     name = "accuracy" if metric is default_metric(metric.kind) else metric.name
-    return {
-        f"{where}_{name}": metric.sign * metrics[key]
-        for where, key in (("id", "id_accuracy"), (tested, "accuracy"))
-        if key in metrics
-    }
+    pairs = (("id", scored.id_accuracy), (tested, scored.accuracy))
+    return {f"{where}_{name}": metric.sign * value for where, value in pairs if value is not None}

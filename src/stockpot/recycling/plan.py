@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from pydantic import BaseModel
+
 from stockpot.execution import Job
+from stockpot.execution.arguments import backbone_argument, data_argument
 from stockpot.recycling.cells import (
     cell_name,
     hash_seed,
@@ -157,17 +160,12 @@ class _Builder:
         self.places = {"root": facts.root, "cache": facts.cache}
         self.auxiliaries: dict[str, Job] = {}
         training = recipe.training
-        self.target = {
-            "spec": recipe.task.model_dump(mode="json"),
-            "content": facts.task,
-            "limit": training.limit_per_domain,
-            "seed": recipe.seed,
-            "skip_corrupt": facts.skip_corrupt,
-        }
-        self.backbone = {
-            "spec": recipe.backbone.model_dump(mode="json"),
-            "content": facts.backbone,
-        }
+        self.target = self._data(recipe.task, facts.task, training.limit_per_domain)
+        self.backbone = backbone_argument(recipe.backbone, facts.backbone)
+
+    def _data(self, spec: BaseModel, content: str, limit: int | None) -> dict[str, Any]:
+        skip_corrupt, seed = self.facts.skip_corrupt, self.recipe.seed
+        return data_argument(spec, content, seed=seed, limit=limit, skip_corrupt=skip_corrupt)
 
     def features(self, data: Mapping[str, Any], name: str) -> Job:
         """Activations below the frozen cut, kept once for all runs, and the base's features."""
@@ -302,13 +300,7 @@ class _Builder:
                 data = {**self.target, "limit": limit, "rotation": rotation}
             else:
                 assert auxiliary.task is not None
-                data = {
-                    "spec": auxiliary.task.model_dump(mode="json"),
-                    "content": content,
-                    "limit": limit,
-                    "seed": self.recipe.seed,
-                    "skip_corrupt": self.facts.skip_corrupt,
-                }
+                data = self._data(auxiliary.task, content, limit)
             arguments = {
                 "data": data,
                 "backbone": self.backbone,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from pydantic import JsonValue, TypeAdapter
 
-from stockpot.evaluation.claims import compare_all
+from stockpot.evaluation.claims import Claim, compare_all
 from stockpot.evaluation.connectivity import barrier
 from stockpot.evaluation.crossed import Cell as Where
 from stockpot.evaluation.intervals import paired_bootstrap
@@ -19,23 +20,42 @@ from stockpot.evaluation.metrics import METRICS, Metric
 from stockpot.execution import Job
 from stockpot.provenance import versions
 from stockpot.recycling.cells import judged_on, trained_on, why_trained_on
-from stockpot.recycling.choice import KeptModel
+from stockpot.recycling.choice import CandidateRow, KeptModel
 from stockpot.recycling.cost import training_cost
 from stockpot.recycling.diagnoses import average_claims, diagnose_cell
 from stockpot.recycling.differences import differences
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.family import family, member_counts
-from stockpot.recycling.jobs import read_metrics
 from stockpot.recycling.judging import other_metrics
+from stockpot.recycling.metrics import JobMetrics, read_metrics
 from stockpot.recycling.plan import BASE, Cell, Plan, Run
 from stockpot.recycling.protocols import PROTOCOLS, Protocol
 from stockpot.recycling.recipe import Recipe
+from stockpot.recycling.schema import (
+    VERSION,
+    BackboneResult,
+    CandidateResult,
+    CellResult,
+    Curve,
+    Distance,
+    DiversityResult,
+    FinalResult,
+    MetricWords,
+    ModelResult,
+    RecycleResults,
+    RunCounts,
+    RunResult,
+    TableRow,
+    TaskResult,
+    WildResult,
+)
 from stockpot.tasks import Split, Task, part_counts, split_task
 from stockpot.training.rows import read_outputs
 
 Folders = Mapping[Job, Path]
 Scores = np.ndarray
 ByColumn = dict[tuple[str, int], Scores]
+_CURVES = TypeAdapter(list[Curve])
 
 
 @dataclass
@@ -49,7 +69,7 @@ class CellData:
     metric: Metric
     folders: Folders
 
-    def metrics(self, job: Job) -> dict[str, Any]:
+    def metrics(self, job: Job) -> JobMetrics:
         return read_metrics(self.folders[job])
 
     def test_outputs(self, job: Job, file: str) -> dict[str, np.ndarray]:
@@ -113,50 +133,62 @@ def limited(task: Task, plan: Plan) -> Task:
 
 
 def collect(
-    recipe: Recipe, examined: Examined, plan: Plan, folders: Folders, choice: KeptModel
-) -> dict[str, Any]:
-    """All results as one JSON value (schema 2), which the report draws."""
+    recipe: Recipe,
+    examined: Examined,
+    plan: Plan,
+    folders: Folders,
+    choice: KeptModel,
+    digest: str,
+) -> RecycleResults:
+    """All results, which the report draws."""
     task, body = examined.task, examined.backbone
     small = limited(task, plan)
     metric, beside = METRICS[examined.facts.metric], other_metrics(recipe, task.kind)
     cells = _read(plan, small, metric, folders)
-    return {
-        "schema": 2,
-        "title": recipe.title,
-        "task": {
-            "name": task.name,
-            "kind": task.kind,
-            "metric": metric.name,
-            "metrics": {each.name: each.to_json() for each in (metric, *beside)},
-            "domains": list(task.domains),
-            "classes": list(task.classes),
-            "examples": {name: int(count) for name, count in task.counts().items()},
-            "skipped": list(task.skipped),
-            "judged_on": judged_on(plan.cells[0].domains),
-            "splits": None if task.splits is None else part_counts(task.splits),
-            "groups": None if task.groups is None else len(np.unique(task.groups)),
-        },
-        "backbone": {
-            "kind": recipe.backbone.kind,
-            "name": Path(recipe.backbone.name).name.rpartition(":")[2],
-            "parameters": sum(each.numel() for each in body.network.parameters()),
-            "trained_parameters": sum(
+    return RecycleResults(
+        recipe_digest=digest,
+        version=VERSION,
+        title=recipe.title,
+        task=TaskResult(
+            name=task.name,
+            kind=task.kind,
+            metric=metric.name,
+            metrics={each.name: _metric_words(each) for each in (metric, *beside)},
+            domains=task.domains,
+            classes=task.classes,
+            examples={name: int(count) for name, count in task.counts().items()},
+            skipped=task.skipped,
+            judged_on=judged_on(plan.cells[0].domains),
+            splits=None if task.splits is None else part_counts(task.splits),
+            groups=None if task.groups is None else len(np.unique(task.groups)),
+        ),
+        backbone=BackboneResult(
+            kind=recipe.backbone.kind,
+            name=Path(recipe.backbone.name).name.rpartition(":")[2],
+            parameters=sum(each.numel() for each in body.network.parameters()),
+            trained_parameters=sum(
                 each.numel() for each in body.network.parameters() if each.requires_grad
             ),
-        },
-        "cells": [_cell(recipe, data, len(cells)) for data in cells],
-        "table": _table(recipe, cells, beside),
-        "averages": [claim.to_json() for claim in average_claims(cells)],
-        "lineage": family(recipe, plan, folders, choice.protocol),
-        "wild": [
-            {"name": name, **asdict(evidence), "doubt": evidence.doubt}
+        ),
+        cells=tuple(_cell(recipe, data, len(cells)) for data in cells),
+        table=tuple(_table(recipe, cells, beside)),
+        averages=average_claims(cells),
+        lineage=family(recipe, plan, folders, choice.protocol),
+        wild=tuple(
+            WildResult(name=name, **vars(evidence), doubt=evidence.doubt)
             for name, evidence in examined.lineage.items()
-        ],
-        "final": {**_final(recipe, plan, choice, folders), "claims": _claims(cells, choice)},
-        "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
-        "versions": versions("torch", "transformers", "timm", "accelerate"),
-        "seconds": round(sum(_seconds(folders[job]) for job in set(folders)), 1),
-    }
+        ),
+        final=_final(recipe, plan, choice, folders, _claims(cells, choice)),
+        recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
+        versions=versions("torch", "transformers", "timm", "accelerate"),
+        seconds=round(sum(_seconds(folders[job]) for job in set(folders)), 1),
+    )
+
+
+def _metric_words(metric: Metric) -> MetricWords:
+    return MetricWords(
+        label=metric.label, unit=metric.unit, higher_is_better=metric.higher_is_better
+    )
 
 
 def _read(plan: Plan, task: Task, metric: Metric, folders: Folders) -> list[CellData]:
@@ -180,117 +212,108 @@ def _read(plan: Plan, task: Task, metric: Metric, folders: Folders) -> list[Cell
     return cells
 
 
-def _cell(recipe: Recipe, data: CellData, cells: int) -> dict[str, Any]:
+def _cell(recipe: Recipe, data: CellData, cells: int) -> CellResult:
     cell = data.cell
-    seen: dict[Job, dict[str, Any]] = {}
+    seen: dict[Job, RunResult] = {}
     for runs in cell.runs.values():
         for run in runs:
             seen.setdefault(run.job, _run(run, data))
-    connectivity = []
+    connectivity: list[Curve] = []
     if cell.connectivity is not None:
         path = data.folders[cell.connectivity] / "connectivity.json"
-        connectivity = json.loads(path.read_text(encoding="utf-8"))
+        connectivity = _CURVES.validate_json(path.read_bytes())
     shown = {name: job for name, job in cell.models.items() if name in recipe.protocol_names}
     models = [_model(PROTOCOLS[name], job, data) for name, job in shown.items()]
     diagnoses = diagnose_cell(recipe, data, connectivity, cells)
     parts = ("train", "validation", "test")
-    return {
-        "held_out": cell.held_out,
-        "held_out_domains": list(cell.domains),
-        "judged_on": judged_on(cell.domains),
-        "examples": {
+    return CellResult(
+        held_out=cell.held_out,
+        held_out_domains=cell.domains,
+        judged_on=judged_on(cell.domains),
+        examples={
             part: {name: len(rows) for name, rows in getattr(data.split, part).items()}
             for part in parts
         },
-        "trial": cell.trial,
-        "runs": list(seen.values()),
-        "models": models,
-        "connectivity": [*connectivity, *_frontiers(models)],
-        "diversity": [
-            _diversity(PROTOCOLS[each["protocol"]], each["evidence"])
+        trial=cell.trial,
+        runs=tuple(seen.values()),
+        models=tuple(models),
+        connectivity=(*connectivity, *_frontiers(models)),
+        diversity=tuple(
+            _diversity(PROTOCOLS[each.protocol], each.evidence)
             for each in diagnoses
-            if each["protocol"] in ("soup_uniform", "ratatouille_uniform")
-        ],
-        "diagnosis": diagnoses,
-    }
+            if each.protocol in ("soup_uniform", "ratatouille_uniform")
+        ),
+        diagnosis=tuple(diagnoses),
+    )
 
 
-def _frontiers(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _frontiers(models: Sequence[ModelResult]) -> list[Curve]:
     """What WiSE-FT gives at every coefficient, as a path from the base to the run, on all rows."""
     paths = []
     for model in models:
-        frontier = model["how"].get("frontier")
-        if frontier and all(point["loss"] is not None for point in frontier):
-            at = [point["coefficient"] for point in frontier]
-            inside = [point["validation"] for point in frontier]
-            outside = [point["held_out"] for point in frontier]
+        frontier = [point for point in model.how.frontier if point.loss is not None]
+        if frontier and len(frontier) == len(model.how.frontier):
+            at = [point.coefficient for point in frontier]
+            inside = [point.validation or 0.0 for point in frontier]
+            outside = [point.held_out or 0.0 for point in frontier]
             paths.append(
-                {
-                    "a": BASE,
-                    "b": model["members"][0],
-                    "kind": "base to best run",
-                    "lambdas": at,
-                    "id": inside,
-                    "ood": outside,
-                    "barrier_id": barrier(at, inside),
-                    "barrier_ood": barrier(at, outside),
-                }
+                Curve(
+                    a=BASE,
+                    b=model.members[0],
+                    kind="base to best run",
+                    lambdas=tuple(at),
+                    id=tuple(inside),
+                    ood=tuple(outside),
+                    barrier_id=barrier(at, inside),
+                    barrier_ood=barrier(at, outside),
+                )
             )
     return paths
 
 
-def _run(run: Run, data: CellData) -> dict[str, Any]:
+def _run(run: Run, data: CellData) -> RunResult:
     metrics = data.metrics(run.job)
-    main = metrics.get("best") or metrics["last"]
-    return {
-        "id": run.name,
-        "label": run.name,
-        "pool": run.pool,
-        "init": run.init,
-        "hyperparameters": dict(run.hyperparameters),
-        "id_accuracy": main["id_accuracy"],
-        "accuracy": main["accuracy"],
-        "steps": metrics["steps"],
-        "seconds": metrics["seconds"],
-        "history": metrics["history"],
-        "diverged": metrics["diverged"],
-    }
+    return RunResult(
+        id=run.name,
+        label=run.name,
+        pool=run.pool,
+        init=run.init,
+        hyperparameters=dict(run.hyperparameters),
+        id_accuracy=metrics.main.id_accuracy,
+        accuracy=metrics.main.tested,
+        steps=metrics.steps,
+        seconds=metrics.seconds,
+        history=metrics.history,
+        diverged=metrics.diverged,
+    )
 
 
-def _model(protocol: Protocol, job: Job, data: CellData) -> dict[str, Any]:
+def _model(protocol: Protocol, job: Job, data: CellData) -> ModelResult:
     metrics = data.metrics(job)
     steps, seconds = training_cost(protocol, job, data.folders)
-    members = metrics["members"]
-    return {
-        "protocol": protocol.name,
-        "label": protocol.label,
-        "selection": protocol.selection,
-        "members": members,
+    members = metrics.members
+    return ModelResult(
+        protocol=protocol.name,
+        label=protocol.label,
+        selection=protocol.selection,
+        members=members,
         # What pools trials was trained on rows that this trial holds back for validation.
-        "id_accuracy": None if protocol.over_trials else metrics["best"]["id_accuracy"],
-        "accuracy": metrics["best"]["accuracy"],
-        "steps": steps,
-        "seconds": seconds,
-        "forward_cost": max(1, len(members)) if protocol.combine == "ensemble" else 1,
-        "oracle": protocol.group == "oracle",
-        "how": metrics["how"],
-    }
+        id_accuracy=None if protocol.over_trials else metrics.main.id_accuracy,
+        accuracy=metrics.main.tested,
+        steps=steps,
+        seconds=seconds,
+        forward_cost=max(1, len(members)) if protocol.combine == "ensemble" else 1,
+        oracle=protocol.group == "oracle",
+        how=metrics.how,
+    )
 
 
-def _diversity(protocol: Protocol, evidence: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "pool": protocol.pool,
-        "ratio_error": evidence.get("ratio_error"),
-        "ensemble": evidence["ensemble"],
-        "mean_member": evidence["mean_member"],
-        "average": evidence["average"],
-        "ensemble_gain": evidence["ensemble_gain"],
-    }
+def _diversity(protocol: Protocol, evidence: Mapping[str, JsonValue]) -> DiversityResult:
+    own = {name: evidence.get(name) for name in DiversityResult.model_fields if name != "pool"}
+    return DiversityResult.model_validate({"pool": protocol.pool, **own})
 
 
-def _table(
-    recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]
-) -> list[dict[str, Any]]:
+def _table(recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]) -> list[TableRow]:
     """One row per protocol, with intervals over domains and the difference to the reference."""
     if not cells:
         return []
@@ -328,19 +351,22 @@ def _table(
         protocol = PROTOCOLS[name]
         steps, seconds, forward = np.mean(costs[name], axis=0)
         rows.append(
-            {
-                "protocol": name,
-                "label": protocol.label,
-                "group": protocol.group,
-                "steps": float(steps),
-                "seconds": float(seconds),
-                "forward_cost": int(forward),
-                **estimate.to_json(),
-                **compared[name],
-                "also": {
-                    each.name: also[f"{name} by {each.name}"].overall.to_json() for each in beside
-                },
-            }
+            TableRow(
+                protocol=name,
+                label=protocol.label,
+                group=protocol.group,
+                steps=float(steps),
+                seconds=float(seconds),
+                forward_cost=int(forward),
+                domains=estimate.domains,
+                mean=estimate.overall.mean,
+                low=estimate.overall.low,
+                high=estimate.overall.high,
+                difference=compared[name].difference,
+                domain_differences=compared[name].domain_differences,
+                covers=estimate.covers,
+                also={each.name: also[f"{name} by {each.name}"].overall for each in beside},
+            )
         )
     return rows
 
@@ -356,13 +382,13 @@ def _cost(name: str, data: CellData) -> tuple[float, float, int]:
     protocol = PROTOCOLS[name]
     if protocol.combine == "each":
         runs = [data.metrics(run.job) for run in data.cell.runs[protocol.pool]]
-        steps, seconds = ([run[key] for run in runs] for key in ("steps", "seconds"))
+        steps, seconds = [run.steps for run in runs], [run.seconds for run in runs]
         return float(np.mean(steps)), float(np.mean(seconds)), 1
     model = _model(protocol, data.cell.models[name], data)
-    return model["steps"], model["seconds"], model["forward_cost"]
+    return model.steps, model.seconds, model.forward_cost
 
 
-def _claims(cells: Sequence[CellData], choice: KeptModel) -> list[dict[str, Any]]:
+def _claims(cells: Sequence[CellData], choice: KeptModel) -> tuple[Claim, ...]:
     """The kept protocol against no fine-tuning and against one, on rows that chose nothing."""
     kept = choice.protocol
     names = [kept, *(name for name in ("linear_probe", "single") if name != kept)]
@@ -374,45 +400,58 @@ def _claims(cells: Sequence[CellData], choice: KeptModel) -> list[dict[str, Any]
             if PROTOCOLS[name].over_trials and data.cell.trial > 0:
                 continue
             scores[name] |= data.strata(name)
-    claims = compare_all(
+    return compare_all(
         scores,
         [(kept, other) for other in names[1:]],
         rows=judged_on(cells[0].cell.domains),
         metric=cells[0].metric.name,
         labels={name: PROTOCOLS[name].label for name in names},
     )
-    return [claim.to_json() for claim in claims]
 
 
-def run_counts(plan: Plan, folders: Folders) -> dict[str, int]:
+def run_counts(plan: Plan, folders: Folders) -> RunCounts:
     """Of the runs on the target: how many there are, never got better on validation than what they
     started from, and diverged.
     """
     jobs = {run.job for cell in plan.cells for runs in cell.runs.values() for run in runs}
     metrics = [read_metrics(folders[job]) for job in jobs]
-    return {
-        "total": len(metrics),
-        "no_better": sum(each.get("best_step") == 0 for each in metrics),
-        "diverged": sum(bool(each.get("diverged")) for each in metrics),
-    }
+    return RunCounts(
+        total=len(metrics),
+        no_better=sum(each.best_step == 0 for each in metrics),
+        diverged=sum(each.diverged is not None for each in metrics),
+    )
 
 
-def _final(recipe: Recipe, plan: Plan, choice: KeptModel, folders: Folders) -> dict[str, Any]:
+def _final(
+    recipe: Recipe, plan: Plan, choice: KeptModel, folders: Folders, claims: tuple[Claim, ...]
+) -> FinalResult:
     assert plan.final_cell is not None
     cell = plan.final_cell
-    how = read_metrics(folders[cell.models[choice.protocol]])["how"]
-    return {
-        **choice.to_json(),
-        "label": PROTOCOLS[choice.protocol].label,
-        "folder": "model",
-        "train_on": recipe.final.train_on,
-        "trained_on": trained_on(cell.held_out, cell.domains),
-        "why_trained_on": why_trained_on(cell.held_out, cell.domains, len(plan.cells)),
-        "why": choice.reason(),
-        "instead": how.get("instead"),
-        "runs": run_counts(plan, folders),
-        "members": member_counts(plan, folders, choice.protocol),
-    }
+    how = read_metrics(folders[cell.models[choice.protocol]]).how
+    return FinalResult(
+        protocol=choice.protocol,
+        chosen=choice.chosen,
+        best=choice.best,
+        auto=choice.auto,
+        candidates=tuple(_candidate(one) for one in choice.candidates),
+        validation=choice.against,
+        below=tuple(claim.against for claim in choice.below),
+        label=PROTOCOLS[choice.protocol].label,
+        folder="model",
+        train_on=recipe.final.train_on,
+        trained_on=trained_on(cell.held_out, cell.domains),
+        why_trained_on=why_trained_on(cell.held_out, cell.domains, len(plan.cells)),
+        why=choice.reason(),
+        instead=how.instead,
+        runs=run_counts(plan, folders),
+        members=member_counts(plan, folders, choice.protocol),
+        claims=claims,
+    )
+
+
+def _candidate(row: CandidateRow) -> CandidateResult:
+    behind = Distance(mean=row.behind.mean, error=row.behind.error)
+    return CandidateResult(**{**vars(row), "behind": behind}, level=row.is_level)
 
 
 def _seconds(folder: Path) -> float:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stockpot.execution import Backend, Job, in_order, make_backend, run_jobs
+from stockpot.execution import Backend, in_order, make_backend, run_all
 from stockpot.extras import require_wanted, wanting
 from stockpot.files import output_error, write_json
-from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
-from stockpot.progress import progress
+from stockpot.outputs import check_output, recipe_digest
 from stockpot.recycling.recipe import AUTO, Recipe, load_recipe, parse_recipe
+from stockpot.recycling.schema import RecycleResults
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Recycled:
     """
 
     folder: Path
-    results: dict[str, Any]
+    results: RecycleResults
 
     @property
     def model(self) -> Path:
@@ -99,27 +99,15 @@ def recycle(
     backend = make_backend(
         backend, jobs, threads=checked.threads, address=address, gpus_per_job=gpus_per_job
     )
-    folders = _run(plan.jobs(), output, backend, quiet)
+    folders = run_all("recycling", plan.jobs(), output / "work", backend, quiet=quiet)
     choice = choose(checked, limited(examined.task, plan), plan, folders)
     plan = add_final(plan, checked, facts, choice.protocol)
     if plan.final_cell not in plan.cells:
-        folders |= _run(plan.jobs(), output, backend, quiet)
-    collected = collect(checked, examined, plan, folders, choice)
-    results = {RECIPE_DIGEST: identity, **collected}
+        folders |= run_all("recycling", plan.jobs(), output / "work", backend, quiet=quiet)
+    results = collect(checked, examined, plan, folders, choice, identity)
     save_final(output, checked, examined, plan, folders, results)
-    write_json(output / "results.json", results)
+    write_json(output / "results.json", results.to_json())
     return Recycled(output, results)
-
-
-def _run(wanted: list[Job], output: Path, backend: Backend, quiet: bool) -> dict[Job, Path]:
-    total = sum(job.weight for job in in_order(wanted))
-    with progress("recycling", total, quiet=quiet) as advance:
-        return run_jobs(
-            wanted,
-            output / "work",
-            backend,
-            on_finished=lambda job, reused: advance(job.weight, f"{job.label:.44}"),
-        )
 
 
 def _move(scratch: Path, cache: Path) -> None:

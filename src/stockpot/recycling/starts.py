@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from stockpot.backbones.backbone import State
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.evaluation.collapse import Start
 from stockpot.evaluation.metrics import default_metric
+from stockpot.recycling.metrics import read_metrics
+from stockpot.recycling.schema import LeftOutRun
 from stockpot.training import FineTuned, PeriodicStock, linear_probe
 from stockpot.training.mixing import mix
 from stockpot.training.rows import Rows, read_outputs
@@ -93,22 +94,22 @@ def divergence(
     return {"step": last["step"], "learning_rate": learning_rate, "what": what}
 
 
-def unusable(rows: Rows, runs: Mapping[str, Path], probe: Path, take: str) -> list[dict[str, str]]:
+def unusable(rows: Rows, runs: Mapping[str, Path], probe: Path, take: str) -> list[LeftOutRun]:
     """Runs that no average wants, each with why."""
     start = rows.start(read_outputs(probe / "outputs.npz"))
     left_out = []
     for name, folder in runs.items():
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        own, diverged = metrics[take], metrics.get("diverged")
-        if diverged:
-            why = f"diverged: {diverged['what']}"
-        elif not own.get("usable", True):
+        metrics = read_metrics(folder)
+        own = metrics.of(take)
+        if metrics.diverged:
+            why = f"diverged: {metrics.diverged.what}"
+        elif not own.usable:
             why = "its outputs are not finite"
-        elif start.collapsed(own.get("plain_score")):
-            why = _compared(rows, own["plain_score"], start)
+        elif start.collapsed(own.plain_score):
+            why = _compared(rows, own.plain_score, start)
         else:
             continue
-        left_out.append({"member": name, "why": why})
+        left_out.append(LeftOutRun(member=name, why=why))
     return left_out
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from stockpot.evaluation.claims import Claim, joined
 from stockpot.evaluation.claims import Verdict as ClaimVerdict
 from stockpot.evaluation.wording import in_sentence
+from stockpot.recycling.schema import RecycleResults, TableRow
 from stockpot.report.compared import domain_claims, final_claims
 from stockpot.report.judged import judged
 from stockpot.report.numbers import percent, score, typographic
@@ -37,11 +38,11 @@ class Headline:
     claims: tuple[Claim, ...] = ()
 
 
-def headline(results: dict[str, Any]) -> Headline:
+def headline(results: RecycleResults) -> Headline:
     """The kept model against what is simpler, on rows that chose nothing; all from claims."""
-    row = _kept_row(results)
-    label = in_sentence((row or results["final"])["label"])
-    if not results["table"]:
+    row = results.row(results.final.protocol)
+    label = in_sentence((row or results.final).label)
+    if not results.table:
         words = f"{label}, trained on all domains."
         return Headline("alone", words, ("No domain was held out, so nothing was compared.",))
     reached = _reached(row, results)
@@ -52,8 +53,8 @@ def headline(results: dict[str, Any]) -> Headline:
     leading = [claim for claim in claims if claim.verdict == claims[0].verdict]
     sentences = [joined(leading), *(claim.sentence() for claim in claims[len(leading) :])]
     details = [*sentences[1:], _how_sure(claims, reached), *_exceptions(row, results)]
-    if results["final"].get("train_on") == "all":
-        details.insert(0, results["final"]["why_trained_on"])
+    if results.final.train_on == "all" and results.final.why_trained_on:
+        details.insert(0, results.final.why_trained_on)
     return Headline(
         _VERDICT[claims[0].verdict],
         typographic(sentences[0]),
@@ -62,19 +63,14 @@ def headline(results: dict[str, Any]) -> Headline:
     )
 
 
-def _kept_row(results: dict[str, Any]) -> dict[str, Any] | None:
-    wanted = results["final"]["protocol"]
-    return next((row for row in results["table"] if row["protocol"] == wanted), None)
-
-
-def _reached(row: dict[str, Any] | None, results: dict[str, Any]) -> str:
+def _reached(row: TableRow | None, results: RecycleResults) -> str:
     """The kept row's own score; empty where the table has no such row."""
     if row is None:
         return ""
-    count, metric = len(row["domains"]), results["task"]["metric"]
+    count, metric = len(row.domains), results.task.metric
     part = judged(results).part
-    where = f"{count} {part}s" if count > 1 else next(iter(row["domains"]))
-    return f"reaches {score(row['mean'], metric)}{percent(metric)} on {where}"
+    where = f"{count} {part}s" if count > 1 else next(iter(row.domains))
+    return f"reaches {score(row.mean, metric)}{percent(metric)} on {where}"
 
 
 def _how_sure(claims: list[Claim], reached: str) -> str:
@@ -84,8 +80,8 @@ def _how_sure(claims: list[Claim], reached: str) -> str:
     return (f"It {reached}. " if reached else "") + f"In brackets: {sure}; {times}."
 
 
-def _exceptions(row: dict[str, Any] | None, results: dict[str, Any]) -> list[str]:
+def _exceptions(row: TableRow | None, results: RecycleResults) -> list[str]:
     """Domains where the kept model is behind, so that a good mean does not hide them."""
-    if row is None or len(row["domains"]) < 2:
+    if row is None or len(row.domains) < 2:
         return []
     return [c.sentence() for c in domain_claims(results, row).values() if c.high < 0]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from stockpot.recycling.schema import RecycleResults
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,6 @@ _ROWS = Judged(
 )
 
 
-def judged(results: dict[str, Any]) -> Judged:
+def judged(results: RecycleResults) -> Judged:
     """The phrases for ``results``, which judges on held-out domains unless it says otherwise."""
-    return _ROWS if results["task"].get("judged_on") == "test rows" else _DOMAINS
+    return _ROWS if results.task.judged_on == "test rows" else _DOMAINS

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import cast
 
-from stockpot.evaluation.evidence import Position
+from stockpot.evaluation.claims import Claim
+from stockpot.evaluation.evidence import Finding, Position
+from stockpot.recycling.schema import RecycleResults
 from stockpot.report.compared import average_claims
 from stockpot.report.numbers import typographic
 
@@ -18,66 +21,84 @@ SIGNS: dict[Position, str] = {
 _OLD: dict[str, Position] = {"helped": "ahead", "hurt": "behind"}
 
 
-def reasons(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One entry per protocol: ``label``, ``counts``, ``cells`` by domain, ``reasons``, ``all``.
+@dataclass(frozen=True)
+class Reason:
+    """One diagnosis: where, what it says, and how often the same was said."""
+
+    protocol: str
+    domain: str
+    trial: int
+    verdict: Position
+    code: str
+    words: str
+    findings: tuple[Finding, ...] = ()
+    times: int = 1
+
+    @property
+    def sign(self) -> str:
+        return SIGNS[self.verdict]
+
+
+@dataclass(frozen=True)
+class ProtocolReasons:
+    """All diagnoses of a protocol.
 
     ``claim``: over all domains and trials, the average against its members' mean (None for old
     files); whether averaging helped is said by it alone.
     """
+
+    protocol: str
+    label: str
+    claim: Claim | None
+    all: tuple[Reason, ...]
+
+    @property
+    def counts(self) -> str:
+        """How often each verdict was given."""
+        total = len(self.all)
+        if total == 1:
+            return self.all[0].verdict
+        parts = [
+            f"{verdict} in {number} of {total}"
+            for verdict in SIGNS
+            if (number := sum(one.verdict == verdict for one in self.all))
+        ]
+        return ", ".join(parts)
+
+    @property
+    def cells(self) -> dict[str, list[Reason]]:
+        """By domain."""
+        cells: dict[str, list[Reason]] = {}
+        for one in self.all:
+            cells.setdefault(one.domain, []).append(one)
+        return cells
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """One example of each verdict and reason, the gravest first."""
+        order = list(reversed(SIGNS))
+        groups: dict[tuple[Position, str], list[Reason]] = {}
+        for one in self.all:
+            groups.setdefault((one.verdict, one.code), []).append(one)
+        keys = sorted(groups, key=lambda key: (order.index(key[0]), -len(groups[key])))
+        return [replace(groups[key][0], times=len(groups[key])) for key in keys]
+
+
+def reasons(results: RecycleResults) -> list[ProtocolReasons]:
+    """One entry for each protocol that was diagnosed."""
     claims = average_claims(results)
-    labels = {row["protocol"]: row["label"] for row in results["table"]}
-    found: dict[str, list[dict[str, Any]]] = {}
-    for cell in results["cells"]:
-        for each in cell.get("diagnosis", []):
-            where = {"domain": cell["held_out"], "trial": cell["trial"]}
-            verdict = _OLD.get(each["verdict"], each["verdict"])
-            found.setdefault(each["protocol"], []).append(
-                {
-                    **each,
-                    **where,
-                    "verdict": verdict,
-                    "words": typographic(each["words"]),
-                    "sign": SIGNS[verdict],
-                }
-            )
+    known: dict[str, list[Reason]] = {}
+    for cell in results.cells:
+        for one in cell.diagnosis:
+            verdict = _OLD.get(one.verdict) or cast("Position", one.verdict)
+            words, domain = typographic(one.words), str(cell.held_out)
+            where = (one.protocol, domain, cell.trial)
+            reason = Reason(*where, verdict, one.code, words, one.findings)
+            known.setdefault(one.protocol, []).append(reason)
+    labels = {row.protocol: row.label for row in results.table}
     return [
-        {
-            "protocol": protocol,
-            "label": labels.get(protocol, protocol),
-            "claim": claims.get(protocol),
-            "counts": _counts(entries),
-            "cells": _by_domain(entries),
-            "reasons": _distinct(entries),
-            "all": entries,
-        }
-        for protocol, entries in found.items()
+        ProtocolReasons(
+            protocol, labels.get(protocol, protocol), claims.get(protocol), tuple(entries)
+        )
+        for protocol, entries in known.items()
     ]
-
-
-def _counts(entries: list[dict[str, Any]]) -> str:
-    total = len(entries)
-    if total == 1:
-        return str(entries[0]["verdict"])
-    parts = [
-        f"{verdict} in {number} of {total}"
-        for verdict in SIGNS
-        if (number := sum(each["verdict"] == verdict for each in entries))
-    ]
-    return ", ".join(parts)
-
-
-def _by_domain(entries: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    cells: dict[str, list[dict[str, Any]]] = {}
-    for each in entries:
-        cells.setdefault(each["domain"], []).append(each)
-    return cells
-
-
-def _distinct(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One example of each verdict and reason, the gravest first."""
-    order = [str(verdict) for verdict in reversed(SIGNS)]
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for each in entries:
-        groups.setdefault((each["verdict"], each["code"]), []).append(each)
-    keys = sorted(groups, key=lambda key: (order.index(key[0]), -len(groups[key])))
-    return [{**groups[key][0], "times": len(groups[key])} for key in keys]

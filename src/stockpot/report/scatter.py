@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from stockpot.evaluation.evidence import DEFAULTS
 from stockpot.evaluation.wording import label, unit
+from stockpot.recycling.schema import DiversityResult, RecycleResults, RunResult
 from stockpot.report import svg
 from stockpot.report.judged import judged
 from stockpot.report.numbers import percent, score, signed, tick
@@ -24,36 +25,57 @@ def solid(index: int) -> str:
     return SHAPES[index % 4]
 
 
-def pools(results: dict[str, Any]) -> list[str]:
-    found = (row["pool"] for cell in results["cells"] for row in cell.get("diversity", []))
+def pools(results: RecycleResults) -> list[str]:
+    found = (row.pool for cell in results.cells for row in cell.diversity)
     return list(dict.fromkeys(found))
 
 
-def inits(results: dict[str, Any]) -> list[str]:
-    found = (run["init"] for cell in results["cells"] for run in cell.get("runs", []))
+def inits(results: RecycleResults) -> list[str]:
+    found = (run.init for cell in results.cells for run in cell.runs)
     return sorted(dict.fromkeys(found), key=lambda name: name != "base")
 
 
-def diversity(results: dict[str, Any], ident: str, width: float, height: float) -> str:
+@dataclass(frozen=True)
+class _Pool:
+    """Members of a pool in one cell; ``where`` and ``cell`` are its names, short and whole."""
+
+    result: DiversityResult
+    where: str
+    cell: str
+    ratio_error: float
+
+    @property
+    def pool(self) -> str:
+        return self.result.pool
+
+    @property
+    def ensemble_gain(self) -> float:
+        return self.result.ensemble_gain
+
+    @property
+    def gained(self) -> float:
+        """Of the average over the mean member."""
+        return self.result.average - self.result.mean_member
+
+
+def diversity(results: RecycleResults, ident: str, width: float, height: float) -> str:
     """Ratio-error across; gain over the mean member up: ensemble filled, average hollow.
 
     Empty where no ratio-error was measured, as for regression.
     """
-    metric, names = results["task"]["metric"], pools(results)
+    metric, names = results.task.metric, pools(results)
     rows = [
-        {**row, "cell": f"{cell['held_out']}, trial {cell['trial']}", "where": cell["held_out"]}
-        for cell in results["cells"]
-        for row in cell.get("diversity", [])
-        if row["ratio_error"] is not None
+        _Pool(row, str(cell.held_out), f"{cell.held_out}, trial {cell.trial}", row.ratio_error)
+        for cell in results.cells
+        for row in cell.diversity
+        if row.ratio_error is not None
     ]
     if not rows:
         return ""
-    for row in rows:
-        row["gained"] = row["average"] - row["mean_member"]
     low_x, high_x = svg.padded(
-        min(row["ratio_error"] for row in rows), max(row["ratio_error"] for row in rows), 0.1, 0.1
+        min(row.ratio_error for row in rows), max(row.ratio_error for row in rows), 0.1, 0.1
     )
-    gains = [value for row in rows for value in (row["ensemble_gain"], row["gained"])]
+    gains = [value for row in rows for value in (row.ensemble_gain, row.gained)]
     low_y, high_y = svg.padded(min(0.0, *gains), max(DEFAULTS.ensemble_gain, *gains), 0.02)
     left, top, bottom = 46.0, 26.0, height - 40.0
     across = svg.Scale(max(0.0, low_x), high_x, left, width - 10)
@@ -75,11 +97,11 @@ def diversity(results: dict[str, Any], ident: str, width: float, height: float) 
     taken: list[Box] = []
     points, labels = [], []
     for row in rows:
-        index = names.index(row["pool"])
-        x, y, y2 = across(row["ratio_error"]), up(row["ensemble_gain"]), up(row["gained"])
+        index = names.index(row.pool)
+        x, y, y2 = across(row.ratio_error), up(row.ensemble_gain), up(row.gained)
         words = svg.tooltip(
-            f"{row['pool']} runs, {row['cell']}: ratio-error {row['ratio_error']:.2f}, ensemble "
-            f"{signed(row['ensemble_gain'], metric)}, average {signed(row['gained'], metric)}"
+            f"{row.pool} runs, {row.cell}: ratio-error {row.ratio_error:.2f}, ensemble "
+            f"{signed(row.ensemble_gain, metric)}, average {signed(row.gained, metric)}"
         )
         points.append(
             svg.group(
@@ -93,8 +115,8 @@ def diversity(results: dict[str, Any], ident: str, width: float, height: float) 
         taken += [(x - 6, y - 6, x + 6, y + 6), (x - 6, y2 - 6, x + 6, y2 + 6)]
     parts.append(_rule_label(left, width - 10, rule, taken))
     for row in rows if len(rows) <= 12 else _extremes(rows):
-        x, y = across(row["ratio_error"]), up(row["gained"])
-        label = _free_label(row["where"], x, y, width, taken)
+        x, y = across(row.ratio_error), up(row.gained)
+        label = _free_label(row.where, x, y, width, taken)
         labels.append(label)
     return svg.figure(
         ident,
@@ -103,8 +125,8 @@ def diversity(results: dict[str, Any], ident: str, width: float, height: float) 
         "Diversity against gain",
         "Each pool of runs: ratio-error against the gain over its mean member. "
         + "; ".join(
-            f"{r['pool']} {r['cell']}: {r['ratio_error']:.2f}, ensemble "
-            f"{signed(r['ensemble_gain'], metric)}, average {signed(r['gained'], metric)}"
+            f"{r.pool} {r.cell}: {r.ratio_error:.2f}, ensemble "
+            f"{signed(r.ensemble_gain, metric)}, average {signed(r.gained, metric)}"
             for r in rows[:16]
         )
         + ".",
@@ -114,12 +136,12 @@ def diversity(results: dict[str, Any], ident: str, width: float, height: float) 
     )
 
 
-def runs(results: dict[str, Any]) -> list[str]:
+def runs(results: RecycleResults) -> list[str]:
     """One small figure per held-out domain: validation across, held-out accuracy up."""
-    metric, names = results["task"]["metric"], inits(results)
-    domains: dict[str, list[dict[str, Any]]] = {}
-    for cell in results["cells"]:
-        domains.setdefault(cell["held_out"], []).extend(cell.get("runs", []))
+    metric, names = results.task.metric, inits(results)
+    domains: dict[str, list[RunResult]] = {}
+    for cell in results.cells:
+        domains.setdefault(str(cell.held_out), []).extend(cell.runs)
     return [
         _runs(f"runs-{index}", domain, found, names, metric, judged(results).axis)
         for index, (domain, found) in enumerate(domains.items())
@@ -128,11 +150,11 @@ def runs(results: dict[str, Any]) -> list[str]:
 
 
 def _runs(
-    ident: str, domain: str, found: list[dict[str, Any]], names: list[str], metric: str, axis: str
+    ident: str, domain: str, found: list[RunResult], names: list[str], metric: str, axis: str
 ) -> str:
     width, height, left = 262.0, 206.0, 34.0
-    x_values = [run["id_accuracy"] for run in found]
-    y_values = [run["accuracy"] for run in found]
+    x_values = [run.id_accuracy for run in found]
+    y_values = [run.accuracy for run in found]
     across = svg.Scale(*svg.padded(min(x_values), max(x_values), 0.02), left, width - 8)
     up = svg.Scale(*svg.padded(min(y_values), max(y_values), 0.02), height - 38, 28)
     parts = [svg.text(0, 14, svg.shortened(domain, 13.5, width), class_="panel-title")]
@@ -141,16 +163,16 @@ def _runs(
         svg.text((left + width) / 2, height - 6, "validation", class_="axis", text_anchor="middle")
     )
     for run in found:
-        index = names.index(run["init"])
+        index = names.index(run.init)
         words = (
             ""
             if len(found) > _MOST_HINTS
             else svg.tooltip(
-                f"{run['label']}: validation {score(run['id_accuracy'], metric)}, "
-                f"{axis} {score(run['accuracy'], metric)}"
+                f"{run.label}: validation {score(run.id_accuracy, metric)}, "
+                f"{axis} {score(run.accuracy, metric)}"
             )
         )
-        x, y = across(run["id_accuracy"]), up(run["accuracy"])
+        x, y = across(run.id_accuracy), up(run.accuracy)
         parts.append(svg.group(words, svg.marker(shape(index), x, y, 3.4), class_=f"dot c{index}"))
     return svg.figure(
         ident,
@@ -180,10 +202,10 @@ def _axes(across: svg.Scale, up: svg.Scale, metric: str, *, gain: bool = False) 
     return parts
 
 
-def _extremes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _extremes(rows: list[_Pool]) -> list[_Pool]:
     """The few points a reader will ask about: the lowest and highest gains."""
-    ordered = sorted(rows, key=lambda row: row["gained"])
-    lost = [row for row in ordered[:3] if row["gained"] < 0]
+    ordered = sorted(rows, key=lambda row: row.gained)
+    lost = [row for row in ordered[:3] if row.gained < 0]
     return [*lost, ordered[-1]]
 
 

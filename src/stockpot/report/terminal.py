@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 from stockpot.evaluation.claims import Claim
 from stockpot.evaluation.wording import ends, label, points
+from stockpot.recycling.schema import RecycleResults, TableRow
 from stockpot.report.compared import MARKS, row_claim
 from stockpot.report.headline import headline
 from stockpot.report.judged import judged
@@ -20,12 +22,13 @@ _LEAST = (6, 11, 18)
 _STEPS, _RUN = 6, 6
 
 
-def terminal_table(results: dict[str, Any]) -> str:
+def terminal_table(results: RecycleResults | Mapping[str, Any]) -> str:
     """Headline, one row a method (mean, interval, difference, cost), and what the rows mean.
 
     Plain text without colour, at most 80 columns wide, so that it can be piped and compared.
     """
-    table, metric = results["table"], results["task"]["metric"]
+    results = RecycleResults.read(results)
+    table, metric = results.table, results.task.metric
     said = headline(results)
     lines = _wrapped(said.words)
     for detail in said.details:
@@ -33,21 +36,21 @@ def terminal_table(results: dict[str, Any]) -> str:
     if not table:
         return "\n".join(lines)
     lines.append("")
-    claims = {row["protocol"]: row_claim(results, row) for row in table}
-    cells = {row["protocol"]: _numbers(row, claims[row["protocol"]], metric) for row in table}
+    claims = {row.protocol: row_claim(results, row) for row in table}
+    cells = {row.protocol: _numbers(row, claims[row.protocol], metric) for row in table}
     columns = zip(*cells.values(), strict=True)
     widths = [max(least, *map(len, column)) for least, column in zip(_LEAST, columns, strict=True)]
     lines.append(_line("", ("mean", "95 %", "difference"), "steps", "run", widths))
     for group, rows in grouped(table):
         lines.append(GROUPS[group][0].lower())
         for row in rows[::-1]:
-            mark = ">" if row["protocol"] == results["final"]["protocol"] else " "
-            cost = f"{row['forward_cost']:g}x"
-            numbers, steps = cells[row["protocol"]], _steps(row["steps"])
-            lines.append(_line(row["label"], numbers, steps, cost, widths, mark))
+            mark = ">" if row.protocol == results.final.protocol else " "
+            cost = f"{row.forward_cost:g}x"
+            numbers, steps = cells[row.protocol], _steps(row.steps)
+            lines.append(_line(row.label, numbers, steps, cost, widths, mark))
     lines += _diagnoses(results, widths)
     lines.append("")
-    domains = ", ".join(table[0]["domains"])
+    domains = ", ".join(table[0].domains)
     compared = [claim for claim in claims.values() if claim]
     what = "Mean" if metric in ("accuracy", "r2") else f"Mean {label(metric)}"
     over = "held-out" if judged(results).part == "held-out domain" else "test rows"
@@ -59,19 +62,19 @@ def terminal_table(results: dict[str, Any]) -> str:
     if any(claim.verdict == "not testable" for claim in compared):
         notes += " '~': too few trainings to tell, these rows only; another seed may differ."
     lines += _wrapped(notes)
-    for wild in results.get("wild", []):
-        if wild["doubt"]:
-            lines += _wrapped(f"Doubt accepted, {wild['name']}: {wild['doubt']}.")
-    total = results.get("seconds")
+    for wild in results.wild:
+        if wild.doubt:
+            lines += _wrapped(f"Doubt accepted, {wild.name}: {wild.doubt}.")
+    total = results.seconds
     if total is not None:
         lines.append(f"Whole comparison: {duration(total)}.")
     return "\n".join(lines)
 
 
-def _numbers(row: dict[str, Any], claim: Claim | None, metric: str) -> tuple[str, str, str]:
+def _numbers(row: TableRow, claim: Claim | None, metric: str) -> tuple[str, str, str]:
     """Mean, interval and difference of a row."""
-    low, high = map(_brief, ends(row["low"], row["high"], metric=metric))
-    return _brief(points(row["mean"], metric=metric)), f"{low}-{high}", _gap(claim)
+    low, high = map(_brief, ends(row.low, row.high, metric=metric))
+    return _brief(points(row.mean, metric=metric)), f"{low}-{high}", _gap(claim)
 
 
 def _line(
@@ -96,7 +99,7 @@ def _room(widths: list[int]) -> int:
     return _WIDTH - 2 - mean - 2 - interval - 2 - gap - _STEPS - _RUN
 
 
-def _diagnoses(results: dict[str, Any], widths: list[int]) -> list[str]:
+def _diagnoses(results: RecycleResults, widths: list[int]) -> list[str]:
     """One line an average: against the mean of its members, and the reason most often named."""
     entries = reasons(results)
     if not entries:
@@ -104,12 +107,12 @@ def _diagnoses(results: dict[str, Any], widths: list[int]) -> list[str]:
     room = _room(widths)
     lines = ["averages against their members' mean"]
     for entry in entries:
-        codes = [each["code"] for each in entry["all"]]
+        codes = [each.code for each in entry.all]
         most = max(codes, key=codes.count)
         reason = f"{most} ({codes.count(most)} of {len(codes)})"
-        mark = ">" if entry["protocol"] == results["final"]["protocol"] else " "
-        name = f"{_cut(entry['label'], room - 1):<{room}}"
-        lines.append(f"{mark} {name}{_gap(entry['claim']):<{widths[2]}} {reason}"[:_WIDTH].rstrip())
+        mark = ">" if entry.protocol == results.final.protocol else " "
+        name = f"{_cut(entry.label, room - 1):<{room}}"
+        lines.append(f"{mark} {name}{_gap(entry.claim):<{widths[2]}} {reason}"[:_WIDTH].rstrip())
     return lines
 
 

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from stockpot.tangent.head import draw_head, save_head
     from stockpot.tangent.linear import TangentModel
     from stockpot.tangent.run import check, plan_recipe, train
+    from stockpot.tangent.schema import CompositionScores, TangentResults
     from stockpot.tangent.settings import TangentSettings
     from stockpot.tangent.statistics.composer import StatisticsComposer
     from stockpot.tangent.statistics.maps import FeatureMap
     from stockpot.tangent.summing import aggregate, from_arrays, to_arrays
-    from stockpot.tangent.verbs import CompositionScores, compose, evaluate, show
+    from stockpot.tangent.verbs import compose, evaluate, show
 
 __all__ = [
     "AuditData",
@@ -38,6 +39,7 @@ __all__ = [
     "FeatureMap",
     "StatisticsComposer",
     "TangentModel",
+    "TangentResults",
     "TangentSettings",
     "TensorFeed",
     "aggregate",
@@ -79,6 +81,7 @@ __getattr__ = lazily(
         "statistics.composer": "StatisticsComposer",
         "statistics.maps": "FeatureMap",
         "summing": "aggregate from_arrays to_arrays",
-        "verbs": "CompositionScores compose evaluate show",
+        "schema": "CompositionScores TangentResults",
+        "verbs": "compose evaluate show",
     },
 )

@@ -15,6 +15,7 @@ from stockpot.tangent.composer import Weights, resolve_weights
 from stockpot.tangent.learning import learn_weights
 from stockpot.tangent.modes import accuracy_among, class_numbers, own_task
 from stockpot.tangent.run import Opened
+from stockpot.tangent.schema import ComponentScore, CompositionScores
 from stockpot.training.predict import map_rows
 
 _BATCH = 256
@@ -92,15 +93,13 @@ def _named(text: str, components: Sequence[Component]) -> list[float]:
     return [given[name] for name in names]
 
 
-def evaluate(
-    opened: Opened, components: Sequence[Component], weights: Sequence[float]
-) -> dict[str, Any]:
+def evaluate(opened: Opened, components: Sequence[Component], chosen: Chosen) -> CompositionScores:
     """Accuracy of the base (None for statistics), of each component and of their composition.
 
     Components by classes are judged class-incrementally (among all classes seen) and, where their
     classes are disjoint, task-incrementally; others data-incrementally.
     """
-    composer = opened.composer
+    composer, weights = opened.composer, chosen.weights
     composed = composer.compose(components, weights)
     head = opened.task.classes
     seen = class_numbers(composed.classes, head)
@@ -110,25 +109,26 @@ def evaluate(
     if not whole.examples:
         raise InputError("no test example is of a class that these components have seen")
     deltas = composer.kind == "delta"
-    result: dict[str, Any] = {
-        "composer": opened.recipe.composer.kind,
-        "classes": list(composed.classes),
-        "mode": "class" if opened.recipe.components.by == "classes" else "data",
-        "accuracy": whole.mean,
-        "by_domain": whole.by_domain,
-        "base_accuracy": _Scores(opened, opened.model.native, seen).mean if deltas else None,
-        "examples": whole.examples,
-    }
+    result = CompositionScores(
+        composer=opened.recipe.composer.kind,
+        classes=composed.classes,
+        mode="class" if opened.recipe.components.by == "classes" else "data",
+        accuracy=whole.mean,
+        by_domain=whole.by_domain,
+        base_accuracy=_Scores(opened, opened.model.native, seen).mean if deltas else None,
+        examples=whole.examples,
+        components=tuple(
+            ComponentScore(
+                name=component.task,
+                weight=float(weight),
+                accuracy=_Scores(opened, composer.compose([component], [1.0]).predict, seen).mean,
+            )
+            for component, weight in zip(components, weights, strict=True)
+        ),
+        weights=chosen.rule,
+    )
     if disjoint and len(tasks) > 1:
-        result["task_incremental"] = whole.task_incremental(tasks)
-    result["components"] = [
-        {
-            "name": component.task,
-            "weight": float(weight),
-            "accuracy": _Scores(opened, composer.compose([component], [1.0]).predict, seen).mean,
-        }
-        for component, weight in zip(components, weights, strict=True)
-    ]
+        return result.model_copy(update={"task_incremental": whole.task_incremental(tasks)})
     return result
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import numpy as np
 
 from stockpot.backbones import Backbone, Model, load_backbone
 from stockpot.backbones.folder import place_base
-from stockpot.errors import BackboneError, InputError
-from stockpot.execution import Backend, Job, in_order, make_backend, run_jobs
+from stockpot.errors import InputError
+from stockpot.execution import Backend, Job, make_backend, run_all, run_jobs
+from stockpot.execution.arguments import backbone_argument, data_argument
 from stockpot.files import atomic_file, digest, file_digest, write_json
-from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
-from stockpot.progress import progress
+from stockpot.outputs import check_output, recipe_digest
 from stockpot.provenance import RunModel
 from stockpot.tangent.checks import Linearisation, check_linearisation
 from stockpot.tangent.choice import make_composer, statistics_composer
@@ -31,6 +31,7 @@ from stockpot.tangent.jobs import COMPONENT, HEAD
 from stockpot.tangent.lineage import component_record, find_parents, write_lineage
 from stockpot.tangent.linear import TangentModel
 from stockpot.tangent.recipe import TangentRecipe, load_recipe
+from stockpot.tangent.schema import ComponentEntry, ComponentPlan, TangentResults
 from stockpot.tangent.shards import Division, Shard, divide
 from stockpot.tasks import Task, load_task
 from stockpot.training import Feed
@@ -46,7 +47,7 @@ class Trained:
 
     folder: Path
     components: tuple[Path, ...]
-    results: dict[str, Any]
+    results: TangentResults
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,14 +112,7 @@ def train(
         backend, jobs, threads=threads, address=address, gpus_per_job=gpus_per_job
     )
     everything = [wanted[0].head, *(planned.job for planned in wanted)]
-    total = sum(job.weight for job in in_order(everything))
-    with progress("components", total, quiet=quiet) as advance:
-        folders = run_jobs(
-            everything,
-            output / "work",
-            workers,
-            on_finished=lambda job, reused: advance(job.weight, f"{job.label:.44}"),
-        )
+    folders = run_all("components", everything, output / "work", workers, quiet=quiet)
     _copy(folders[wanted[0].head] / HEAD, output / HEAD)
     base = place_base(examined.backbone, examined.root, output)
     paths, parents, listed = [], find_parents(base, output / HEAD), list[RunModel]()
@@ -135,28 +129,28 @@ def train(
         for note in json.loads((folders[planned.job] / "notes.json").read_text())["notes"]
     }
     notes = [*sorted(replaced), *_single_classes(examined, [one.shard for one in wanted])]
-    results = {RECIPE_DIGEST: identity, **_results(examined, paths, notes)}
-    write_json(output / "components.json", results)
+    results = _results(examined, paths, notes, identity)
+    write_json(output / "components.json", results.to_json())
     write_lineage(output, examined.recipe, examined.task.fingerprint, base, parents, listed)
     return Trained(output, tuple(paths), results)
 
 
 def plan_recipe(
     recipe: str | Path, only: Sequence[str] = (), *, skip_corrupt: bool = False
-) -> list[dict[str, Any]]:
+) -> list[ComponentPlan]:
     """Check everything and name the components that ``train`` would make; writes nothing."""
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         examined = _examine(Path(recipe), Path(scratch), skip_corrupt)
         wanted = plan(examined, scratch, only)
     trained = examined.recipe.composer.kind == "average"
     return [
-        {
-            "name": one.shard.name,
-            "examples": len(one.shard.train),
-            "validation": len(one.shard.validation),
-            "classes": len(np.unique(examined.task.labels[one.shard.train])),
-            "steps": examined.recipe.training.steps(len(one.shard.train)) if trained else 0,
-        }
+        ComponentPlan(
+            name=one.shard.name,
+            examples=len(one.shard.train),
+            validation=len(one.shard.validation),
+            classes=len(np.unique(examined.task.labels[one.shard.train])),
+            steps=examined.recipe.training.steps(len(one.shard.train)) if trained else 0,
+        )
         for one in wanted
     ]
 
@@ -165,17 +159,14 @@ def plan(examined: _Examined, cache: str, only: Sequence[str]) -> list[Planned]:
     """One job a component, which needs the trunk's activations and, to be trained, the head."""
     recipe, task = examined.recipe, examined.task
     places = {"root": str(examined.root), "cache": cache}
-    data = {
-        "spec": recipe.task.model_dump(mode="json"),
-        "content": task.fingerprint,
-        "limit": recipe.limit_per_domain,
-        "seed": recipe.seed,
-        "skip_corrupt": examined.skip_corrupt,
-    }
-    backbone = {
-        "spec": recipe.backbone.model_dump(mode="json"),
-        "content": examined.backbone.fingerprint,
-    }
+    data = data_argument(
+        recipe.task,
+        task.fingerprint,
+        seed=recipe.seed,
+        limit=recipe.limit_per_domain,
+        skip_corrupt=examined.skip_corrupt,
+    )
+    backbone = backbone_argument(recipe.backbone, examined.backbone.fingerprint)
     fingerprint = digest([task.fingerprint, recipe.limit_per_domain, recipe.seed])
     file = recipe.head.file
     head = Job(
@@ -206,35 +197,35 @@ def plan(examined: _Examined, cache: str, only: Sequence[str]) -> list[Planned]:
             raise InputError(
                 f"the recipe has no component '{name}'", hint=f"it has {', '.join(known)}"
             )
-    made = []
-    for name in only or known:
-        shard = known[name]
-        arguments: dict[str, Any] = {
-            "data": data,
-            "backbone": backbone,
-            "fingerprint": fingerprint,
-            "name": name,
-            "rows": shard.train.tolist(),
+    common = {"data": data, "backbone": backbone, "fingerprint": fingerprint}
+    return [
+        Planned(shard, _component(recipe, shard, common, features, head), head)
+        for shard in (known[name] for name in only or known)
+    ]
+
+
+def _component(
+    recipe: TangentRecipe, shard: Shard, common: Mapping[str, Any], features: Job, head: Job
+) -> Job:
+    """The job that makes one component; statistics need no head."""
+    arguments = {**common, "name": shard.name, "rows": shard.train.tolist()}
+    inputs = {"features": features}
+    if recipe.composer.kind == "statistics":
+        function = "statistics"
+        # Solver and penalty are for the sum, not for what is summed.
+        arguments["composer"] = recipe.composer.model_dump(exclude={"solver", "penalty"})
+    else:
+        function = "component"
+        inputs["head"] = head
+        arguments |= {
+            "parameters": recipe.parameters,
+            "precision": recipe.precision,
+            "validation": shard.validation.tolist(),
+            "settings": recipe.training.model_dump(mode="json"),
+            "seed": recipe.seed,
         }
-        inputs = {"features": features}
-        if recipe.composer.kind == "statistics":
-            function = "statistics"
-            # Solver and penalty are for the sum, not for what is summed.
-            arguments["composer"] = recipe.composer.model_dump(exclude={"solver", "penalty"})
-        else:
-            function = "component"
-            inputs["head"] = head
-            arguments |= {
-                "parameters": recipe.parameters,
-                "precision": recipe.precision,
-                "validation": shard.validation.tolist(),
-                "settings": recipe.training.model_dump(mode="json"),
-                "seed": recipe.seed,
-            }
-        label = f"component {name}"
-        job = Job(f"{_JOBS}:{function}", arguments, inputs, places, label, recipe.threads, 3)
-        made.append(Planned(shard, job, head))
-    return made
+    places, label = features.places, f"component {shard.name}"
+    return Job(f"{_JOBS}:{function}", arguments, inputs, places, label, recipe.threads, 3)
 
 
 def check(recipe: str | Path, rows: int = 8) -> tuple[TangentModel, Linearisation]:
@@ -321,11 +312,7 @@ def _examine(path: Path, cache: Path, skip_corrupt: bool) -> _Examined:
         task = limit_task(task, recipe.limit_per_domain, recipe.seed)
     division = divide(task, recipe)
     backbone = load_backbone(recipe.backbone, root=root, example=task.inputs[:2])
-    if (backbone.modality == "text") != (task.modality == "text"):
-        raise BackboneError(
-            f"backbone '{recipe.backbone.name}' takes {backbone.modality} inputs, "
-            f"task '{task.name}' has {task.modality} inputs"
-        )
+    backbone.check_takes(task)
     if recipe.composer.kind == "statistics":
         statistics_composer(recipe.composer, backbone, task.classes)
         return _Examined(recipe, root, task, backbone, division, skip_corrupt)
@@ -347,27 +334,31 @@ def _single_classes(examined: _Examined, shards: Sequence[Shard]) -> list[str]:
     return [SINGLE_CLASS.format(name=name) for name in alone]
 
 
-def _results(examined: _Examined, paths: Sequence[Path], notes: list[str]) -> dict[str, Any]:
+def _results(
+    examined: _Examined, paths: Sequence[Path], notes: Sequence[str], identity: str
+) -> TangentResults:
     components = [Component.load(path) for path in paths]
-    return {
-        "title": examined.recipe.title,
-        "base_digest": components[0].base_digest,
-        "head_digest": components[0].head_digest,
-        "classes": list(examined.task.classes),
-        "skipped": list(examined.task.skipped),
-        "notes": notes,
-        "components": [
-            {
-                "name": c.task,
-                "file": f"components/{path.name}",
-                "digest": c.digest,
-                "examples": c.examples,
-                "classes": list(c.classes),
-                "metrics": dict(c.metrics),
-            }
+    return TangentResults(
+        recipe_digest=identity,
+        version=1,
+        title=examined.recipe.title,
+        base_digest=components[0].base_digest,
+        head_digest=components[0].head_digest,
+        classes=examined.task.classes,
+        skipped=examined.task.skipped,
+        notes=tuple(notes),
+        components=tuple(
+            ComponentEntry(
+                name=c.task,
+                file=f"components/{path.name}",
+                digest=c.digest,
+                examples=c.examples,
+                classes=c.classes,
+                metrics=c.metrics,
+            )
             for c, path in zip(components, paths, strict=True)
-        ],
-    }
+        ),
+    )
 
 
 def _copy(source: Path, target: Path) -> None:

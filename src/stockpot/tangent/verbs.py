@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stockpot.errors import InputError
 from stockpot.tangent.accuracy import choose_weights, parse_weights
@@ -14,15 +12,8 @@ from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Weights
 from stockpot.tangent.lineage import sum_record
 from stockpot.tangent.run import keep_components, load_components, open_run
+from stockpot.tangent.schema import CompositionScores
 from stockpot.tangent.summing import aggregate
-
-
-@dataclass(frozen=True)
-class CompositionScores:
-    """``results``: accuracies of base, components and composition; ``weights``: the rule."""
-
-    results: dict[str, Any]
-    weights: str
 
 
 def compose(
@@ -82,8 +73,7 @@ def evaluate(
     opened = open_run(Path(recipe), Path(run), skip_corrupt=skip_corrupt)
     files = [Path(path) for path in components or [run]]
     kept = keep_components(load_components(files), without)
-    chosen = choose_weights(opened, kept, weights)
-    return CompositionScores(score(opened, kept, chosen.weights), chosen.rule)
+    return score(opened, kept, choose_weights(opened, kept, weights))
 
 
 def show(components: Sequence[str | Path]) -> list[Component]:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from markupsafe import Markup
 
 from stockpot.errors import InputError
+from stockpot.recycling.schema import RecycleResults
 from stockpot.report import continual, page, ranking
 from stockpot.report.headline import headline
 from stockpot.web.runs import RunFolder, kind, read_results
 
 _INLINE = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
-_RENDER = {"rank": ranking.render, "recycle": page.render, "continual": continual.render}
+_RENDER: dict[str, Callable[[dict[str, Any]], str]] = {
+    "rank": ranking.render,
+    "recycle": lambda found: page.render(RecycleResults.read(found)),
+    "continual": continual.render,
+}
 
 
 def answer(run: RunFolder) -> dict[str, str]:
@@ -28,7 +33,7 @@ def answer(run: RunFolder) -> dict[str, str]:
             name = kind(found)
             words = {
                 "rank": lambda: ranking.headline(found)["answer"],
-                "recycle": lambda: headline(found).words,
+                "recycle": lambda: headline(RecycleResults.read(found)).words,
                 "continual": lambda: continual.headline(found),
             }
             said = str(words[name]()) if name in words else "results of an unknown kind"

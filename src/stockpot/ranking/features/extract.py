@@ -184,10 +184,7 @@ def open_model(entry: ModelEntry, root: Path, task: Task, *, download: bool) -> 
     if not download:
         check_present(entry, root)
     body = load_backbone(entry.spec, root=root, example=take(task.inputs, np.arange(2)))
-    if (body.modality == "text") != (task.modality == "text"):
-        raise BackboneError(
-            f"it takes {body.modality} inputs, task '{task.name}' has {task.modality} inputs"
-        )
+    body.check_takes(task)
     return body
 
 

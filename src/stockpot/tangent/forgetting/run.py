@@ -20,6 +20,7 @@ from stockpot.tangent.composer import Rule
 from stockpot.tangent.forgetting.certificate import AuditData, Certificate, certify
 from stockpot.tangent.jobs import COMPONENT
 from stockpot.tangent.run import Opened, file_name, load_components, open_run, train
+from stockpot.tangent.schema import TangentResults
 
 
 @dataclass(frozen=True)
@@ -226,9 +227,9 @@ def _delete(run: Path, names: set[str]) -> tuple[Path, ...]:
             path.unlink()
     listing = run / "components.json"
     if listing.is_file():
-        value = json.loads(listing.read_text(encoding="utf-8"))
-        value["components"] = [one for one in value["components"] if one["name"] not in names]
-        write_json(listing, value)
+        listed = TangentResults.read(json.loads(listing.read_text(encoding="utf-8")))
+        rest = tuple(one for one in listed.components if one.name not in names)
+        write_json(listing, listed.model_copy(update={"components": rest}).to_json())
     models = [made for made in read_models(run) if not _is_of(made, names)]
     if models:
         write_models(run, models)

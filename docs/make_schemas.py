@@ -1,0 +1,31 @@
+"""Write the JSON Schemas of all results: ``python docs/make_schemas.py`` (tested)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from stockpot.recycling.schema import RecycleResults
+from stockpot.results import VerbResults
+from stockpot.tangent.schema import TangentResults
+
+MODELS: dict[str, type[VerbResults]] = {"recycle": RecycleResults, "tangent": TangentResults}
+"""By the name of the schema's file."""
+
+FOLDER = Path(__file__).with_name("schemas")
+
+
+def schema(name: str) -> str:
+    """The schema of one verb's results as it is written in the file."""
+    value = MODELS[name].model_json_schema(by_alias=True, mode="serialization")
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for name in MODELS:
+        (FOLDER / f"{name}.json").write_text(schema(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
