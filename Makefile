@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: help demo test test-all test-install check format bench bench-merge bench-training clean
+.PHONY: help demo test test-all test-install check format bench bench-merge bench-training docs release clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,21 @@ format: $(READY)  ## rewrite files in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: .venv-docs/.ready  ## the documentation as a site, in site/; links checked, nothing asked of others
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	$(PYTHON) tools/check_site.py site
+
+.venv-docs/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[docs]'
+	@touch $@
+
+release: check test  ## build, and try the wheel in an environment of its own; uploads nothing
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) tools/install_matrix.py --package dist/stockpot-*.whl light registry
+
 bench: bench-training bench-merge  ## all benchmarks
 
 bench-training: $(READY)  ## samples per second against a plain loop
@@ -50,4 +65,4 @@ bench-merge: $(READY)  ## merging against mergekit, in its own environment
 	$(BIN)/python benchmarks/merging.py
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) .venv-docs site .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -229,7 +229,7 @@ def summary(name: str, results: dict[str, Any]) -> list[str]:
         mark = ">" if row["protocol"] == final["protocol"] else "=" if row["level"] else " "
         lines.append(
             f"{mark} {row['protocol']:22} {100 * row['validation']:6.2f} "
-            f"{-100 * row['behind']['mean']:6.2f} +-{100 * row['behind']['error']:5.2f} "
+            f"{-100 * row['behind']['mean']:6.2f} +-{100 * row['behind']['margin']:5.2f} "
             f"{row['decisions']} {row['steps']:6.0f}  held out {100 * means[row['protocol']]:6.2f}"
         )
     return lines

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from history import record
 from stockpot.checkpoints import open_checkpoint, write_checkpoint
 from stockpot.checkpoints.dtypes import narrow
 
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("--fusion-bench", metavar="PYTHON", help="a Python that has it: run it too")
     parser.add_argument("--skip-tiny", action="store_true", help="without the 7,203 tensors")
     parser.add_argument("--skip-cold", action="store_true", help="without the cold cache")
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/history")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,16 +118,21 @@ def main() -> None:
         "| case | tool | wall s | CPU s | anonymous MB | resident MB | wrong bf16 | times faster |"
     )
     print("|---|---|---|---|---|---|---|---|")
+    faster = {}
     for which, method in cases:
-        compare(folder, which, method, tools, arguments.rounds)
+        name = f"{method}, {which}"
+        faster[name] = compare(folder, which, method, tools, arguments.rounds).get("mergekit")
+    if arguments.record:
+        known = {name: ratio for name, ratio in faster.items() if ratio is not None}
+        record("merging", "times as fast as mergekit, medians of a run's rounds", known)
     if not arguments.skip_cold:
         cold(folder, size, tools["stockpot"])
 
 
 def compare(
     folder: Path, which: str, method: str, tools: dict[str, list[str]], rounds: int
-) -> None:
-    """Print the rows of one case."""
+) -> dict[str, float]:
+    """Print the rows of one case; returns how many times as long other tools take."""
     inputs = models(folder, which)
     recipe = write_recipe(folder, inputs, method)
     out = folder / "out"
@@ -142,6 +149,7 @@ def compare(
             wrong[tool] = wrong_share(inputs, out, method)
     case = f"{method}, {'7,203 tensors' if which == 'tiny tensors' else which}"
     ours = statistics.median(run.wall for run in runs.get("stockpot", []) or [Run(1, 1, 1, 1)])
+    ratios = {}
     for tool, measured in runs.items():
         if not measured:
             continue
@@ -149,12 +157,14 @@ def compare(
             name: statistics.median(getattr(run, name) for run in measured)
             for name in ("wall", "cpu", "anonymous", "resident")
         }
-        ratio = f"{middle['wall'] / ours:.1f}" if tool != "stockpot" else ""
+        ratios[tool] = middle["wall"] / ours
+        ratio = f"{ratios[tool]:.1f}" if tool != "stockpot" else ""
         print(
             f"| {case} | {tool} | {middle['wall']:.2f} | {middle['cpu']:.2f} | "
             f"{middle['anonymous']:.0f} | {middle['resident']:.0f} | {wrong[tool]} | {ratio} |",
             flush=True,
         )
+    return ratios
 
 
 def arguments_of(tool: str, command: list[str], recipe: Path, out: Path) -> list[str]:

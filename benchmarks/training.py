@@ -1,6 +1,6 @@
 """Training speed: stockpot against a plain DomainBed-style loop, in one run.
 
-    python benchmarks/training.py [--images FOLDER] [--weights FILE] [--threads 2] [--json]
+    python benchmarks/training.py [--images FOLDER] [--weights FILE] [--threads 2] [--record]
 
 Both train EfficientNet-Lite0 with frozen BatchNorm and Adam, on the same 128-pixel images of three
 domains, 32 of each per step. The plain loop reads JPEG files through one DataLoader per domain,
@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from history import record
+
 ROOT = Path(__file__).resolve().parent.parent
 BATCH, SIZE, CLASSES = 32, 128, 7
 DOMAINS = ("one", "two", "three")
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="per round")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/history")
     options = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -51,6 +54,9 @@ def main() -> None:
         for name, below in SETTINGS.items():
             place = Path(scratch) / name.replace(" ", "-")
             results.append(compare(name, below, images, place, options))
+    if options.record:
+        ratios = {row["setting"]: row["ratio"] for row in results}
+        record("training", "times as many images a second as a plain loop", ratios)
     if options.json:
         print(json.dumps(results, indent=2))
         return

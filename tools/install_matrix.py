@@ -3,6 +3,7 @@
     python tools/install_matrix.py                        # newest packages, this Python
     python tools/install_matrix.py --lowest light web     # the lowest versions allowed
     python tools/install_matrix.py --python python3.12 --python python3.13 light registry
+    python tools/install_matrix.py --package dist/*.whl light            # what will be released
 
 Installs with uv where it is on the path, else with pip; the lowest versions need uv. torch comes as
 constraints.txt says, which is a CPU build where one is offered. Nothing outside a temporary folder
@@ -118,13 +119,14 @@ def main() -> int:
     parser.add_argument("extras", nargs="*", choices=[*COMMANDS, []], default=list(COMMANDS))
     parser.add_argument("--python", action="append", help="repeatable [default: this one]")
     parser.add_argument("--lowest", action="store_true", help="lowest versions that are allowed")
+    parser.add_argument("--package", type=Path, default=ROOT, help="a wheel [default: the source]")
     arguments = parser.parse_args()
-    failures = 0
+    failures, source = 0, arguments.package.resolve()
     for python in arguments.python or [sys.executable]:
         for extra in arguments.extras:
             with tempfile.TemporaryDirectory(prefix="stockpot-install-") as scratch:
                 begun = time.monotonic()
-                problem = check(Path(scratch), python, extra, lowest=arguments.lowest)
+                problem = check(Path(scratch), python, extra, source, lowest=arguments.lowest)
             failures += problem is not None
             versions = "lowest" if arguments.lowest else "newest"
             result = "ok" if problem is None else f"FAILED {problem}"
@@ -133,11 +135,11 @@ def main() -> int:
     return int(failures > 0)
 
 
-def check(scratch: Path, python: str, extra: str, *, lowest: bool) -> str | None:
+def check(scratch: Path, python: str, extra: str, source: Path, *, lowest: bool) -> str | None:
     """Install and run everything; what went wrong first, None where nothing did."""
     home, world = scratch / "venv", scratch / "world"
     world.mkdir()
-    for command in installation(home, python, extra, lowest=lowest):
+    for command in installation(home, python, extra, source, lowest=lowest):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             return f"{' '.join(command)}\n{done.stderr}"
@@ -158,9 +160,11 @@ def check(scratch: Path, python: str, extra: str, *, lowest: bool) -> str | None
     return None
 
 
-def installation(home: Path, python: str, extra: str, *, lowest: bool) -> list[list[str]]:
-    """The commands that make an environment with stockpot and one extra."""
-    package = str(ROOT) if extra == "light" else f"{ROOT}[{extra}]"
+def installation(
+    home: Path, python: str, extra: str, source: Path, *, lowest: bool
+) -> list[list[str]]:
+    """The commands that make an environment with stockpot (``source``) and one extra."""
+    package = str(source) if extra == "light" else f"{source}[{extra}]"
     uv = shutil.which("uv")
     if uv is None:
         if lowest:

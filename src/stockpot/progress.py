@@ -13,6 +13,7 @@ Advance = Callable[..., None]
 
 EVERY = 30.0
 """Seconds between two lines in a log."""
+_ENOUGH = 0.05  # share of the work after which it may be said how long the rest takes
 _AT_ONCE = 1.0  # seconds: what is done within them was done by an earlier run
 
 
@@ -96,7 +97,7 @@ class _Log:
             f"{self._title}: {100 * self._done / (self._total or 1):.0f} % after {_time(seconds)}"
         )
         new = self._done - self._before
-        if new > 0:
+        if new >= _ENOUGH * self._total:
             text += f", about {_time(seconds * max(self._total - self._done, 0) / new)} left"
         return text if self._doing is None else f"{text} (last: {self._doing})"
 

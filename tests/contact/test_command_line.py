@@ -121,6 +121,19 @@ def test_a_log_gets_a_line_now_and_then(
     assert capsys.readouterr().err == ""
 
 
+def test_the_time_left_is_said_once_enough_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What begins is slower than what follows: data is read, features are computed."""
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    log = module._Log("recycling", 100)
+    clock[0] = 30.0
+    log.advance(4, "features")
+    assert log.line() == "recycling: 4 % after 30 s (last: features)"
+    clock[0] = 60.0
+    log.advance(1, "probe")
+    assert log.line() == "recycling: 5 % after 60 s, about 19 min left (last: probe)"
+
+
 def test_what_an_earlier_run_did_does_not_count_for_the_time_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

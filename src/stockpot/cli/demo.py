@@ -46,9 +46,8 @@ def demo_command(
         return
     from stockpot.cli.recycle import show
     from stockpot.recycling import recycle
-    from stockpot.recycling.kept import kept_line
 
     recipe = write_recipe(folders, output / "recipe.yaml")
     done = recycle(recipe, output, jobs=jobs, overwrite=True, quiet=quiet or as_json)
     show(out, done)
-    out.say(kept_line(done.results))
+    out.say(done.summary())

@@ -62,7 +62,6 @@ def recycle_command(
     from stockpot.cli.landing import Landing
     from stockpot.extras import require_wanted
     from stockpot.recycling import load_recipe, plan_recipe, recycle
-    from stockpot.recycling.kept import kept_line
 
     extras = backend_extras(backend, address, gpus_per_job)
     load_recipe(recipe, changes or ())
@@ -91,7 +90,7 @@ def recycle_command(
     if history is not None:
         _append(out, history, done, history_name)
     landing.finish(out)
-    out.say(kept_line(done.results))
+    out.say(done.summary())
 
 
 def _append(out: Output, history: Path, done: Recycled, name: str | None) -> None:

@@ -96,9 +96,11 @@ class CrossedMean:
         would make it a point. A higher floor would cover more than it says where trainings add
         nothing but noise of single examples.
         """
-        return self.widened(
-            quantile(error / 2, self.example_freedom) * float(np.sqrt(self.examples)), error
-        )
+        return self.widened(self.examples_margin(error), error)
+
+    def examples_margin(self, error: float) -> float:
+        """The same for these very trainings: only examples would be others."""
+        return quantile(error / 2, self.example_freedom) * float(np.sqrt(self.examples))
 
     def widened(self, rows: float, error: float) -> float:
         """The margin where that of the examples alone is ``rows``, at the same ``error``."""

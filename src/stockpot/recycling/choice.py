@@ -1,4 +1,4 @@
-"""Which protocol's model is kept: chosen on validation rows, by the rule of one standard error.
+"""Which protocol's model is kept: chosen on validation rows, where they can tell.
 
 Candidates are all rows of the comparison that give one set of weights. Each has a *validation
 score*: the mean over cells (held-out domain, trial) of the mean over the training domains of the
@@ -6,15 +6,16 @@ scores of their validation rows. Where a protocol used validation rows to choose
 coefficients, every row is scored by a model that was chosen on the other half of the rows
 (cross-fitting), so that whoever chooses most does not look best.
 
-The rule (Breiman et al. 1984, section 3.4.3): among the candidates whose distance to the best is at
-most one standard error of that distance, the *simplest* is taken: the one that chose least by
-validation, then one whose training noise is averaged out, then the one that takes the fewest
-training steps, then the first in the table. What validation cannot tell apart, a choice made by
-validation cannot have improved; and an average of weights has less variance than one run of
-training at the same price to run (Rame et al. 2022, arXiv:2205.09739).
+The rule: a candidate is *level* with the best where the 95 % interval of their distance holds 0.
+Of the level ones the *simplest* is taken: the one that chose least by validation, then an average
+of weights before one run or none, then the one that takes the fewest training steps, then the first
+in the table. What validation cannot tell apart, a choice made by validation cannot have improved;
+and an average of weights has less variance than one run of training at the same price to run (Rame
+et al. 2022, arXiv:2205.09739).
 
-The standard error of a distance is that of ``evaluation.crossed``: a row counts once, though
-several cells validate on it, and cells were trained anew.
+The interval is that of these very weights on other validation rows: of the handed-over model it is
+asked what it is, not what another training would be. (With the scatter of trainings in it, a rule
+becomes lenient exactly where runs are far apart and averaging destroys them.)
 """
 
 from __future__ import annotations
@@ -45,15 +46,19 @@ from stockpot.training.rows import read_outputs, score_rows
 Scores = dict[Where, dict[str, np.ndarray]]
 """By (held-out domain, trial) and validation domain: the score of every validation row."""
 
+LEVEL = 0.95
 LOWEST = {"probe": "linear_probe", "best_run": "erm"}
 
 
 @dataclass(frozen=True)
 class Shortfall:
-    """A validation score minus another on the same rows, and its standard error."""
+    """A validation score minus another on the same rows.
+
+    ``margin``: half width of its 95 % interval, for these very weights on other rows.
+    """
 
     mean: float
-    error: float
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class CandidateRow:
     ``validation``: its validation score; ``behind``: the best score minus its own;
     ``cross_fitted``: each row was scored by a model that was not chosen on it (also where nothing
     was chosen); ``decisions``: how many things it chose by validation; ``is_averaged``: it is the
-    mean of many weights, or was not trained at all; ``steps``: training steps.
+    mean of many weights; ``steps``: training steps.
     """
 
     protocol: str
@@ -77,8 +82,8 @@ class CandidateRow:
 
     @property
     def is_level(self) -> bool:
-        """Whether one standard error spans its distance to the best."""
-        return self.behind.mean <= self.behind.error + 1e-12
+        """Whether validation cannot tell it from the best."""
+        return self.behind.mean <= self.behind.margin + 1e-12
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ def choose(recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) 
 
 
 def simplest(candidates: Sequence[CandidateRow]) -> CandidateRow:
-    """The simplest of those that one standard error cannot tell from the best."""
+    """The simplest of those that validation cannot tell from the best."""
     order = list(PROTOCOLS)
     return min(
         (candidate for candidate in candidates if candidate.is_level),
@@ -203,9 +208,9 @@ class _Validation:
 
     def is_averaged(self, name: str) -> bool:
         """Whether the noise of one training is averaged out: over runs (a greedy soup may hold one
-        only), along a run, with the base; or there is none, as in the linear probe."""
+        only), along a run, or with the base."""
         protocol = PROTOCOLS[name]
-        if protocol.pool in ("probe", "periodic") or protocol.take in ("average", "swad"):
+        if protocol.pool == "periodic" or protocol.take in ("average", "swad"):
             return True
         if protocol.combine in ("interpolate", "half"):
             return True
@@ -259,17 +264,9 @@ def _mean(scores: Scores) -> float:
 def shortfall(
     one: Scores, other: Scores, identities: Mapping[Where, Mapping[str, np.ndarray]]
 ) -> Shortfall:
-    """The first's validation score minus the other's, and its standard error.
+    """The first's validation score minus the other's, and the margin of these very weights.
 
-    Rows scatter around 0, as they would if the two were equally good (the error of McNemar's test,
-    1947): two candidates that differ on a single row are then level.
     ``identities``: by cell and validation domain, which row of the task a score belongs to.
     """
-    numbers, size = numbered(one, identities)
-    difference = crossed_difference(one, other, numbers, size)
-    share = np.zeros(size)
-    for where, parts in one.items():
-        for name, own in parts.items():
-            gaps = (own - other[where][name]) / (len(one) * len(parts) * len(own))
-            np.add.at(share, numbers[where][name], gaps)
-    return Shortfall(difference.mean, max(difference.standard_error, float(np.sqrt(share @ share))))
+    difference = crossed_difference(one, other, *numbered(one, identities))
+    return Shortfall(difference.mean, difference.examples_margin(1.0 - LEVEL))

@@ -450,7 +450,7 @@ def _final(
 
 
 def _candidate(row: CandidateRow) -> CandidateResult:
-    behind = Distance(mean=row.behind.mean, error=row.behind.error)
+    behind = Distance(mean=row.behind.mean, margin=row.behind.margin)
     return CandidateResult(**{**vars(row), "behind": behind}, level=row.is_level)
 
 

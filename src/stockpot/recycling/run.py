@@ -35,6 +35,12 @@ class Recycled:
         """Folder of the final model."""
         return self.folder / "model"
 
+    def summary(self) -> str:
+        """What was kept, why, and how it compares with the simplest things, in one line."""
+        from stockpot.recycling.kept import kept_line
+
+        return kept_line(self.results)
+
 
 @wanting("torch")
 def recycle(

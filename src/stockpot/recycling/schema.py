@@ -294,10 +294,14 @@ class WildResult(ResultPart):
 
 
 class Distance(ResultPart):
-    """How far a candidate is behind the best by validation, and the standard error of that."""
+    """How far a candidate is behind the best by validation, and up to where that says nothing.
+
+    ``error``: its standard error, in files of version 0.1.0 and before.
+    """
 
     mean: float
-    error: float
+    margin: float | None = None
+    error: float | None = None
 
 
 class CandidateResult(ResultPart):
