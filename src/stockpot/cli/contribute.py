@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stockpot.cli.options import Json, Quiet
-from stockpot.cli.registry import DEFAULT, Place
+from stockpot.cli.registry import DEFAULT, Place, opened
 
 if TYPE_CHECKING:
     from stockpot.community.measuring import Meter
@@ -39,10 +39,9 @@ def contribute_command(
     """Put a fine-tuning of a registered line up for review."""
     from stockpot.cli.output import Output
     from stockpot.community import contribute
-    from stockpot.registry import Registry
 
     out = Output(json=as_json, quiet=quiet)
-    with Registry(place) as registry:
+    with opened(place) as registry:
         found = contribute(
             registry,
             model,
@@ -84,12 +83,11 @@ def review_command(
     from stockpot.community.contribution import find_contribution
     from stockpot.community.review import last_review
     from stockpot.errors import InputError
-    from stockpot.registry import Registry
 
     out = Output(json=as_json, quiet=quiet)
     if refusal is not None and not contribution:
         raise InputError("--refuse needs the name of a contribution")
-    with Registry(place) as registry:
+    with opened(place) as registry:
         if contribution:
             chosen = [find_contribution(registry, each) for each in contribution]
         else:
@@ -141,10 +139,9 @@ def accept_command(
     from stockpot.cli.merge import read_parameters
     from stockpot.cli.output import Output
     from stockpot.community import accept
-    from stockpot.registry import Registry
 
     out = Output(json=as_json)
-    with Registry(place) as registry:
+    with opened(place) as registry:
         done = accept(
             registry,
             contribution,
@@ -186,10 +183,9 @@ def revert_command(
     from stockpot.community.contribution import COMPONENT, find_contribution
     from stockpot.errors import InputError
     from stockpot.files import write_json
-    from stockpot.registry import Registry
 
     out = Output(json=as_json)
-    with Registry(place) as registry:
+    with opened(place) as registry:
         found = find_contribution(registry, contribution)
         if certificate is not None and found.kind != COMPONENT:
             raise InputError(
