@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from stockpot.reading import check_depth, visible
+from stockpot.reading import HIDDEN, check_depth, visible
 
 NAME = 300
 """Characters of a name: of a model, a parent, a metric, a package, an author."""
@@ -25,7 +25,6 @@ MOST = 10_000
 BIGGEST = 2**62
 """Bytes or elements; what an index can keep."""
 
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 _HEX = re.compile(r"[0-9a-f]*")
 _OVERFLOW = 2**1023
 
@@ -36,7 +35,7 @@ def text(value: Any, what: str, most: int = NAME, least: int = 0) -> str:
         raise ValueError(f"'{what}' is {type(value).__name__}, expected str")
     if not least <= len(value) <= most:
         raise ValueError(f"'{what}' has {len(value)} characters, expected {least} to {most}")
-    hidden = _HIDDEN.search(value)
+    hidden = HIDDEN.search(value)
     if hidden:
         raise ValueError(f"'{what}' holds the control character {visible(hidden.group())}")
     return value

@@ -34,6 +34,8 @@ from stockpot.provenance import (
     versions,
     write_record,
 )
+from stockpot.reading import read_json, read_text
+from stockpot.yaml_lines import parse_yaml
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -273,7 +275,7 @@ def _rewritten(
     places: set[str] = set()
     for name in ("stockpot.json", "merge_report.json"):
         if name in files:
-            value = json.loads((folder / name).read_text(encoding="utf-8"))
+            value = read_json(folder / name)
             cut: set[str] = set()
             plain = _without_places(value, cut)
             if cut:
@@ -282,12 +284,19 @@ def _rewritten(
                 places |= cut
                 notes.append(f"{name}: {len(cut)} paths of this machine cut to their last part")
     path = folder / "README.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else card(record)
+    text = _card_text(path) if path.is_file() else card(record)
     text = _with_front_matter(text, record, base_models, license)
     for place in sorted(places, key=len, reverse=True):
         text = text.replace(place, _short(place))
     contents["README.md"] = text.encode()
     return contents, notes
+
+
+def _card_text(path: Path) -> str:
+    try:
+        return read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a text: {error}") from error
 
 
 def _with_front_matter(
@@ -296,7 +305,9 @@ def _with_front_matter(
     import yaml
 
     found = re.match(r"---\n(.*?\n)---\n", text, re.DOTALL)
-    front: dict[str, Any] = (yaml.safe_load(found[1]) if found else None) or {}
+    front: dict[str, Any] = (parse_yaml(found[1], "README.md") if found else None) or {}
+    if not isinstance(front, dict):
+        raise InputError("README.md: what stands between its first '---' lines is no table")
     body = text[found.end() :] if found else "\n" + text
     known = front.pop("base_model", [])
     known = [known] if isinstance(known, str) else known

@@ -11,8 +11,9 @@ import json
 import os
 import re
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from stockpot.errors import InputError
 from stockpot.system import BINARY
@@ -29,13 +30,13 @@ _KINDS = (
     (stat.S_ISBLK, "is a device, no file"),
     (stat.S_ISSOCK, "is a socket, no file"),
 )
-# Control characters, and marks that change the direction of what stands around them.
-_HIDDEN = re.compile(
+# All but tab and line end.
+HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
-def open_plain(path: Path, *, follow: bool = True) -> BinaryIO:
+def open_plain(path: Path, *, follow: bool = True) -> BufferedReader:
     """Open a plain file for reading. Raises ``OSError`` for a pipe, device or folder, at once.
 
     Without ``follow`` a link is refused, too.
@@ -129,7 +130,7 @@ def read_json(
 
 def visible(text: str, most: int | None = None) -> str:
     """A text with what cannot be seen, or moves what can, written out; of at most ``most``."""
-    shown = _HIDDEN.sub(lambda match: _escaped(match.group()), text)
+    shown = HIDDEN.sub(lambda match: _escaped(match.group()), text)
     return shown if most is None or len(shown) <= most else f"{shown[: most - 1]}…"
 
 

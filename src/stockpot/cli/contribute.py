@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stockpot.cli.options import Json, Quiet
+from stockpot.cli.options import AllowCode, Json, Quiet
 from stockpot.cli.registry import DEFAULT, Place, opened
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def review_command(
         str | None,
         typer.Option("--refuse", help="Examine nothing, refuse the named ones for this reason."),
     ] = None,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -133,6 +134,7 @@ def accept_command(
     force: Annotated[
         bool, typer.Option("--force", help="Without a review, and even if a task gets worse.")
     ] = False,
+    allow_code: AllowCode = False,
     as_json: Json = False,
 ) -> None:
     """Bring contributions together into the next version of their line."""
@@ -175,6 +177,7 @@ def revert_command(
         Path | None, typer.Option(help="Tangent component: write what is left of it to this file.")
     ] = None,
     html: Html = None,
+    allow_code: AllowCode = False,
     as_json: Json = False,
 ) -> None:
     """Take a contribution back: the next version has the bytes of one that never saw it."""

@@ -10,6 +10,7 @@ import typer
 
 from stockpot.cli.options import (
     Address,
+    AllowCode,
     Backend,
     DryRun,
     GpusPerJob,
@@ -55,6 +56,7 @@ def recycle_command(
     skip_corrupt: SkipCorrupt = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

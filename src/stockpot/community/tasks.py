@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stockpot.errors import InputError
+from stockpot.yaml_lines import load_with_lines
 
 Scores = NDArray[np.float64]
 
@@ -105,10 +105,7 @@ def load_tasks(source: str | Path | Mapping[str, Any]) -> list[MaintainerTask]:
         value, root = dict(source), Path()
     else:
         path = Path(source)
-        try:
-            value = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
+        value, _ = load_with_lines(path, "file of tasks")
         root = path.resolve().parent
     entries = value.get("tasks") if isinstance(value, dict) else None
     if not isinstance(entries, list) or not entries:
