@@ -78,8 +78,9 @@ def _composed(text: str, where: str, look: Callable[[Any], None]) -> Any:
 
     if len(text) > LARGEST:
         raise RecipeError([f"{where}: not valid YAML: longer than {LARGEST:,} characters"])
-    loader = _loader()(text)
+    loader = None
     try:
+        loader = _loader()(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -98,7 +99,8 @@ def _composed(text: str, where: str, look: Callable[[Any], None]) -> Any:
     except RecursionError as error:
         raise RecipeError([f"{where}: not valid YAML: nested too deeply"]) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 @functools.cache

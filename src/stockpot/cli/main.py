@@ -122,6 +122,8 @@ class _Group(TyperGroup):
             words = "interrupted; run the same command again to go on from here"
             print(words, file=sys.stderr)  # noqa: T201
             raise typer.Exit(130) from interrupt
+        finally:
+            set_policy(allowed=False, dry=False)
 
 
 def _say(error: StockpotError) -> int:
@@ -158,7 +160,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    set_policy(allowed=False, dry=False)
+    pass
 
 
 def main() -> None:

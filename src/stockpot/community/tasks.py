@@ -102,14 +102,14 @@ def load_tasks(source: str | Path | Mapping[str, Any]) -> list[MaintainerTask]:
     Raises ``InputError`` naming the task and the field.
     """
     if isinstance(source, Mapping):
-        value, root = dict(source), Path()
+        value, root, where = dict(source), Path(), "tasks"
     else:
         path = Path(source)
         value, _ = load_with_lines(path, "file of tasks")
-        root = path.resolve().parent
+        root, where = path.resolve().parent, str(path)
     entries = value.get("tasks") if isinstance(value, dict) else None
     if not isinstance(entries, list) or not entries:
-        raise InputError("a file of tasks holds a list 'tasks'")
+        raise InputError(f"{where}: a file of tasks holds a list 'tasks'")
     found = []
     for entry in entries:
         try:
@@ -117,10 +117,10 @@ def load_tasks(source: str | Path | Mapping[str, Any]) -> list[MaintainerTask]:
         except (ValidationError, TypeError) as error:
             name = entry.get("name", "?") if isinstance(entry, dict) else "?"
             said = _first(error) if isinstance(error, ValidationError) else str(error)
-            raise InputError(f"task '{name}': {said}") from error
+            raise InputError(f"{where}: task '{name}': {said}") from error
     names = [task.name for task in found]
     if len(set(names)) < len(names):
-        raise InputError(f"two tasks have the same name: {', '.join(names)}")
+        raise InputError(f"{where}: two tasks have the same name: {', '.join(names)}")
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
@@ -21,6 +20,7 @@ from stockpot.merging.job import DTYPES, MergeJob, dtype_code
 from stockpot.merging.report import MergeReport
 from stockpot.merging.slices import SlicedCheckpoint
 from stockpot.provenance import Parent, Record, write_card, write_record
+from stockpot.reading import read_json
 
 REPORT_NAME = "merge_report.json"
 
@@ -103,11 +103,9 @@ def read_report(output: Path) -> dict[str, Any] | None:
     """
     path = output / REPORT_NAME if output.is_dir() else report_beside(output)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        value = read_json(path, "the report of a merge")
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as the report of a merge: {error}") from error
     if not isinstance(value, dict) or not {"parents", "tensors"} <= value.keys():
         raise InputError(f"{path} is no report of a merge")
     return value
@@ -180,7 +178,7 @@ def _is_companion(file: Path) -> bool:
 
 def _correct_config(config: Path, source: Checkpoint, dtype: str | None) -> None:
     """Keep a config's word about type and number of layers true."""
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = read_json(config, "a model's config")
     if not isinstance(content, dict):
         return
     right: dict[str, Any] = {}
@@ -198,7 +196,7 @@ def _library(folder: Path) -> str | None:
     config = folder / "config.json"
     if not config.is_file():
         return None
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = read_json(config, "a model's config")
     if not isinstance(content, dict):
         return None
     if "architecture" in content and "pretrained_cfg" in content:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from stockpot.errors import CheckpointError, InputError
 from stockpot.inspection import Inspection, compare
 from stockpot.inspection.sources import unused
+from stockpot.reading import visible
 from stockpot.registry import Manifest, Registry
 from stockpot.registry.index import Edge, Row
 from stockpot.registry.registry import Unusable, models_of
@@ -22,6 +23,7 @@ _OFFERED = 300  # names offered where one is to be typed
 _SIDE_BY_SIDE = 6  # models in one inspection
 _QUICK = 60_000_000  # parameters of all models together, above which a sample is read
 _CARD = 200_000
+_LONG = 300  # characters of what is said of an entry
 _BASES = ("base", "init")
 
 
@@ -106,7 +108,10 @@ def overview(place: str, search: str = "", page: int = 1) -> Overview:
             lines=lines,
             lineage=_linked(rows, edges, lines),
             drawn=len(rows),
-            quarantine=tuple(registry.quarantine()),
+            quarantine=tuple(
+                Unusable(visible(entry.key, _LONG), entry.state, visible(entry.what, _LONG))
+                for entry in registry.quarantine()
+            ),
             notice=registry.notice,
         )
 
