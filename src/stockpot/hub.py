@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from stockpot.checkpoints import open_checkpoint
 from stockpot.checkpoints.hub import fetch_folder
-from stockpot.errors import CheckpointError, InputError, OutputError, StockpotError
+from stockpot.checkpoints.open import PICKLE_SUFFIXES
+from stockpot.errors import (
+    CheckpointError,
+    InputError,
+    OutputError,
+    StockpotError,
+    UnsafeFileError,
+)
 from stockpot.files import atomic_folder
 from stockpot.provenance import (
     FILE_NAME,
@@ -167,14 +174,17 @@ def push(
     ]
     with _hub(repository, quiet=quiet):
         api = HfApi(library_name="stockpot")
-        _make_repository(api, repository, public=public)
+        if _make_repository(api, repository, public=public):
+            notes.append(
+                f"'{repository}' was there and stays private: --public makes new ones public"
+            )
         done = api.create_commit(
             repository,
             operations,
             commit_message=message or f"{record.kind}: {record.name}",
             revision=revision,
         )
-    return Push(repository, plan.files, plan.left_out, plan.notes, size, str(done.commit_url))
+    return Push(repository, plan.files, plan.left_out, tuple(notes), size, str(done.commit_url))
 
 
 def pull(source: str, output: str | Path, *, overwrite: bool = False, quiet: bool = True) -> Pulled:
@@ -199,6 +209,7 @@ def pull(source: str, output: str | Path, *, overwrite: bool = False, quiet: boo
         for file in sorted(fetched.rglob("*")):
             inside = file.relative_to(fetched)
             if file.is_file() and not any(part.startswith(".") for part in inside.parts):
+                _check_source(file, fetched)
                 (folder / inside).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, folder / inside)
         own = has_record(folder)
@@ -220,8 +231,26 @@ def pull(source: str, output: str | Path, *, overwrite: bool = False, quiet: boo
     return Pulled(output, record, own)
 
 
+def _check_source(file: Path, fetched: Path) -> None:
+    """A fetched file is a plain one, or a link into the blobs of the hub's cache."""
+    target, blobs = file.resolve(), fetched.resolve().parent.parent / "blobs"
+    if not target.is_relative_to(fetched.resolve()) and target.parent != blobs:
+        raise UnsafeFileError(f"{file} is a link out of its folder, to {target}")
+
+
 def _check_weights(folder: Path, record: Record) -> None:
-    if record.digest is None or not (folder / "model.safetensors").is_file():
+    """Every weights file can be read, and those of the model are what the record says.
+
+    Raises ``CheckpointError`` naming the file.
+    """
+    for file in sorted(folder.rglob("*.safetensors")):
+        with open_checkpoint(file):
+            pass
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in PICKLE_SUFFIXES:
+            with open_checkpoint(file):
+                pass
+    if record.digest is None or not _has_weights(folder):
         return
     with open_checkpoint(folder) as checkpoint:
         found = checkpoint.digest()
@@ -233,6 +262,14 @@ def _check_weights(folder: Path, record: Record) -> None:
         )
 
 
+def _has_weights(folder: Path) -> bool:
+    """Whether the folder holds one model's own weights, in one file or in shards."""
+    if (folder / "adapter_config.json").is_file():
+        return False
+    names = ("model.safetensors", "model.safetensors.index.json")
+    return any((folder / name).is_file() for name in names)
+
+
 def _choose(folder: Path, also: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files that make the model and those that were asked for; and the rest."""
     files, left_out, used = [], [], set()
@@ -240,6 +277,9 @@ def _choose(folder: Path, also: Sequence[str]) -> tuple[list[str], list[str]]:
         if not path.is_file():
             continue
         name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or path.parent.resolve() != folder.resolve() / Path(name).parent:
+            left_out.append(f"{name} (a link)")
+            continue
         asked = [pattern for pattern in also if fnmatchcase(name, pattern)]
         used.update(asked)
         if asked or any(_matches(name, pattern) for pattern in MODEL_FILES):
@@ -342,19 +382,21 @@ def _short(place: str) -> str:
     return f"./{last}"
 
 
-def _make_repository(api: HfApi, repository: str, *, public: bool) -> None:
+def _make_repository(api: HfApi, repository: str, *, public: bool) -> bool:
+    """Whether a public repository was asked for and a private one is there."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         info = api.model_info(repository)
     except RepositoryNotFoundError:
         api.create_repo(repository, private=not public, exist_ok=True)
-        return
+        return False
     if not info.private and not public:
         raise InputError(
             f"'{repository}' is public: what is pushed there can be read by everybody",
             hint="say --public, or choose another name",
         )
+    return bool(info.private) and public
 
 
 @contextmanager
