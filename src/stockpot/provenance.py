@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stockpot import fields
+import stockpot.fields as fields
 from stockpot.errors import InputError
 from stockpot.files import write_json, write_text
 from stockpot.reading import read_json

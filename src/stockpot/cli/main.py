@@ -115,7 +115,7 @@ class _Group(TyperGroup):
             raise typer.Exit(_say(error)) from error
         except Exception as error:
             known = None if os.environ.get("STOCKPOT_DEBUG") else outside(error)
-            if known is None:
+            if known is None or _of_stream(error):
                 raise
             raise typer.Exit(_say(known)) from error
         except KeyboardInterrupt as interrupt:
@@ -124,6 +124,12 @@ class _Group(TyperGroup):
             raise typer.Exit(130) from interrupt
         finally:
             set_policy(allowed=False, dry=False)
+
+
+def _of_stream(error: Exception) -> bool:
+    """Whether stdout or stderr cannot be written: nothing more can be said, ``main`` ends it."""
+    known = (*_UNWRITABLE, errno.EPIPE)
+    return isinstance(error, OSError) and error.filename is None and error.errno in known
 
 
 def _say(error: StockpotError) -> int:

@@ -120,7 +120,7 @@ def _parsed(value: Mapping[str, Any]) -> Contribution:
     return Contribution(**{key: value[key] for key in value if key != "schema"})
 
 
-class Known(dict[str, Contribution]):
+class KnownContributions(dict[str, Contribution]):
     """All contributions by id. Asked for another one, it raises ``InputError``."""
 
     def __init__(self, registry: Registry) -> None:

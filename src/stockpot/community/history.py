@@ -15,7 +15,7 @@ from stockpot.community.combining import TANGENT, Round, combine, parse_round
 from stockpot.community.contribution import (
     COMPONENT,
     Contribution,
-    Known,
+    KnownContributions,
     find_contribution,
 )
 from stockpot.community.measuring import Meter, words
@@ -95,7 +95,7 @@ def remake(
     A round that nothing changes for keeps its version. Components stand on the start of the line
     alone, so that none of them has seen another.
     """
-    known = Known(registry)
+    known = KnownContributions(registry)
     gone, dropped = set(without), list[str]()
     made: list[Round] = []
     sound = {start}
@@ -156,7 +156,7 @@ def revert(
     rounds, dropped = remake(registry, found.line, past.start, past.rounds, [found.id])
     model = rounds[-1].model if rounds else past.start
     certificate = _certificate(registry, past, rounds, model) if found.kind == COMPONENT else None
-    names = Known(registry)
+    names = KnownContributions(registry)
     said = f"without {found.name}" + (f" ({why})" if why else "")
     if dropped:
         said += (
@@ -181,7 +181,7 @@ def _certificate(
 ) -> dict[str, Any]:
     from stockpot.community.forgetting import certify_revert
 
-    known = Known(registry)
+    known = KnownContributions(registry)
     # The last round's sum is the one in the version: its weights count.
     turns = [turn for turn in rounds if turn.method == TANGENT]
     parameters = turns[-1].parameters if turns else {}
@@ -200,7 +200,7 @@ def replay(registry: Registry, line: str) -> str:
     Raises ``StockpotError`` where the bytes differ, naming the round.
     """
     past = history(registry, line)
-    known = Known(registry)
+    known = KnownContributions(registry)
     before = past.start
     for number, turn in enumerate(past.rounds, 1):
         members = [known[each] for each in turn.contributions]

@@ -26,7 +26,7 @@ from stockpot.community.components import (
 from stockpot.community.contribution import (
     COMPONENT,
     Contribution,
-    Known,
+    KnownContributions,
     contributions,
     find_contribution,
 )
@@ -42,7 +42,7 @@ from stockpot.errors import (
 from stockpot.evaluation.connectivity import interpolate
 from stockpot.inspection import check_lineage, compare
 from stockpot.registry import Registry, checkout
-from stockpot.registry.documents import is_entry, read_document, sealed
+from stockpot.registry.documents import Document, is_entry, read_document, sealed
 
 MATRIX_TIMES, VECTOR_TIMES = 8.0, 50.0
 # A matrix that has moved by its own norm is another matrix.
@@ -197,7 +197,7 @@ def _next(keys: Sequence[str]) -> int:
     return int(keys[-1].rsplit("/", 1)[-1].removesuffix(".json")) + 1 if keys else 1
 
 
-def last_review(registry: Registry, contribution: Contribution) -> dict[str, Any] | None:
+def last_review(registry: Registry, contribution: Contribution) -> Document | None:
     """The newest review of a contribution; None before the first, and where it cannot be used:
     it may have been a refusal.
     """
@@ -340,7 +340,7 @@ def _summed(registry: Registry, found: Contribution, place: Path) -> tuple[str, 
     """The version that accepting a component would make, by a plain mean."""
     from stockpot.community.history import history
 
-    known = Known(registry)
+    known = KnownContributions(registry)
     inside = [known[each] for each in history(registry, found.line).accepted]
     members = {each.id: each for each in inside if each.kind == COMPONENT}
     folder = place / "summed"

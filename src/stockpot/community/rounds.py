@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.community.combining import TANGENT, Round, check_members, combine
-from stockpot.community.contribution import Contribution, Known, find_contribution
+from stockpot.community.contribution import Contribution, KnownContributions, find_contribution
 from stockpot.community.history import history, measured
 from stockpot.community.measuring import Meter, is_worse
 from stockpot.community.review import last_review
@@ -66,7 +66,7 @@ def accept(
         if not force:
             _check_reviewed(registry, each)
     check_members(registry, before, found, method)
-    known = Known(registry)
+    known = KnownContributions(registry)
     earlier = [
         known[ident]
         for turn in past.rounds

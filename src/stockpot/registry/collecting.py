@@ -13,11 +13,10 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from stockpot.errors import CheckpointError, OutputError, StockpotError
 from stockpot.registry.checking import reachable
-from stockpot.registry.documents import is_entry, read_whole, sealed
+from stockpot.registry.documents import Document, is_entry, read_whole, sealed
 from stockpot.registry.manifest import LARGEST, Manifest, parse_manifest
 from stockpot.registry.registry import Registry, blob_key
 
@@ -54,7 +53,7 @@ def gc(registry: Registry, *, grace: float = GRACE, dry_run: bool = False) -> Co
         sizes = sum(registry.store.stat(blob_key(blob))[0] for blob in unused)
         return Collected(len(unused), 0, sizes, 0, spared)
     store = registry.store
-    marks: list[dict[str, Any]] = []
+    marks: list[Document] = []
     if unused:
         mark = {"schema": 1, "time": time.time(), "blobs": sorted(unused)}
         key = f"gc/{uuid.uuid4().hex}.json"

@@ -11,11 +11,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stockpot import fields
+import stockpot.fields as fields
 from stockpot.errors import CheckpointError, InputError
 from stockpot.files import digest
 from stockpot.reading import parse_json
 from stockpot.registry.store import ObjectStore
+
+Document = dict[str, Any]
+"""What a document holds, without its hash."""
 
 SCHEMA = 1
 LARGEST = 16_000_000
@@ -38,12 +41,12 @@ class NewerError(CheckpointError):
     """An entry that a newer stockpot wrote: whole, and not for this one to read."""
 
 
-def seal(value: dict[str, Any]) -> bytes:
+def seal(value: Document) -> bytes:
     """``value`` with its hash, as it is written."""
     return _canonical({**value, _SEAL: digest(value)})
 
 
-def unseal(raw: bytes, where: str) -> dict[str, Any]:
+def unseal(raw: bytes, where: str) -> Document:
     """Read what ``seal`` wrote, without the hash. Raises ``CheckpointError`` naming ``where``."""
     try:
         value = parse_json(raw)
@@ -56,7 +59,7 @@ def unseal(raw: bytes, where: str) -> dict[str, Any]:
     return dict(value)
 
 
-def sealed(key: str, value: dict[str, Any]) -> bytes:
+def sealed(key: str, value: Document) -> bytes:
     """``value`` as the document ``key`` is written, proved to be one that is read again.
 
     Raises ``InputError`` naming the field that cannot be kept.
@@ -68,7 +71,7 @@ def sealed(key: str, value: dict[str, Any]) -> bytes:
     return seal(value)
 
 
-def read_document(store: ObjectStore, key: str) -> dict[str, Any]:
+def read_document(store: ObjectStore, key: str) -> Document:
     """A document of one of the folders ``DOCUMENTS``, checked.
 
     Raises ``FileNotFoundError``, ``NewerError`` for one of a newer schema, and ``CheckpointError``
@@ -196,5 +199,5 @@ def _reason(error: Exception) -> str:
     return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
 
 
-def _canonical(value: dict[str, Any]) -> bytes:
+def _canonical(value: Document) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

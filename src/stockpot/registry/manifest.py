@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from stockpot import fields
+import stockpot.fields as fields
 from stockpot.checkpoints.dtypes import STORAGE
 from stockpot.checkpoints.header import TensorInfo
 from stockpot.errors import CheckpointError

@@ -21,6 +21,7 @@ from stockpot.registry.documents import (
     DOCUMENTS,
     LINE_NAME,
     SCHEMA,
+    Document,
     NewerError,
     is_entry,
     read_document,
@@ -346,7 +347,7 @@ class Registry:
 
     # Lines: named sequences of versions. A version is written once and by one writer only.
 
-    def documents(self, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def documents(self, folder: str) -> Iterator[tuple[str, Document]]:
         """Keys and values of the documents in a folder that can be used, by key."""
         for key in self.store.keys(folder):
             if is_entry(key):
@@ -358,7 +359,7 @@ class Registry:
         keys = self.store.keys("lines")
         return sorted({key.split("/")[1] for key in keys if is_entry(key)})
 
-    def line(self, name: str) -> list[dict[str, Any]]:
+    def line(self, name: str) -> list[Document]:
         """Versions of a line that can be used, oldest first: ``number`` (from 1), ``model``,
         ``time``, ``event``. Empty for none.
         """
@@ -372,9 +373,7 @@ class Registry:
         keys = self.store.keys(f"lines/{name}")
         return max((_number(key) for key in keys if is_entry(key)), default=0)
 
-    def advance(
-        self, name: str, model: str, event: dict[str, Any], *, after: int | None = None
-    ) -> int:
+    def advance(self, name: str, model: str, event: Document, *, after: int | None = None) -> int:
         """Make ``model`` the newest version of a line; returns its number, from 1.
 
         ``after``: the number of the last version that the caller knew of. Where somebody else was

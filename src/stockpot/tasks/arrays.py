@@ -186,8 +186,8 @@ def _read(path: Path) -> dict[str, Array]:
         raise TaskError(f"{path}: no such file")
     try:
         with open_plain(path) as handle:
-            if not zipfile.is_zipfile(handle):
-                raise ValueError("it is no zip file")
+            if handle.read(6) == np.lib.format.MAGIC_PREFIX:
+                raise TaskError(f"{path}: one array, expected an .npz file with several")
             handle.seek(0)
             with zipfile.ZipFile(handle) as archive:
                 _check_sizes(path, archive)

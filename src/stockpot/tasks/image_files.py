@@ -145,7 +145,10 @@ def _refuse_links(files: Sequence[ImageFile], folder: Path) -> None:
         parent = file.path.parent
         if parent not in real:
             real[parent] = parent.resolve()
-        place = file.path.resolve() if file.path.is_symlink() else real[parent]
+        try:
+            place = file.path.resolve() if file.path.is_symlink() else real[parent]
+        except (OSError, RuntimeError) as error:  # a link to itself
+            raise TaskError(f"{file.where}: cannot be read: {error}") from error
         if not place.is_relative_to(home):
             raise TaskError(
                 f"{file.where}: a link leads out of {folder}, to {place}",

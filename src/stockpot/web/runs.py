@@ -63,9 +63,9 @@ def kind(results: Mapping[str, Any]) -> str:
 
 def read_results(run: RunFolder) -> dict[str, Any]:
     """The content of ``results.json``. Raises ``InputError`` where it cannot be read."""
-    if run.results is None:
-        raise InputError(f"{run.name} has no results that can be shown")
     try:
+        if run.results is None or run.results.lstat().st_size > _LARGEST:
+            raise InputError(f"{run.name} has no results that can be shown")
         value = parse_json(read_bytes(run.results, limit=_LARGEST, follow=False))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
