@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stockpot.checkpoints import open_checkpoint
     from stockpot.inference import evaluate, predict
     from stockpot.inspection import compare
-    from stockpot.merging import merge
+    from stockpot.merging.merge import merge
     from stockpot.recycling import recycle
     from stockpot.report import write_report
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import stockpot.fields as fields
 from stockpot.errors import InputError
 from stockpot.files import write_json, write_text
 from stockpot.reading import read_json
+from stockpot.schema import fields
 
 SCHEMA = 1
 FILE_NAME = "stockpot.json"

@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import stockpot.fields as fields
 from stockpot.errors import CheckpointError, InputError
 from stockpot.files import digest
 from stockpot.reading import parse_json
 from stockpot.registry.store import ObjectStore
+from stockpot.schema import fields
 
 Document = dict[str, Any]
 """What a document holds, without its hash."""

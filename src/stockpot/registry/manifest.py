@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-import stockpot.fields as fields
 from stockpot.checkpoints.dtypes import STORAGE
 from stockpot.checkpoints.header import TensorInfo
 from stockpot.errors import CheckpointError
@@ -21,6 +20,7 @@ from stockpot.files import digest
 from stockpot.provenance import check_parent
 from stockpot.reading import parse_json
 from stockpot.registry.documents import NewerError
+from stockpot.schema import fields
 
 SCHEMA = 1
 LARGEST = 256_000_000
