@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -156,8 +156,8 @@ def push(
             hint="push what recycle, merge or tangent wrote, or use `hf upload`",
         )
     record = read_record(folder)
-    _check_weights(folder, record)
     files, left_out = _choose(folder, also)
+    _check_weights(folder, record, files)
     contents, notes = _rewritten(folder, record, files, base_models, license)
     size = sum(
         len(contents[name]) if name in contents else (folder / name).stat().st_size
@@ -215,7 +215,8 @@ def pull(source: str, output: str | Path, *, overwrite: bool = False, quiet: boo
         own = has_record(folder)
         if own:
             record = read_record(folder)
-            _check_weights(folder, record)
+            names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+            _check_weights(folder, record, sorted(names))
         else:
             with open_checkpoint(folder) as checkpoint:
                 found = checkpoint.digest()
@@ -238,17 +239,14 @@ def _check_source(file: Path, fetched: Path) -> None:
         raise UnsafeFileError(f"{file} is a link out of its folder, to {target}")
 
 
-def _check_weights(folder: Path, record: Record) -> None:
-    """Every weights file can be read, and those of the model are what the record says.
+def _check_weights(folder: Path, record: Record, names: Iterable[str]) -> None:
+    """Every weights file among ``names`` can be read, and those of the model are what the record says.
 
     Raises ``CheckpointError`` naming the file.
     """
-    for file in sorted(folder.rglob("*.safetensors")):
-        with open_checkpoint(file):
-            pass
-    for file in sorted(folder.rglob("*")):
-        if file.suffix in PICKLE_SUFFIXES:
-            with open_checkpoint(file):
+    for name in names:
+        if name.endswith((".safetensors", *PICKLE_SUFFIXES)):
+            with open_checkpoint(folder / name):
                 pass
     if record.digest is None or not _has_weights(folder):
         return
