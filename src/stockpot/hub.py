@@ -240,7 +240,7 @@ def _check_source(file: Path, fetched: Path) -> None:
 
 
 def _check_weights(folder: Path, record: Record, names: Iterable[str]) -> None:
-    """Every weights file among ``names`` can be read, and those of the model are what the record says.
+    """Weights files among ``names`` can be read, and those of the model are what the record says.
 
     Raises ``CheckpointError`` naming the file.
     """
