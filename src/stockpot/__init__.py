@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from stockpot.hub import pull, push
     from stockpot.inference import evaluate, export, predict
     from stockpot.inspection import compare, inspect
-    from stockpot.merging import load_recipe, merge
+    from stockpot.merging import load_recipe
+    from stockpot.merging.merge import merge
     from stockpot.ranking import rank
     from stockpot.recycling import recycle
     from stockpot.registry import Registry

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from stockpot.errors import OutputError
-from stockpot.system import sync
+from stockpot.system import ASIDE, exchange, is_dead, process_mark, sync
 
 _REASONS = {
     errno.ENOSPC: "no space left on the device",
@@ -24,6 +25,9 @@ _REASONS = {
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "a file stands where a folder is needed",
 }
+
+
+_STEM = 180  # characters of a name that its temporaries keep: a name has 255 bytes at most
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
@@ -36,13 +40,14 @@ def output_error(path: Path, error: OSError) -> OutputError:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success flush it and give it the final name.
 
-    An error leaves nothing behind and whatever ``path`` held before untouched.
-    Raises ``OutputError`` where the operating system refuses.
+    An error leaves nothing behind and whatever ``path`` held before untouched. What a writer that
+    was killed has left is removed. Raises ``OutputError`` where the operating system refuses.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        _remove_dead(path)
+        handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise output_error(path, error) from error
@@ -56,21 +61,25 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise output_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; on success flush it and give it the final name.
 
-    With ``replace`` an existing folder is exchanged for the new one, else it is an ``OutputError``.
+    With ``replace`` an existing folder is exchanged for the new one, so that at every moment the
+    old or the new one stands there whole; else it is an ``OutputError``. What a writer that was
+    killed has left is removed.
     """
     path = Path(path)
     if path.exists() and not replace:
         raise OutputError(f"{path} exists already", hint="choose another name or remove it first")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        _remove_dead(path)
+        temporary = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent))
     except OSError as error:
         raise output_error(path, error) from error
     try:
@@ -79,14 +88,41 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         for file in sorted(temporary.rglob("*")):
             sync(file)
         sync(temporary)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+        if path.is_dir() and not path.is_symlink():
+            exchange(temporary, path)
+        elif os.path.lexists(path):
+            raise OutputError(f"{path} is no folder", hint="choose another name or remove it first")
+        else:
+            temporary.rename(path)
         sync(path.parent)
     except OSError as error:
         raise output_error(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _prefix(path: Path) -> str:
+    """How temporaries for ``path`` begin: they say which process may still be writing them."""
+    return f".{path.name[:_STEM]}.{process_mark()}-"
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove temporaries for ``path`` of processes of this machine that are no more.
+
+    A folder that one of them had set aside, and put nothing in its place, gets its name back.
+    """
+    start = f".{path.name[:_STEM]}."
+    for entry in path.parent.glob(f"{glob.escape(start)}*.tmp*"):
+        mark = entry.name.removeprefix(start).rpartition("-")[0]
+        if not is_dead(mark):
+            continue
+        if entry.name.endswith(ASIDE) and not os.path.lexists(path):
+            entry.rename(path)
+        elif entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                entry.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from stockpot.checkpoints import open_checkpoint
 from stockpot.checkpoints.hub import fetch_folder
-from stockpot.errors import CheckpointError, InputError, OutputError, StockpotError
+from stockpot.checkpoints.open import PICKLE_SUFFIXES
+from stockpot.errors import (
+    CheckpointError,
+    InputError,
+    OutputError,
+    StockpotError,
+    UnsafeFileError,
+)
 from stockpot.files import atomic_folder
 from stockpot.provenance import (
     FILE_NAME,
@@ -34,6 +41,8 @@ from stockpot.provenance import (
     versions,
     write_record,
 )
+from stockpot.reading import read_json, read_text
+from stockpot.yaml_lines import parse_yaml
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -147,8 +156,8 @@ def push(
             hint="push what recycle, merge or tangent wrote, or use `hf upload`",
         )
     record = read_record(folder)
-    _check_weights(folder, record)
     files, left_out = _choose(folder, also)
+    _check_weights(folder, record, files)
     contents, notes = _rewritten(folder, record, files, base_models, license)
     size = sum(
         len(contents[name]) if name in contents else (folder / name).stat().st_size
@@ -165,14 +174,17 @@ def push(
     ]
     with _hub(repository, quiet=quiet):
         api = HfApi(library_name="stockpot")
-        _make_repository(api, repository, public=public)
+        if _make_repository(api, repository, public=public):
+            notes.append(
+                f"'{repository}' was there and stays private: --public makes new ones public"
+            )
         done = api.create_commit(
             repository,
             operations,
             commit_message=message or f"{record.kind}: {record.name}",
             revision=revision,
         )
-    return Push(repository, plan.files, plan.left_out, plan.notes, size, str(done.commit_url))
+    return Push(repository, plan.files, plan.left_out, tuple(notes), size, str(done.commit_url))
 
 
 def pull(source: str, output: str | Path, *, overwrite: bool = False, quiet: bool = True) -> Pulled:
@@ -197,12 +209,14 @@ def pull(source: str, output: str | Path, *, overwrite: bool = False, quiet: boo
         for file in sorted(fetched.rglob("*")):
             inside = file.relative_to(fetched)
             if file.is_file() and not any(part.startswith(".") for part in inside.parts):
+                _check_source(file, fetched)
                 (folder / inside).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, folder / inside)
         own = has_record(folder)
         if own:
             record = read_record(folder)
-            _check_weights(folder, record)
+            names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+            _check_weights(folder, record, sorted(names))
         else:
             with open_checkpoint(folder) as checkpoint:
                 found = checkpoint.digest()
@@ -218,8 +232,23 @@ def pull(source: str, output: str | Path, *, overwrite: bool = False, quiet: boo
     return Pulled(output, record, own)
 
 
-def _check_weights(folder: Path, record: Record) -> None:
-    if record.digest is None or not (folder / "model.safetensors").is_file():
+def _check_source(file: Path, fetched: Path) -> None:
+    """A fetched file is a plain one, or a link into the blobs of the hub's cache."""
+    target, blobs = file.resolve(), fetched.resolve().parent.parent / "blobs"
+    if not target.is_relative_to(fetched.resolve()) and target.parent != blobs:
+        raise UnsafeFileError(f"{file} is a link out of its folder, to {target}")
+
+
+def _check_weights(folder: Path, record: Record, names: Iterable[str]) -> None:
+    """Weights files among ``names`` can be read, and those of the model are what the record says.
+
+    Raises ``CheckpointError`` naming the file.
+    """
+    for name in names:
+        if name.endswith((".safetensors", *PICKLE_SUFFIXES)):
+            with open_checkpoint(folder / name):
+                pass
+    if record.digest is None or not _has_weights(folder):
         return
     with open_checkpoint(folder) as checkpoint:
         found = checkpoint.digest()
@@ -231,6 +260,14 @@ def _check_weights(folder: Path, record: Record) -> None:
         )
 
 
+def _has_weights(folder: Path) -> bool:
+    """Whether the folder holds one model's own weights, in one file or in shards."""
+    if (folder / "adapter_config.json").is_file():
+        return False
+    names = ("model.safetensors", "model.safetensors.index.json")
+    return any((folder / name).is_file() for name in names)
+
+
 def _choose(folder: Path, also: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files that make the model and those that were asked for; and the rest."""
     files, left_out, used = [], [], set()
@@ -238,6 +275,9 @@ def _choose(folder: Path, also: Sequence[str]) -> tuple[list[str], list[str]]:
         if not path.is_file():
             continue
         name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or path.parent.resolve() != folder.resolve() / Path(name).parent:
+            left_out.append(f"{name} (a link)")
+            continue
         asked = [pattern for pattern in also if fnmatchcase(name, pattern)]
         used.update(asked)
         if asked or any(_matches(name, pattern) for pattern in MODEL_FILES):
@@ -273,7 +313,7 @@ def _rewritten(
     places: set[str] = set()
     for name in ("stockpot.json", "merge_report.json"):
         if name in files:
-            value = json.loads((folder / name).read_text(encoding="utf-8"))
+            value = read_json(folder / name)
             cut: set[str] = set()
             plain = _without_places(value, cut)
             if cut:
@@ -282,12 +322,19 @@ def _rewritten(
                 places |= cut
                 notes.append(f"{name}: {len(cut)} paths of this machine cut to their last part")
     path = folder / "README.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else card(record)
+    text = _card_text(path) if path.is_file() else card(record)
     text = _with_front_matter(text, record, base_models, license)
     for place in sorted(places, key=len, reverse=True):
         text = text.replace(place, _short(place))
     contents["README.md"] = text.encode()
     return contents, notes
+
+
+def _card_text(path: Path) -> str:
+    try:
+        return read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a text: {error}") from error
 
 
 def _with_front_matter(
@@ -296,7 +343,9 @@ def _with_front_matter(
     import yaml
 
     found = re.match(r"---\n(.*?\n)---\n", text, re.DOTALL)
-    front: dict[str, Any] = (yaml.safe_load(found[1]) if found else None) or {}
+    front: dict[str, Any] = (parse_yaml(found[1], "README.md") if found else None) or {}
+    if not isinstance(front, dict):
+        raise InputError("README.md: what stands between its first '---' lines is no table")
     body = text[found.end() :] if found else "\n" + text
     known = front.pop("base_model", [])
     known = [known] if isinstance(known, str) else known
@@ -331,19 +380,21 @@ def _short(place: str) -> str:
     return f"./{last}"
 
 
-def _make_repository(api: HfApi, repository: str, *, public: bool) -> None:
+def _make_repository(api: HfApi, repository: str, *, public: bool) -> bool:
+    """Whether a public repository was asked for and a private one is there."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         info = api.model_info(repository)
     except RepositoryNotFoundError:
         api.create_repo(repository, private=not public, exist_ok=True)
-        return
+        return False
     if not info.private and not public:
         raise InputError(
             f"'{repository}' is public: what is pushed there can be read by everybody",
             hint="say --public, or choose another name",
         )
+    return bool(info.private) and public
 
 
 @contextmanager

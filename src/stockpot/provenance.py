@@ -19,6 +19,8 @@ from typing import Any
 
 from stockpot.errors import InputError
 from stockpot.files import write_json, write_text
+from stockpot.reading import read_json
+from stockpot.schema import fields
 
 SCHEMA = 1
 FILE_NAME = "stockpot.json"
@@ -66,11 +68,19 @@ class Record:
     digest: str | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z][a-z0-9-]*", self.kind):
-            raise InputError(f"kind of a provenance record: got {self.kind!r}, expected one word")
-        if not self.name:
-            raise InputError("a provenance record needs a name")
-        self.to_json()
+        try:
+            fields.kind(self.kind)
+            fields.name(self.name, "name")
+            fields.items(self.parents, "parents")
+            for parent in self.parents:
+                check_parent(parent)
+            fields.metrics(self.metrics)
+            fields.versions(self.versions)
+            fields.optional(fields.text, self.data, "data")
+            fields.optional(fields.text, self.digest, "digest")
+            fields.plain(self.recipe, "recipe")
+        except ValueError as error:
+            raise InputError(f"provenance record of {str(self.name)[:80]!r}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON value: fields in fixed order, the keys inside them sorted."""
@@ -88,10 +98,7 @@ class Record:
             "metrics": dict(self.metrics),
             "versions": dict(self.versions),
         }
-        try:
-            plain = json.loads(json.dumps(value, sort_keys=True, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"provenance of {self.name} is no JSON value: {error}") from error
+        plain = json.loads(json.dumps(value, sort_keys=True, allow_nan=False))
         return {key: plain[key] for key in value}
 
 
@@ -124,11 +131,9 @@ def read_record(source: str | Path) -> Record:
     path = Path(source)
     path = path / FILE_NAME if path.is_dir() else path
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path, "a provenance record")
     except FileNotFoundError:
         raise InputError(f"{path.parent} has no provenance record ({FILE_NAME})") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a provenance record: {error}") from error
     return parse_record(value, str(path))
 
 
@@ -179,26 +184,27 @@ def read_models(folder: str | Path) -> list[RunModel]:
     """Read ``folder/models.json``; an empty list where there is none. Raises ``InputError``."""
     path = Path(folder) / MODELS_NAME
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        entries = [dict(each) for each in value["models"]]
-        return [
-            RunModel(
-                **{
-                    **each,
-                    "record": each["record"] and parse_record(each["record"], str(path)),
-                }
-            )
-            for each in entries
-        ]
+        value = read_json(path, "a list of models")
+        return [_run_model(entry, str(path)) for entry in value["models"]]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read as a list of models: {error}") from error
+
+
+def _run_model(entry: Any, where: str) -> RunModel:
+    fields.name(entry["source"], "source")
+    for key in ("name", "digest", "base", "overlay"):
+        fields.optional(fields.name, entry.get(key), key)
+    for file, prefix in fields.table(entry.get("parts", {}), "parts").items():
+        fields.text(prefix, f"parts.{file}")
+    record = entry["record"] and parse_record(entry["record"], where)
+    return RunModel(**{**entry, "record": record})
 
 
 def parse_record(value: Any, where: str) -> Record:
     """Read what ``Record.to_json`` wrote. Raises ``InputError`` naming ``where``."""
-    if not isinstance(value, dict) or not isinstance(value.get("schema"), int):
+    if not isinstance(value, dict) or type(value.get("schema")) is not int:
         raise InputError(f"{where} is no provenance record: it has no 'schema' number")
     if value["schema"] > SCHEMA:
         raise InputError(
@@ -226,6 +232,14 @@ def parse_record(value: Any, where: str) -> Record:
         )
     except (InputError, TypeError) as error:
         raise InputError(f"{where} is no provenance record: {error}") from error
+
+
+def check_parent(parent: Any) -> None:
+    """Raise ``ValueError`` for what is no ``Parent``: a name, a hash, a role, a finite weight."""
+    fields.name(parent.name, "parents: name")
+    fields.text(parent.digest, "parents: digest")
+    fields.name(parent.role, "parents: role")
+    fields.optional(fields.number, parent.weight, "parents: weight")
 
 
 def _typed(value: Any, key: str, *types: type) -> Any:

@@ -6,8 +6,11 @@ system offers them and not by its name.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 import os
+import platform
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +24,8 @@ BINARY: int = getattr(os, "O_BINARY", 0)
 _CGROUP = Path("/sys/fs/cgroup/cpu.max")
 _LOCKED_BYTES = 64  # Windows: a shared lock takes one of them, an exclusive one takes all
 _PAUSE = 0.02  # seconds between two attempts at a lock
+ASIDE = ".old"
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD; RENAME_EXCHANGE, and RENAME_SWAP on macOS
 _seek_and_write = threading.Lock()
 
 
@@ -122,3 +127,67 @@ def _try_lock_bytes(descriptor: int, shared: bool) -> bool:
             windows.locking(descriptor, windows.LK_NBLCK, length)
             return True
     return False
+
+
+def exchange(fresh: Path, old: Path) -> None:
+    """Swap two folders in one step; where the system cannot, in two, the old one set aside first.
+
+    Afterwards what was ``old`` lies under the name of ``fresh``.
+    """
+    if _swap_names(fresh, old):
+        return
+    aside = fresh.with_name(f"{fresh.name}{ASIDE}")
+    old.rename(aside)
+    try:
+        fresh.rename(old)
+    except BaseException:
+        aside.rename(old)
+        raise
+    aside.rename(fresh)
+
+
+def _swap_names(first: Path, second: Path) -> bool:
+    """Whether the kernel exchanged two names: Linux' ``renameat2``, macOS' ``renamex_np``."""
+    import ctypes
+
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        names = os.fsencode(first), os.fsencode(second)
+        if hasattr(library, "renameat2"):
+            status = library.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE)
+        elif hasattr(library, "renamex_np"):
+            status = library.renamex_np(*names, _EXCHANGE)
+        else:
+            return False
+    except (OSError, TypeError, AttributeError):  # Windows has no such library
+        return False
+    return bool(status == 0)
+
+
+def process_mark() -> str:
+    """Names this process, so that others on this machine can tell whether it lives."""
+    return f"{_machine()}.{os.getpid()}"
+
+
+def is_dead(mark: str) -> bool:
+    """Whether a process, by its mark, ran on this machine and is no more."""
+    machine, _, number = mark.partition(".")
+    if machine != _machine() or not number.isdigit() or os.name == "nt":
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+@functools.cache
+def _machine() -> str:
+    """A few digits for this machine, since it was started, and its container."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii"))
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]

@@ -8,18 +8,27 @@ from __future__ import annotations
 import difflib
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stockpot.errors import RecipeError
 from stockpot.extras import notice
+from stockpot.programs import forbidden
+from stockpot.reading import DEEPEST, read_text, visible
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Location = tuple[str | int, ...]
 M = TypeVar("M", bound="BaseModel")
+
+LARGEST = 4_000_000
+"""Bytes of a YAML file."""
+MOST = 200_000
+"""Values in it, those behind aliases as often as they are named."""
+DIGITS = 100
+"""Digits of a whole number."""
 
 STDIN = "-"
 """The path that stands for what comes on stdin."""
@@ -30,31 +39,136 @@ def load_with_lines(path: Path, what: str = "recipe") -> tuple[Any, dict[Locatio
 
     ``-`` is what comes on stdin, which is read once. ``what`` the file is, for messages.
 
-    Raises ``RecipeError`` for a missing file, bad YAML, or a key that stands twice.
+    Raises ``RecipeError`` for a missing file, bad YAML, a key that stands twice, what
+    ``parse_yaml`` does not read, and code that may not run (see ``stockpot.programs``).
     """
-    import yaml
-
     try:
-        text = _stdin() if str(path) == STDIN else path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError([f"{path}: cannot read the {what}: {error.strerror}"]) from error
+        text = _stdin() if str(path) == STDIN else read_text(path, limit=LARGEST)
     except UnicodeDecodeError as error:
         raise RecipeError([f"{path}: the {what} is not UTF-8 text"]) from error
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError([f"{path}:{line}: not valid YAML: {error.problem}"]) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RecipeError([f"{path}: not valid YAML: {error}"]) from error
+    except OSError as error:
+        raise RecipeError(
+            [f"{path}: cannot read the {what}: {error.strerror}"],
+            hint="what comes through a pipe is read as '-'" if "pipe" in str(error) else None,
+        ) from error
     lines: dict[Location, int] = {}
     problems: list[str] = []
-    if node is not None:
-        _walk(node, (), lines, problems, path)
+    value = _composed(text, str(path), lambda node: _walk(node, (), lines, problems, path))
+    root = Path() if str(path) == STDIN else path.parent
+    for location, reason in forbidden(value, root):
+        problems.append(f"{path}:{line_of(location, lines)}: {reason}")
     if problems:
         raise RecipeError(problems)
     return value, lines
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text (safe YAML). ``where`` it stands, for messages.
+
+    Raises ``RecipeError`` for bad YAML, more than ``MOST`` values with those that aliases repeat,
+    deeper nesting than ``DEEPEST`` levels, a value that holds itself, and numbers of more than
+    ``DIGITS`` digits.
+    """
+    return _composed(text, where, lambda node: None)
+
+
+def _composed(text: str, where: str, look: Callable[[Any], None]) -> Any:
+    """The value of a text. ``look`` is shown the tree of nodes first, as it is written."""
+    import yaml
+
+    if len(text) > LARGEST:
+        raise RecipeError([f"{where}: not valid YAML: longer than {LARGEST:,} characters"])
+    loader = None
+    try:
+        loader = _loader()(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        look(node)
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise RecipeError([f"{where}{line}: not valid YAML: {error.problem}"]) from error
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError([f"{where}: not valid YAML: {visible(reason, 200)}"]) from error
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        reason = visible(str(error), 200)
+        raise RecipeError([f"{where}: not valid YAML: a value is none: {reason}"]) from error
+    except RecursionError as error:
+        raise RecipeError([f"{where}: not valid YAML: nested too deeply"]) from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+@functools.cache
+def _loader() -> Any:
+    import yaml
+
+    class Bounded(yaml.SafeLoader):
+        """Counts what it composes, aliases as what they stand for."""
+
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.depth += 1
+            if self.depth > DEEPEST:
+                raise yaml.composer.ComposerError(
+                    None, None, f"nested deeper than {DEEPEST} levels, the limit", self.get_mark()
+                )
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+        def get_single_node(self) -> Any:
+            node = super().get_single_node()
+            if node is not None:
+                _count(node, {})
+            return node
+
+        def construct_yaml_int(self, node: Any) -> int:
+            if len(node.value) > DIGITS:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"a number of more than {DIGITS} digits, the limit", node.start_mark
+                )
+            return int(super().construct_yaml_int(node))
+
+    Bounded.add_constructor("tag:yaml.org,2002:int", Bounded.construct_yaml_int)
+    return Bounded
+
+
+def _count(node: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """How many values a node has, and in how many levels, with those behind aliases as often as
+    they are named.
+    """
+    import yaml
+
+    def refuse(what: str) -> Exception:
+        return yaml.composer.ComposerError(None, None, what, node.start_mark)
+
+    if id(node) in known:
+        if not known[id(node)][0]:
+            raise refuse("a value holds itself")
+        return known[id(node)]
+    known[id(node)] = 0, 0
+    children: list[Any] = []
+    if isinstance(node, yaml.MappingNode):
+        if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+            raise refuse("a key that is no plain text")
+        children = [child for _, child in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    counts = [_count(child, known) for child in children]
+    total = 1 + sum(size for size, _ in counts)
+    levels = 1 + max((depth for _, depth in counts), default=0)
+    if total > MOST:
+        raise refuse(f"more than {MOST:,} values with its aliases, the limit")
+    if levels > DEEPEST:
+        raise refuse(f"nested deeper than {DEEPEST} levels, the limit")
+    known[id(node)] = total, levels
+    return total, levels
 
 
 @functools.cache
@@ -158,18 +272,16 @@ def checked_recipe(
 
 def _put(value: Any, change: str) -> None:
     """Set ``a.b=value`` in plain data, tables on the path to it made where they are missing."""
-    import yaml
-
     name, equals, text = change.partition("=")
     *path, last = name.split(".")
     try:
         if not equals or not last:
             raise ValueError("expected name=value")
-        new = yaml.safe_load(text)
+        new = parse_yaml(text, name)
         for part in path:
             value = value.setdefault(part, {})
         value[last] = new
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, AttributeError, RecipeError) as error:
         raise RecipeError([f"cannot put '{change}' over the recipe: {error}"]) from error
 
 

@@ -332,7 +332,7 @@ def test_files_of_tasks_are_checked(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             load_tasks(value)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot read the file of tasks"):
         load_tasks(tmp_path / "none.yaml")
 
 

@@ -237,12 +237,16 @@ def test_loop_of_links(tmp_path: Path) -> None:
     refuse(root, r"self\.png: cannot be read")
 
 
-def test_links_are_followed(tmp_path: Path) -> None:
+def test_links_inside_the_folder_are_followed_and_others_refused(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "set")
-    (tmp_path / "elsewhere").mkdir()
-    picture(5).save(tmp_path / "elsewhere" / "new.png")
-    (root / "art" / "cat" / "linked").symlink_to(tmp_path / "elsewhere")
+    for home in (root / ".shared", tmp_path / "elsewhere"):
+        home.mkdir()
+        picture(5).save(home / "new.png")
+    (root / "art" / "cat" / "linked").symlink_to(root / ".shared")
     assert load(root).counts()["art"] == 11
+    (root / "art" / "cat" / "linked").unlink()
+    (root / "art" / "cat" / "linked").symlink_to(tmp_path / "elsewhere")
+    refuse(root, r"new\.png: a link leads out of .*elsewhere")
 
 
 def test_same_image_under_two_names(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +24,9 @@ from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.errors import BackboneError
 from stockpot.files import write_json
+from stockpot.programs import forbidden
 from stockpot.provenance import Record, RunModel, write_card, write_record
+from stockpot.reading import read_json
 
 BUFFERS = "buffers.safetensors"
 SCHEMA = 2
@@ -148,9 +149,9 @@ def read_about(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise BackboneError(f"{folder} holds no model with a head: there is no {ABOUT}")
     try:
-        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        about: dict[str, Any] = read_json(path, "what a model folder says", error=BackboneError)
         known = about["schema"] <= SCHEMA
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise BackboneError(f"{path} cannot be read: {error}") from error
     if not known:
         raise BackboneError(
@@ -171,6 +172,8 @@ def load_model(
     """
     folder = Path(folder)
     found = read_about(folder)
+    for _, reason in forbidden(found, Path(root or ".")):
+        raise BackboneError(f"{folder / ABOUT}: {reason}")
     spec = dict(found["backbone"])
     if spec["kind"] == "function":
         spec["weights"] = str((folder / WEIGHTS).resolve())

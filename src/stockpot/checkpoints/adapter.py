@@ -6,7 +6,6 @@ adapters (Kalajdzievski 2023, arXiv 2312.03732) use ``alpha / sqrt(r)``.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from stockpot.checkpoints.dtypes import STORAGE, Array, encode, working_dtype
 from stockpot.checkpoints.header import TensorInfo
 from stockpot.checkpoints.memory import MemoryCheckpoint
 from stockpot.errors import CheckpointError, NonFiniteError
+from stockpot.reading import read_json
 
 # Rows of a product are always computed in the same groups, so that a value does not depend on which
 # piece of the tensor was asked for (matrix libraries sum in an order that depends on the shape).
@@ -155,8 +155,8 @@ class AdaptedCheckpoint(Checkpoint):
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "adapter_config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = read_json(path, "the config of an adapter", error=CheckpointError)
+    except FileNotFoundError as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,13 @@ from typing import Any, BinaryIO
 
 from stockpot.checkpoints.dtypes import STORAGE
 from stockpot.errors import CheckpointError
+from stockpot.reading import visible
 
 MAX_HEADER = 100_000_000
 _ALIGNMENT = 8
+_NAME, _DIMENSIONS, _ELEMENTS = 1000, 32, 2**62
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def parse_header(path: Path, raw: bytes, file_size: int) -> Header:
         raise _bad(path, f"has a header that is no JSON: {error}") from None
     if not isinstance(entries, dict):
         raise _bad(path, "has a header that is no JSON object")
-    metadata = entries.pop("__metadata__", {})
+    metadata = entries.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _bad(path, "has metadata that is not a table of texts")
     start = 8 + len(raw)
@@ -104,7 +109,15 @@ def parse_header(path: Path, raw: bytes, file_size: int) -> Header:
 
 
 def build_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> Header:
-    """Header and layout for tensors written in the given order."""
+    """Header and layout for tensors written in the given order.
+
+    Raises ``CheckpointError`` for a name that a reader would take for something else.
+    """
+    if _METADATA in tensors:
+        raise CheckpointError(
+            f"a tensor is called '{_METADATA}', which means something else in a safetensors file",
+            hint="rename it",
+        )
     start = len(header_bytes(tensors, metadata))
     offsets: dict[str, int] = {}
     for name, info in tensors.items():
@@ -115,7 +128,7 @@ def build_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str])
 
 def header_bytes(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
     """Length prefix and JSON header, padded with spaces so that data start on 8 bytes."""
-    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    table: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     position = 0
     for name, info in tensors.items():
         end = position + info.nbytes
@@ -131,7 +144,12 @@ def header_bytes(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str])
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
-    where = f"tensor '{name}'"
+    where = f"tensor '{name[:_NAME]}'"
+    if len(name) > _NAME or _UNFIT.search(name):
+        raise _bad(
+            path,
+            f"{visible(where)} has a name with control characters, or of more than {_NAME}",
+        )
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _bad(path, f"{where} is not described by dtype, shape and data_offsets alone")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -139,6 +157,8 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
         raise _bad(path, f"{where} has the type {dtype!r}", f"known: {', '.join(STORAGE)}")
     if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
         raise _bad(path, f"{where} has a shape or offsets that are not whole numbers >= 0")
+    if len(shape) > _DIMENSIONS or math.prod(size or 1 for size in shape) > _ELEMENTS:
+        raise _bad(path, f"{where} has a shape that no array can have")
     info = TensorInfo(name, tuple(shape), dtype)
     begin, end = offsets
     if end - begin != info.nbytes:

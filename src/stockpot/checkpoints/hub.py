@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stockpot.errors import CheckpointError
+from stockpot.errors import CheckpointError, StockpotError
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _REST = ("README.md", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
@@ -30,7 +30,13 @@ def fetch_folder(model_id: str) -> Path:
                 )
             )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        answers = [getattr(known, "response", None) for known in (error, error.__cause__)]
+        status = next((answer.status_code for answer in answers if answer is not None), None)
+        if status is not None and (status >= 500 or status == 429):
+            raise StockpotError(
+                f"'{model_id}': the hub failed ({status}): {reason}", hint="try again later"
+            ) from error
         raise CheckpointError(
             f"'{model_id}' is no path, and the hub gave no model of that name: {reason}",
             hint="check the spelling; private models need HF_TOKEN",

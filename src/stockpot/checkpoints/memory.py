@@ -30,6 +30,7 @@ _TORCH_CODES = {
     "torch.uint8": "U8",
     "torch.bool": "BOOL",
 }
+_PLAIN_TENSORS = ("Tensor", "Parameter", "Buffer")
 _TORCH_NAMES = {code: name.removeprefix("torch.") for name, code in _TORCH_CODES.items()}
 
 
@@ -44,9 +45,8 @@ class MemoryCheckpoint(Checkpoint):
         for name, value in state.items():
             code = dtype_code(value)
             if code is None:
-                kind = getattr(value, "dtype", type(value).__name__)
                 raise CheckpointError(
-                    f"{label}: '{name}' is {kind}, expected an array of numbers",
+                    f"{label}: '{name}' is {kind_of(value)}, expected an array of numbers",
                     hint="give the state_dict of the model",
                 )
             tensors[name] = TensorInfo(name, tuple(int(n) for n in value.shape), code)
@@ -64,12 +64,26 @@ def is_torch(value: Any) -> bool:
 
 
 def dtype_code(value: Any) -> str | None:
-    """Safetensors code of an array or a torch tensor; None for anything else."""
+    """Safetensors code of an array or a dense torch tensor with data; None for anything else."""
     if isinstance(value, np.ndarray):
         return code_of(value)
-    if is_torch(value) and hasattr(value, "layout") and "strided" in str(value.layout):
+    if is_torch(value) and hasattr(value, "layout") and kind_of(value) == str(value.dtype):
         return _TORCH_CODES.get(str(value.dtype))
     return None
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, for messages: its dtype, or what is special about it."""
+    dtype = str(getattr(value, "dtype", type(value).__name__))
+    if not is_torch(value) or not hasattr(value, "layout"):
+        return dtype
+    if "strided" not in str(value.layout):
+        return f"a {str(value.layout).removeprefix('torch.')} tensor of {dtype}"
+    if value.device.type == "meta":
+        return "a meta tensor, which has no data"
+    if type(value).__name__ not in _PLAIN_TENSORS:
+        return f"a {type(value).__name__} of {dtype}"
+    return dtype
 
 
 def storage_array(value: Any, code: str) -> Array:
@@ -77,7 +91,7 @@ def storage_array(value: Any, code: str) -> Array:
     if isinstance(value, np.ndarray):
         native = value.astype(value.dtype.newbyteorder("="), copy=False)
         return np.ascontiguousarray(native).reshape(value.shape)
-    tensor = value.detach().cpu().contiguous()
+    tensor = value.detach().cpu().resolve_neg().contiguous()
     if code in ("BF16", "F8_E4M3", "F8_E5M2"):
         torch = sys.modules["torch"]
         bits = torch.int16 if code == "BF16" else torch.uint8

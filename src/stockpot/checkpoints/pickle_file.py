@@ -7,17 +7,18 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stockpot.checkpoints.memory import MemoryCheckpoint, dtype_code
+from stockpot.checkpoints.archive import GROWTH, SPARE, can_be_mapped, is_archive
+from stockpot.checkpoints.memory import MemoryCheckpoint, dtype_code, is_torch, kind_of
 from stockpot.checkpoints.safetensors_file import read_index, shard_path
 from stockpot.errors import CheckpointError, UnsafeFileError
 from stockpot.extras import require
 
 NESTED_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "weights", "params")
+_TRAINING = ("optim", "lr_sched", "sched", "scaler", "rng", "callbacks", "loops", "args", "hyper")
 _SHARD_NAME = re.compile(r"[^/\\:\0]+\.(bin|pt|pth)")
 
 
@@ -53,22 +54,45 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """The state dict of a PyTorch file: names -> torch tensors on the CPU.
 
     Training checkpoints are unwrapped through the keys ``NESTED_KEYS``; entries that are no tensors
-    (epoch, optimizer, ...) are left out.
+    (epoch, optimizer, ...) are left out. Compressed records are read through, not mapped.
+    Raises ``CheckpointError`` for a tensor of a kind that cannot be kept, and for tensors that are
+    out of proportion to their file.
     """
     require("torch", f"reading {path}")
     import torch
 
     try:
-        mapped = zipfile.is_zipfile(path)
+        mapped = is_archive(path) and can_be_mapped(path)
         with warnings.catch_warnings():
             # What torch warns of here (odd protocols, TorchScript) ends in an error or in weights.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except CheckpointError:
+        raise
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise _refused(path, error) from None
     except (OSError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} is no PyTorch checkpoint: {error}") from None
-    return unwrap(content, path)
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} is no PyTorch checkpoint: {reason}") from None
+    except (AssertionError, ArithmeticError, RecursionError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        raise CheckpointError(f"{path} is no PyTorch checkpoint: {reason}") from None
+    state = unwrap(content, path)
+    _check_proportions(state, path)
+    return state
+
+
+def _check_proportions(state: Mapping[str, Any], path: Path) -> None:
+    """Refuse tensors that repeat a few bytes of the file over and over."""
+    limit = max(SPARE, GROWTH * path.stat().st_size)
+    total = 0
+    for name, tensor in state.items():
+        total += tensor.numel() * tensor.element_size()
+        if total > limit:
+            raise CheckpointError(
+                f"{path}: with '{name}', {list(tensor.shape)}, its tensors have {total:,} bytes: "
+                f"more than {GROWTH} times the file and {SPARE:,} bytes, the limit"
+            )
 
 
 def unwrap(content: Any, path: Path) -> dict[str, Any]:
@@ -78,7 +102,7 @@ def unwrap(content: Any, path: Path) -> dict[str, Any]:
             break
         nested = next((key for key in NESTED_KEYS if isinstance(content.get(key), Mapping)), None)
         if nested is None:
-            state = {str(k): value for k, value in content.items() if dtype_code(value) is not None}
+            state = _tensors(content, path)
             if state:
                 return state
             break
@@ -87,6 +111,37 @@ def unwrap(content: Any, path: Path) -> dict[str, Any]:
         f"{path} holds no table of tensors",
         hint=f"looked at the top and under {', '.join(NESTED_KEYS)}",
     )
+
+
+def _tensors(content: Mapping[Any, Any], path: Path) -> dict[str, Any]:
+    """The tensors among some entries. Those that cannot be kept are refused by name."""
+    state: dict[str, Any] = {}
+    for key, value in content.items():
+        name = str(key)
+        if dtype_code(value) is not None:
+            if name in state:
+                raise CheckpointError(f"{path} holds two tensors called '{name}'")
+            state[name] = value
+        elif is_torch(value):
+            raise CheckpointError(f"{path}: '{name}' is {kind_of(value)}, which cannot be kept")
+    lost = [str(key) for key, value in content.items() if state and _hides_tensors(key, value)]
+    if lost:
+        raise CheckpointError(
+            f"{path}: '{lost[0]}' holds tensors in a table of its own, which would be left out",
+            hint="save one table of tensors",
+        )
+    return state
+
+
+def _hides_tensors(key: Any, value: Any, depth: int = 3) -> bool:
+    """Whether an entry of a state dict has tensors in it that are no optimizer's."""
+    if str(key).startswith(_TRAINING) or not depth:
+        return False
+    if isinstance(value, Mapping):
+        return any(is_torch(v) or _hides_tensors(k, v, depth - 1) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return any(is_torch(v) or _hides_tensors("", v, depth - 1) for v in value)
+    return False
 
 
 def _refused(path: Path, error: Exception) -> CheckpointError:

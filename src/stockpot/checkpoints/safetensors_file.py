@@ -15,6 +15,7 @@ from stockpot.checkpoints.dtypes import STORAGE, Array
 from stockpot.checkpoints.header import Header, TensorInfo, read_header
 from stockpot.checkpoints.known_digests import keep, recall
 from stockpot.errors import CheckpointError, UnsafeFileError
+from stockpot.reading import open_plain, read_bytes
 
 _SHARD_NAME = re.compile(r"[^/\\:\0]+\.safetensors")
 
@@ -44,7 +45,7 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def _open(self, file: Path) -> Header:
         try:
-            with file.open("rb") as handle:
+            with open_plain(file) as handle:
                 header = read_header(file, handle)
                 self._maps[file] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
@@ -121,7 +122,7 @@ def read_index(index: Path) -> dict[str, str]:
         return table
 
     try:
-        content = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=unique)
+        content = json.loads(read_bytes(index), object_pairs_hook=unique)
         weight_map = content["weight_map"]
     except OSError as error:
         raise CheckpointError(f"cannot read {index}: {error.strerror or error}") from error

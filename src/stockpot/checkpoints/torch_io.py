@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stockpot.checkpoints.header import TensorInfo
-from stockpot.checkpoints.memory import dtype_code, storage_array, torch_tensor
+from stockpot.checkpoints.memory import dtype_code, kind_of, storage_array, torch_tensor
 from stockpot.checkpoints.open import open_checkpoint
 from stockpot.checkpoints.writer import file_writer
 from stockpot.errors import CheckpointError
@@ -45,8 +45,9 @@ def save_state(
     for name, tensor in state.items():
         code = dtype_code(tensor)
         if code is None:
-            kind = getattr(tensor, "dtype", type(tensor).__name__)
-            raise CheckpointError(f"'{name}' is {kind}, expected a dense tensor of numbers")
+            raise CheckpointError(
+                f"'{name}' is {kind_of(tensor)}, expected a dense tensor of numbers"
+            )
         plan[name] = TensorInfo(name, tuple(tensor.shape), code)
     with file_writer(Path(path), plan, {"format": "pt", **(metadata or {})}) as writer:
         for name, info in plan.items():

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stockpot.cli.options import Json, Quiet
-from stockpot.cli.registry import DEFAULT, Place
+from stockpot.cli.options import AllowCode, Json, Quiet
+from stockpot.cli.registry import DEFAULT, Place, opened
 
 if TYPE_CHECKING:
     from stockpot.community.measuring import Meter
@@ -39,10 +39,9 @@ def contribute_command(
     """Put a fine-tuning of a registered line up for review."""
     from stockpot.cli.output import Output
     from stockpot.community import contribute
-    from stockpot.registry import Registry
 
     out = Output(json=as_json, quiet=quiet)
-    with Registry(place) as registry:
+    with opened(place) as registry:
         found = contribute(
             registry,
             model,
@@ -75,6 +74,7 @@ def review_command(
         str | None,
         typer.Option("--refuse", help="Examine nothing, refuse the named ones for this reason."),
     ] = None,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -84,12 +84,11 @@ def review_command(
     from stockpot.community.contribution import find_contribution
     from stockpot.community.review import last_review
     from stockpot.errors import InputError
-    from stockpot.registry import Registry
 
     out = Output(json=as_json, quiet=quiet)
     if refusal is not None and not contribution:
         raise InputError("--refuse needs the name of a contribution")
-    with Registry(place) as registry:
+    with opened(place) as registry:
         if contribution:
             chosen = [find_contribution(registry, each) for each in contribution]
         else:
@@ -135,16 +134,16 @@ def accept_command(
     force: Annotated[
         bool, typer.Option("--force", help="Without a review, and even if a task gets worse.")
     ] = False,
+    allow_code: AllowCode = False,
     as_json: Json = False,
 ) -> None:
     """Bring contributions together into the next version of their line."""
     from stockpot.cli.merge import read_parameters
     from stockpot.cli.output import Output
     from stockpot.community import accept
-    from stockpot.registry import Registry
 
     out = Output(json=as_json)
-    with Registry(place) as registry:
+    with opened(place) as registry:
         done = accept(
             registry,
             contribution,
@@ -178,6 +177,7 @@ def revert_command(
         Path | None, typer.Option(help="Tangent component: write what is left of it to this file.")
     ] = None,
     html: Html = None,
+    allow_code: AllowCode = False,
     as_json: Json = False,
 ) -> None:
     """Take a contribution back: the next version has the bytes of one that never saw it."""
@@ -186,10 +186,9 @@ def revert_command(
     from stockpot.community.contribution import COMPONENT, find_contribution
     from stockpot.errors import InputError
     from stockpot.files import write_json
-    from stockpot.registry import Registry
 
     out = Output(json=as_json)
-    with Registry(place) as registry:
+    with opened(place) as registry:
         found = find_contribution(registry, contribution)
         if certificate is not None and found.kind != COMPONENT:
             raise InputError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stockpot.cli.options import Json, Quiet
-from stockpot.cli.registry import DEFAULT, Place
+from stockpot.cli.registry import DEFAULT, Place, opened
 from stockpot.errors import StockpotError
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ def land_command(
     The commands do it themselves with --registry.
     """
     from stockpot.cli.output import Output
-    from stockpot.registry import Registry, land
+    from stockpot.registry import land
 
-    with Registry(place) as registry:
+    with opened(place) as registry:
         done = land(registry, output, quiet=quiet or as_json)
         if line is not None:
             registry.advance(line, done.result.id, {"what": "add"})

@@ -14,8 +14,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stockpot.errors import OutputError, StockpotError
+from stockpot.errors import OutputError, RecipeError, StockpotError
 from stockpot.extras import wanting
+from stockpot.outside import outside
+from stockpot.programs import set_policy
+from stockpot.reading import visible
 from stockpot.version import VERSION
 
 COMMANDS: dict[str, str | dict[str, str]] = {
@@ -50,6 +53,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
 """Each command's function in ``stockpot.cli``, in the order of the help; for a group of commands
 its own app ("") and what other modules add to it."""
 
+_LONGEST = 2000  # characters of an error: a name in a file can be longer than any terminal
 _SETTINGS = {"submit": {"allow_interspersed_args": False}}
 
 
@@ -108,16 +112,35 @@ class _Group(TyperGroup):
         except StockpotError as error:
             if os.environ.get("STOCKPOT_DEBUG"):
                 raise
-            lines = error.message.splitlines() or [""]
-            for line in lines:
-                print(f"error: {line}", file=sys.stderr)  # noqa: T201
-            if error.hint:
-                print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201
-            raise typer.Exit(error.exit_code) from error
+            raise typer.Exit(_say(error)) from error
+        except Exception as error:
+            known = None if os.environ.get("STOCKPOT_DEBUG") else outside(error)
+            if known is None or _of_stream(error):
+                raise
+            raise typer.Exit(_say(known)) from error
         except KeyboardInterrupt as interrupt:
             words = "interrupted; run the same command again to go on from here"
             print(words, file=sys.stderr)  # noqa: T201
             raise typer.Exit(130) from interrupt
+        finally:
+            set_policy(allowed=False, dry=False)
+
+
+def _of_stream(error: Exception) -> bool:
+    """Whether stdout or stderr cannot be written: nothing more can be said, ``main`` ends it."""
+    known = (*_UNWRITABLE, errno.EPIPE)
+    return isinstance(error, OSError) and error.filename is None and error.errno in known
+
+
+def _say(error: StockpotError) -> int:
+    """Say on stderr what went wrong; the exit code for it."""
+    problems = error.problems if isinstance(error, RecipeError) else [error.message]
+    for problem in problems:
+        line = visible(" ".join(problem.splitlines()), _LONGEST)
+        print(f"error: {line}", file=sys.stderr)  # noqa: T201
+    if error.hint:
+        print(f"hint: {visible(error.hint, _LONGEST)}", file=sys.stderr)  # noqa: T201
+    return error.exit_code
 
 
 app = typer.Typer(

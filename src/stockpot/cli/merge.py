@@ -277,9 +277,8 @@ def _words(report: MergeReport, output: Path) -> str:
 def read_parameters(pairs: list[str]) -> dict[str, Any]:
     if not pairs:
         return {}
-    import yaml
-
     from stockpot.errors import InputError
+    from stockpot.yaml_lines import parse_yaml
 
     values = {}
     for pair in pairs:
@@ -287,8 +286,8 @@ def read_parameters(pairs: list[str]) -> dict[str, Any]:
         if not equals or not name:
             raise InputError(f"--set {pair}: expected name=value")
         try:
-            values[name.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            values[name.strip()] = parse_yaml(text, name)
+        except InputError:
             raise InputError(f"--set {pair}: the value cannot be read") from None
     return values
 

@@ -7,10 +7,36 @@ from typing import Annotated
 
 import typer
 
+from stockpot.programs import set_policy
+
 Json = Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no words.")]
+
+
+def _dry(value: bool) -> bool:
+    set_policy(dry=value)
+    return value
+
+
+def _allow(value: bool) -> bool:
+    set_policy(allowed=value)
+    return value
+
+
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check everything, show the plan, write nothing.")
+    bool,
+    typer.Option(
+        "--dry-run", help="Check everything, show the plan, write nothing.", callback=_dry
+    ),
+]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Run functions of installed packages and code of models that the recipe names; "
+        "in a dry run all code.",
+        callback=_allow,
+    ),
 ]
 Changes = Annotated[
     list[str] | None,

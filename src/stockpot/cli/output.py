@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from typing import Any
+
+from stockpot.reading import HIDDEN, visible
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,18 @@ class Output:
     def say(self, text: str) -> None:
         """A word to the person at the terminal."""
         if not self.quiet:
-            print(text, file=sys.stderr)  # noqa: T201
+            print(visible(text), file=sys.stderr)  # noqa: T201
 
     def data(self, value: Any, text: str) -> None:
         """The result: ``value`` for machines or ``text`` for people."""
         if self.json:
             plain = value if not isinstance(value, dict) else {"schema": 1, **value}
-            print(json.dumps(plain, ensure_ascii=False, allow_nan=False), flush=True)  # noqa: T201
+            written = json.dumps(plain, ensure_ascii=False, allow_nan=False)
+            print(HIDDEN.sub(_escaped, written), flush=True)  # noqa: T201
         else:
-            print(text, flush=True)  # noqa: T201
+            print(visible(text), flush=True)  # noqa: T201
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """A character as JSON writes it out."""
+    return f"\\u{ord(match.group()):04x}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stockpot.cli.options import Json, Quiet, SkipCorrupt
+from stockpot.cli.options import AllowCode, Json, Quiet, SkipCorrupt
 from stockpot.cli.output import Output
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def predict_command(
     batch_size: BatchSize = 64,
     device: Device = None,
     root: Root = None,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -97,6 +98,7 @@ def evaluate_command(
     root: Root = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
     skip_corrupt: SkipCorrupt = False,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -123,6 +125,7 @@ def export_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file.", show_default=False)],
     format: Annotated[str, typer.Option(help="torch (torch.export) or onnx.")] = "torch",
     root: Root = None,
+    allow_code: AllowCode = False,
     quiet: Quiet = False,
 ) -> None:
     """Export as one file with the head, compared with the model before it is kept."""

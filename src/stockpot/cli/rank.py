@@ -9,6 +9,7 @@ import typer
 
 from stockpot.cli.options import (
     Address,
+    AllowCode,
     Backend,
     DryRun,
     GpusPerJob,
@@ -70,6 +71,7 @@ def rank_command(
     skip_corrupt: SkipCorrupt = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from stockpot.cli.options import (
     Address,
+    AllowCode,
     Backend,
     Changes,
     DryRun,
@@ -52,6 +53,7 @@ def recycle_command(
     skip_corrupt: SkipCorrupt = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

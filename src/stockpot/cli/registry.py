@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +13,10 @@ import typer
 from stockpot.cli.options import Json, Overwrite, Quiet
 
 if TYPE_CHECKING:
+    from stockpot.cli.output import Output
     from stockpot.registry import Registry
     from stockpot.registry.index import Row
+    from stockpot.registry.registry import Unusable
 
 registry_app = typer.Typer(
     name="registry",
@@ -32,6 +36,7 @@ Place = Annotated[
     ),
 ]
 DEFAULT = ".stockpot"
+_SHOWN = 10
 
 
 @registry_app.command("init")
@@ -81,10 +86,10 @@ def add_command(
     from dataclasses import asdict
 
     from stockpot.cli.output import Output
-    from stockpot.registry import Registry, add
+    from stockpot.registry import add
 
     out = Output(json=as_json, quiet=quiet)
-    with Registry(place) as registry:
+    with opened(place) as registry:
         done = add(
             registry,
             model,
@@ -141,10 +146,9 @@ def log_command(
     from stockpot.cli.inspect import table
     from stockpot.cli.output import Output
     from stockpot.errors import InputError
-    from stockpot.registry import Registry
 
     out = Output(json=as_json)
-    with Registry(place) as registry:
+    with opened(place) as registry:
         if line is not None:
             versions = registry.line(line)
             if not versions:
@@ -153,15 +157,19 @@ def log_command(
                     hint=f"lines: {', '.join(registry.lines()) or 'none'}",
                 )
             rows = [["version", "model", "time", "what"]]
-            for number, version in enumerate(versions, 1):
+            for version in versions:
                 what = version["event"].get("words") or version["event"].get("what", "")
-                rows.append([str(number), version["model"][:12], version["time"], what])
-            out.data({"line": line, "versions": versions}, table(rows))
-            return
-        found = registry.index.newest(limit)
-        rows = [["model", "name", "kind", "size", "added"]]
-        rows += [_log_row(row) for row in found]
-        out.data({"models": [asdict(row) for row in found]}, table(rows))
+                number = str(version["number"])
+                rows.append([number, version["model"][:12], version["time"], what])
+            value: dict[str, Any] = {"line": line, "versions": versions}
+        else:
+            newest = registry.index.newest(limit)
+            rows = [["model", "name", "kind", "size", "added"]]
+            rows += [_log_row(row) for row in newest]
+            value = {"models": [asdict(row) for row in newest]}
+        left = registry.quarantine()
+        _say_left(left, out)
+        out.data({**value, "quarantine": [asdict(entry) for entry in left]}, table(rows))
 
 
 @registry_app.command("tree")
@@ -178,13 +186,13 @@ def tree_command(
     from dataclasses import asdict
 
     from stockpot.cli.output import Output
-    from stockpot.registry import Registry
+    from stockpot.registry.registry import models_of
     from stockpot.registry.tree import family, lineage, text
 
     out = Output(json=as_json)
-    with Registry(place) as registry:
+    with opened(place) as registry:
         rows, edges = family(registry, model, limit=limit)
-        lines = {name: [v["model"] for v in registry.line(name)] for name in registry.lines()}
+        lines = {name: models_of(registry.line(name)) for name in registry.lines()}
         if svg is not None:
             from stockpot.files import write_text
             from stockpot.report.tree import standalone
@@ -207,9 +215,8 @@ def show_command(
 ) -> None:
     """Tell everything about a model."""
     from stockpot.cli.output import Output
-    from stockpot.registry import Registry
 
-    with Registry(place) as registry:
+    with opened(place) as registry:
         manifest = registry.manifest(model)
         value = {"id": manifest.id, **manifest.to_json()}
         value["ancestors"] = [row.id for row in registry.ancestors(manifest.id)]
@@ -230,9 +237,9 @@ def checkout_command(
 ) -> None:
     """Write a model's files, byte for byte as they were added."""
     from stockpot.cli.output import Output
-    from stockpot.registry import Registry, checkout
+    from stockpot.registry import checkout
 
-    with Registry(place) as registry:
+    with opened(place) as registry:
         manifest = checkout(registry, model, output, overwrite=overwrite, quiet=quiet or as_json)
         value = {"id": manifest.id, "output": str(output), "bytes": manifest.nbytes}
         Output(json=as_json).data(value, f"{output}: {manifest.name} {manifest.id[:12]}")
@@ -248,10 +255,9 @@ def diff_command(
     """Show what differs between two models."""
     from stockpot.cli.inspect import table
     from stockpot.cli.output import Output
-    from stockpot.registry import Registry
     from stockpot.registry.difference import diff
 
-    with Registry(place) as registry:
+    with opened(place) as registry:
         found = diff(registry, before, after)
     lines = [f"{found.equal} tensors equal, {len(found.changed)} changed"]
     if found.verdict:
@@ -274,15 +280,16 @@ def verify_command(place: Place = DEFAULT, as_json: Json = False, quiet: Quiet =
     from dataclasses import asdict
 
     from stockpot.cli.output import Output
-    from stockpot.registry import Registry
     from stockpot.registry.checking import verify
 
-    with Registry(place) as registry:
+    with opened(place) as registry:
         found = verify(registry, quiet=quiet or as_json)
     words = [f"{found.models} models, {found.blobs} blobs ({found.unused} unused)"]
     for problem in found.problems:
         hit = f"; hits {', '.join(problem.models)}" if problem.models else ""
         words.append(f"{problem.key}: {problem.what}{hit}")
+    if found.strays:
+        words.append(f"no entries, left alone: {', '.join(found.strays[:20])}")
     words.append("damaged" if found.problems else "everything is as it was written")
     Output(json=as_json).data(asdict(found), "\n".join(words))
     if found.problems:
@@ -302,10 +309,9 @@ def gc_command(
     from dataclasses import asdict
 
     from stockpot.cli.output import Output
-    from stockpot.registry import Registry
     from stockpot.registry.collecting import gc
 
-    with Registry(place) as registry:
+    with opened(place) as registry:
         found = gc(registry, grace=grace * 3600.0, dry_run=dry_run)
     words = (
         f"{found.marked} blobs ({_size(found.bytes)}) are unused"
@@ -313,6 +319,8 @@ def gc_command(
         else f"{found.marked} blobs marked, {found.removed} removed ({_size(found.bytes)}), "
         f"{found.leftovers} leftovers of interrupted writers removed"
     )
+    if found.spared:
+        words += f"\nno blob is removed: {found.spared} (stockpot registry repair)"
     Output(json=as_json).data(asdict(found), words)
 
 
@@ -326,24 +334,73 @@ def remove_command(
     """Take a model out; its blobs go with gc."""
     from stockpot.cli.output import Output
     from stockpot.errors import InputError
-    from stockpot.registry import Registry
 
     if not yes:
         raise InputError(f"removing '{model}' cannot be undone after gc", hint="add --yes")
-    with Registry(place) as registry:
+    with opened(place) as registry:
         ident = registry.remove(model)
         Output(json=as_json).data({"id": ident}, f"removed {ident[:12]}")
+
+
+@registry_app.command("repair")
+def repair_command(
+    place: Place = DEFAULT,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Move nothing, say what.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Move damaged entries and strays to quarantine/, and make the index anew.
+
+    Exit code 1 where something is left that it cannot set right.
+    """
+    from dataclasses import asdict
+
+    from stockpot.cli.output import Output
+    from stockpot.registry.repairing import repair
+
+    out = Output(json=as_json, quiet=quiet)
+    with opened(place, out) as registry:
+        done = repair(registry, dry_run=dry_run, quiet=quiet or as_json)
+    verb = "would be moved" if dry_run else "moved"
+    words = [f"{len(done.moved)} entries {verb}, {done.models} models in the index"]
+    words += [f"{entry.key}: {entry.what}" for entry in done.moved]
+    words += [f"left: {problem.key}: {problem.what}" for problem in done.problems]
+    out.data(asdict(done), "\n".join(words))
+    if done.problems:
+        raise typer.Exit(1)
 
 
 @registry_app.command("reindex")
 def reindex_command(place: Place = DEFAULT, as_json: Json = False) -> None:
     """Make the index anew from the manifests."""
     from stockpot.cli.output import Output
+
+    with opened(place) as registry:
+        count = registry.reindex()
+        Output(json=as_json).data({"models": count}, f"{count} models")
+
+
+@contextmanager
+def opened(place: str, out: Output | None = None) -> Iterator[Registry]:
+    """A registry, open; says on stderr what the user should know of that."""
+    from stockpot.cli.output import Output
     from stockpot.registry import Registry
 
     with Registry(place) as registry:
-        count = registry.reindex()
-        Output(json=as_json).data({"models": count}, f"{count} models")
+        if registry.notice is not None:
+            (out or Output()).say(f"note: {registry.notice}")
+        yield registry
+
+
+def _say_left(left: Sequence[Unusable], out: Output) -> None:
+    """Entries that were left aside, in short."""
+    if not left:
+        return
+    for entry in left[:_SHOWN]:
+        out.say(f"left aside: {entry.key}: {entry.what}")
+    if len(left) > _SHOWN:
+        out.say(f"left aside: {len(left) - _SHOWN} more")
+    out.say("stockpot registry verify tells more, stockpot registry repair moves them away")
 
 
 def _about(registry: Registry, value: dict[str, Any]) -> str:

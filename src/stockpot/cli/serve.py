@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stockpot.cli.options import Json, Quiet
+from stockpot.cli.options import AllowCode, Json, Quiet
 
 
 def serve_command(
@@ -41,6 +41,7 @@ def serve_command(
         Path | None,
         typer.Option(help="Tasks on which a version must hold before it is accepted, YAML."),
     ] = None,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

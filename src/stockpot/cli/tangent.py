@@ -9,6 +9,7 @@ import typer
 
 from stockpot.cli.options import (
     Address,
+    AllowCode,
     Backend,
     DryRun,
     GpusPerJob,
@@ -63,6 +64,7 @@ def train_command(
     skip_corrupt: SkipCorrupt = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -127,6 +129,7 @@ def compose_command(
     ] = None,
     registry: InRegistry = None,
     dry_run: DryRun = False,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -171,6 +174,7 @@ def eval_command(
         list[str] | None, typer.Option(help="Leave this component out; repeatable.")
     ] = None,
     skip_corrupt: SkipCorrupt = False,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

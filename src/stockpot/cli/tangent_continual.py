@@ -9,6 +9,7 @@ import typer
 
 from stockpot.cli.options import (
     Address,
+    AllowCode,
     Backend,
     Changes,
     DryRun,
@@ -36,6 +37,7 @@ def continual_command(
     ] = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

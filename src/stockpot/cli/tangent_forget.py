@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stockpot.cli.options import Json, Quiet, check_tangent_packages
+from stockpot.cli.options import AllowCode, Json, Quiet, check_tangent_packages
 
 Run = Annotated[
     Path, typer.Argument(help="The folder `stockpot tangent train` wrote.", show_default=False)
@@ -33,6 +33,7 @@ def forget_command(
     keep: Annotated[
         bool, typer.Option("--keep", help="Only write the certificate, delete nothing.")
     ] = False,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

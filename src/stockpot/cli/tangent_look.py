@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stockpot.cli.options import Json, Quiet, check_tangent_packages
+from stockpot.cli.options import AllowCode, Json, Quiet, check_tangent_packages
 
 
 def show_command(
@@ -47,6 +47,7 @@ def show_command(
 def check_command(
     recipe: Annotated[Path, typer.Argument(help="The recipe.", show_default=False)],
     rows: Annotated[int, typer.Option(min=1, help="Examples to look at.")] = 8,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -7,7 +7,6 @@ say, which know their own classes alone, does not matter, as with any other vers
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from stockpot.checkpoints import open_checkpoint
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.community.contribution import Contribution
 from stockpot.errors import InputError
+from stockpot.reading import parse_json
 from stockpot.registry import Registry, checkout
 from stockpot.tangent.component import Component
 
@@ -51,7 +51,7 @@ def stated_base(registry: Registry, contribution: Contribution) -> str | None:
         checkout(registry, manifest, path)
         with open_checkpoint(path) as checkpoint:
             text = checkpoint.metadata.get(HEADER_KEY)
-    record = parse_record(json.loads(text), manifest.name) if text else None
+    record = parse_record(parse_json(text), manifest.name) if text else None
     bases = [] if record is None else [p.digest for p in record.parents if p.role == "base"]
     return bases[0] if bases else None
 

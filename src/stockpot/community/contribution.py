@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from stockpot.errors import InputError
 from stockpot.files import digest
 from stockpot.registry import Link, Registry, add
-from stockpot.registry.documents import seal, unseal
+from stockpot.registry.documents import sealed
 
 SCHEMA = 1
 FINETUNE, COMPONENT = "finetune", "component"
@@ -71,16 +72,26 @@ def contribute(
     parent = registry.manifest(origin)
     link = Link(parent.name, parent.digest, "base", None, origin)
     kind = COMPONENT if _is_component(Path(source)) else FINETUNE
+    # What is said of it is checked before its weights are stored.
+    _sealed(Contribution(line, origin, origin, name or "model", author, note, kind))
     done = add(registry, source, name=name, kind=kind, links=[link], note=note, quiet=quiet)
-    found = Contribution(line, done.id, origin, done.manifest.name, author, note, kind)
-    registry.store.write(f"proposals/{found.id}.json", [seal(found.to_json())])
+    proposal = Contribution(line, done.id, origin, done.manifest.name, author, note, kind)
+    registry.store.write(_key(proposal), [_sealed(proposal)])
     registry.store.flush()
-    return found
+    return proposal
+
+
+def _key(proposal: Contribution) -> str:
+    return f"proposals/{proposal.id}.json"
+
+
+def _sealed(proposal: Contribution) -> bytes:
+    return sealed(_key(proposal), proposal.to_json())
 
 
 def contributions(registry: Registry, line: str | None = None) -> list[Contribution]:
-    """All contributions (to a line), by name."""
-    found = [_read(registry, key) for key in registry.store.keys("proposals")]
+    """All contributions (to a line) that can be used, by name."""
+    found = [_parsed(value) for _, value in registry.documents("proposals")]
     kept = [each for each in found if line is None or each.line == line]
     return sorted(kept, key=lambda each: (each.name, each.id))
 
@@ -105,10 +116,21 @@ def find_contribution(registry: Registry, wanted: str) -> Contribution:
     return found[0]
 
 
-def _read(registry: Registry, key: str) -> Contribution:
-    value = unseal(registry.store.read(key), key)
-    value.pop("schema")
-    return Contribution(**value)
+def _parsed(value: Mapping[str, Any]) -> Contribution:
+    return Contribution(**{key: value[key] for key in value if key != "schema"})
+
+
+class KnownContributions(dict[str, Contribution]):
+    """All contributions by id. Asked for another one, it raises ``InputError``."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__({proposal.id: proposal for proposal in contributions(registry)})
+
+    def __missing__(self, ident: str) -> Contribution:
+        raise InputError(
+            f"contribution {ident} is missing or damaged: what it is part of cannot be made",
+            hint="stockpot registry verify",
+        )
 
 
 def _is_component(source: Path) -> bool:

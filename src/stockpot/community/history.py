@@ -15,7 +15,7 @@ from stockpot.community.combining import TANGENT, Round, combine, parse_round
 from stockpot.community.contribution import (
     COMPONENT,
     Contribution,
-    contributions,
+    KnownContributions,
     find_contribution,
 )
 from stockpot.community.measuring import Meter, words
@@ -53,22 +53,38 @@ class Reverted:
     certificate: Mapping[str, Any] | None = None
 
 
-def history(registry: Registry, line: str) -> History:
-    """Read a line's events. Raises ``InputError`` where there is no such line."""
+def history(registry: Registry, line: str, *, whole: bool = True) -> History:
+    """Read a line's events.
+
+    Raises ``InputError`` where there is no such line, and with ``whole`` also where a version
+    cannot be read, so that nobody knows what the newest one is made of. Without, that is passed
+    over.
+    """
     versions = registry.line(line)
     if not versions:
         raise InputError(f"there is no line '{line}'")
+    last = registry.last_version(line)
     start: str = versions[0]["model"]
     rounds: list[Round] = []
+    known = 0 if versions[0]["number"] != 1 else 1
     for version in versions[1:]:
-        event = version["event"]
+        event, number = version["event"], version["number"]
         if event.get("what") == "accept":
             rounds.append(parse_round({**event, "model": version["model"]}))
+            known = number if known == number - 1 else known
         elif event.get("what") == "revert":
             rounds = [parse_round(each) for each in event["rounds"]]
+            known = number if known == number - 1 else known
         else:
-            start, rounds = version["model"], []
-    return History(line, start, tuple(rounds), len(versions))
+            start, rounds, known = version["model"], [], number
+    if whole and known != last:
+        raise InputError(
+            f"version {known + 1} of the line '{line}' cannot be used, so that nobody knows what "
+            "the newest one is made of",
+            hint="stockpot registry verify names it; stockpot registry add MODEL --line "
+            f"{line} starts anew",
+        )
+    return History(line, start, tuple(rounds), last)
 
 
 def remake(
@@ -79,7 +95,7 @@ def remake(
     A round that nothing changes for keeps its version. Components stand on the start of the line
     alone, so that none of them has seen another.
     """
-    known = {each.id: each for each in contributions(registry)}
+    known = KnownContributions(registry)
     gone, dropped = set(without), list[str]()
     made: list[Round] = []
     sound = {start}
@@ -140,10 +156,12 @@ def revert(
     rounds, dropped = remake(registry, found.line, past.start, past.rounds, [found.id])
     model = rounds[-1].model if rounds else past.start
     certificate = _certificate(registry, past, rounds, model) if found.kind == COMPONENT else None
-    names = {each.id: each.name for each in contributions(registry)}
+    names = KnownContributions(registry)
     said = f"without {found.name}" + (f" ({why})" if why else "")
     if dropped:
-        said += f"; with it went {', '.join(names[each] for each in dropped)}, which had seen it"
+        said += (
+            f"; with it went {', '.join(names[each].name for each in dropped)}, which had seen it"
+        )
     event: dict[str, Any] = {
         "what": "revert",
         "contribution": found.id,
@@ -163,7 +181,7 @@ def _certificate(
 ) -> dict[str, Any]:
     from stockpot.community.forgetting import certify_revert
 
-    known = {each.id: each for each in contributions(registry)}
+    known = KnownContributions(registry)
     # The last round's sum is the one in the version: its weights count.
     turns = [turn for turn in rounds if turn.method == TANGENT]
     parameters = turns[-1].parameters if turns else {}
@@ -182,7 +200,7 @@ def replay(registry: Registry, line: str) -> str:
     Raises ``StockpotError`` where the bytes differ, naming the round.
     """
     past = history(registry, line)
-    known = {each.id: each for each in contributions(registry)}
+    known = KnownContributions(registry)
     before = past.start
     for number, turn in enumerate(past.rounds, 1):
         members = [known[each] for each in turn.contributions]
@@ -213,5 +231,5 @@ def measured(registry: Registry, model: str, meter: Meter | None) -> dict[str, A
     return {"scores": scores, "said": words(scores)}
 
 
-def _components(rounds: Sequence[Round], known: dict[str, Contribution]) -> list[Contribution]:
+def _components(rounds: Sequence[Round], known: Mapping[str, Contribution]) -> list[Contribution]:
     return [known[each] for turn in rounds if turn.method == TANGENT for each in turn.contributions]

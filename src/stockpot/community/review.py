@@ -8,8 +8,9 @@ times as far as the median tensor.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,23 @@ from stockpot.community.components import (
 from stockpot.community.contribution import (
     COMPONENT,
     Contribution,
+    KnownContributions,
     contributions,
     find_contribution,
 )
 from stockpot.community.measuring import Meter, fall, is_worse, task_json
 from stockpot.community.tasks import MaintainerTask
-from stockpot.errors import InputError, LineageError, NonFiniteError, StockpotError
+from stockpot.errors import (
+    CheckpointError,
+    InputError,
+    LineageError,
+    NonFiniteError,
+    StockpotError,
+)
 from stockpot.evaluation.connectivity import interpolate
 from stockpot.inspection import check_lineage, compare
 from stockpot.registry import Registry, checkout
-from stockpot.registry.documents import seal, unseal
+from stockpot.registry.documents import Document, is_entry, read_document, sealed
 
 MATRIX_TIMES, VECTOR_TIMES = 8.0, 50.0
 # A matrix that has moved by its own norm is another matrix.
@@ -108,6 +116,7 @@ def review(
         find_contribution(registry, contribution) if isinstance(contribution, str) else contribution
     )
     meter = meter or Meter(tasks)
+    before = len(_reviews(registry, found.id))
     if found.kind == COMPONENT:
         checks = [_component_check(registry, found)]
         if checks[0].passed and checks[0].numbers["kind"] == "delta":
@@ -121,8 +130,7 @@ def review(
         if all(check.passed for check in checks) and meter.tasks:
             checks += _measure(registry, found, meter, points, limit)
     done = Review(found.id, found.model, registry.find(found.line), tuple(checks))
-    _keep(registry, done)
-    return done
+    return _keep(registry, done, before)
 
 
 def refuse(registry: Registry, contribution: Contribution | str, why: str) -> Review:
@@ -136,7 +144,7 @@ def refuse(registry: Registry, contribution: Contribution | str, why: str) -> Re
     )
     if not why.strip():
         raise InputError(f"{found.name}: say why it is refused")
-    if found.id in history(registry, found.line).accepted:
+    if found.id in history(registry, found.line, whole=False).accepted:
         raise InputError(
             f"{found.name} is in the newest version of the line '{found.line}'",
             hint=f"stockpot revert {found.name}",
@@ -147,21 +155,57 @@ def refuse(registry: Registry, contribution: Contribution | str, why: str) -> Re
     ]
     checks.append(Check(MAINTAINER, False, why.strip(), {}))
     done = Review(found.id, found.model, registry.find(found.line), tuple(checks))
-    _keep(registry, done)
-    return done
+    return _keep(registry, done)
 
 
-def _keep(registry: Registry, done: Review) -> None:
-    number = len(registry.store.keys(f"reviews/{done.contribution}")) + 1
-    key = f"reviews/{done.contribution}/{number:06d}.json"
-    registry.store.write(key, [seal(done.to_json())])
-    registry.store.flush()
+def _keep(registry: Registry, done: Review, before: int | None = None) -> Review:
+    """Write a review under the next number, which is nobody else's.
+
+    ``before``: how many reviews there were when it began. A maintainer's no that came since stands
+    in it, too.
+    """
+    while True:
+        keys = _reviews(registry, done.contribution)
+        if before is not None:
+            for key in keys[before:]:
+                with suppress(CheckpointError, FileNotFoundError):
+                    done = _with_word(done, read_document(registry.store, key))
+        key = f"reviews/{done.contribution}/{_next(keys):06d}.json"
+        content = sealed(key, done.to_json())
+        try:
+            registry.store.write(key, [content], exclusive=True)
+        except FileExistsError:
+            continue
+        registry.store.flush()
+        return done
 
 
-def last_review(registry: Registry, contribution: Contribution) -> dict[str, Any] | None:
-    """The newest review of a contribution; None before the first."""
-    keys = registry.store.keys(f"reviews/{contribution.id}")
-    return unseal(registry.store.read(keys[-1]), keys[-1]) if keys else None
+def _with_word(done: Review, other: Mapping[str, Any]) -> Review:
+    """``done`` with the maintainer's no that ``other`` holds, if it holds one."""
+    words = [check for check in other["checks"] if check["name"] == MAINTAINER]
+    if not words or any(check.name == MAINTAINER for check in done.checks):
+        return done
+    return replace(done, checks=(*done.checks, *(Check(**check) for check in words)))
+
+
+def _reviews(registry: Registry, contribution: str) -> list[str]:
+    """Keys of a contribution's reviews, oldest first, whether they can be used or not."""
+    return [key for key in registry.store.keys(f"reviews/{contribution}") if is_entry(key)]
+
+
+def _next(keys: Sequence[str]) -> int:
+    return int(keys[-1].rsplit("/", 1)[-1].removesuffix(".json")) + 1 if keys else 1
+
+
+def last_review(registry: Registry, contribution: Contribution) -> Document | None:
+    """The newest review of a contribution; None before the first, and where it cannot be used:
+    it may have been a refusal.
+    """
+    keys = _reviews(registry, contribution.id)
+    try:
+        return read_document(registry.store, keys[-1]) if keys else None
+    except (CheckpointError, FileNotFoundError):
+        return None
 
 
 def _lineage(registry: Registry, found: Contribution) -> Check:
@@ -296,7 +340,7 @@ def _summed(registry: Registry, found: Contribution, place: Path) -> tuple[str, 
     """The version that accepting a component would make, by a plain mean."""
     from stockpot.community.history import history
 
-    known = {each.id: each for each in contributions(registry)}
+    known = KnownContributions(registry)
     inside = [known[each] for each in history(registry, found.line).accepted]
     members = {each.id: each for each in inside if each.kind == COMPONENT}
     folder = place / "summed"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.community.combining import TANGENT, Round, check_members, combine
-from stockpot.community.contribution import Contribution, contributions, find_contribution
+from stockpot.community.contribution import Contribution, KnownContributions, find_contribution
 from stockpot.community.history import history, measured
 from stockpot.community.measuring import Meter, is_worse
 from stockpot.community.review import last_review
@@ -66,7 +66,7 @@ def accept(
         if not force:
             _check_reviewed(registry, each)
     check_members(registry, before, found, method)
-    known = {each.id: each for each in contributions(registry)}
+    known = KnownContributions(registry)
     earlier = [
         known[ident]
         for turn in past.rounds
@@ -82,6 +82,9 @@ def accept(
     event: dict[str, Any] = {"what": "accept", "round": number, **turn.to_json()}
     event["words"] = f"round {number}: {names} by {method}"
     event |= measured(registry, made.id, meter)
+    if not force:
+        for each in found:  # somebody may have refused it meanwhile
+            _check_reviewed(registry, each)
     version = registry.advance(line, made.id, event, after=past.versions)
     return Accepted(made.id, version, turn, event.get("scores", {}))
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stockpot.errors import InputError
+from stockpot.yaml_lines import load_with_lines
 
 Scores = NDArray[np.float64]
 
@@ -102,17 +102,14 @@ def load_tasks(source: str | Path | Mapping[str, Any]) -> list[MaintainerTask]:
     Raises ``InputError`` naming the task and the field.
     """
     if isinstance(source, Mapping):
-        value, root = dict(source), Path()
+        value, root, where = dict(source), Path(), "tasks"
     else:
         path = Path(source)
-        try:
-            value = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
-        root = path.resolve().parent
+        value, _ = load_with_lines(path, "file of tasks")
+        root, where = path.resolve().parent, str(path)
     entries = value.get("tasks") if isinstance(value, dict) else None
     if not isinstance(entries, list) or not entries:
-        raise InputError("a file of tasks holds a list 'tasks'")
+        raise InputError(f"{where}: a file of tasks holds a list 'tasks'")
     found = []
     for entry in entries:
         try:
@@ -120,10 +117,10 @@ def load_tasks(source: str | Path | Mapping[str, Any]) -> list[MaintainerTask]:
         except (ValidationError, TypeError) as error:
             name = entry.get("name", "?") if isinstance(entry, dict) else "?"
             said = _first(error) if isinstance(error, ValidationError) else str(error)
-            raise InputError(f"task '{name}': {said}") from error
+            raise InputError(f"{where}: task '{name}': {said}") from error
     names = [task.name for task in found]
     if len(set(names)) < len(names):
-        raise InputError(f"two tasks have the same name: {', '.join(names)}")
+        raise InputError(f"{where}: two tasks have the same name: {', '.join(names)}")
     return found
 
 

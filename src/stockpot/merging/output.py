@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stockpot.checkpoints import Checkpoint
+from stockpot.checkpoints import Checkpoint, open_checkpoint
 from stockpot.checkpoints.open import weights_folder
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
 from stockpot.errors import InputError, OutputError
@@ -20,7 +20,8 @@ from stockpot.files import atomic_folder, write_json
 from stockpot.merging.job import DTYPES, MergeJob, dtype_code
 from stockpot.merging.report import MergeReport
 from stockpot.merging.slices import SlicedCheckpoint
-from stockpot.provenance import Parent, Record, write_card, write_record
+from stockpot.provenance import Parent, Record, has_record, read_record, write_card, write_record
+from stockpot.reading import read_json
 
 REPORT_NAME = "merge_report.json"
 
@@ -80,7 +81,7 @@ def complete_folder(job: MergeJob, folder: Path, report: MergeReport, name: str)
     """Add to the weights in ``folder`` what makes it a model: config, report, record and card."""
     _copy_companions(job, folder)
     write_json(folder / REPORT_NAME, report.to_json())
-    record = make_record(report, name)
+    record = make_record(report, name, written_digest(folder, report))
     write_record(folder, record)
     write_card(folder, record, library_name=_library(folder))
 
@@ -92,7 +93,7 @@ def report_beside(output: Path) -> Path:
 
 def write_beside(output: Path, report: MergeReport) -> None:
     """Write the report of a merge into one file, with the record that a folder would hold."""
-    record = make_record(report, output.stem)
+    record = make_record(report, output.stem, written_digest(output, report))
     write_json(report_beside(output), {**report.to_json(), "record": record.to_json()})
 
 
@@ -103,21 +104,43 @@ def read_report(output: Path) -> dict[str, Any] | None:
     """
     path = output / REPORT_NAME if output.is_dir() else report_beside(output)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        value = read_json(path, "the report of a merge")
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as the report of a merge: {error}") from error
     if not isinstance(value, dict) or not {"parents", "tensors"} <= value.keys():
         raise InputError(f"{path} is no report of a merge")
     return value
 
 
-def make_record(report: MergeReport, name: str) -> Record:
-    """Provenance of a merge."""
+def written_digest(output: Path, report: MergeReport) -> str | None:
+    """Content hash of the weights that lie in ``output``, read back; None where hashing was
+    declined.
+    """
+    if all(parent.digest is None for parent in report.parents):
+        return None
+    with open_checkpoint(output) as checkpoint:
+        return checkpoint.digest()
+
+
+def renew_digest(output: Path) -> None:
+    """Bring the record of a merge up to date with weights that were changed after it."""
+    with open_checkpoint(output) as checkpoint:
+        known = checkpoint.digest()
+    if output.is_dir():
+        write_record(output, replace(read_record(output), digest=known))
+        return
+    report = read_report(output)
+    if report is not None and isinstance(report.get("record"), dict):
+        record = {**report["record"], "digest": known}
+        write_json(report_beside(output), {**report, "record": record})
+
+
+def make_record(report: MergeReport, name: str, digest: str | None) -> Record:
+    """Provenance of a merge. ``digest``: content hash of what it wrote."""
     return Record(
         kind="merge",
         name=name,
+        digest=digest,
         parents=tuple(
             Parent(name=_short(parent.label), digest=parent.digest or "", role=parent.role)
             for parent in report.parents
@@ -180,7 +203,7 @@ def _is_companion(file: Path) -> bool:
 
 def _correct_config(config: Path, source: Checkpoint, dtype: str | None) -> None:
     """Keep a config's word about type and number of layers true."""
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = read_json(config, "a model's config")
     if not isinstance(content, dict):
         return
     right: dict[str, Any] = {}
@@ -198,7 +221,7 @@ def _library(folder: Path) -> str | None:
     config = folder / "config.json"
     if not config.is_file():
         return None
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = read_json(config, "a model's config")
     if not isinstance(content, dict):
         return None
     if "architecture" in content and "pretrained_cfg" in content:
@@ -207,11 +230,24 @@ def _library(folder: Path) -> str | None:
 
 
 def _short(label: str) -> str:
-    """A hub id as it is, a path by its last part: cards and records tell nothing of this
-    machine.
+    """A hub id as it is, a path by its last part, or by the hub id that was pulled into it: cards
+    and records tell nothing of this machine.
     """
     path = Path(label)
-    return f"./{path.resolve().name}" if path.exists() else label
+    if not path.exists():
+        return label
+    return _hub_name(path) or f"./{path.resolve().name}"
+
+
+def _hub_name(folder: Path) -> str | None:
+    """The hub's name of a folder that came from there and is as it came."""
+    if not has_record(folder):
+        return None
+    try:
+        parents = read_record(folder).parents
+    except InputError:
+        return None
+    return next((parent.name for parent in parents if parent.role == "hub"), None)
 
 
 def _without_places(value: Any) -> Any:

@@ -68,6 +68,7 @@ def recalibrate_output(output: Path, function: str) -> int:
     """
     from stockpot.checkpoints.open import find_weights
     from stockpot.checkpoints.torch_io import load_state, save_state
+    from stockpot.merging.output import renew_digest
 
     module_name, _, name = function.partition(":")
     try:
@@ -87,4 +88,5 @@ def recalibrate_output(output: Path, function: str) -> int:
     count = recalibrate(model, batches)
     fresh = model.state_dict()
     save_state(file, {key: fresh.get(key, value) for key, value in state.items()})
+    renew_digest(output)
     return count

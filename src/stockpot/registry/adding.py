@@ -10,13 +10,13 @@ import numpy as np
 
 from stockpot.checkpoints.checkpoint import join_digests
 from stockpot.checkpoints.dtypes import STORAGE, Array
-from stockpot.errors import InputError, NonFiniteError
+from stockpot.errors import CheckpointError, InputError, NonFiniteError
 from stockpot.provenance import Record
 from stockpot.registry import lossy
 from stockpot.registry.contents import Contents, read_contents
-from stockpot.registry.manifest import File, Link, Manifest
+from stockpot.registry.manifest import File, Link, Manifest, parse_manifest
 from stockpot.registry.parents import Guess, find_parents
-from stockpot.registry.registry import Registry
+from stockpot.registry.registry import Registry, model_key
 from stockpot.registry.sketch import matrices, sketch
 from stockpot.registry.storing import Tally, marked_blobs, store_bytes, store_files
 
@@ -130,16 +130,21 @@ def _as_known(registry: Registry, manifest: Manifest, kind: str | None) -> Manif
 
 
 def _publish(registry: Registry, manifest: Manifest, tally: Tally, guess: Guess | None) -> Added:
-    """Everything is on the disk before the manifest appears: that is the moment of adding."""
-    ident = manifest.id
-    key = f"models/{ident}.json"
+    """Everything is on the disk, and the manifest proved to be one that every reader can use,
+    before it appears: that is the moment of adding.
+    """
+    content, ident = manifest.to_bytes(), manifest.id
+    try:
+        parse_manifest(content, ident)
+    except CheckpointError as error:
+        raise InputError(f"{manifest.name[:80]!r} cannot be added: {error.message}") from error
+    key = model_key(ident)
     registry.store.flush()
     new = not registry.store.exists(key)
     if new:
-        registry.store.write(key, [manifest.to_bytes()])
+        registry.store.write(key, [content])
         registry.store.flush()
-    with registry.index.transaction():
-        registry.put_in_index(manifest, registry.store.stat(key)[1])
+    registry.take_in(manifest)
     return Added(
         ident,
         manifest,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from stockpot.provenance import (
     parse_record,
     read_record,
 )
+from stockpot.reading import open_plain, parse_json
 
 _SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md", ".yaml", ".yml")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model")
@@ -129,7 +129,7 @@ def _record_of_file(path: Path, checkpoint: Checkpoint) -> Record | None:
     """
     if HEADER_KEY in checkpoint.metadata:
         try:
-            value = json.loads(checkpoint.metadata[HEADER_KEY])
+            value = parse_json(checkpoint.metadata[HEADER_KEY])
         except ValueError as error:
             raise CheckpointError(f"{path}: the record in its header is no JSON: {error}") from None
         return parse_record(value, f"the header of {path}")
@@ -182,7 +182,7 @@ def _folder(home: Path, label: str, stack: ExitStack) -> Contents:
 
 
 def _as_it_is(path: Path, place: str, checkpoint: Checkpoint) -> WeightsFile:
-    with path.open("rb") as handle:
+    with open_plain(path) as handle:
         prefix = handle.read(8)
         header = prefix + handle.read(int.from_bytes(prefix, "little"))
     from stockpot.checkpoints.header import parse_header

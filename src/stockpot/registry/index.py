@@ -1,21 +1,27 @@
 """The index: what the manifests say, in SQLite (WAL), for questions over thousands of models.
 
 The manifests are the truth. The index can be thrown away, and is brought up to date whenever a
-registry is opened; it knows names, digests, the family tree and the sketches of weights.
+registry is opened; it knows names, digests, the family tree and the sketches of weights. Where it
+cannot be opened (a full disk, another's lock), one in memory takes its place.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stockpot.errors import OutputError
 from stockpot.registry.manifest import Link, Manifest
 
 _VERSION = 2
+_WAIT = 5.0  # seconds to wait for another's lock
 _TABLES = """
 CREATE TABLE models (
     num INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
@@ -84,40 +90,60 @@ _EDGE = "child, parent, digest, name, role, weight, how, confidence"
 
 
 class Index:
-    """One connection to the index of a registry, in memory without a path. For one thread."""
+    """One connection to the index of a registry, in memory without a path. For one thread.
+
+    ``notice``: why it is in memory although it has a path, in words; None where it is not.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        if path is None:
-            self._db = self._open(":memory:")
-            return
+        self.notice: str | None = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = self._open(path)
-        except (sqlite3.DatabaseError, OSError) as error:
-            if isinstance(error, sqlite3.OperationalError | OSError):
-                raise OutputError(f"the index {path} cannot be opened: {error}") from error
-            # A damaged index is no loss: it is made anew from the manifests.
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            self._db = self._open(path)
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+                    raise OSError("it is no plain file")
+            self._db = self._opened(path)
+        except (sqlite3.Error, OSError) as error:
+            self._db = _open(":memory:")
+            self.notice = f"{path} is left aside ({error}): the index is made in memory this time"
 
-    def _open(self, path: Path | str) -> sqlite3.Connection:
-        database = sqlite3.connect(path, timeout=60, isolation_level=None)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-        database.execute("BEGIN IMMEDIATE")
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version != _VERSION:
-            names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            for (name,) in names.fetchall():
-                database.execute(f"DROP TABLE {name}")
-            for statement in _TABLES.split(";"):
-                if statement.strip():
-                    database.execute(statement)
-            database.execute(f"PRAGMA user_version = {_VERSION}")
-        database.execute("COMMIT")
-        return database
+    def _opened(self, path: Path | None) -> sqlite3.Connection:
+        if path is None:
+            return _open(":memory:")
+        try:
+            return _open(path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            # A damaged index is no loss: it is made anew from the manifests.
+            _swap(path)
+            return _open(path)
+
+    def renew(self) -> None:
+        """Throw away what is there, beside and swapped; an index in memory if that fails."""
+        self._db.close()
+        self.notice = None
+        try:
+            if self.path is not None:
+                _swap(self.path)
+            self._db = self._opened(self.path)
+        except (sqlite3.Error, OSError) as error:
+            self.leave(error)
+
+    def leave(self, error: Exception) -> None:
+        """Go on with an empty index in memory, because of ``error``."""
+        self._db.close()
+        self._db = _open(":memory:")
+        self.notice = f"{self.path} is left aside ({error}): the index is made in memory this time"
+
+    def _ask(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"the index {self.path} cannot be read: {error}", hint="stockpot registry reindex"
+            ) from error
 
     def close(self) -> None:
         self._db.close()
@@ -128,10 +154,11 @@ class Index:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     def insert(
         self, manifest: Manifest, added: float, family: str | None, sketch: bytes | None
@@ -207,7 +234,7 @@ class Index:
         self._db.execute("DELETE FROM models WHERE num = ?", found)
 
     def ids(self) -> set[str]:
-        return {row[0] for row in self._db.execute("SELECT id FROM models")}
+        return {row[0] for row in self._ask("SELECT id FROM models")}
 
     def content(self) -> list[list[tuple[object, ...]]]:
         """All that is in the index, in an order that does not depend on how it came in."""
@@ -219,20 +246,20 @@ class Index:
             "SELECT models.id, metrics.name, value FROM metrics JOIN models ON models.num = model"
             " ORDER BY models.id, metrics.name",
         )
-        return [self._db.execute(query).fetchall() for query in parts]
+        return [self._ask(query) for query in parts]
 
     def count(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM models").fetchone()[0])
+        return int(self._ask("SELECT count(*) FROM models")[0][0])
 
     def rows(self, where: str = "1", values: Sequence[object] = (), limit: int = -1) -> list[Row]:
         """Models that fulfil an SQL condition, in the order in which they were added."""
         query = f"SELECT {_ROW} FROM models WHERE {where} ORDER BY added, num LIMIT {int(limit)}"
-        return [Row(*row) for row in self._db.execute(query, values)]
+        return [Row(*row) for row in self._ask(query, values)]
 
     def newest(self, limit: int) -> list[Row]:
         """The models added last, newest first."""
         query = f"SELECT {_ROW} FROM models ORDER BY added DESC, num DESC LIMIT ?"
-        return [Row(*row) for row in self._db.execute(query, (limit,))]
+        return [Row(*row) for row in self._ask(query, (limit,))]
 
     def by_number(self, numbers: Iterable[int]) -> list[Row]:
         """Models of these numbers, in the order in which they were added."""
@@ -245,36 +272,78 @@ class Index:
 
     def ancestors(self, num: int) -> list[int]:
         """Numbers of all models that ``num`` came from."""
-        return [row[0] for row in self._db.execute(_ANCESTORS, (num,))]
+        return [row[0] for row in self._ask(_ANCESTORS, (num,))]
 
     def descendants(self, num: int) -> list[int]:
         """Numbers of all models that came from ``num``."""
-        return [row[0] for row in self._db.execute(_DESCENDANTS, (num,))]
+        return [row[0] for row in self._ask(_DESCENDANTS, (num,))]
 
     def edges(self, numbers: Iterable[int] | None = None) -> list[Edge]:
         """Edges into these children (all by default), in their manifests' order."""
         if numbers is None:
-            return [Edge(*row) for row in self._db.execute(f"SELECT {_EDGE} FROM edges")]
+            return [Edge(*row) for row in self._ask(f"SELECT {_EDGE} FROM edges")]
         wanted = list(numbers)
         found: list[Edge] = []
         for start in range(0, len(wanted), 500):
             some = wanted[start : start + 500]
             query = f"SELECT {_EDGE} FROM edges WHERE child IN ({','.join('?' * len(some))})"
-            found += [Edge(*row) for row in self._db.execute(query, some)]
+            found += [Edge(*row) for row in self._ask(query, some)]
         return found
 
     def metrics(self, num: int) -> dict[str, float]:
         """The metrics of a model by name."""
         query = "SELECT name, value FROM metrics WHERE model = ? ORDER BY name"
-        return dict(self._db.execute(query, (num,)).fetchall())
+        return dict(self._ask(query, (num,)))
 
     def families(self) -> dict[str, int]:
         """One model's number for every group of models with equal matrices."""
         query = "SELECT family, min(num) FROM models WHERE family IS NOT NULL GROUP BY family"
-        return dict(self._db.execute(query).fetchall())
+        return dict(self._ask(query))
 
     def sketches(self, family: str) -> tuple[list[int], list[bytes]]:
         """Numbers and sketches of the models of a family, in the order they were added."""
         query = "SELECT num, sketch FROM models WHERE family = ? ORDER BY num"
-        found = self._db.execute(query, (family,)).fetchall()
+        found = self._ask(query, (family,))
         return [row[0] for row in found], [row[1] for row in found]
+
+
+def _open(path: Path | str) -> sqlite3.Connection:
+    """A connection; where the index is there already, nothing is written."""
+    database = sqlite3.connect(path, timeout=_WAIT, isolation_level=None)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+            database.execute("BEGIN IMMEDIATE")
+            _make_tables(database)
+            database.execute("COMMIT")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _make_tables(database: sqlite3.Connection) -> None:
+    if database.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+        return  # somebody else was faster
+    names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    for (name,) in names.fetchall():
+        database.execute(f'DROP TABLE "{name}"')
+    for statement in _TABLES.split(";"):
+        if statement.strip():
+            database.execute(statement)
+    database.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+def _swap(path: Path) -> None:
+    """Put an empty index where one was. Who has the old one open goes on with it."""
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        _open(fresh).close()
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        os.replace(fresh, path)  # noqa: PTH105 (tests stop the process here)
+    finally:
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,9 +20,11 @@ from stockpot.errors import CheckpointError, InputError
 from stockpot.files import write_json
 from stockpot.merging.output import REPORT_NAME, read_report
 from stockpot.provenance import FILE_NAME, MODELS_NAME, RunModel, read_models
+from stockpot.reading import read_json
 from stockpot.registry.adding import Added, add
 from stockpot.registry.contents import read_contents
 from stockpot.registry.registry import Registry
+from stockpot.yaml_lines import load_with_lines
 
 # The recipe that `rank` writes beside its results.
 RECIPE = "recipe.yaml"
@@ -105,13 +106,11 @@ def _listed(output: Path, label: str, left_out: list[str]) -> list[RunModel]:
 
 def _ranked(output: Path, left_out: list[str]) -> list[RunModel]:
     """The model that came first in a ranking, from the recipe that starts from it."""
-    import yaml
-
     recipe = output / RECIPE
     try:
-        spec = yaml.safe_load(recipe.read_text(encoding="utf-8"))["backbone"]
+        spec = load_with_lines(recipe)[0]["backbone"]
         place, has_weights = spec.get("weights") or spec["name"], spec["kind"] != "function"
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{recipe} cannot be read: {error}") from error
     if not (has_weights or spec.get("weights")):
         left_out.append(f"{place}: the winner is made by a function, and lies in no file")
@@ -185,12 +184,12 @@ def _about(source: Path) -> dict[str, Any]:
     path = source / ABOUT
     found: dict[str, Any] = {}
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, "what a model folder says about its head", error=CheckpointError)
     return found
 
 
 def _say_headless(path: Path, changes: Mapping[str, Any]) -> None:
-    values = json.loads(path.read_text(encoding="utf-8")) | dict(changes)
+    values = read_json(path, "a config", error=CheckpointError) | dict(changes)
     write_json(path, {name: value for name, value in values.items() if value is not None})
 
 

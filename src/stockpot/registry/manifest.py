@@ -5,6 +5,7 @@ It holds no time and no place, so that adding the same model twice changes nothi
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -16,9 +17,16 @@ from stockpot.checkpoints.dtypes import STORAGE
 from stockpot.checkpoints.header import TensorInfo
 from stockpot.errors import CheckpointError
 from stockpot.files import digest
+from stockpot.provenance import check_parent
+from stockpot.reading import parse_json
+from stockpot.registry.documents import NewerError
+from stockpot.schema import fields
 
 SCHEMA = 1
-_HEX = re.compile(r"[0-9a-f]{64}")
+LARGEST = 256_000_000
+"""Bytes of a manifest."""
+_PATH = 1000
+_TENSORS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class Manifest:
             "note": self.note,
         }
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         return digest(self.to_json())
 
@@ -146,36 +154,86 @@ class Manifest:
 
 
 def parse_manifest(raw: bytes, model: str) -> Manifest:
-    """Read a manifest and check it against its name.
+    """Read a manifest and check it against its name and against what an index can hold.
 
-    Raises ``CheckpointError`` for a damaged one, or one that names a file outside its folder.
+    Raises ``CheckpointError`` for a damaged one, one with a value that is none of its field, or one
+    that names a file outside its folder; ``NewerError`` for one of a newer schema.
     """
     import hashlib
 
     if hashlib.sha256(raw).hexdigest() != model:
         raise _damaged(model, "its content has another hash than its name")
     try:
-        value = json.loads(raw)
-        if value["schema"] > SCHEMA:
-            raise _damaged(model, f"schema {value['schema']} is newer than this stockpot")
-        return Manifest(
-            kind=value["kind"],
-            name=value["name"],
-            digest=value["digest"],
-            files=tuple(_parse_file(each) for each in value["files"]),
-            main=tuple(value["main"]),
-            parents=tuple(Link(**each) for each in value["parents"]),
-            recipe=value["recipe"],
-            data=value["data"],
-            metrics=value["metrics"],
-            versions=value["versions"],
-            lossy=value["lossy"],
-            tokenizer=value["tokenizer"],
-            sketch=value["sketch"],
-            note=value["note"],
+        value = parse_json(raw)
+        if fields.count(value["schema"], "schema") > SCHEMA:
+            raise NewerError(
+                f"the manifest of model {model[:12]} has schema {value['schema']}, this stockpot "
+                f"reads up to {SCHEMA}",
+                hint="upgrade stockpot",
+            )
+        manifest = Manifest(
+            kind=fields.kind(value["kind"]),
+            name=fields.name(value["name"], "name"),
+            digest=fields.hexadecimal(value["digest"], "digest"),
+            files=tuple(_parse_file(item) for item in fields.items(value["files"], "files")),
+            main=tuple(fields.items(value["main"], "main")),
+            parents=tuple(_parse_link(item) for item in fields.items(value["parents"], "parents")),
+            recipe=fields.plain(value["recipe"], "recipe"),
+            data=fields.optional(fields.text, value["data"], "data"),
+            metrics=fields.metrics(value["metrics"]),
+            versions=fields.versions(value["versions"]),
+            lossy=_parse_loss(value["lossy"]),
+            tokenizer=fields.optional(fields.text, value["tokenizer"], "tokenizer"),
+            sketch=fields.optional(fields.hexadecimal, value["sketch"], "sketch"),
+            note=fields.text(value["note"], "note", fields.TEXT),
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(model, f"{type(error).__name__} {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise _damaged(model, what) from error
+    _check_files(manifest, model)
+    if manifest.id != model:
+        raise _damaged(model, "it holds more than a manifest does")
+    return manifest
+
+
+def _parse_link(value: Any) -> Link:
+    link = Link(**value)
+    check_parent(link)
+    fields.optional(fields.hexadecimal, link.model, "parents: model")
+    if link.how not in ("recorded", "inferred"):
+        raise ValueError(f"'parents: how' is {link.how!r:.40}, expected recorded or inferred")
+    if link.confidence is not None:
+        fields.number(link.confidence, "parents: confidence", 0.0, 1.0)
+    return link
+
+
+def _parse_loss(value: Any) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    fields.name(value["option"], "lossy: option")
+    fields.number(value["error"], "lossy: error", 0.0)
+    fields.number(value["worst_tensor"], "lossy: worst_tensor", 0.0)
+    fields.hexadecimal(value["original"], "lossy: original")
+    return dict(value)
+
+
+def _check_files(manifest: Manifest, model: str) -> None:
+    paths = [file.path for file in manifest.files]
+    if len(set(paths)) < len(paths):
+        raise _damaged(model, "it holds a file twice")
+    weights = {file.path for file in manifest.files if file.header is not None}
+    if not manifest.main or not set(manifest.main) <= weights:
+        raise _damaged(model, f"its main weights {manifest.main!r:.80} are no weights files of it")
+    names = [
+        each.info.name
+        for file in manifest.files
+        if file.path in manifest.main
+        for each in file.tensors
+    ]
+    if len(set(names)) < len(names):
+        raise _damaged(model, "its main weights hold a tensor twice")
+    if manifest.nbytes > fields.BIGGEST:
+        raise _damaged(model, f"its files have {manifest.nbytes} bytes")
 
 
 def _file_json(file: File) -> dict[str, Any]:
@@ -193,23 +251,28 @@ def _file_json(file: File) -> dict[str, Any]:
 
 
 def _parse_file(value: Mapping[str, Any]) -> File:
-    path = PurePosixPath(value["path"])
-    if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in value["path"]:
-        raise ValueError(f"the file {value['path']!r} leaves its folder")
+    name = fields.text(value["path"], "files: path", _PATH, least=1)
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name:
+        raise ValueError(f"the file {name!r} leaves its folder")
+    if name != path.as_posix() or "\n" in name or re.match(r"[A-Za-z]:", name):
+        raise ValueError(f"the file {name!r} is no plain path")
+    size = fields.count(value["size"], "files: size")
     if "header" not in value:
-        return File(value["path"], value["size"], blob=_hex(value["blob"]))
-    tensors = []
-    for name, dtype, shape, blob in value["tensors"]:
-        if dtype not in STORAGE:
-            raise ValueError(f"tensor '{name}' has the type {dtype!r}")
-        tensors.append(StoredTensor(TensorInfo(name, tuple(shape), dtype), _hex(blob)))
-    return File(value["path"], value["size"], header=_hex(value["header"]), tensors=tuple(tensors))
+        return File(name, size, blob=fields.hexadecimal(value["blob"], "files: blob"))
+    tensors = [_parse_tensor(item) for item in fields.items(value["tensors"], "tensors", _TENSORS)]
+    header = fields.hexadecimal(value["header"], "files: header")
+    if sum(stored.info.nbytes for stored in tensors) > size:
+        raise ValueError(f"the tensors of {name} need more than its {size} bytes")
+    return File(name, size, header=header, tensors=tuple(tensors))
 
 
-def _hex(text: str) -> str:
-    if not _HEX.fullmatch(text):
-        raise ValueError(f"{text!r} is no name of a blob")
-    return text
+def _parse_tensor(value: Any) -> StoredTensor:
+    name, dtype, shape, blob = value
+    if not isinstance(name, str) or not isinstance(dtype, str) or dtype not in STORAGE:
+        raise ValueError(f"tensor {name!r:.80} has the type {dtype!r:.40}")
+    sizes = tuple(fields.count(size, f"shape of {name[:80]}") for size in shape)
+    return StoredTensor(TensorInfo(name, sizes, dtype), fields.hexadecimal(blob, "tensors: blob"))
 
 
 def _damaged(model: str, what: str) -> CheckpointError:

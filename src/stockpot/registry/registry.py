@@ -5,29 +5,57 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sqlite3
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from stockpot.checkpoints.dtypes import STORAGE, Array
-from stockpot.errors import CheckpointError, InputError, OutputError
+from stockpot.errors import CheckpointError, InputError, OutputError, StockpotError
 from stockpot.files import cache_folder
 from stockpot.registry import blobs
-from stockpot.registry.documents import seal, unseal
+from stockpot.registry.documents import (
+    DOCUMENTS,
+    LINE_NAME,
+    SCHEMA,
+    Document,
+    NewerError,
+    is_entry,
+    read_document,
+    read_whole,
+    seal,
+    sealed,
+    unseal,
+)
 from stockpot.registry.index import Index, Row
-from stockpot.registry.manifest import Manifest, parse_manifest
+from stockpot.registry.manifest import LARGEST, Manifest, parse_manifest
 from stockpot.registry.reader import RegistryCheckpoint
 from stockpot.registry.sketch import family_of, matrices
 from stockpot.registry.store import LocalStore, ObjectStore, open_store
 
-SCHEMA = 1
-ABOUT = "registry.json"
-_LINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+ABOUT, INDEX = "registry.json", "registry.db"
+STRAY = "it is no entry of a registry"
+_LINE = re.compile(LINE_NAME)
 _ID = re.compile(r"[0-9a-f]{6,64}")
 # A folder's time of change says nothing about writes within the clock's granularity.
 _SETTLED = 2.0
 _DEEPEST = 32
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """An entry that is left aside, and why.
+
+    ``state``: "damaged" (also: holding what none of its kind may), "newer" (written by a newer
+    stockpot) or "stray" (a file that is no entry).
+    """
+
+    key: str
+    state: str
+    what: str
 
 
 class Registry:
@@ -45,15 +73,22 @@ class Registry:
             raise InputError(
                 f"{self.label} holds no registry", hint=f"stockpot registry init {self.label}"
             ) from None
-        if about.get("schema", 0) > SCHEMA:
+        if not isinstance(about.get("schema"), int) or about["schema"] > SCHEMA:
             raise InputError(
-                f"{self.label} has schema {about['schema']}, this stockpot reads up to {SCHEMA}",
+                f"{self.label} has schema {about.get('schema')}, this stockpot reads up to "
+                f"{SCHEMA}",
                 hint="upgrade stockpot",
             )
         self.index = Index(_index_path(self.store))
         self._seen: tuple[int, float] | None = None
         self._known: set[str] | None = None
+        self._left: dict[str, Unusable] = {}
         self.refresh()
+
+    @property
+    def notice(self) -> str | None:
+        """What the user should know of this opening: why the index is in memory."""
+        return self.index.notice
 
     def close(self) -> None:
         """Close the index. The registry must not be used any more."""
@@ -68,33 +103,57 @@ class Registry:
     # The index follows the manifests.
 
     def refresh(self) -> int:
-        """Bring the index up to date with the manifests; the number of models it took in."""
+        """Bring the index up to date with the manifests; the number of models it took in.
+
+        Manifests that cannot be used are left aside, see ``quarantine``. An index that cannot be
+        written is left aside as well, and made in memory.
+        """
         state = self._models_state()
         if state is not None and state == self._seen:
             return 0
-        there = {key.removeprefix("models/").removesuffix(".json") for key in self._model_keys()}
-        known = self.index.ids() if self._known is None else self._known
-        new, gone = sorted(there - known), known - there
-        if new or gone:
-            described = [(self._read_manifest(model), model) for model in new]
-            times = {model: self.store.stat(f"models/{model}.json")[1] for model in new}
-            described.sort(key=lambda each: (times[each[1]], each[1]))
-            with self.index.transaction():
-                for model in gone:
-                    self.index.remove(model)
-                for manifest, model in described:
-                    self.put_in_index(manifest, times[model])
+        there = {_ident(key) for key in self._model_keys()}
+        try:
+            taken = self._take_in(there)
+        except (sqlite3.Error, OutputError) as error:
+            self._known = None
+            if isinstance(error.__cause__ or error, sqlite3.OperationalError):
+                self.index.leave(error)
+            else:
+                self.index.renew()
+            taken = self._take_in(there)
         self._known = there
         settled = state is not None and time.time() - state[1] > _SETTLED
         self._seen = state if settled else None
-        return len(new)
+        return taken
+
+    def _take_in(self, there: set[str]) -> int:
+        """Index the manifests that are new among ``there``, forget those that are gone."""
+        known = self.index.ids() if self._known is None else self._known
+        described: list[tuple[float, str, Manifest]] = []
+        self._left = {key: left for key, left in self._left.items() if _ident(key) in there}
+        missing = known - there
+        for model in sorted(there - known):
+            key = model_key(model)
+            try:
+                manifest = self._read_manifest(model)
+                described.append((self.store.stat(key)[1], model, manifest))
+                self._left.pop(key, None)
+            except (StockpotError, FileNotFoundError) as error:
+                self._left[key] = _unusable(key, error)
+        if described or missing:
+            with self.index.transaction():
+                for model in missing:
+                    self.index.remove(model)
+                for added, _, manifest in sorted(described, key=lambda item: item[:2]):
+                    self.put_in_index(manifest, added)
+        there -= {_ident(key) for key in self._left}
+        return len(described)
 
     def reindex(self) -> int:
         """Throw the index away and make it anew; the number of models."""
-        with self.index.transaction():
-            for model in self.index.ids():
-                self.index.remove(model)
+        self.index.renew()
         self._seen = self._known = None
+        self._left = {}
         return self.refresh()
 
     def put_in_index(self, manifest: Manifest, added: float, index: Index | None = None) -> None:
@@ -109,6 +168,33 @@ class Registry:
                 sketch = None  # a damaged sketch hides a model from the search, no more
         index.insert(manifest, added, family_of(taken) if sketch else None, sketch)
 
+    def take_in(self, manifest: Manifest) -> None:
+        """Index a model whose manifest has just been written. That never fails: an index that
+        cannot be written now follows when it is opened next.
+        """
+        try:
+            with self.index.transaction():
+                self.put_in_index(manifest, self.store.stat(model_key(manifest.id))[1])
+        except sqlite3.Error as error:
+            self.index.leave(error)
+            self._seen = self._known = None
+            self.refresh()
+
+    def quarantine(self) -> list[Unusable]:
+        """All entries but blobs that are left aside, by key: damaged, newer, and strays."""
+        self.refresh()
+        left = dict(self._left)
+        for folder in ("models", *DOCUMENTS):
+            for key in self.store.keys(folder):
+                if not is_entry(key):
+                    left[key] = Unusable(key, "stray", STRAY)
+                elif folder != "models":
+                    try:
+                        read_document(self.store, key)
+                    except (StockpotError, FileNotFoundError) as error:
+                        left[key] = _unusable(key, error)
+        return [left[key] for key in sorted(left)]
+
     def _models_state(self) -> tuple[int, float] | None:
         if not isinstance(self.store, LocalStore):
             return None
@@ -119,7 +205,7 @@ class Registry:
         return found.st_ino, found.st_mtime
 
     def _model_keys(self) -> list[str]:
-        return [key for key in self.store.keys("models") if key.endswith(".json")]
+        return [key for key in self.store.keys("models") if is_entry(key)]
 
     # Models.
 
@@ -154,6 +240,9 @@ class Registry:
         rows = self.index.rows("name = ?", (model,))
         if rows:
             return rows[-1].id
+        for key, left in self._left.items():
+            if _ID.fullmatch(model) and _ident(key).startswith(model):
+                raise InputError(f"model {model[:12]} is left aside: {left.what}")
         known = ", ".join(row.name for row in self.index.newest(4))
         raise InputError(
             f"{self.label} has no model '{model}'",
@@ -162,7 +251,13 @@ class Registry:
 
     def row(self, model: str) -> Row:
         """The index's row of a model."""
-        return self.index.rows("id = ?", (self.find(model),))[0]
+        ident = self.find(model)
+        rows = self.index.rows("id = ?", (ident,))
+        if not rows:
+            raise InputError(
+                f"model {ident[:12]} is missing or damaged", hint="stockpot registry verify"
+            )
+        return rows[0]
 
     def checkpoint(self, model: str | Manifest) -> RegistryCheckpoint:
         """The main weights of a model as a checkpoint; tensors are decoded when asked for."""
@@ -178,25 +273,43 @@ class Registry:
         return self.index.by_number(self.index.descendants(self.row(model).num))
 
     def remove(self, model: str) -> str:
-        """Take a model out; its blobs go with the next ``gc``. Returns its id.
+        """Take a model out, and with it proposals of it and their reviews; its blobs go with the
+        next ``gc``. Returns its id.
 
-        Raises ``InputError`` where a line points to it. Blobs that others are stored against stay.
+        Raises ``InputError`` where a line points to it, or a version of a line was made of it.
+        Blobs that others are stored against stay.
         """
         ident = self.find(model)
+        proposed = {
+            key.split("/")[1].removesuffix(".json")
+            for key, value in self.documents("proposals")
+            if value["model"] == ident
+        }
         for line in self.lines():
-            if any(version["model"] == ident for version in self.line(line)):
-                raise InputError(f"model {ident[:12]} is a version of the line '{line}'")
+            for version in self.line(line):
+                if version["model"] == ident:
+                    raise InputError(f"model {ident[:12]} is a version of the line '{line}'")
+                if proposed & set(_members(version["event"])):
+                    raise InputError(
+                        f"model {ident[:12]} is part of version {version['number']} of the line "
+                        f"'{line}'"
+                    )
         with self.store.lock(exclusive=False):
-            self.store.delete(f"models/{ident}.json")
+            # What speaks of the model goes before it, so that nothing ever points to nothing.
+            for proposal in sorted(proposed):
+                self.store.delete(f"proposals/{proposal}.json")
+            for key, value in self.documents("reviews"):
+                if value["model"] == ident:
+                    self.store.delete(key)
+            self.store.delete(model_key(ident))
             self.store.flush()
-        with self.index.transaction():
-            self.index.remove(ident)
         self._seen = self._known = None
+        self.refresh()
         return ident
 
     def _read_manifest(self, model: str) -> Manifest:
         try:
-            raw = self.store.read(f"models/{model}.json")
+            raw = read_whole(self.store, model_key(model), LARGEST)
         except FileNotFoundError:
             raise InputError(f"{self.label} has no model {model[:12]}") from None
         return parse_manifest(raw, model)
@@ -234,35 +347,53 @@ class Registry:
 
     # Lines: named sequences of versions. A version is written once and by one writer only.
 
+    def documents(self, folder: str) -> Iterator[tuple[str, Document]]:
+        """Keys and values of the documents in a folder that can be used, by key."""
+        for key in self.store.keys(folder):
+            if is_entry(key):
+                with suppress(CheckpointError, FileNotFoundError):
+                    yield key, read_document(self.store, key)
+
     def lines(self) -> list[str]:
-        """Names of all lines."""
-        return sorted({key.split("/")[1] for key in self.store.keys("lines")})
+        """Names of all lines that have a version."""
+        keys = self.store.keys("lines")
+        return sorted({key.split("/")[1] for key in keys if is_entry(key)})
 
-    def line(self, name: str) -> list[dict[str, Any]]:
-        """Versions of a line, oldest first: ``model``, ``time``, ``event``. Empty for none."""
-        keys = [key for key in self.store.keys(f"lines/{name}") if key.endswith(".json")]
-        return [unseal(self.store.read(key), key) for key in keys]
+    def line(self, name: str) -> list[Document]:
+        """Versions of a line that can be used, oldest first: ``number`` (from 1), ``model``,
+        ``time``, ``event``. Empty for none.
+        """
+        if not _LINE.fullmatch(name):
+            return []
+        versions = self.documents(f"lines/{name}")
+        return [{"number": _number(key), **value} for key, value in versions]
 
-    def advance(
-        self, name: str, model: str, event: dict[str, Any], *, after: int | None = None
-    ) -> int:
+    def last_version(self, name: str) -> int:
+        """Number of the newest version of a line, whether it can be used or not; 0 for none."""
+        keys = self.store.keys(f"lines/{name}")
+        return max((_number(key) for key in keys if is_entry(key)), default=0)
+
+    def advance(self, name: str, model: str, event: Document, *, after: int | None = None) -> int:
         """Make ``model`` the newest version of a line; returns its number, from 1.
 
-        ``after``: the number of versions that the caller knew of. Where somebody else was faster,
-        nothing is written. Raises ``InputError`` for a bad name and ``OutputError`` for that.
+        ``after``: the number of the last version that the caller knew of. Where somebody else was
+        faster, nothing is written. Raises ``InputError`` for a bad name and ``OutputError`` for
+        that.
         """
         if not _LINE.fullmatch(name):
             raise InputError(f"'{name}' is no name of a line: letters, digits, '.', '_' and '-'")
         ident = self.find(model)
-        count = len(self.line(name)) if after is None else after
+        count = self.last_version(name) if after is None else after
         version = {
             "schema": SCHEMA,
             "model": ident,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "event": event,
         }
+        key = version_key(name, count + 1)
+        content = sealed(key, version)
         try:
-            self.store.write(version_key(name, count + 1), [seal(version)], exclusive=True)
+            self.store.write(key, [content], exclusive=True)
         except FileExistsError:
             raise OutputError(
                 f"the line '{name}' got a version {count + 1} from somebody else meanwhile",
@@ -294,6 +425,17 @@ def _is_free(root: Path) -> bool:
     return root.is_dir() and all(each.name == "tmp" for each in root.iterdir())
 
 
+def models_of(versions: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Models of a line's versions, the first at 0; nothing for one that cannot be used."""
+    numbered = {version["number"]: version["model"] for version in versions}
+    return [numbered.get(number, "") for number in range(1, max(numbered, default=0) + 1)]
+
+
+def model_key(model: str) -> str:
+    """Where a manifest lies."""
+    return f"models/{model}.json"
+
+
 def blob_key(name: str) -> str:
     """Where a blob lies."""
     return f"blobs/{name[:2]}/{name}"
@@ -307,6 +449,28 @@ def version_key(line: str, number: int) -> str:
 def _index_path(store: ObjectStore) -> Path:
     """Beside the manifests; for a remote or read-only registry in the user's cache."""
     if isinstance(store, LocalStore) and os.access(store.root, os.W_OK):
-        return store.root / "registry.db"
+        return store.root / INDEX
     place = str(store.root) if isinstance(store, LocalStore) else store.label
     return cache_folder() / "registries" / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.db"
+
+
+def _ident(key: str) -> str:
+    return key.removeprefix("models/").removesuffix(".json")
+
+
+def _number(key: str) -> int:
+    return int(key.rsplit("/", 1)[-1].removesuffix(".json"))
+
+
+def _members(event: Mapping[str, Any]) -> Iterator[str]:
+    """Contributions that a version was made of."""
+    yield from event.get("contributions", ())
+    for turn in event.get("rounds", ()):
+        yield from turn["contributions"]
+
+
+def _unusable(key: str, error: Exception) -> Unusable:
+    if isinstance(error, FileNotFoundError):
+        return Unusable(key, "damaged", "it is gone, or a link to nothing")
+    said = error.message if isinstance(error, StockpotError) else str(error)
+    return Unusable(key, "newer" if isinstance(error, NewerError) else "damaged", said)

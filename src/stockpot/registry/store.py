@@ -14,9 +14,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from stockpot.errors import InputError, OutputError, StockpotError
+from stockpot.errors import CheckpointError, InputError, OutputError, StockpotError
 from stockpot.extras import require
 from stockpot.files import output_error
+from stockpot.reading import open_plain
 from stockpot.system import BINARY, locked, sync
 
 _LEASE = 900.0  # seconds after which a remote writer that said nothing counts as dead
@@ -61,6 +62,10 @@ class ObjectStore(ABC):
         """Remove a key; one that is not there is no error."""
 
     @abstractmethod
+    def move(self, key: str, to: str) -> None:
+        """Give what lies at a key another one, whatever it is; nothing is read or written over."""
+
+    @abstractmethod
     def lock(self, *, exclusive: bool) -> Any:
         """Context manager: many writers hold it shared, the sweep of ``gc`` holds it alone.
 
@@ -92,8 +97,14 @@ class LocalStore(ObjectStore):
         self._dirty: set[Path] = set()
 
     def read(self, key: str, size: int | None = None) -> bytes:
-        with (self.root / key).open("rb", buffering=0) as handle:
-            return handle.read() if size is None else handle.read(size)
+        path = self.root / key
+        try:
+            with open_plain(path, follow=False) as handle:
+                return handle.read() if size is None else handle.read(size)
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
 
     def exists(self, key: str) -> bool:
         return (self.root / key).is_file()
@@ -179,6 +190,19 @@ class LocalStore(ObjectStore):
             raise output_error(path, error) from error
         self._dirty.add(path.parent)
 
+    def move(self, key: str, to: str) -> None:
+        path, target = self.root / key, self.root / to
+        try:
+            self._make_folder(target.parent)
+            while os.path.lexists(target):
+                target = target.with_name(f"{target.name}~")
+            path.rename(target)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise output_error(path, error) from error
+        self._dirty |= {path.parent, target.parent}
+
     @contextmanager
     def lock(self, *, exclusive: bool) -> Iterator[Callable[[], None]]:
         with ExitStack() as stack:
@@ -253,6 +277,15 @@ class RemoteStore(ObjectStore):
             return
         except OSError as error:
             raise OutputError(f"cannot remove {self.label}/{key}: {error}") from error
+
+    def move(self, key: str, to: str) -> None:
+        while self.exists(to):
+            to = f"{to}~"
+        try:
+            self.write(to, [self.read(key)])
+        except FileNotFoundError:
+            return
+        self.delete(key)
 
     @contextmanager
     def lock(self, *, exclusive: bool) -> Iterator[Callable[[], None]]:

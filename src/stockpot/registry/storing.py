@@ -16,7 +16,6 @@ from stockpot.checkpoints.dtypes import Array, widen
 from stockpot.progress import progress
 from stockpot.registry import blobs, lossy
 from stockpot.registry.contents import Contents, WeightsFile
-from stockpot.registry.documents import unseal
 from stockpot.registry.manifest import File, Manifest, StoredTensor
 from stockpot.registry.registry import Registry, blob_key
 from stockpot.system import usable_cores
@@ -153,13 +152,7 @@ def _write_blob(registry: Registry, name: str, parts: Sequence[bytes], tally: Ta
 
 def marked_blobs(registry: Registry) -> set[str]:
     """Blobs that a running ``gc`` is about to remove: they are written again when needed."""
-    found: set[str] = set()
-    for key in registry.store.keys("gc"):
-        try:
-            found.update(unseal(registry.store.read(key), key)["blobs"])
-        except FileNotFoundError:
-            continue
-    return found
+    return {blob for _, mark in registry.documents("gc") for blob in mark["blobs"]}
 
 
 def _note_loss(tally: Tally, exact: Array, stored: Array, base: Array, dtype: str) -> None:

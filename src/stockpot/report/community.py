@@ -10,6 +10,7 @@ from stockpot.community import contributions, history
 from stockpot.community.review import last_review
 from stockpot.files import write_text
 from stockpot.registry import Registry
+from stockpot.registry.registry import models_of
 from stockpot.registry.tree import family, lineage
 from stockpot.report import svg, tree
 from stockpot.report.environment import make_environment
@@ -42,11 +43,11 @@ def page(registry: Registry, line: str) -> str:
     environment = make_environment()
     versions = registry.line(line)
     rows, edges = family(registry, registry.find(line))
-    ids = {line: [version["model"] for version in versions]}
+    ids = {line: models_of(versions)}
     drawn = lineage(rows, edges, ids)
     scored = [
-        (number, version["event"]["scores"])
-        for number, version in enumerate(versions, 1)
+        (version["number"], version["event"]["scores"])
+        for version in versions
         if version["event"].get("scores")
     ]
     tasks = list(dict.fromkeys(name for _, scores in scored for name in scores))
@@ -54,13 +55,13 @@ def page(registry: Registry, line: str) -> str:
         line=line,
         versions=[
             {
-                "number": number,
+                "number": version["number"],
                 "model": version["model"],
                 "time": version["time"],
                 "words": version["event"].get("words") or version["event"].get("what", ""),
                 "scores": version["event"].get("scores", {}),
             }
-            for number, version in enumerate(versions, 1)
+            for version in versions
         ],
         tasks=tasks,
         told=told(registry, line),
@@ -74,7 +75,7 @@ def page(registry: Registry, line: str) -> str:
 
 def told(registry: Registry, line: str) -> list[ContributionView]:
     """What became of every contribution, and why."""
-    inside = set(history(registry, line).accepted)
+    inside = set(history(registry, line, whole=False).accepted)
     ever = {
         ident
         for version in registry.line(line)

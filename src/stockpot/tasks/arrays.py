@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,17 @@ import numpy as np
 
 from stockpot.errors import TaskError
 from stockpot.files import digest
+from stockpot.reading import open_plain
 from stockpot.tasks.labels import class_order
 from stockpot.tasks.parts import fixed_parts, part_of
 from stockpot.tasks.specs import ArraySpec
 from stockpot.tasks.tables import own_files
 from stockpot.tasks.task import Array, Modality, Task, build_task, check_domains, quoted
 
+GROWTH, SPARE = 200, 64_000_000
+"""An array unpacks to ``SPARE`` bytes, or so many times its size in the file, and not to more."""
+CLASSES = 100_000
+"""Classes that labels without names may have."""
 ROWS = ("inputs", "labels", "domains", "splits", "groups")
 """Arrays with an entry for each example; the first two must be there."""
 
@@ -166,6 +172,8 @@ def check_labels(labels: Array, classes: Array | None, where: str) -> tuple[Arra
             hint="for numbers to be predicted set target: regression",
         )
     count = len(names) if names is not None else int(labels.max(initial=-1)) + 1
+    if count > CLASSES:
+        raise TaskError(f"{where}: 'labels' go up to {count - 1}, {CLASSES:,} classes is the limit")
     outside = (labels < 0) | (labels >= count)
     if outside.any():
         row = int(np.argmax(outside))
@@ -177,10 +185,48 @@ def _read(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise TaskError(f"{path}: no such file")
     try:
-        with path.open("rb") as handle:
-            stored = np.load(handle, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
+        with open_plain(path) as handle:
+            if handle.read(6) == np.lib.format.MAGIC_PREFIX:
                 raise TaskError(f"{path}: one array, expected an .npz file with several")
+            handle.seek(0)
+            with zipfile.ZipFile(handle) as archive:
+                _check_sizes(path, archive)
+            handle.seek(0)
+            stored = np.load(handle, allow_pickle=False)
             return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise TaskError(f"{path}: not an .npz file of plain arrays: {error}") from error
+    except TaskError:
+        raise
+    except Exception as error:  # numpy and zipfile raise whatever they meet
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise TaskError(f"{path}: not an .npz file of plain arrays: {reason}") from error
+
+
+def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:
+    """``TaskError`` for arrays that are larger than the archive can hold them, before any is read.
+
+    An array has at most as many bytes as its record unpacks to, and a record at most ``GROWTH``
+    times its size in the file.
+    """
+    names = [record.filename for record in archive.infolist()]
+    if len(set(names)) < len(names):
+        raise TaskError(f"{path}: an array stands twice in it")
+    for record in archive.infolist():
+        if record.file_size > max(SPARE, GROWTH * record.compress_size):
+            raise TaskError(
+                f"{path}: {record.filename!r:.100} unpacks to {record.file_size:,} bytes, more "
+                f"than {GROWTH} times its size and {SPARE:,} bytes, the limit"
+            )
+        with archive.open(record) as handle:
+            version = np.lib.format.read_magic(handle)
+            readers = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }
+            if version not in readers:
+                continue  # numpy says what it is
+            shape, _, dtype = readers[version](handle)
+        if math.prod(shape) * dtype.itemsize > record.file_size:
+            raise TaskError(
+                f"{path}: {record.filename!r:.100} says shape {shape!r:.100} of {dtype}, and has "
+                f"{record.file_size:,} bytes"
+            )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stockpot.errors import TaskError
-from stockpot.files import file_digest
+from stockpot.reading import open_plain
 from stockpot.system import usable_cores
 from stockpot.tasks.labels import class_labels
 from stockpot.tasks.parts import PARTS, is_part, part_of
@@ -123,13 +124,36 @@ def _from_folders(spec: ImageFolderSpec, root: Path) -> list[ImageFile]:
     names = list(dict.fromkeys(branch.domain for branch in branches))
     wanted = names if spec.domains is None else spec.domains
     check_domains(folder.name, wanted, names)
-    return [
+    files = [
         file
         for name in wanted
         for branch in branches
         if branch.domain == name
         for file in _class_files(branch)
     ]
+    for _, name in own_files(spec):
+        home = root / name
+        _refuse_links([file for file in files if file.path.is_relative_to(home)], home)
+    return files
+
+
+def _refuse_links(files: Sequence[ImageFile], folder: Path) -> None:
+    """``TaskError`` for an image that lies outside its folder, where a link leads to it."""
+    home = folder.resolve()
+    real: dict[Path, Path] = {}
+    for file in files:
+        parent = file.path.parent
+        if parent not in real:
+            real[parent] = parent.resolve()
+        try:
+            place = file.path.resolve() if file.path.is_symlink() else real[parent]
+        except (OSError, RuntimeError) as error:  # a link to itself
+            raise TaskError(f"{file.where}: cannot be read: {error}") from error
+        if not place.is_relative_to(home):
+            raise TaskError(
+                f"{file.where}: a link leads out of {folder}, to {place}",
+                hint="copy the images into the folder, or name the folder where they lie",
+            )
 
 
 def _refuse_columns(spec: ImageFolderSpec, folder: Path) -> None:
@@ -202,7 +226,8 @@ def _class_files(branch: _Branch) -> Iterator[ImageFile]:
 
 def _hash(file: ImageFile) -> str:
     try:
-        return file_digest(file.path)
+        with open_plain(file.path) as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise TaskError(f"{file.where}: cannot be read: {error.strerror}") from error
 

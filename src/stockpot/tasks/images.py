@@ -15,6 +15,7 @@ from stockpot.errors import OutputError, TaskError
 from stockpot.extras import require
 from stockpot.files import atomic_folder, digest, write_json
 from stockpot.progress import progress
+from stockpot.reading import read_bytes
 from stockpot.system import usable_cores
 from stockpot.tasks.image_files import ImageFile, list_images
 from stockpot.tasks.parts import fixed_parts, group_names
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 BLOCK = 2048
 """Images decoded at a time."""
+PIXELS = 64_000_000
+"""Pixels of an image: a few kilobytes can unpack to more than any memory holds."""
+LARGEST_IMAGE = 256_000_000
+"""Bytes of an image file."""
 
 Resize = Literal["stretch", "crop"]
 
@@ -89,6 +94,10 @@ def decode_image(data: bytes, size: int, resize: Resize) -> Array:
             with Image.open(BytesIO(data)) as opened:
                 if opened.mode[0] in "IF":
                     raise ValueError(f"pixels of mode {opened.mode}, expected 8 bits a channel")
+                if opened.width * opened.height > PIXELS:
+                    raise ValueError(
+                        f"{opened.width} x {opened.height} pixels, more than {PIXELS:,}, the limit"
+                    )
                 opened.load()
                 image = _to_rgb(ImageOps.exif_transpose(opened))
     except ValueError:
@@ -131,10 +140,10 @@ def decode_all(
     def decode(index: int) -> None:
         blob = blobs[index]
         try:
-            data = blob.read_bytes() if isinstance(blob, Path) else blob
+            data = read_bytes(blob, limit=LARGEST_IMAGE) if isinstance(blob, Path) else blob
             pixels[index] = decode_image(data, size, resize)
         except (ValueError, OSError) as error:
-            bad[index] = f"{names[index]}: {error}"
+            bad[index] = f"{names[index]}: {getattr(error, 'strerror', None) or error}"
 
     with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes outside the interpreter lock
         for _ in pool.map(decode, range(len(blobs))):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 from stockpot.errors import TaskError
 from stockpot.extras import require
+from stockpot.reading import parse_json
 from stockpot.tasks.parts import TEST, TRAIN, VALIDATION, part_of
 from stockpot.tasks.specs import AUTO
 from stockpot.tasks.task import quoted
@@ -173,9 +173,10 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             if not text.strip():
                 continue
             try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise TaskError(f"{path}, line {line}: not JSON: {error.msg}") from error
+                row = parse_json(text)
+            except ValueError as error:
+                reason = getattr(error, "msg", None) or error
+                raise TaskError(f"{path}, line {line}: not JSON: {reason}") from error
             if not isinstance(row, dict):
                 raise TaskError(f"{path}, line {line}: expected an object, got {text.strip()[:40]}")
             yield line, row

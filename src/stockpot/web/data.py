@@ -11,8 +11,10 @@ from urllib.parse import quote
 from stockpot.errors import CheckpointError, InputError
 from stockpot.inspection import Inspection, compare
 from stockpot.inspection.sources import unused
+from stockpot.reading import visible
 from stockpot.registry import Manifest, Registry
 from stockpot.registry.index import Edge, Row
+from stockpot.registry.registry import Unusable, models_of
 from stockpot.registry.tree import family, lineage
 
 PAGE = 50  # models in a table
@@ -21,6 +23,7 @@ _OFFERED = 300  # names offered where one is to be typed
 _SIDE_BY_SIDE = 6  # models in one inspection
 _QUICK = 60_000_000  # parameters of all models together, above which a sample is read
 _CARD = 200_000
+_LONG = 300  # characters of what is said of an entry
 _BASES = ("base", "init")
 
 
@@ -65,6 +68,8 @@ class Overview:
     lines: tuple[LineView, ...]
     lineage: Mapping[str, Any]
     drawn: int
+    quarantine: tuple[Unusable, ...]
+    notice: str | None
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,11 @@ def overview(place: str, search: str = "", page: int = 1) -> Overview:
             lines=lines,
             lineage=_linked(rows, edges, lines),
             drawn=len(rows),
+            quarantine=tuple(
+                Unusable(visible(entry.key, _LONG), entry.state, visible(entry.what, _LONG))
+                for entry in registry.quarantine()
+            ),
+            notice=registry.notice,
         )
 
 
@@ -189,7 +199,8 @@ def _parents_of(edges: Iterable[Edge]) -> set[int]:
 
 
 def _lines(registry: Registry) -> tuple[LineView, ...]:
-    found = {name: tuple(registry.line(name)) for name in registry.lines()}
+    read = {name: tuple(registry.line(name)) for name in registry.lines()}
+    found = {name: versions for name, versions in read.items() if versions}
     names = _names(registry, (versions[-1]["model"] for versions in found.values()))
     return tuple(
         LineView(name, names[versions[-1]["model"]], versions) for name, versions in found.items()
@@ -208,8 +219,8 @@ def _names(registry: Registry, idents: Iterable[str]) -> dict[str, str]:
 def _tags(lines: Iterable[LineView]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in lines:
-        for number, version in enumerate(line.versions, 1):
-            found.setdefault(version["model"], []).append(f"{line.name} {number}")
+        for version in line.versions:
+            found.setdefault(version["model"], []).append(f"{line.name} {version['number']}")
     return found
 
 
@@ -255,7 +266,7 @@ def _parent(edge: Edge, known: Mapping[int, Row]) -> ParentView:
 def _linked(
     rows: list[Row], edges: list[Edge], lines: Iterable[LineView], here: str | None = None
 ) -> dict[str, Any]:
-    versions = {line.name: [version["model"] for version in line.versions] for line in lines}
+    versions = {line.name: models_of(line.versions) for line in lines}
     drawing = lineage(rows, edges, versions)
     for node in drawing["nodes"]:
         if node["id"] == here:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import re
 import time
 from collections.abc import Iterable
@@ -11,8 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from stockpot.reading import parse_json, read_bytes
 from stockpot.web.runs import RunFolder
 
+_LEVELS = 3  # folders of a run between its own and a file that is read
 _KEY = re.compile(r"[0-9a-f]{20}")
 _RECENT = 60.0  # seconds: a folder that was written to so lately belongs to a living run
 _TEXT = 20_000_000  # bytes of a log or plan
@@ -126,7 +128,7 @@ def is_locked(path: Path) -> bool | None:
 
 def _plan(place: Path) -> list[tuple[str, str, float]]:
     try:
-        value = json.loads(_read(place / "plan.json"))
+        value = parse_json(_read(place / "plan.json"))
         found = [(str(e["key"]), str(e["label"]), float(e["weight"])) for e in value]
     except (OSError, ValueError, TypeError, KeyError):
         return []
@@ -142,7 +144,7 @@ def _started(place: Path) -> list[tuple[str, str, float]]:
         return []
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             if _KEY.fullmatch(entry["key"]):
                 found.setdefault(entry["key"], str(entry["label"]))
         except (ValueError, TypeError, KeyError):
@@ -158,6 +160,8 @@ def _latest(place: Path) -> dict[str, tuple[Path, float]]:
     except OSError:
         return found
     for folder in folders:
+        if folder.is_symlink():
+            continue
         try:
             times = [folder.stat().st_mtime]
             times += [each.stat().st_mtime for each in folder.iterdir()]
@@ -196,7 +200,7 @@ def _done(path: Path) -> float | None:
 def _seconds(path: Path) -> float:
     """A finished job never changes."""
     try:
-        value: Any = json.loads(_read(path))
+        value: Any = parse_json(_read(path))
         return float(value["seconds"])
     except (OSError, ValueError, TypeError, KeyError):
         return 0.0
@@ -210,6 +214,8 @@ def _error(folder: Path) -> str:
 
 
 def _read(path: Path) -> str:
-    if path.stat().st_size > _TEXT:
-        raise OSError(f"{path} is too large")
-    return path.read_text(encoding="utf-8", errors="replace")
+    """A text of a run. Raises ``OSError`` where a link leads to it: nothing else is shown."""
+    for folder in path.parents[:_LEVELS]:
+        if folder.is_symlink():
+            raise OSError(errno.ELOOP, "is behind a link", str(path))
+    return read_bytes(path, limit=_TEXT, follow=False).decode("utf-8", "replace")

@@ -65,7 +65,7 @@ class Proposal:
 def proposals(place: str, line: str) -> list[Proposal]:
     """All contributions to a line, those in its newest version first."""
     with Registry(place) as registry:
-        inside = set(history(registry, line).accepted)
+        inside = set(history(registry, line, whole=False).accepted)
         ever = {
             ident
             for version in registry.line(line)
@@ -84,8 +84,8 @@ def proposals(place: str, line: str) -> list[Proposal]:
 
 def scores(line: LineView) -> dict[str, Any]:
     """Pictures of the scores of a line's versions, and marks of the tasks in them."""
-    events = [version["event"] for version in line.versions]
-    found = [(n, event["scores"]) for n, event in enumerate(events, 1) if event.get("scores")]
+    events = [(version["number"], version["event"]) for version in line.versions]
+    found = [(number, event["scores"]) for number, event in events if event.get("scores")]
     tasks = list(dict.fromkeys(name for _, each in found for name in each))
     return {
         "wide": Markup(chart(found, tasks, "scores-wide", 1108, 330)),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stockpot.errors import InputError
+from stockpot.reading import parse_json, read_bytes
 
 _DEPTH = 2  # levels below a given folder
 _LARGEST = 50_000_000
@@ -64,11 +64,12 @@ def kind(results: Mapping[str, Any]) -> str:
 def read_results(run: RunFolder) -> dict[str, Any]:
     """The content of ``results.json``. Raises ``InputError`` where it cannot be read."""
     try:
-        if run.results is None or run.results.stat().st_size > _LARGEST:
+        if run.results is None or run.results.lstat().st_size > _LARGEST:
             raise InputError(f"{run.name} has no results that can be shown")
-        value = json.loads(run.results.read_text(encoding="utf-8"))
+        value = parse_json(read_bytes(run.results, limit=_LARGEST, follow=False))
     except (OSError, ValueError) as error:
-        raise InputError(f"the results of {run.name} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"the results of {run.name} cannot be read: {reason}") from error
     if not isinstance(value, dict):
         raise InputError(f"the results of {run.name} are no results of stockpot")
     return value
@@ -92,7 +93,8 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
 def _work(folder: Path) -> Path | None:
     """Where a run's jobs are: in ``work``, or in the folder itself for a bare set of jobs."""
     for place in (folder / "work", folder):
-        if (place / "log.jsonl").is_file() or (place / "plan.json").is_file():
+        notes = place / "log.jsonl", place / "plan.json"
+        if not place.is_symlink() and any(note.is_file() for note in notes):
             return place
     return None
 

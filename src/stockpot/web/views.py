@@ -130,7 +130,8 @@ class Views:
         name = request.path_params["line"]
         line, names = data.line(self.place, name)
         found = proposals(self.place, name)
-        numbered = list(zip(range(1, len(names) + 1), line.versions, names, strict=True))
+        numbers = [version["number"] for version in line.versions]
+        numbered = list(zip(numbers, line.versions, names, strict=True))
         return self.shells.page(
             request,
             "line.html.j2",
