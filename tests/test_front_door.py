@@ -64,7 +64,7 @@ def public() -> Iterator[tuple[str, Any]]:
                 yield f"stockpot.{name}.{inner}", getattr(value, inner)
 
 
-@pytest.mark.parametrize(("name", "value"), list(public()), ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("name", "value"), [pytest.param(*one, id=one[0]) for one in public()])
 def test_what_is_public_is_documented_and_typed(name: str, value: Any) -> None:
     if name == "stockpot.__version__":
         return
