@@ -39,7 +39,9 @@ def main() -> None:
     changes = [f"--set {change}" for change in arguments.changes]
     command = " ".join(["python examples/results.py", arguments.example, *changes])
     arguments.page.parent.mkdir(parents=True, exist_ok=True)
-    arguments.page.write_text(page(done.results, command, arguments.page), encoding="utf-8")
+    arguments.page.write_text(
+        page(done.results.to_json(), command, arguments.page), encoding="utf-8"
+    )
 
 
 def page(results: dict[str, Any], command: str, path: Path) -> str:

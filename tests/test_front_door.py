@@ -147,6 +147,7 @@ TERMINAL = {
     "as_json": "how results are printed",
     "quiet": "what is printed beside them",
     "dry_run": "functions beside it plan: plan_recipe, plan_rank",
+    "allow_code": "asked of files; what a program says itself is its own (STOCKPOT_ALLOW_CODE=1)",
     "registry": "`stockpot.registry.land` adds what a function left",
     "html": "`write_report` and its kin draw what a function returned",
     "page": "as html",

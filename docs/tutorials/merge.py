@@ -70,4 +70,4 @@ print(f"stock                  {distance(merged.state):.4f}")
 # best share of the mean is 3/4.
 
 # %%
-print(merged.report.fact("ratio"))
+print({name: round(ratio, 2) for name, ratio in merged.report.fact("ratio").items()})

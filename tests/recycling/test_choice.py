@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stockpot.errors import StockpotError
 from stockpot.evaluation.claims import Claim
+from stockpot.evaluation.wording import in_sentence
 from stockpot.recycling import recycle
 from stockpot.recycling.choice import CandidateRow, Shortfall, shortfall, simplest
 from stockpot.recycling.kept import kept_line, kept_sentences
@@ -35,6 +36,7 @@ def candidate(name: str, behind: float, margin: float, **changes: Any) -> Candid
         "cross_fitted": True,
         "decisions": protocol.decisions,
         "is_averaged": True,
+        "runs": 4.0,
         "steps": 100.0,
         **changes,
     }
@@ -57,6 +59,11 @@ def test_what_chose_less_is_kept_where_validation_cannot_tell() -> None:
 def test_of_those_that_chose_as_much_an_average_is_kept() -> None:
     run = candidate("erm", 0, 0, is_averaged=False, steps=50.0)
     assert simplest([run, candidate("swad", 0.001, 0.01)]).protocol == "swad"
+
+
+def test_of_averages_the_one_of_more_runs_is_kept_although_it_took_more_training() -> None:
+    two = candidate("stock_2", 0, 0, runs=2.0, steps=50.0)
+    assert simplest([two, candidate("soup_uniform", 0.001, 0.01)]).protocol == "soup_uniform"
 
 
 def test_of_equals_the_one_with_less_training_is_kept_then_the_first_in_the_table() -> None:
@@ -187,8 +194,8 @@ def training(**changes: Any) -> dict[str, Any]:
     }
 
 
-def simplicity(row: dict[str, Any]) -> tuple[int, bool, float]:
-    return row["decisions"], not row["is_averaged"], row["steps"]
+def simplicity(row: dict[str, Any]) -> tuple[int, bool, float, float]:
+    return row["decisions"], not row["is_averaged"], -row["runs"], row["steps"]
 
 
 def check_kept(final: dict[str, Any]) -> None:
@@ -284,7 +291,7 @@ def test_a_named_protocol_is_kept_and_what_validation_says_of_it_is_said(tmp_pat
     assert "\n" not in line
     assert "WARNING: on validation rows these weights are worse than Linear probe" in line
     labels = {row["protocol"]: row["label"] for row in final["candidates"]}
-    assert f"final.protocol: auto keeps {labels[final['auto']]}" in line
+    assert f"final.protocol: auto keeps {in_sentence(labels[final['auto']])}" in line
     card = (done.model / "README.md").read_text(encoding="utf-8")
     assert all(sentence in card for sentence in kept_sentences(done.results))
 

@@ -8,10 +8,10 @@ coefficients, every row is scored by a model that was chosen on the other half o
 
 The rule: a candidate is *level* with the best where the 95 % interval of their distance holds 0.
 Of the level ones the *simplest* is taken: the one that chose least by validation, then an average
-of weights before one run or none, then the one that takes the fewest training steps, then the first
-in the table. What validation cannot tell apart, a choice made by validation cannot have improved;
-and an average of weights has less variance than one run of training at the same price to run (Rame
-et al. 2022, arXiv:2205.09739).
+of weights before one run or none, then the average of more runs, then the one that takes the fewest
+training steps, then the first in the table. What validation cannot tell apart, a choice made by
+validation cannot have improved; and an average of weights has less variance the more runs it holds,
+at the same price to run (Rame et al. 2022, arXiv:2205.09739).
 
 The interval is that of these very weights on other validation rows: of the handed-over model it is
 asked what it is, not what another training would be. (With the scatter of trainings in it, a rule
@@ -68,7 +68,8 @@ class CandidateRow:
     ``validation``: its validation score; ``behind``: the best score minus its own;
     ``cross_fitted``: each row was scored by a model that was not chosen on it (also where nothing
     was chosen); ``decisions``: how many things it chose by validation; ``is_averaged``: it is the
-    mean of many weights; ``steps``: training steps.
+    mean of many weights; ``runs``: how many runs it holds, mean over cells; ``steps``: training
+    steps.
     """
 
     protocol: str
@@ -78,6 +79,7 @@ class CandidateRow:
     cross_fitted: bool
     decisions: int
     is_averaged: bool
+    runs: float
     steps: float
 
     @property
@@ -156,6 +158,7 @@ def simplest(candidates: Sequence[CandidateRow]) -> CandidateRow:
         key=lambda one: (
             one.decisions,
             not one.is_averaged,
+            -one.runs,
             one.steps,
             order.index(one.protocol),
         ),
@@ -174,6 +177,7 @@ def _candidates(rows: _Validation, names: Sequence[str]) -> tuple[tuple[Candidat
             cross_fitted=rows.is_cross_fitted(name),
             decisions=PROTOCOLS[name].decisions,
             is_averaged=rows.is_averaged(name),
+            runs=rows.runs(name),
             steps=rows.steps(name),
         )
         for name in names
@@ -214,8 +218,12 @@ class _Validation:
             return True
         if protocol.combine in ("interpolate", "half"):
             return True
+        return self.runs(name) >= 2
+
+    def runs(self, name: str) -> float:
+        """Runs that its weights are made of, mean over cells."""
         jobs = [self.folders[cell.models[name]] for cell in self.cells.values()]
-        return float(np.mean([len(read_metrics(job).members) for job in jobs])) >= 2
+        return float(np.mean([len(read_metrics(job).members) for job in jobs]))
 
     def steps(self, name: str) -> float:
         """Training steps, mean over cells, of all that the protocol needs."""

@@ -314,6 +314,7 @@ class CandidateResult(ResultPart):
     cross_fitted: bool
     decisions: int
     is_averaged: bool = False
+    runs: float | None = None
     steps: float
     level: bool
 

@@ -8,6 +8,7 @@ from stockpot.registry.difference import diff
 from stockpot.registry.landing import Landed, land
 from stockpot.registry.manifest import Link, Manifest
 from stockpot.registry.registry import Registry, init_registry
+from stockpot.registry.repairing import Repaired, repair
 
 __all__ = [
     "Added",
@@ -15,11 +16,13 @@ __all__ = [
     "Link",
     "Manifest",
     "Registry",
+    "Repaired",
     "add",
     "checkout",
     "diff",
     "gc",
     "init_registry",
     "land",
+    "repair",
     "verify",
 ]
