@@ -112,7 +112,7 @@ def test_what_is_no_plain_lora_adapter_is_refused(tmp_path, model):
         with pytest.raises(CheckpointError, match=words):
             open_checkpoint(folder)
     (folder / "adapter_config.json").write_text("[")
-    with pytest.raises(CheckpointError, match="cannot read"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         open_checkpoint(folder)
 
 

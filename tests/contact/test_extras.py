@@ -39,7 +39,7 @@ def test_the_extras_are_those_of_the_project(extra: str) -> None:
 
 
 def test_every_extra_for_users_is_known() -> None:
-    assert set(PROJECT["optional-dependencies"]) - {"dev"} == set(EXTRAS) == set(PURPOSES)
+    assert set(PROJECT["optional-dependencies"]) - {"dev", "docs"} == set(EXTRAS) == set(PURPOSES)
 
 
 def test_every_import_is_declared() -> None:

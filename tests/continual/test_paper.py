@@ -15,7 +15,7 @@ from PIL import Image
 from stockpot.checkpoints.torch_io import save_state
 from stockpot.continual import compare
 
-PAPER = Path(__file__).parents[3] / "examples" / "tangent" / "paper"
+PAPER = Path(__file__).parents[2] / "examples" / "tangent" / "paper"
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def test_changes_from_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[3] / "examples" / "tangent").rglob("*.yaml")), ids=str
+    "path", sorted((Path(__file__).parents[2] / "examples" / "tangent").rglob("*.yaml")), ids=str
 )
 def test_shipped_recipes_are_right(path: Path) -> None:
     made = load_recipe(path)

@@ -92,7 +92,7 @@ def test_strangers_are_refused_unless_forced(paths, tmp_path):
         (("M", "M", "-o", "OUT", "--max-shard-size", "big"), "expected for instance 5GB"),
         (("M", "M", "-o", "OUT", "--device", "nonsense"), "cannot be used"),
         (("M", "M", "-o", "OUT", "--heads", "x"), "heads: got 'x'"),
-        (("M", "-o", "OUT", "--rank", "2"), "cannot read"),
+        (("M", "-o", "OUT", "--rank", "2"), "cannot be read"),
         (("M", "--rank", "2"), "no output"),
         (("M", "-o", "OUT", "--rank", "2", "-s", "scale=1"), "weights only"),
         (("M", "M", "-o", "M"), "exists already"),

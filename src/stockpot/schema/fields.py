@@ -14,7 +14,7 @@ from typing import Any
 
 from stockpot.reading import HIDDEN, check_depth, visible
 
-NAME = 300
+NAME = 1000
 """Characters of a name: of a model, a parent, a metric, a package, an author."""
 TEXT = 20_000
 """Characters of a note or a reason."""
