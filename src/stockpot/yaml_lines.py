@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Location = tuple[str | int, ...]
+Lines = dict[Location, int]
 M = TypeVar("M", bound="BaseModel")
 
 LARGEST = 4_000_000
 """Bytes of a YAML file."""
 MOST = 200_000
 """Values in it, those behind aliases as often as they are named."""
+DOCUMENTS = 64
+"""Documents of a file."""
 DIGITS = 100
 """Digits of a whole number."""
 
@@ -34,14 +37,22 @@ STDIN = "-"
 """The path that stands for what comes on stdin."""
 
 
-def load_with_lines(path: Path, what: str = "recipe") -> tuple[Any, dict[Location, int]]:
+def load_with_lines(path: Path, what: str = "recipe") -> tuple[Any, Lines]:
     """Parse ``path`` (safe YAML); return its value and the line (from 1) of every location.
 
     ``-`` is what comes on stdin, which is read once. ``what`` the file is, for messages.
 
-    Raises ``RecipeError`` for a missing file, bad YAML, a key that stands twice, what
-    ``parse_yaml`` does not read, and code that may not run (see ``stockpot.programs``).
+    Raises ``RecipeError`` for a missing file, bad YAML, several documents, a key that stands twice,
+    what ``parse_yaml`` does not read, and code that may not run (see ``stockpot.programs``).
     """
+    documents = load_documents(path, what)
+    if len(documents) > 1:
+        raise RecipeError([f"{path}: a {what} is a single document, not {len(documents)}"])
+    return documents[0]
+
+
+def load_documents(path: Path, what: str = "recipe") -> list[tuple[Any, Lines]]:
+    """Every document of a file as by ``load_with_lines``, one at least."""
     try:
         text = _stdin() if str(path) == STDIN else read_text(path, limit=LARGEST)
     except UnicodeDecodeError as error:
@@ -51,29 +62,38 @@ def load_with_lines(path: Path, what: str = "recipe") -> tuple[Any, dict[Locatio
             [f"{path}: cannot read the {what}: {error.strerror}"],
             hint="what comes through a pipe is read as '-'" if "pipe" in str(error) else None,
         ) from error
-    lines: dict[Location, int] = {}
     problems: list[str] = []
-    value = _composed(text, str(path), lambda node: _walk(node, (), lines, problems, path))
+    tables: list[Lines] = []
+
+    def look(node: Any) -> None:
+        tables.append({})
+        _walk(node, (), tables[-1], problems, path)
+
+    documents = list(zip(_composed(text, str(path), look), tables, strict=True))
     root = Path() if str(path) == STDIN else path.parent
-    for location, reason in forbidden(value, root):
-        problems.append(f"{path}:{line_of(location, lines)}: {reason}")
+    for value, lines in documents:
+        for location, reason in forbidden(value, root):
+            problems.append(f"{path}:{line_of(location, lines)}: {reason}")
     if problems:
         raise RecipeError(problems)
-    return value, lines
+    return documents or [(None, {})]
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text (safe YAML). ``where`` it stands, for messages.
 
-    Raises ``RecipeError`` for bad YAML, more than ``MOST`` values with those that aliases repeat,
-    deeper nesting than ``DEEPEST`` levels, a value that holds itself, and numbers of more than
+    Raises ``RecipeError`` for bad YAML, several documents, more than ``MOST`` values with those
+    that aliases repeat, deeper nesting than ``DEEPEST`` levels, a value that holds itself, and numbers of more than
     ``DIGITS`` digits.
     """
-    return _composed(text, where, lambda node: None)
+    values = _composed(text, where, lambda node: None)
+    if len(values) > 1:
+        raise RecipeError([f"{where}: not valid YAML: {len(values)} documents, expected one"])
+    return values[0] if values else None
 
 
-def _composed(text: str, where: str, look: Callable[[Any], None]) -> Any:
-    """The value of a text. ``look`` is shown the tree of nodes first, as it is written."""
+def _composed(text: str, where: str, look: Callable[[Any], None]) -> list[Any]:
+    """The values of a text's documents. ``look`` is shown each tree of nodes first, as written."""
     import yaml
 
     if len(text) > LARGEST:
@@ -81,11 +101,14 @@ def _composed(text: str, where: str, look: Callable[[Any], None]) -> Any:
     loader = None
     try:
         loader = _loader()(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        look(node)
-        return loader.construct_document(node)
+        values: list[Any] = []
+        while loader.check_node():
+            if len(values) == DOCUMENTS:
+                raise yaml.YAMLError(f"more than {DOCUMENTS} documents, the limit")
+            node = loader.get_node()
+            look(node)
+            values.append(loader.construct_document(node))
+        return values
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
@@ -122,10 +145,9 @@ def _loader() -> Any:
             self.depth -= 1
             return node
 
-        def get_single_node(self) -> Any:
-            node = super().get_single_node()
-            if node is not None:
-                _count(node, {})
+        def get_node(self) -> Any:
+            node = super().get_node()
+            _count(node, {})
             return node
 
         def construct_yaml_int(self, node: Any) -> int:

@@ -13,10 +13,11 @@ from stockpot.checkpoints.header import read_header
 from stockpot.errors import InputError, MethodError, OutputError
 from stockpot.execution import Outcome, Serial
 from stockpot.merging.distributed import merge_with, split_parts
-from stockpot.merging.job import LayerStack, Spec
+from stockpot.merging.job import Spec
 from stockpot.merging.merge import run_merge
 from stockpot.merging.part import PAGE, PartFile
 from stockpot.merging.portable import spec_from_json, spec_to_json
+from stockpot.merging.recipe import load_recipe
 from stockpot.merging.settings import Rule
 from tests.merging.models import numpy_states, write_states
 
@@ -202,7 +203,16 @@ def test_a_spec_travels_as_json(tmp_path: Path, parents, monkeypatch) -> None:
     base, models = parents
     monkeypatch.chdir(base.parent)
     inner = Spec([models[0].name, models[1]], "linear", parameters={"weights": [1, 2]})
-    stack = LayerStack(((models[2].name, 0, 1), (models[1], 1, 2)))
+    foreign = tmp_path / "stack.yaml"
+    foreign.write_text(
+        f"""
+        merge_method: passthrough
+        slices:
+          - sources: [{{model: {models[2]}, layer_range: [0, 1]}}]
+          - sources: [{{model: {models[1]}, layer_range: [1, 2]}}]
+        """
+    )
+    stack = load_recipe(foreign)
     asked = Spec([inner, stack], "ties", base.name, {"density": 0.4}, SPECS["rules"]["rules"])
     there = spec_from_json(json.loads(json.dumps(spec_to_json(asked))))
     monkeypatch.chdir(tmp_path)

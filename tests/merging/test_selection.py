@@ -113,3 +113,24 @@ def test_ends_of_the_bracket_are_counted_not_kept():
     assert [pick([part], (2.0, 3.0), rank) for rank in (1, 30, 31, 32, 51, 52)] == [
         3.0, 3.0, 2.5, 2.0, 2.0, None,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [3, 1000, 10**6])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.999, 1.0])
+def test_the_first_of_equal_entries_are_kept(values, share):
+    """As a stable sort would, in blocks of any size, with a sample that misleads."""
+    size = 300_000
+    x = np.random.default_rng(values).integers(-values, values, size).astype(np.float32)
+    x[: size // 2] = np.sort(x[: size // 2])
+    expected = np.zeros(size, dtype=bool)
+    expected[np.argsort(-np.abs(x), kind="stable")[: int(share * size)]] = True
+    for elements in (None, 65_536, 70_001):
+        merged = merge(
+            [{"w": x}],
+            method="mergekit:ties",
+            base={"w": np.zeros_like(x)},
+            weight=1.0,
+            density=share,
+            block_elements=elements,
+        )
+        np.testing.assert_array_equal(merged.state["w"], np.where(expected, x, 0))

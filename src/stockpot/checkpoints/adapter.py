@@ -120,6 +120,11 @@ class AdaptedCheckpoint(Checkpoint):
         tensors |= self._replaced.tensors
         super().__init__(tensors, label=label, path=adapter.folder, metadata=base.metadata)
 
+    @property
+    def home(self) -> Path | None:
+        """The base's: an adapter has no config of a model."""
+        return self._base.home
+
     def raw(self, name: str) -> Array:
         info = self.info(name)
         if name not in self._updates:

@@ -41,6 +41,16 @@ class Checkpoint(ABC):
         self.metadata = dict(metadata or {})
 
     @property
+    def home(self) -> Path | None:
+        """Folder with the config and tokenizer that belong to the weights; None where there is
+        none.
+        """
+        if self.path is None:
+            return None
+        folder = self.path if self.path.is_dir() else self.path.parent
+        return folder if (folder / "config.json").is_file() else None
+
+    @property
     def names(self) -> list[str]:
         """Names of the tensors, in stored order."""
         return list(self.tensors)

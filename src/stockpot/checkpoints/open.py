@@ -71,7 +71,9 @@ def weights_folder(source: str | Path) -> Path | None:
     return None
 
 
-def open_adapted(folder: Path, label: str, base: str | Path | None = None) -> Checkpoint:
+def open_adapted(
+    folder: Path, label: str, base: str | Path | Checkpoint | None = None
+) -> Checkpoint:
     """The adapter in ``folder`` applied to ``base``, by default the one its config names."""
     from stockpot.checkpoints.adapter import AdaptedCheckpoint, read_adapter
 

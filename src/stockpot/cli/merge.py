@@ -175,6 +175,8 @@ def _refuse_strangers(spec: Spec) -> None:
     from stockpot.errors import LineageError
     from stockpot.inspection import compare
 
+    if spec.method == "mergekit:passthrough":
+        return  # takes every tensor from one model
     models = [str(model) for model in spec.models if isinstance(model, str | Path)]
     base = str(spec.base) if isinstance(spec.base, str | Path) else None
     if len(models) + (base is not None) < 2:

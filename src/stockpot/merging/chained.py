@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +30,9 @@ class PlannedMerge(Protocol):
     @property
     def label(self) -> str: ...
 
+    @property
+    def donors(self) -> list[Checkpoint]: ...
+
     def prepare(self) -> dict[str, TensorInfo]: ...
 
     def recipe(self) -> dict[str, Any]: ...
@@ -40,7 +44,7 @@ class MergedCheckpoint(Checkpoint):
     """The result of a planned merge, before it is written anywhere."""
 
     def __init__(self, job: PlannedMerge, options: Options) -> None:
-        self._job = job
+        self.job = job
         self._options = options
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -74,6 +78,11 @@ class MergedCheckpoint(Checkpoint):
         np.copyto(out, work.method.combine(block, **work.arguments), casting="unsafe")
         return out
 
+    @property
+    def home(self) -> Path | None:
+        """That of the first model of the merge that has one."""
+        return next((s.home for s in self.job.donors if s.home is not None), None)
+
     def raw(self, name: str) -> Array:
         work, info = self._works[name], self.info(name)
         if isinstance(work, Copy):
@@ -87,7 +96,7 @@ class MergedCheckpoint(Checkpoint):
         return None
 
     def close(self) -> None:
-        self._job.close()
+        self.job.close()
 
     def _prepare(self, work: Work) -> None:
         """Run the passes of a tensor once."""

@@ -76,7 +76,7 @@ def merge_with(
     """
     started = time.perf_counter()
     output = Path(output)
-    check_output(output, overwrite=overwrite)
+    check_output(output, spec, overwrite=overwrite)
     portable = spec_to_json(spec)
     options = Options(threads, None, allow_nonfinite, backend_for(device))
     with MergeJob(spec, options) as job:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from stockpot.checkpoints import Checkpoint, MemoryCheckpoint, TensorInfo, open_checkpoint
 from stockpot.checkpoints.checkpoint import join_digests
+from stockpot.checkpoints.open import open_adapted, weights_folder
 from stockpot.checkpoints.writer import CheckpointWriter
 from stockpot.errors import InputError
 from stockpot.merging.alignment import Heads
@@ -20,21 +21,42 @@ from stockpot.merging.pool import WorkerPool
 from stockpot.merging.processes import run_forked, worth_forking
 from stockpot.merging.report import MergeReport, ParentReport
 from stockpot.merging.settings import Rule, Settings
-from stockpot.merging.slices import Slice, SlicedCheckpoint
 from stockpot.merging.vocabulary import match_vocabularies
 from stockpot.provenance import versions
 from stockpot.system import usable_cores
 
-Source: TypeAlias = "str | Path | Mapping[str, Any] | Checkpoint | Spec | LayerStack"
+Source: TypeAlias = "str | Path | Mapping[str, Any] | Checkpoint | Spec | AdaptedSource"
 
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+class SelfPlanned(Protocol):
+    """A recipe of another tool, which says itself what each tensor is made of."""
+
+    @property
+    def needs_folder(self) -> bool:
+        """Whether the result is more than weights, so that one file cannot hold it."""
+        ...
+
+    def plan(self, sources: Sequence[Checkpoint], dtype: str | None) -> MergePlan:
+        """Works for the engine, from the models and, last, the base."""
+        ...
+
+    def complete(self, folder: Path, sources: Sequence[Checkpoint]) -> None:
+        """Bring what was copied from a parent into ``folder`` in line with the weights."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as plain values."""
+        ...
 
 
 @dataclass(frozen=True)
 class Spec:
     """What to merge and by which rules: a recipe without its sources' contents.
 
-    Fields are the arguments of ``stockpot.merging.merge``.
+    Fields are the arguments of ``stockpot.merging.merge``. With a ``layout``, that says what is
+    done with each tensor: parameters, rules and heads are its own.
     """
 
     models: Sequence[Source]
@@ -44,13 +66,15 @@ class Spec:
     rules: Sequence[Rule] = ()
     heads: Heads = "auto"
     dtype: str | None = None
+    layout: SelfPlanned | None = None
 
 
 @dataclass(frozen=True)
-class LayerStack:
-    """A model made of layers of others: (source, first layer, last layer + 1), bottom to top."""
+class AdaptedSource:
+    """A model with a LoRA adapter (folder or hub id) on top of it."""
 
-    slices: tuple[tuple[Source, int, int], ...]
+    base: Source
+    adapter: str
 
 
 class MergeJob:
@@ -77,16 +101,25 @@ class MergeJob:
             return self._stack.enter_context(
                 open_merged(MergeJob(source, self._options), self._options)
             )
-        if isinstance(source, LayerStack):
-            return SlicedCheckpoint(
-                [Slice(self._open(s, label), first, last) for s, first, last in source.slices]
-            )
+        if isinstance(source, AdaptedSource):
+            folder = weights_folder(source.adapter)
+            if folder is None:
+                raise InputError(f"{source.adapter} is no folder of an adapter")
+            base = self._open(source.base, label)
+            return open_adapted(folder, f"{base.label}+{source.adapter}", base)
         if isinstance(source, Mapping):
             return MemoryCheckpoint(source, label=label)
         return self._stack.enter_context(open_checkpoint(source))
 
     def _make_plan(self) -> MergePlan:
         spec, values = self.spec, dict(self.spec.parameters)
+        if spec.layout is not None:
+            if values or spec.rules or spec.heads != "auto":
+                raise InputError(
+                    "a mergekit recipe says parameters and heads itself",
+                    hint="change the file, or write a recipe of stockpot's",
+                )
+            return spec.layout.plan(self.sources, dtype_code(spec.dtype))
         kinds = {
             kind for method in Settings.used(spec.method, spec.rules) for kind in method.extras
         }
@@ -114,6 +147,13 @@ class MergeJob:
     def sources(self) -> list[Checkpoint]:
         """The models and, last, the base: the order in which parents are numbered."""
         return [*self.models, *([self.base] if self.base is not None else [])]
+
+    @property
+    def donors(self) -> list[Checkpoint]:
+        """Those whose config and tokenizer the result may take, the first one first."""
+        if self.spec.layout is None or self.base is None:
+            return self.sources
+        return [self.base, *self.models]
 
     @property
     def label(self) -> str:
@@ -180,6 +220,8 @@ class MergeJob:
             value["heads"] = spec.heads
         if spec.dtype:
             value["dtype"] = spec.dtype
+        if spec.layout is not None:
+            value["mergekit"] = spec.layout.to_json()
         return value
 
     def close(self) -> None:

@@ -198,7 +198,7 @@ def run_merge(
     started = time.perf_counter()
     if output is not None:
         # Before anything is opened: a merge of an hour must not end in a refusal.
-        check_output(Path(output), overwrite=overwrite)
+        check_output(Path(output), spec, overwrite=overwrite)
     with MergeJob(spec, options) as job, progress("merge", job.elements, quiet=quiet) as advance:
         if output is not None:
             return write_output(

@@ -125,6 +125,7 @@ __all__ = [
     "Method",
     "Models",
     "Parameter",
+    "Parameters",
     "Pass",
     "PerModel",
     "Real",
@@ -214,6 +215,7 @@ class Method:
 
 
 _REGISTERED: dict[str, Method] = {}
+_FOREIGN = "mergekit:"
 _SEED = Integer("seed", 0, 0, 2**63 - 1, help="seed of the random choices")
 
 
@@ -286,7 +288,8 @@ def available_methods() -> list[str]:
     """Names of all methods, those of other packages included, sorted; nothing is imported."""
     from stockpot.merging.methods import BUILTIN
 
-    return sorted({*BUILTIN, *_REGISTERED, *(point.name for point in _entry_points())})
+    ours = {name for name in _REGISTERED if not name.startswith(_FOREIGN)}
+    return sorted({*BUILTIN, *ours, *(point.name for point in _entry_points())})
 
 
 def get_method(name: str) -> Method:
@@ -309,9 +312,16 @@ def get_method(name: str) -> Method:
 
 
 def _declared(name: str) -> Method | None:
-    """The method declared under ``name``; its module is imported for that."""
-    from stockpot.merging.methods import BUILTIN
+    """The method declared under ``name``; its module is imported for that.
 
+    mergekit's methods are called ``mergekit:NAME``, those that only mergekit has NAME as well.
+    """
+    from stockpot.merging.methods import BUILTIN, MERGEKIT
+
+    short = name.removeprefix(_FOREIGN)
+    if short in MERGEKIT and (short != name or short not in BUILTIN):
+        importlib.import_module(f"stockpot.merging.methods.{MERGEKIT[short]}")
+        return _REGISTERED[_FOREIGN + short]
     if name not in _REGISTERED:
         if name in BUILTIN:
             importlib.import_module(f"stockpot.merging.methods.{BUILTIN[name]}")

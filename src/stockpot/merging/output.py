@@ -12,14 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stockpot.checkpoints import Checkpoint, open_checkpoint
-from stockpot.checkpoints.open import weights_folder
+from stockpot.checkpoints import open_checkpoint
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
 from stockpot.errors import InputError, OutputError
 from stockpot.files import atomic_folder, write_json
-from stockpot.merging.job import DTYPES, MergeJob, dtype_code
+from stockpot.merging.job import DTYPES, MergeJob, Spec, dtype_code
 from stockpot.merging.report import MergeReport
-from stockpot.merging.slices import SlicedCheckpoint
 from stockpot.provenance import Parent, Record, has_record, read_record, write_card, write_record
 from stockpot.reading import read_json
 
@@ -31,8 +29,15 @@ _KEPT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 _NOT_KEPT = (REPORT_NAME, "stockpot.json", "adapter_config.json", "trainer_state.json")
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Raise ``OutputError`` for an output that stands already, or is no place to write."""
+def check_output(output: Path, spec: Spec, *, overwrite: bool) -> None:
+    """Raise ``OutputError`` for an output that stands already, cannot hold the result, or is no
+    place to write.
+    """
+    if output.suffix == ".safetensors" and spec.layout is not None and spec.layout.needs_folder:
+        raise OutputError(
+            f"{output}: one file cannot hold the tokenizer that the recipe asks for",
+            hint="name a folder",
+        )
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists already", hint="choose another name, or --overwrite")
     if output.suffix != ".safetensors" and output.is_file():
@@ -174,22 +179,30 @@ def _flushing(writer: CheckpointWriter) -> Iterator[None]:
         raise errors[0]
 
 
-def _copy_companions(job: MergeJob, folder: Path) -> None:
-    """Config, tokenizer and the like of the first model that has them."""
-    for source in job.sources:
-        home = weights_folder(source.path) if source.path is not None else None
-        if home is None or not (home / "config.json").is_file():
+def _copy_companions(job: MergeJob, folder: Path) -> bool:
+    """Config, tokenizer and the like of the first model that has them; whether one has."""
+    for source in job.donors:
+        inner = getattr(source, "job", None)
+        if inner is None and source.home is not None:
+            _copy_from(source.home, folder)
+        elif inner is None or not _copy_companions(inner, folder):
             continue
-        for file in sorted(home.rglob("*")):
-            inside = file.relative_to(home)
-            # Sentence-transformers keep the config of a module one folder down.
-            if len(inside.parts) > 2 or any(part.startswith(".") for part in inside.parts):
-                continue
-            if file.is_file() and _is_companion(file):
-                (folder / inside).parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, folder / inside)
-        _correct_config(folder / "config.json", source, job.spec.dtype)
-        return
+        _correct_config(folder / "config.json", job.spec.dtype)
+        if job.spec.layout is not None:
+            job.spec.layout.complete(folder, job.sources)
+        return True
+    return False
+
+
+def _copy_from(home: Path, folder: Path) -> None:
+    for file in sorted(home.rglob("*")):
+        inside = file.relative_to(home)
+        # Sentence-transformers keep the config of a module one folder down.
+        if len(inside.parts) > 2 or any(part.startswith(".") for part in inside.parts):
+            continue
+        if file.is_file() and _is_companion(file):
+            (folder / inside).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, folder / inside)
 
 
 def _is_companion(file: Path) -> bool:
@@ -201,8 +214,8 @@ def _is_companion(file: Path) -> bool:
     )
 
 
-def _correct_config(config: Path, source: Checkpoint, dtype: str | None) -> None:
-    """Keep a config's word about type and number of layers true."""
+def _correct_config(config: Path, dtype: str | None) -> None:
+    """Keep a config's word about the type true."""
     content = read_json(config, "a model's config")
     if not isinstance(content, dict):
         return
@@ -210,8 +223,6 @@ def _correct_config(config: Path, source: Checkpoint, dtype: str | None) -> None
     if dtype is not None:
         name = {code: name for name, code in DTYPES.items()}[dtype_code(dtype) or "F32"]
         right |= dict.fromkeys(("torch_dtype", "dtype"), name)
-    if isinstance(source, SlicedCheckpoint):
-        right |= dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), source.layers)
     changed = {key: value for key, value in right.items() if content.get(key, value) != value}
     if changed:
         write_json(config, {**content, **changed})

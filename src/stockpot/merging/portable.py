@@ -8,7 +8,8 @@ from typing import Any
 
 from stockpot.checkpoints import Checkpoint
 from stockpot.errors import InputError
-from stockpot.merging.job import LayerStack, Source, Spec
+from stockpot.merging.job import AdaptedSource, Source, Spec
+from stockpot.merging.mergekit.recipe import recipe_from_json
 from stockpot.merging.settings import Rule
 
 
@@ -25,6 +26,7 @@ def spec_to_json(spec: Spec) -> dict[str, Any]:
         ],
         "heads": spec.heads,
         "dtype": spec.dtype,
+        "mergekit": None if spec.layout is None else spec.layout.to_json(),
     }
 
 
@@ -41,6 +43,7 @@ def spec_from_json(value: Mapping[str, Any]) -> Spec:
         ],
         heads=value["heads"],
         dtype=value["dtype"],
+        layout=None if value["mergekit"] is None else recipe_from_json(value["mergekit"]),
     )
 
 
@@ -64,8 +67,8 @@ def _to_json(source: Source) -> Any:
         return str(path.resolve()) if path.exists() else str(source)
     if isinstance(source, Spec):
         return {"merge": spec_to_json(source)}
-    if isinstance(source, LayerStack):
-        return {"layers": [[_to_json(s), first, last] for s, first, last in source.slices]}
+    if isinstance(source, AdaptedSource):
+        return {"base": _to_json(source.base), "adapter": _to_json(source.adapter)}
     raise InputError(
         "models in memory cannot be merged by several processes",
         hint="write them to files that all machines see",
@@ -77,7 +80,7 @@ def _from_json(value: Any) -> Source:
         return value
     if "merge" in value:
         return spec_from_json(value["merge"])
-    return LayerStack(tuple((_from_json(s), first, last) for s, first, last in value["layers"]))
+    return AdaptedSource(_from_json(value["base"]), value["adapter"])
 
 
 def _value(item: Any) -> Any:

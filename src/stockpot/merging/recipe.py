@@ -22,7 +22,7 @@
     heads: mean                       # tensors that do not fit: auto, mean, first, drop
     dtype: bfloat16
 
-A mergekit file (it says ``merge_method``) is read as well, see ``mergekit.py``.
+A mergekit file (it says ``merge_method``) is read as well, see ``docs/mergekit.md``.
 """
 
 from __future__ import annotations
@@ -50,10 +50,13 @@ def load_recipe(path: str | Path) -> Spec:
     Raises ``RecipeError`` with every problem and its line. No model is opened.
     """
     file = YamlFile(Path(path))
-    if "merge_method" in file.value:
-        from stockpot.merging.mergekit import read_mergekit
+    if any("merge_method" in document for document in file.documents):
+        from stockpot.merging.mergekit.recipe import read_mergekit
 
         return read_mergekit(file)
+    if len(file.documents) > 1:
+        file.problem((), "a recipe is a single document; several are read of mergekit's files")
+        file.check()
     spec = _read(file, file.value, ())
     file.check()
     return spec

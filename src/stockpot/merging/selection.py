@@ -7,7 +7,8 @@
    and step 2 is done once more.
 
 The result is exact, so neither the sample nor how the stream is cut shows in it. All entries equal
-to the threshold are on its upper side.
+to the threshold are on its upper side; where exactly so many are wanted (``first_ties``), those of
+the lowest positions, and one more reading finds where these end.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from stockpot.merging.block import Joined
-from stockpot.merging.method import Array, Block, Count, Pass, Statistics
+from stockpot.merging.method import Array, Block, Count, Largest, Pass, Statistics
 
 SAMPLE = 65_536
 """Entries of a tensor in the sample; tensors up to this size are read whole."""
@@ -54,6 +55,7 @@ class Inside(NamedTuple):
     values: np.ndarray
     repeats: np.ndarray
     at_low: int
+    start: int = 0
 
 
 class Samples(Joined):
@@ -81,18 +83,20 @@ class Insides(Joined):
     def of(cls, cells: Sequence[Inside]) -> Insides:
         """Those of one block."""
         return cls(
-            counts=np.array([(c.size, c.above, c.at_high, c.at_low, c.values.size) for c in cells]),
+            counts=np.array(
+                [(c.size, c.above, c.at_high, c.at_low, c.start, c.values.size) for c in cells]
+            ),
             values=np.concatenate([cell.values for cell in cells]),
             repeats=np.concatenate([cell.repeats for cell in cells]),
         )
 
     def value(self) -> list[Inside]:
         counts, values, repeats = self.arrays().values()
-        ends = np.cumsum(counts[:, 4])[:-1]
+        ends = np.cumsum(counts[:, 5])[:-1]
         rows = zip(counts.tolist(), np.split(values, ends), np.split(repeats, ends), strict=True)
         return [
-            Inside(size, above, at_high, own, times, at_low)
-            for (size, above, at_high, at_low, _), own, times in rows
+            Inside(size, above, at_high, own, times, at_low, start)
+            for (size, above, at_high, at_low, start, _), own, times in rows
         ]
 
 
@@ -102,6 +106,7 @@ def threshold_passes(
     *,
     name: str = "threshold",
     scope: Literal["tensor", "model"] = "tensor",
+    first_ties: bool = False,
 ) -> tuple[Pass, ...]:
     """Passes after which ``block.statistics[name]`` holds magnitudes of given rank.
 
@@ -114,8 +119,11 @@ def threshold_passes(
 
     The statistic is a list of floats for each vector, one a rank. To keep the r largest: ``abs(x)
     >= threshold``.
+
+    With ``first_ties`` (of tensors) there is a list of the same form called ``{name}.cut``: the
+    position where entries equal to the threshold are no longer among the r largest. See ``kept``.
     """
-    raw, limits = f"{name}.raw", f"{name}.limits"
+    raw, limits, cut, open_ties = f"{name}.raw", f"{name}.limits", f"{name}.cut", f"{name}.open"
 
     def magnitudes(block: Block, parameters: dict[str, Any]) -> list[Array]:
         return [block.xp.abs(vector) for vector in vectors(block, **parameters)]
@@ -132,6 +140,14 @@ def threshold_passes(
         if all(part.vectors[0].size == part.size for part in parts):
             whole = [np.concatenate([part.vectors[column] for part in parts]) for column in columns]
             statistics[name] = [[_ranked(vector, rank) for rank in wanted] for vector in whole]
+            if first_ties:
+                statistics[cut] = [
+                    [
+                        _end_of_ties(vector, value, rank)
+                        for value, rank in zip(row, wanted, strict=True)
+                    ]
+                    for vector, row in zip(whole, statistics[name], strict=True)
+                ]
         else:
             statistics[limits] = [estimate(parts, column, wanted) for column in columns]
         return statistics
@@ -139,7 +155,9 @@ def threshold_passes(
     def collect(block: Block, **parameters: Any) -> dict[str, Insides]:
         pairs = zip(magnitudes(block, parameters), block.statistics[limits], strict=True)
         return {
-            raw: Insides.of([inside(block.xp, x, within) for x, row in pairs for within in row])
+            raw: Insides.of(
+                [inside(block.xp, x, within, block.start) for x, row in pairs for within in row]
+            )
         }
 
     def select(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
@@ -156,7 +174,40 @@ def threshold_passes(
         ]
         if all(value is not None for row in found for value in row):
             statistics[name] = found
+            if first_ties:
+                statistics[open_ties] = [
+                    [
+                        block_of_last_tie(
+                            cells[v * columns + r :: len(rows) * columns], rows[v][r], value, rank
+                        )
+                        for r, (value, rank) in enumerate(zip(values, wanted, strict=True))
+                    ]
+                    for v, values in enumerate(statistics[name])
+                ]
         return statistics
+
+    def end(block: Block, **parameters: Any) -> dict[str, Largest]:
+        """The cuts that lie in this block."""
+        ends = np.zeros((len(block.statistics[name]), len(block.statistics[name][0])))
+        wanted = block.statistics[open_ties]
+        if any(start == block.start for row in wanted for start, _ in row):
+            for v, x in enumerate(magnitudes(block, parameters)):
+                for r, (start, count) in enumerate(wanted[v]):
+                    if start == block.start:
+                        value = block.statistics[name][v][r]
+                        ends[v, r] = start + _last_tie(_host(x), value, count)
+        return {raw: Largest(ends)}
+
+    def close(statistics: Statistics, tensor: Any, **parameters: Any) -> Statistics:
+        ends = statistics.pop(raw)
+        statistics[cut] = [
+            [math.inf if start < 0 else ends[v, r] for r, (start, _) in enumerate(row)]
+            for v, row in enumerate(statistics.pop(open_ties))
+        ]
+        return statistics
+
+    def is_open(statistics: Statistics) -> bool:
+        return open_ties in statistics
 
     def count(block: Block, **parameters: Any) -> dict[str, Count]:
         rows = [np.bincount(_upper_bits(x), minlength=_BINS) for x in magnitudes(block, parameters)]
@@ -176,7 +227,71 @@ def threshold_passes(
         Pass(collect, select, scope, needed=missing),
         Pass(count, locate, scope, needed=missing),
         Pass(collect, select, scope, needed=missing),
+        *((Pass(end, close, needed=is_open),) if first_ties else ()),
     )
+
+
+def kept(xp: Any, magnitudes: Array, start: int, threshold: float, cut: float) -> Array:
+    """Which of the flat ``magnitudes``, from position ``start``, are among the largest.
+
+    All above ``threshold``, and those equal to it that lie before the position ``cut``.
+    """
+    size = int(magnitudes.shape[0])
+    if cut >= start + size:
+        return magnitudes >= threshold
+    mask = magnitudes > threshold
+    before = int(max(cut - start, 0))
+    if before:
+        mask[:before] = magnitudes[:before] >= threshold
+    return mask
+
+
+def block_of_last_tie(
+    blocks: Sequence[Inside], limits: Limits, value: float, rank: int
+) -> tuple[int, int]:
+    """(start of the block, how many of its entries equal to ``value``) that ends the ``rank``
+    largest; (-1, 0) where all entries of that value are among them.
+    """
+    above, ties = 0, []
+    for block in blocks:
+        higher, equal = _against(block, limits, value)
+        above += higher
+        ties.append((block.start, equal))
+    left = rank - above
+    if left >= sum(equal for _, equal in ties):
+        return -1, 0
+    for start, equal in sorted(ties):
+        if left <= equal:
+            return start, left
+        left -= equal
+    return -1, 0
+
+
+def _against(block: Inside, limits: Limits, value: float) -> tuple[int, int]:
+    """How many entries of a block are larger than ``value``, which is one of its limits or lies
+    between them, and how many are equal.
+    """
+    low, high = limits
+    if value == high:
+        return block.above, block.at_high
+    if value == low:
+        return block.above + block.at_high + int(block.repeats.sum()), block.at_low
+    larger = int(block.repeats[block.values > value].sum())
+    equal = int(block.repeats[block.values == value].sum())
+    return block.above + block.at_high + larger, equal
+
+
+def _last_tie(magnitudes: np.ndarray, value: float, count: int) -> int:
+    """One more than the position of the ``count``-th entry equal to ``value``; 0 for count 0."""
+    return int(np.flatnonzero(magnitudes == value)[count - 1]) + 1 if count else 0
+
+
+def _end_of_ties(magnitudes: np.ndarray, value: float, rank: int) -> float:
+    """The cut for the ``rank`` largest of a whole tensor's magnitudes."""
+    count = rank - int(np.count_nonzero(magnitudes > value))
+    if rank <= 0 or count >= int(np.count_nonzero(magnitudes == value)):
+        return math.inf
+    return _last_tie(magnitudes, value, count)
 
 
 def estimate(parts: Sequence[SampledMagnitudes], column: int, ranks: Sequence[int]) -> list[Limits]:
@@ -221,15 +336,15 @@ def _deviation(parts: Sequence[SampledMagnitudes], column: int, value: float) ->
     return math.sqrt(variance)
 
 
-def inside(xp: Any, x: Array, limits: Limits) -> Inside:
-    """How the magnitudes ``x`` lie to ``limits``."""
+def inside(xp: Any, x: Array, limits: Limits, start: int = 0) -> Inside:
+    """How the magnitudes ``x`` of a block from position ``start`` lie to ``limits``."""
     low, high = limits
     size = int(x.shape[0])
     above = _true(x > high)
     not_below = x >= high
     at_high = _true(not_below) - above
     if low == high:
-        return Inside(size, above, at_high, np.array([]), np.array([], dtype=np.int64), 0)
+        return Inside(size, above, at_high, np.array([]), np.array([], dtype=np.int64), 0, start)
     over = x > low
     at_low = _true(x >= low) - _true(over)
     over ^= not_below
@@ -238,7 +353,7 @@ def inside(xp: Any, x: Array, limits: Limits) -> Inside:
         values, repeats = np.unique(values, return_counts=True)
     else:
         repeats = np.ones(values.size, dtype=np.int64)
-    return Inside(size, above, at_high, values, repeats, at_low)
+    return Inside(size, above, at_high, values, repeats, at_low, start)
 
 
 def pick(blocks: Sequence[Inside], limits: Limits, rank: int) -> float | None:

@@ -15,7 +15,6 @@ import numpy as np
 
 from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.dtypes import Array, decode
-from stockpot.checkpoints.open import weights_folder
 from stockpot.errors import CheckpointError
 from stockpot.files import file_digest
 
@@ -109,7 +108,7 @@ class _Vocabulary:
     """The token table of a model folder, read only where it has to be."""
 
     def __init__(self, model: Checkpoint) -> None:
-        home = weights_folder(model.path) if model.path is not None else None
+        home = model.home
         files = ("tokenizer.json", "vocab.json", "vocab.txt")
         self.file = next((home / f for f in files if home and (home / f).is_file()), None)
 

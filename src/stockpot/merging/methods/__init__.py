@@ -1,4 +1,6 @@
-"""Merge methods, one file each. ``BUILTIN`` maps a method's name to the module that defines it."""
+"""Merge methods, one file each. ``BUILTIN`` maps a method's name to the module that defines it,
+``MERGEKIT`` the names of mergekit's methods.
+"""
 
 from __future__ import annotations
 
@@ -30,3 +32,22 @@ BUILTIN: dict[str, str] = {
     "tsv": "tsv",
     "wudi": "wudi",
 }
+
+MERGEKIT: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            *("task_arithmetic", "ties", "dare_ties", "dare_linear", "breadcrumbs"),
+            *("breadcrumbs_ties", "della", "della_linear"),
+        ),
+        "mergekit_deltas",
+    ),
+    **dict.fromkeys(("sce", "ram", "ramplus_tl"), "mergekit_changes"),
+    **dict.fromkeys(
+        (
+            *("linear", "slerp", "nuslerp", "multislerp", "karcher", "passthrough", "nearswap"),
+            *("model_stock", "arcee_fusion"),
+        ),
+        "mergekit_models",
+    ),
+}
+"""mergekit's names and the modules that declare them, as ``mergekit:NAME``."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from stockpot.merging.method import Array, Block, Choice, PerModel, Real, sum_arrays
+
+Vote = Callable[[Sequence[Array]], Array]
 
 SCALE = Real("scale", 1.0, help="how much of the merged task vector is added to the base")
 WEIGHTS = PerModel(
@@ -38,6 +40,7 @@ def add_consensus(
     scale: float,
     consensus: str,
     tie: int = 1,
+    vote: Vote | None = None,
 ) -> Array:
     """``theta_0 + scale * consensus_i(w_i tau_i)``; overwrites ``deltas``."""
     mean = consensus == "agreeing_mean"
@@ -46,7 +49,7 @@ def add_consensus(
     if consensus == "sum":
         merged = sum_arrays(deltas)
     else:
-        merged = agreeing(block.xp, list(deltas), weights, mean=mean, tie=tie)
+        merged = agreeing(block.xp, list(deltas), weights, mean=mean, tie=tie, vote=vote)
     scale_by(merged, scale)
     merged += block.base
     return merged
@@ -87,7 +90,7 @@ def _parts(factor: float) -> list[float]:
 
 def elected_signs(xp: Any, deltas: Sequence[Array], tie: int) -> Array:
     """+1 or -1: the sign of the sum over models, ``tie`` where that is zero."""
-    total = _sum(deltas)
+    total = sum_of(deltas)
     signs = xp.ones_like(total)
     flip = _bits(xp, signs)
     flip ^= _negative(xp, total, tie)
@@ -95,13 +98,20 @@ def elected_signs(xp: Any, deltas: Sequence[Array], tie: int) -> Array:
 
 
 def agreeing(
-    xp: Any, deltas: Sequence[Array], weights: Sequence[float], *, mean: bool, tie: int
+    xp: Any,
+    deltas: Sequence[Array],
+    weights: Sequence[float],
+    *,
+    mean: bool,
+    tie: int,
+    vote: Vote | None = None,
 ) -> Array:
     """Mean (``sum_i w_i tau_i / sum_i w_i``) or sum over the entries that have the elected sign.
 
-    ``deltas`` come weighted, unless all weights of a mean are equal, and are overwritten.
+    ``deltas`` come weighted, unless all weights of a mean are equal, and are overwritten. ``vote``
+    makes of them what the sign is elected by, in new memory; by default their sum.
     """
-    negative = _negative(xp, _sum(deltas), tie)
+    negative = _negative(xp, (vote or sum_of)(deltas), tie)
     # Bytes count fastest, and hold 255 models.
     equal = _equal(weights) and len(deltas) < 256
     total: Array = None
@@ -132,7 +142,7 @@ def _equal(weights: Sequence[float]) -> bool:
     return len(set(weights)) == 1 and weights[0] > 0
 
 
-def _sum(deltas: Sequence[Array]) -> Array:
+def sum_of(deltas: Sequence[Array]) -> Array:
     """The sum in new memory."""
     total = deltas[0] + deltas[1] if len(deltas) > 1 else deltas[0] + 0.0
     for delta in deltas[2:]:
