@@ -83,8 +83,8 @@ def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text (safe YAML). ``where`` it stands, for messages.
 
     Raises ``RecipeError`` for bad YAML, several documents, more than ``MOST`` values with those
-    that aliases repeat, deeper nesting than ``DEEPEST`` levels, a value that holds itself, and numbers
-    of more than ``DIGITS`` digits.
+    that aliases repeat, deeper nesting than ``DEEPEST`` levels, a value that holds itself, and
+    numbers of more than ``DIGITS`` digits.
     """
     values = _composed(text, where, lambda node: None)
     if len(values) > 1:
