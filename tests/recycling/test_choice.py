@@ -14,7 +14,7 @@ from stockpot.errors import StockpotError
 from stockpot.evaluation.claims import Claim
 from stockpot.evaluation.wording import in_sentence
 from stockpot.recycling import recycle
-from stockpot.recycling.choice import CandidateRow, Shortfall, shortfall, simplest
+from stockpot.recycling.choice import CandidateRow, Shortfall, preferred, shortfall
 from stockpot.recycling.kept import kept_line, kept_sentences
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.schema import RecycleResults
@@ -37,6 +37,7 @@ def candidate(name: str, behind: float, margin: float, **changes: Any) -> Candid
         "decisions": protocol.decisions,
         "is_averaged": True,
         "runs": 4.0,
+        "starts": 1.0,
         "steps": 100.0,
         **changes,
     }
@@ -44,40 +45,46 @@ def candidate(name: str, behind: float, margin: float, **changes: Any) -> Candid
 
 
 def test_the_best_is_kept_where_validation_can_tell_it_from_all_others() -> None:
-    kept = simplest([candidate("soup_greedy", 0, 0), candidate("soup_uniform", 0.02, 0.01)])
+    kept = preferred([candidate("soup_greedy", 0, 0), candidate("soup_uniform", 0.02, 0.01)])
     assert kept.protocol == "soup_greedy"
 
 
 def test_what_chose_less_is_kept_where_validation_cannot_tell() -> None:
     rows = [candidate("soup_greedy", 0, 0), candidate("soup_uniform", 0.01, 0.011)]
-    assert simplest(rows).protocol == "soup_uniform"
+    assert preferred(rows).protocol == "soup_uniform"
     wise = candidate("wise_ft", 0, 0)  # which run, and which coefficient
     assert wise.decisions == 2
-    assert simplest([wise, candidate("erm", 0.001, 0.01)]).protocol == "erm"
+    assert preferred([wise, candidate("erm", 0.001, 0.01)]).protocol == "erm"
 
 
 def test_of_those_that_chose_as_much_an_average_is_kept() -> None:
     run = candidate("erm", 0, 0, is_averaged=False, steps=50.0)
-    assert simplest([run, candidate("swad", 0.001, 0.01)]).protocol == "swad"
+    assert preferred([run, candidate("swad", 0.001, 0.01)]).protocol == "swad"
 
 
 def test_of_averages_the_one_of_more_runs_is_kept_although_it_took_more_training() -> None:
     two = candidate("stock_2", 0, 0, runs=2.0, steps=50.0)
-    assert simplest([two, candidate("soup_uniform", 0.001, 0.01)]).protocol == "soup_uniform"
+    assert preferred([two, candidate("soup_uniform", 0.001, 0.01)]).protocol == "soup_uniform"
+
+
+def test_of_averages_of_as_many_runs_the_one_from_more_starts_is_kept() -> None:
+    alike = candidate("soup_uniform", 0, 0)
+    diverse = candidate("ratatouille_uniform", 0.001, 0.01, starts=3.0, steps=400.0)
+    assert preferred([alike, diverse]).protocol == "ratatouille_uniform"
 
 
 def test_of_equals_the_one_with_less_training_is_kept_then_the_first_in_the_table() -> None:
     long = candidate("ratatouille_uniform", 0, 0, steps=400.0)
     short = candidate("soup_uniform", 0.001, 0.01, steps=200.0)
-    assert simplest([long, short]).protocol == "soup_uniform"
+    assert preferred([long, short]).protocol == "soup_uniform"
     same = candidate("stock_all", 0.0005, 0.01, steps=200.0)
-    assert simplest([long, same, short]).protocol == "soup_uniform"
+    assert preferred([long, same, short]).protocol == "soup_uniform"
 
 
 def test_of_those_that_chose_as_little_an_average_is_kept_before_what_was_not_trained() -> None:
     probe = candidate("linear_probe", 0, 0, is_averaged=False, steps=0.0)
-    assert simplest([probe, candidate("soup_uniform", 0.001, 0.01)]).protocol == "soup_uniform"
-    assert simplest([probe, candidate("soup_uniform", 0.02, 0.01)]).protocol == "linear_probe"
+    assert preferred([probe, candidate("soup_uniform", 0.001, 0.01)]).protocol == "soup_uniform"
+    assert preferred([probe, candidate("soup_uniform", 0.02, 0.01)]).protocol == "linear_probe"
 
 
 @settings(max_examples=30, deadline=None)
@@ -194,12 +201,13 @@ def training(**changes: Any) -> dict[str, Any]:
     }
 
 
-def simplicity(row: dict[str, Any]) -> tuple[int, bool, float, float]:
-    return row["decisions"], not row["is_averaged"], -row["runs"], row["steps"]
+def preference(row: dict[str, Any]) -> tuple[int, bool, float, float, float]:
+    averaged = row["is_averaged"]
+    return row["decisions"], not averaged, -row["runs"], -row["starts"], row["steps"]
 
 
 def check_kept(final: dict[str, Any]) -> None:
-    """The kept row is level with the best, is the simplest of those, and below nothing simple."""
+    """The kept row is level with the best, the first by the rule among those, and below nothing simple."""
     rows = {row["protocol"]: row for row in final["candidates"]}
     best = max(final["candidates"], key=lambda row: row["validation"])
     assert rows[final["best"]]["validation"] == best["validation"]
@@ -207,7 +215,7 @@ def check_kept(final: dict[str, Any]) -> None:
     assert final["protocol"] in {row["protocol"] for row in level}
     kept = rows[final["protocol"]]
     for row in level:
-        assert simplicity(kept) <= simplicity(row)
+        assert preference(kept) <= preference(row)
     assert final["below"] == []
 
 

@@ -315,6 +315,7 @@ class CandidateResult(ResultPart):
     decisions: int
     is_averaged: bool = False
     runs: float | None = None
+    starts: float | None = None
     steps: float
     level: bool
 
