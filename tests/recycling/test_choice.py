@@ -207,7 +207,7 @@ def preference(row: dict[str, Any]) -> tuple[int, bool, float, float, float]:
 
 
 def check_kept(final: dict[str, Any]) -> None:
-    """The kept row is level with the best, the first by the rule among those, and below nothing simple."""
+    """The kept row is level with the best, first by the rule of those, and below nothing simple."""
     rows = {row["protocol"]: row for row in final["candidates"]}
     best = max(final["candidates"], key=lambda row: row["validation"])
     assert rows[final["best"]]["validation"] == best["validation"]
