@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from stockpot.errors import InputError
-from stockpot.recycling.schema import RecycleResults
+from stockpot.recycling.metrics import JobMetrics
+from stockpot.recycling.schema import FinalResult, RecycleResults, RunResult
 from stockpot.report import markdown_table, terminal_table
 from stockpot.report.page import render
 from stockpot.results import VerbResults
@@ -70,3 +73,39 @@ def test_the_schemas_are_what_the_types_say() -> None:
         path = ROOT / "docs" / "schemas" / f"{name}.json"
         current = path.read_text(encoding="utf-8")
         assert current == module.schema(name), "run: python docs/make_schemas.py"
+
+
+def test_what_our_own_code_says_beyond_the_fields_is_refused() -> None:
+    run = old("recycle")["cells"][0]["runs"][0]
+    assert RunResult.model_validate(run).to_json() == run
+    for value in (run | {"wall": 1.0}, run | {"history": [{**run["history"][0], "wall": 1.0}]}):
+        with pytest.raises(ValidationError, match="wall"):
+            RunResult.model_validate(value)
+    with pytest.raises(ValidationError, match="wall"):
+        JobMetrics.model_validate({"seconds": 1.0, "wall": 1.0})
+    claims = [old("recycle")["final"]["claims"][0] | {"wall": 1.0}]
+    with pytest.raises(ValidationError, match="wall"):  # a dataclass within a model
+        FinalResult.model_validate(old("recycle")["final"] | {"claims": claims})
+
+
+def test_what_a_file_says_beyond_the_fields_is_named_or_of_another_version() -> None:
+    known = RecycleResults.read(old("recycle"))
+    value = old("recycle")
+    value["wall"] = value["cells"][0]["runs"][0]["wall"] = 1.0
+    value["final"]["claims"][0]["wall"] = 1.0
+    kept = copy.deepcopy(value)
+    with pytest.warns(UserWarning, match="what is passed over") as warned:
+        assert RecycleResults.read(value, "a file") == known
+    message = str(warned[0].message)
+    assert set(message.rpartition(": ")[2].split(", ")) == {
+        "wall",
+        "cells.0.runs.0.wall",
+        "final.claims.0.wall",
+    }
+    assert value == kept
+    for version in (1, 3):
+        newer = RecycleResults.read(value | {"schema": version})
+        assert newer == known.model_copy(update={"version": version})
+    del value["cells"]
+    with pytest.raises(InputError, match="lack something: cells"):
+        RecycleResults.read(value)

@@ -32,7 +32,6 @@ from stockpot.recycling.plan import BASE, Cell, Plan, Run
 from stockpot.recycling.protocols import PROTOCOLS, Protocol
 from stockpot.recycling.recipe import Recipe
 from stockpot.recycling.schema import (
-    VERSION,
     BackboneResult,
     CandidateResult,
     CellResult,
@@ -147,7 +146,7 @@ def collect(
     cells = _read(plan, small, metric, folders)
     return RecycleResults(
         recipe_digest=digest,
-        version=VERSION,
+        version=RecycleResults.current,
         title=recipe.title,
         task=TaskResult(
             name=task.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
@@ -13,7 +13,6 @@ from stockpot.evaluation.intervals import Interval
 from stockpot.evaluation.selection import Step
 from stockpot.results import ResultPart, VerbResults
 
-VERSION = 2
 Group = Literal["reference", "single", "average", "oracle"]
 
 
@@ -368,6 +367,8 @@ class FinalResult(ResultPart):
 
 class RecycleResults(VerbResults):
     """All that a run of ``recycle`` has to say. ``seconds``: of all its jobs."""
+
+    current: ClassVar[int] = 2
 
     title: str
     task: TaskResult
