@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from stockpot.ranking.schema import RankResults
 from stockpot.recycling.schema import RecycleResults
 from stockpot.results import VerbResults
 from stockpot.tangent.schema import TangentResults
 
-MODELS: dict[str, type[VerbResults]] = {"recycle": RecycleResults, "tangent": TangentResults}
+MODELS: dict[str, type[VerbResults]] = {
+    "rank": RankResults,
+    "recycle": RecycleResults,
+    "tangent": TangentResults,
+}
 """By the name of the schema's file."""
 
 FOLDER = Path(__file__).with_name("schemas")

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from stockpot.errors import InputError
+from stockpot.ranking.schema import RankResults
 from stockpot.recycling.metrics import JobMetrics
 from stockpot.recycling.schema import FinalResult, RecycleResults, RunResult
 from stockpot.report import markdown_table, terminal_table
@@ -21,7 +22,11 @@ from stockpot.tangent.schema import TangentResults
 
 ROOT = Path(__file__).parents[1]
 OLD = Path(__file__).with_name("old_results")
-MODELS: dict[str, type[VerbResults]] = {"recycle": RecycleResults, "tangent": TangentResults}
+MODELS: dict[str, type[VerbResults]] = {
+    "rank": RankResults,
+    "recycle": RecycleResults,
+    "tangent": TangentResults,
+}
 
 
 def old(name: str) -> dict[str, Any]:

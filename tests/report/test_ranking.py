@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stockpot.errors import OutputError
+from stockpot.ranking.schema import RankResults
 from stockpot.report.ranking import chance, headline, render, terminal_ranking, write_ranking
 
 
@@ -85,7 +86,7 @@ def results(valued: bool = True) -> dict[str, Any]:
 
 
 def test_the_page_says_what_was_found() -> None:
-    page = render(results())
+    page = render(RankResults.read(results()))
     for words in ("Start from &lt;lite&gt;", "Emoji &amp; co", "P(best)", "does not help", "gone"):
         assert words in page
     assert "<lite>" not in page
@@ -93,11 +94,11 @@ def test_the_page_says_what_was_found() -> None:
     assert 'class="off"' in page
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert page.count("<svg") == 2
-    assert render(results()) == page
+    assert render(RankResults.read(results())) == page
 
 
 def test_without_a_level_places_are_drawn_first_to_the_right() -> None:
-    page = render(results(valued=False))
+    page = render(RankResults.read(results(valued=False)))
     assert "Expected place (first to the right)" in page
     circles = re.findall(r'<circle cx="([\d.]+)" cy', page)
     across = [float(x) for x in circles[:3]]
@@ -111,12 +112,12 @@ def test_measured_models_are_marked() -> None:
         "seconds": 3.0, "reused": False,
     }  # fmt: skip
     found["models"][2]["known"] = 0.72
-    page = render(found)
+    page = render(RankResults.read(found))
     assert page.count('class="measured"') == 4  # two models, on the wide and the narrow picture
-    assert "2 of them were really fine-tuned" in headline(found)["sure"]
+    assert "2 of them were really fine-tuned" in headline(RankResults.read(found))["sure"]
     early = copy.deepcopy(found)
     early["models"][1]["tuned"]["steps"] = 3
-    assert render(early).count('class="measured"') == 2
+    assert render(RankResults.read(early)).count('class="measured"') == 2
 
 
 def test_verified_orders_have_a_picture_and_a_table() -> None:
@@ -131,14 +132,14 @@ def test_verified_orders_have_a_picture_and_a_table() -> None:
         ],
         "noise": 0.93,
     }
-    page = render(found)
+    page = render(RankResults.read(found))
     assert "Predicted against real" in page
     assert "perfect, given 50 examples" in page
     text = terminal_ranking(found)
     assert "posterior" in text
     assert "0.930" in text
     found["verified"]["noise"] = None
-    assert "perfect" not in render(found)
+    assert "perfect" not in render(RankResults.read(found))
 
 
 def test_the_terminal_has_eighty_columns() -> None:
@@ -154,7 +155,7 @@ def test_the_terminal_has_eighty_columns() -> None:
 def test_r2_is_no_percentage() -> None:
     found = results()
     found["task"]["metric"] = "r2"
-    assert "Expected R2" in render(found)
+    assert "Expected R2" in render(RankResults.read(found))
     assert "0.840" in terminal_ranking(found)
 
 

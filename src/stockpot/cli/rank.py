@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from stockpot.cli.options import (
     SkipCorrupt,
     backend_extras,
 )
+
+if TYPE_CHECKING:
+    from stockpot.ranking.schema import RankPlan
 
 
 def rank_command(
@@ -100,7 +103,7 @@ def rank_command(
             download=download,
             skip_corrupt=skip_corrupt,
         )
-        out.data(plan, _plan_text(plan))
+        out.data(plan.to_json(), _plan_text(plan))
         return
     landing = Landing(registry)
     done = rank(
@@ -128,7 +131,7 @@ def rank_command(
     report = done.folder / "report.html"
     write_ranking(done.results, report)
     landing.add(done.folder)
-    out.data({**done.results, **landing.value}, terminal_ranking(done.results, top))
+    out.data({**done.results.to_json(), **landing.value}, terminal_ranking(done.results, top))
     if append:
         out.say(f"history: {done.appended} results appended to {history}")
     recipe = done.folder / "recipe.yaml"
@@ -138,20 +141,20 @@ def rank_command(
     landing.finish(out)
 
 
-def _plan_text(plan: dict[str, Any]) -> str:
+def _plan_text(plan: RankPlan) -> str:
     lines = [
-        f"{plan['task']}: {plan['metric']} on {plan['judged_by']} examples",
-        f"models: {plan['models']} can be used, {len(plan['run'])} will be run",
+        f"{plan.task}: {plan.metric} on {plan.judged_by} examples",
+        f"models: {plan.models} can be used, {len(plan.run)} will be run",
     ]
-    lines += [f"  {name}" for name in plan["run"]]
-    if plan["not_run"]:
-        lines.append(f"ranked by history and metadata alone: {len(plan['not_run'])}")
-    lines += [f"cannot be used: {each['model']}: {each['reason']}" for each in plan["failed"]]
-    if plan["history"]:
-        rows, columns = plan["history"]
+    lines += [f"  {name}" for name in plan.run]
+    if plan.not_run:
+        lines.append(f"ranked by history and metadata alone: {len(plan.not_run)}")
+    lines += [f"cannot be used: {each.model}: {each.reason}" for each in plan.failed]
+    if plan.history:
+        rows, columns = plan.history
         lines.append(f"history: {rows} models x {columns} tasks")
-    for name, value in plan["known"].items():
+    for name, value in plan.known.items():
         lines.append(f"known already: {name} {value:.4g}")
-    if plan["budget"] is not None:
-        lines.append(f"fine-tunings: up to {plan['budget']:.0f} s")
+    if plan.budget is not None:
+        lines.append(f"fine-tunings: up to {plan.budget:.0f} s")
     return "\n".join(lines)

@@ -9,30 +9,31 @@ from typing import Any
 import numpy as np
 
 from stockpot.ranking.history import Store, Table
+from stockpot.ranking.schema import RankResults
 
 
-def append_results(store: str | Path, results: Mapping[str, Any]) -> int:
+def append_results(store: str | Path, results: RankResults | Mapping[str, Any]) -> int:
     """Append every whole fine-tuning of a ranking to a history store; returns how many.
 
     ``results``: the content of ``rank``'s ``results.json``. The task's name there holds a hash of
     data and training, so that only equal conditions are compared. Appending again changes nothing.
     Scores go into the store's score log, from which later rankings learn what each is worth.
     """
-    task = results["task"]
+    results = RankResults.read(results)
+    task = results.task
     count = 0
     with Store.open(store) as opened:
-        for model in results["models"]:
-            tuned = model["tuned"]
-            if tuned is None or tuned["steps"] < tuned["of"]:
+        for model in results.models:
+            if model.tuned is None or not model.tuned.whole:
                 continue
             opened.add(
-                model["name"],
-                task["history_name"],
-                task["metric"],
-                tuned["value"],
+                model.name,
+                task.history_name,
+                task.metric,
+                model.tuned.value,
                 source="stockpot rank",
-                data=task["name"],
-                facts=model["metadata"],
+                data=task.name,
+                facts=model.metadata,
             )
             count += 1
     _append_scores(score_log(store), results)
@@ -65,9 +66,8 @@ def past_scores(store: str | Path, table: Table) -> dict[str, np.ndarray]:
     return found
 
 
-def _append_scores(path: Path, results: Mapping[str, Any]) -> None:
-    task = results["task"]["history_name"]
+def _append_scores(path: Path, results: RankResults) -> None:
     with Store.open(path) as log:
-        for model in results["models"]:
-            for name, value in model["scores"].items():
-                log.add(model["name"], task, name, value, source="stockpot rank")
+        for model in results.models:
+            for name, value in model.scores.items():
+                log.add(model.name, results.task.history_name, name, value, source="stockpot rank")

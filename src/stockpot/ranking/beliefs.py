@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from stockpot.evaluation import Interval
 from stockpot.ranking.history import Table
-from stockpot.ranking.posterior import Posterior, Ranking, Standing, fit
+from stockpot.ranking.posterior import EvidenceUse, Posterior, Ranking, Standing, fit
+from stockpot.ranking.schema import Belief
 from stockpot.ranking.scores import Value
 
 # Scores that are believed before the history has tested them: both allow for few examples of many
@@ -88,23 +88,21 @@ class Beliefs:
         wins = np.bincount(draws.argmax(axis=1), minlength=len(known)) / _DRAWS
         return dict(zip(values, wins.tolist(), strict=True))
 
-    def to_json(self, model: str) -> dict[str, Any]:
-        """One model: place, value (None where nothing says what to expect), P(best), reasons."""
-        standing, value = self.models[model], self.value(model)
-        return {
-            "rank": standing.rank.to_json(),
-            "value": None if value is None else value.to_json(),
-            "p_best": self.best[model],
-            "reasons": list(standing.reasons),
-        }
+    def of(self, model: str) -> Belief:
+        """One model: rank, value (None where nothing says what to expect), P(best), reasons."""
+        standing = self.models[model]
+        return Belief(
+            rank=standing.rank,
+            value=self.value(model),
+            p_best=self.best[model],
+            reasons=standing.reasons,
+        )
 
     @property
-    def evidence(self) -> list[dict[str, Any]]:
+    def evidence(self) -> tuple[EvidenceUse, ...]:
         """Every source of evidence: name, whether it was used, and why."""
-        found = [{**each.to_json(), "used": bool(each.used)} for each in self.ranking.evidence]
-        return found + [
-            {"name": name, "used": False, "reason": why} for name, why in self.unused.items()
-        ]
+        unused = (EvidenceUse(name, False, why) for name, why in self.unused.items())
+        return (*self.ranking.evidence, *unused)
 
     def next(self, costs: Mapping[str, float], count: int) -> list[str]:
         """The ``count`` models, among those with a cost, most worth fine-tuning per second."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -65,7 +64,7 @@ def prepare_task(
     ``cache``: folder for decoded images. Raises ``InputError`` where the task is wrong, or where no
     model of the zoo can be used.
     """
-    entries: dict[str, Any] = {}
+    entries: dict[str, ModelEntry | FeatureEntry] = {}
     failed = []
     for name, entry in zoo.entries.items():
         try:

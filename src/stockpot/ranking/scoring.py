@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -195,13 +194,3 @@ def _pool(found: Scored) -> None:
         own = {model: values[name] for model, values in found.values.items() if name in values}
         for model, value in pool_values(name, own).items():
             found.values[model][name] = value
-
-
-def summary(found: Scored) -> dict[str, Any]:
-    """What the report says about the sample and its rounds."""
-    return {
-        "rows": found.rows,
-        "rounds": [each.to_json() for each in found.rounds],
-        "failed": [{"model": each.name, "reason": each.reason} for each in found.failed],
-        "layers": found.layers,
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from stockpot.errors import InputError, JobError
 from stockpot.execution import Job, make_backend
@@ -10,102 +11,97 @@ from stockpot.progress import progress
 from stockpot.ranking.features import Failed
 from stockpot.ranking.halving import successive_halving
 from stockpot.ranking.state import RankingRun
-from stockpot.ranking.tuning import Tuned, Tuner
+from stockpot.ranking.tuning import Tuned
 
 _RECALLED = 16
 
 
-def spend(run: RankingRun) -> None:
-    """Fine-tune models until the budget is used up; adds to ``run.tuned``.
+def spend(run: RankingRun) -> RankingRun:
+    """Fine-tune models until the budget is used up: the run with what was done, or failed.
 
     Time is that of the fine-tunings, whether they were done now or by an earlier call, so a call
-    that was interrupted comes to the same end. A model that cannot be trained gets its line in
-    ``run.failed``.
+    that was interrupted comes to the same end.
     """
     if run.options.budget is None:
-        return
+        return run
     if run.options.select == "halving":
-        _by_halving(run, run.options.budget)
-    else:
-        _by_gain(run, run.options.budget)
+        return _by_halving(run, run.options.budget)
+    return _by_gain(run, run.options.budget)
 
 
-def fine_tune(run: RankingRun, names: Sequence[str], words: str) -> None:
+def fine_tune(run: RankingRun, names: Sequence[str], words: str) -> RankingRun:
     """Fine-tune these models to the end, as many at a time as there are workers."""
-    tuner = run.tuner()
     wanted = [name for name in names if name not in run.tuned]
     with progress(words, len(wanted), quiet=run.options.quiet) as advance:
         for start in range(0, len(wanted), run.workers):
             part = wanted[start : start + run.workers]
-            done = attempt(run, tuner, {name: tuner.job(name) for name in part})
-            run.tuned |= {one.model: one for one in done}
+            run = run.after(*attempt(run, {name: run.tuner.job(name) for name in part}))
             advance(len(part))
+    return run
 
 
-def attempt(run: RankingRun, tuner: Tuner, jobs: Mapping[str, Job]) -> list[Tuned]:
-    """Run a job per model; where one fails, the others are still done, and it is noted."""
+def attempt(run: RankingRun, jobs: Mapping[str, Job]) -> tuple[list[Tuned], list[Failed]]:
+    """Run a job per model; where one fails, the others are still done."""
+    tuner, done, failed = run.tuner, list[Tuned](), list[Failed]()
     try:
-        return tuner.run_jobs(jobs, make_backend(run.options.backend, run.workers))
+        return tuner.run_jobs(jobs, make_backend(run.options.backend, run.workers)), failed
     except (JobError, InputError):
-        found = []
+        pass
     for name, job in jobs.items():
         try:
-            found += tuner.run_jobs({name: job}, make_backend(run.options.backend, 1))
+            done += tuner.run_jobs({name: job}, make_backend(run.options.backend, 1))
         except (JobError, InputError) as error:
-            run.failed.append(Failed(name, error.message.splitlines()[0]))
-    return found
+            failed.append(Failed(name, error.message.splitlines()[0]))
+    return done, failed
 
 
-def _by_gain(run: RankingRun, budget: float) -> None:
+def _by_gain(run: RankingRun, budget: float) -> RankingRun:
     """One round after another: the models whose fine-tuning is worth most per second."""
-    tuner, spent = run.tuner(), 0.0
+    spent = 0.0
     with progress("fine-tuning", budget, quiet=run.options.quiet) as advance:
         while True:
-            alive, costs = set(run.alive), run.costs(tuner)
+            alive = set(run.alive)
             affordable = {
                 name: cost
-                for name, cost in costs.items()
+                for name, cost in run.costs.items()
                 if name in alive
                 and name not in run.tuned
                 and name not in run.known
                 and spent + cost / run.workers <= budget
             }
             if not affordable:
-                return
+                return run
             chosen = run.believe().next(affordable, run.workers)
             advance(0, f"fine-tune {', '.join(chosen):.34}")
-            done = attempt(run, tuner, {name: tuner.job(name) for name in chosen})
-            run.tuned |= {one.model: one for one in done}
+            done, failed = attempt(run, {name: run.tuner.job(name) for name in chosen})
+            run = run.after(done, failed)
             seconds = sum(one.seconds for one in done) / run.workers
             spent += seconds
             advance(seconds)
 
 
-def _by_halving(run: RankingRun, budget: float) -> None:
+def _by_halving(run: RankingRun, budget: float) -> RankingRun:
     """Recall the best by all evidence so far, train them a little, and the better half on."""
-    tuner, costs = run.tuner(), run.costs(run.tuner())
+    tuner, costs = run.tuner, run.costs
     models = [name for name in run.believe().order if name in costs][:_RECALLED]
     last: dict[str, Job] = {}
-    spent = 0.0
+    spent, trained = 0.0, 0
 
     def train(names: Sequence[str], until: int) -> dict[str, float]:
-        nonlocal spent
+        nonlocal run, spent, trained
         jobs = {name: tuner.job(name, until, last.get(name)) for name in names}
-        done = attempt(run, tuner, jobs)
+        done, failed = attempt(run, jobs)
+        run, trained = run.after(done, failed), until
         spent += sum(one.seconds for one in done) / run.workers
-        for one in done:
-            last[one.model] = jobs[one.model]
-            if one.whole:
-                run.tuned[one.model] = one
-        found = {one.model: one.value for one in done}
-        return {name: found.get(name, float("-inf")) for name in names}
+        last.update({one.model: jobs[one.model] for one in done})
+        values = {one.model: one.value for one in done}
+        return {name: values.get(name, float("-inf")) for name in names}
 
     def afford(names: Sequence[str], until: int) -> bool:
-        earlier = run.rungs[-1].steps if run.rungs else 0
-        share = (until - earlier) / tuner.steps
+        share = (until - trained) / tuner.steps
         return spent + share * sum(costs[name] for name in names) / run.workers <= budget
 
     with progress("halving", 1, quiet=run.options.quiet) as advance:
-        for rung in successive_halving(models, train, tuner.steps, afford=afford):
-            run.rungs.append(rung)
+        rungs = successive_halving(models, train, tuner.steps, afford=afford)
         advance()
+    return replace(run, rungs=tuple(rungs))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from stockpot.errors import InputError
 from stockpot.execution import Backend
-from stockpot.ranking.beliefs import Beliefs, believe, learn, trusted
+from stockpot.ranking.beliefs import Beliefs, believe, trusted
 from stockpot.ranking.features import Extractor, Failed
 from stockpot.ranking.halving import Rung
 from stockpot.ranking.history import Table
@@ -72,25 +71,30 @@ def seconds(text: float | str | None) -> float | None:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-@dataclass
+@dataclass(frozen=True)
 class RankingRun:
-    """All that is known while a ranking goes on.
+    """All that is known at one point of a ranking; what follows is another value.
 
-    ``table``: the history without this task; ``past_scores``: scores computed on its tasks;
-    ``known``: results on this very task from the history.
+    ``learnt``: the posterior over the history, learnt when it is first asked for.
+    ``table``: the history without this task; ``known``: results on this very task from the history.
     ``tuned``: whole fine-tunings; ``rungs``: of successive halving.
     """
 
     prepared: Prepared
     options: RankOptions
     table: Table | None
-    past_scores: dict[str, np.ndarray]
-    known: dict[str, float]
+    learnt: Callable[[], Posterior]
+    known: Mapping[str, float]
     extractor: Extractor
     scored: Scored = field(default_factory=Scored)
-    tuned: dict[str, Tuned] = field(default_factory=dict)
-    rungs: list[Rung] = field(default_factory=list)
-    failed: list[Failed] = field(default_factory=list)
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)
+    rungs: tuple[Rung, ...] = ()
+    failed: tuple[Failed, ...] = ()
+
+    def after(self, done: Iterable[Tuned], failed: Iterable[Failed]) -> RankingRun:
+        """With more fine-tunings, of which some came to their end, and more models that failed."""
+        tuned = {one.model: one for one in done if one.whole}
+        return replace(self, tuned={**self.tuned, **tuned}, failed=(*self.failed, *failed))
 
     @property
     def alive(self) -> list[str]:
@@ -133,9 +137,10 @@ class RankingRun:
         anchors |= {name: one.value for name, one in self.tuned.items()}
         alive = self.alive
         wanted = self.prepared.request.scores
-        scores, unused = trusted(self.posterior, self.scored.values, wanted)
+        posterior = self.learnt()
+        scores, unused = trusted(posterior, self.scored.values, wanted)
         return believe(
-            self.posterior,
+            posterior,
             alive,
             metadata=self.metadata,
             scores=scores,
@@ -146,12 +151,6 @@ class RankingRun:
         )
 
     @cached_property
-    def posterior(self) -> Posterior:
-        """What the history says, learnt once."""
-        entries = self.prepared.entries
-        facts = {name: dict(entry.metadata) for name, entry in entries.items()}
-        return learn(list(entries), self.table, facts, self.past_scores)
-
     def tuner(self) -> Tuner:
         """What fine-tunes this ranking's models."""
         work = self.extractor.cache.parent
@@ -169,11 +168,12 @@ class RankingRun:
             skip_corrupt=self.options.skip_corrupt,
         )
 
-    def costs(self, tuner: Tuner) -> dict[str, float]:
+    @cached_property
+    def costs(self) -> dict[str, float]:
         """Seconds that fine-tuning each model will take, in the scale of those that were done."""
         found = {}
-        for name in tuner.entries:
-            estimate = tuner.estimate(self.scored.extracted[name].facts)
+        for name in self.tuner.entries:
+            estimate = self.tuner.estimate(self.scored.extracted[name].facts)
             if estimate is not None:
                 found[name] = estimate
         pairs = [(one.seconds, found[name]) for name, one in self.tuned.items() if name in found]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from stockpot.execution import Backend, Job, run_jobs
 from stockpot.execution.arguments import backbone_argument
 from stockpot.execution.run import DONE
 from stockpot.ranking.request import Request
+from stockpot.ranking.schema import TunedResult
 from stockpot.ranking.zoo import ModelEntry
 from stockpot.tasks import Split, Task
 
@@ -22,41 +22,12 @@ _RATES = {"transformers": 5e-5}
 _RATE = 1e-4
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A fine-tuning that was done.
-
-    ``value``: accuracy (or R2) on what models are judged by; ``examples``: how many those are;
-    ``probe``: the same of the linear probe before training. ``steps`` of the whole ``of``.
-    ``folder`` is that of the job, which keeps the model of a whole fine-tuning.
+class Tuned(TunedResult):
+    """A fine-tuning that was done; ``folder`` is that of the job, which keeps the model of a whole
+    one.
     """
 
-    model: str
-    value: float
-    probe: float | None
-    examples: int
-    steps: int
-    of: int
-    seconds: float
-    reused: bool
     folder: Path | None = None
-
-    @property
-    def whole(self) -> bool:
-        """Whether it went to the last step."""
-        return self.steps == self.of
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "value": self.value,
-            "probe": self.probe,
-            "examples": self.examples,
-            "steps": self.steps,
-            "of": self.of,
-            "seconds": self.seconds,
-            "reused": self.reused,
-        }
 
 
 class Tuner:
@@ -154,13 +125,13 @@ class Tuner:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         done = json.loads((folder / DONE).read_text(encoding="utf-8"))
         return Tuned(
-            model,
-            metrics["value"],
-            metrics["probe"],
-            metrics["examples"],
-            metrics["steps"],
-            self.steps,
-            float(done["seconds"]),
-            reused,
-            folder,
+            model=model,
+            value=metrics["value"],
+            probe=metrics["probe"],
+            examples=metrics["examples"],
+            steps=metrics["steps"],
+            of=self.steps,
+            seconds=float(done["seconds"]),
+            reused=reused,
+            folder=folder,
         )

@@ -8,23 +8,26 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from stockpot.errors import InputError
 from stockpot.execution import Backend, make_backend
 from stockpot.files import write_json
-from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
+from stockpot.outputs import check_output, recipe_digest
 from stockpot.progress import progress
 from stockpot.provenance import write_models
 from stockpot.ranking.append import append_results, past_scores
+from stockpot.ranking.beliefs import learn
 from stockpot.ranking.features import Extractor, Failed
 from stockpot.ranking.handover import kept_models, write_recipe
 from stockpot.ranking.history import Store, Table
 from stockpot.ranking.prepare import Prepared, prepare_task, task_name
 from stockpot.ranking.request import Request, load_request, parse_request
-from stockpot.ranking.results import collect
+from stockpot.ranking.results import collect, unranked
+from stockpot.ranking.schema import RankPlan, RankResults
 from stockpot.ranking.scoring import score_models
 from stockpot.ranking.spend import fine_tune, spend
 from stockpot.ranking.spread import elsewhere, spread_features
@@ -44,7 +47,7 @@ class Ranked:
     """
 
     folder: Path
-    results: dict[str, Any]
+    results: RankResults
     appended: int = 0
 
 
@@ -130,14 +133,14 @@ def _rank(
     identity = recipe_digest(asked.request.model_dump(mode="json"), entries)
     check_output(output, "results.json", identity, overwrite=options.overwrite)
     run = _open(asked, output, history, options)
-    _score(run, _shortlist(run))
+    run = _score(run, _shortlist(run))
     before = run.believe()
-    spend(run)
+    run = spend(run)
     if options.verify:
-        fine_tune(run, list(run.tunable), "verifying")
+        run = fine_tune(run, list(run.tunable), "verifying")
     after = run.believe()
-    results = {RECIPE_DIGEST: identity, **collect(run, before, after, begun)}
-    write_json(output / "results.json", results)
+    results = collect(run, before, after, begun, identity)
+    write_json(output / "results.json", results.to_json())
     winner = next((name for name in after.order if name in run.tunable), None)
     if winner is not None:
         write_recipe(output / "recipe.yaml", run.prepared, winner, run.tunable[winner])
@@ -159,7 +162,7 @@ def plan_rank(
     download: bool = False,
     root: str | Path | None = None,
     skip_corrupt: bool = False,
-) -> dict[str, Any]:
+) -> RankPlan:
     """Check everything as :func:`rank` does and say what it would do; writes nothing."""
     options = RankOptions(
         budget=seconds(budget),
@@ -172,19 +175,19 @@ def plan_rank(
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         run = _open(_read(task, zoo, options, root), Path(scratch), history, options)
         wanted = _shortlist(run)
-        return {
-            "task": run.prepared.title,
-            "metric": run.prepared.metric,
-            "judged_by": run.prepared.judged,
-            "models": len(run.prepared.entries),
-            "run": wanted,
-            "not_run": [name for name in run.prepared.entries if name not in wanted],
-            "failed": [{"model": f.name, "reason": f.reason} for f in run.failed],
-            "sample": run.prepared.request.sample.model_dump(),
-            "history": None if run.table is None else list(run.table.values.shape),
-            "known": run.known,
-            "budget": options.budget,
-        }
+        return RankPlan(
+            task=run.prepared.title,
+            metric=run.prepared.metric,
+            judged_by=run.prepared.judged,
+            models=len(run.prepared.entries),
+            run=tuple(wanted),
+            not_run=tuple(name for name in run.prepared.entries if name not in wanted),
+            failed=unranked(run.failed),
+            sample=run.prepared.request.sample.model_dump(),
+            history=run.table and (len(run.table.models), len(run.table.tasks)),
+            known=run.known,
+            budget=options.budget,
+        )
 
 
 @dataclass(frozen=True)
@@ -234,9 +237,9 @@ def _open(
         keep=request.sample.keep,
         download=options.download,
     )
-    return RankingRun(
-        prepared, options, table, past, known, extractor, failed=list(prepared.failed)
-    )
+    facts = {name: entry.metadata for name, entry in prepared.entries.items()}
+    learnt = cache(lambda: learn(list(prepared.entries), table, facts, past))
+    return RankingRun(prepared, options, table, learnt, known, extractor, failed=prepared.failed)
 
 
 def _read_history(history: str | Path | None) -> Table | None:
@@ -272,7 +275,7 @@ def _shortlist(run: RankingRun) -> list[str]:
     return run.believe().order[: run.options.shortlist]
 
 
-def _score(run: RankingRun, names: list[str]) -> None:
+def _score(run: RankingRun, names: list[str]) -> RankingRun:
     entries = {name: run.prepared.entries[name] for name in names}
     request = run.prepared.request
     with progress("features", len(entries), quiet=run.options.quiet) as advance:
@@ -296,7 +299,7 @@ def _score(run: RankingRun, names: list[str]) -> None:
                 on_model=on_model,
             )
 
-        run.scored = score_models(
+        scored = score_models(
             entries,
             run.extractor,
             request.sample,
@@ -305,7 +308,8 @@ def _score(run: RankingRun, names: list[str]) -> None:
             on_model=on_model,
             ahead=ahead,
         )
-    run.failed += run.scored.failed
-    if not run.scored.extracted:
+    run = replace(run, scored=scored, failed=(*run.failed, *scored.failed))
+    if not scored.extracted:
         first = run.failed[0]
         raise InputError(f"no model could be run; '{first.name}': {first.reason}")
+    return run

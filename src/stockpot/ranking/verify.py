@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from stockpot.ranking.beliefs import Beliefs
 from stockpot.ranking.history import Table, mean_scores
 from stockpot.ranking.prepare import Prepared
+from stockpot.ranking.schema import OrdersResult, PredictorResult
 from stockpot.ranking.scoring import Scored
 from stockpot.ranking.tuning import Tuned
 
@@ -22,7 +22,7 @@ def compare_orders(
     tuned: Mapping[str, Tuned],
     table: Table | None,
     prepared: Prepared,
-) -> dict[str, Any]:
+) -> OrdersResult:
     """Every predictor against the real values: weighted Kendall tau and regret.
 
     Predictors: the posterior as it was before any fine-tuning, every score alone, the mean rank
@@ -54,20 +54,20 @@ def compare_orders(
     for label, guess in predictors.items():
         guesses = np.array([guess[name] for name in names])
         rows.append(
-            {
-                "predictor": label,
-                "tau": weighted_tau(real, guesses),
-                "regret": float(real.max() - real[int(guesses.argmax())]),
-                "first": names[int(guesses.argmax())],
-            }
+            PredictorResult(
+                predictor=label,
+                tau=weighted_tau(real, guesses),
+                regret=float(real.max() - real[int(guesses.argmax())]),
+                first=names[int(guesses.argmax())],
+            )
         )
-    return {
-        "models": names,
-        "real": real.tolist(),
-        "predicted": [before.models[name].rank.mean for name in names],
-        "predictors": rows,
-        "noise": _noise(real, prepared) if prepared.metric == "accuracy" else None,
-    }
+    return OrdersResult(
+        models=tuple(names),
+        real=tuple(real.tolist()),
+        predicted=tuple(before.models[name].rank.mean for name in names),
+        predictors=tuple(rows),
+        noise=_noise(real, prepared) if prepared.metric == "accuracy" else None,
+    )
 
 
 def weighted_tau(real: np.ndarray, guess: np.ndarray) -> float | None:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stockpot.evaluation.intervals import Interval
 from stockpot.files import write_text
+from stockpot.ranking.schema import Belief, OrdersResult, RankedModel, RankResults
 from stockpot.report import numbers, svg
 from stockpot.report.environment import make_environment
 
@@ -15,17 +17,17 @@ _ROW, _HEAD, _MOST = 27.0, 40.0, 40
 _WIDTH = 80
 
 
-def write_ranking(results: Mapping[str, Any], path: Path | str) -> Path:
+def write_ranking(results: RankResults | Mapping[str, Any], path: Path | str) -> Path:
     """Write the page for ``results`` (the content of ``rank``'s ``results.json``) to ``path``.
 
     Raises ``OutputError`` when it cannot be written.
     """
     path = Path(path)
-    write_text(path, render(results))
+    write_text(path, render(RankResults.read(results)))
     return path
 
 
-def render(results: Mapping[str, Any]) -> str:
+def render(results: RankResults) -> str:
     """The page as text: no script, no request to anywhere, light and dark."""
     from markupsafe import Markup
 
@@ -38,12 +40,12 @@ def render(results: Mapping[str, Any]) -> str:
         chance=chance,
         short=short,
     )
-    metric = results["task"]["metric"]
-    shown = results["models"][:_MOST]
+    metric = results.task.metric
+    shown = results.models[:_MOST]
     figures = {
         "wide": Markup(posterior(results, shown, 1108, "posterior-wide")) if shown else "",
         "narrow": Markup(posterior(results, shown, 360, "posterior-narrow")) if shown else "",
-        "orders": Markup(orders(results)) if results["verified"] else "",
+        "orders": Markup(orders(results)) if results.verified else "",
     }
     return environment.get_template("ranking.html.j2").render(
         results=results,
@@ -52,35 +54,35 @@ def render(results: Mapping[str, Any]) -> str:
         words=headline(results),
         figures=figures,
         shown=shown,
-        hidden=len(results["models"]) - len(shown),
+        hidden=len(results.models) - len(shown),
         scores=score_names(results),
-        by_value=_by_value(results),
-        details=[model for model in shown[:10] if model["reasons"]],
+        by_value=results.by_value,
+        details=[model for model in shown[:10] if model.reasons],
     )
 
 
-def headline(results: Mapping[str, Any]) -> dict[str, str]:
+def headline(results: RankResults) -> dict[str, str]:
     """Answer, how sure it is, and the next step, in one sentence each."""
-    models = results["models"]
+    models = results.models
     first = models[0]
     sure = "It has the highest expected result and is the best"
-    sure += f" of {len(models)} with probability {chance(first['p_best'])}"
+    sure += f" of {len(models)} with probability {chance(first.p_best)}"
     if len(models) > 1:
-        second = max(models[1:], key=lambda model: float(model["p_best"]))
-        sure += f"; {second['name']} with {chance(second['p_best'])}"
-    tuned = [model for model in models if model["tuned"] or model["known"] is not None]
+        second = max(models[1:], key=lambda model: float(model.p_best))
+        sure += f"; {second.name} with {chance(second.p_best)}"
+    tuned = [model for model in models if model.tuned or model.known is not None]
     done = "None of them was fine-tuned on this task yet."
     if tuned:
         many = "All of them were" if len(tuned) == len(models) else f"{len(tuned)} of them were"
         many = "One of them was" if len(tuned) == 1 < len(models) else many
         done = f"{many} really fine-tuned on this task"
-        done += f", judged by {numbers.count(results['task']['judged_by'])} examples."
-    following = results["next"]
+        done += f", judged by {numbers.count(results.task.judged_by)} examples."
+    following = results.next
     advice = ""
     if following:
-        cost = numbers.duration(following["seconds"])
-        advice = f"What to try next: fine-tune {following['model']} (about {cost})."
-    return {"answer": f"Start from {first['name']}", "sure": f"{sure}. {done}", "next": advice}
+        cost = numbers.duration(following.seconds)
+        advice = f"What to try next: fine-tune {following.model} (about {cost})."
+    return {"answer": f"Start from {first.name}", "sure": f"{sure}. {done}", "next": advice}
 
 
 def chance(value: float) -> str:
@@ -95,37 +97,29 @@ def short(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def score_names(results: Mapping[str, Any]) -> list[str]:
+def score_names(results: RankResults) -> list[str]:
     """Every score that some model has."""
-    return sorted({name for model in results["models"] for name in model["scores"]})
+    return sorted({name for model in results.models for name in model.scores})
 
 
-def _by_value(results: Mapping[str, Any]) -> bool:
-    """Whether results are expected in the metric's units, and not as places only."""
-    return all(model["value"] is not None for model in results["models"])
-
-
-def _point(model: Mapping[str, Any], by_value: bool) -> Mapping[str, float]:
+def _point(belief: Belief, by_value: bool) -> Interval:
     """Mean, low and high in the unit of the figure."""
-    found: Mapping[str, float] = model["value"] if by_value else model["rank"]
-    return found
+    return belief.value if by_value and belief.value is not None else belief.rank
 
 
-def posterior(
-    results: Mapping[str, Any], models: Sequence[Mapping[str, Any]], width: float, ident: str
-) -> str:
+def posterior(results: RankResults, models: Sequence[RankedModel], width: float, ident: str) -> str:
     """One row a model: interval before (thin) and after (thick) fine-tunings, what was measured,
     P(best) as a bar, and what fine-tuning it costs."""
-    metric, by_value = results["task"]["metric"], _by_value(results)
+    metric, by_value = results.task.metric, results.by_value
     wide = width > 600
-    labels = min(max(svg.text_width(m["name"], 13) for m in models) + 16, 260) if wide else 0.0
+    labels = min(max(svg.text_width(m.name, 13) for m in models) + 16, 260) if wide else 0.0
     room_best, room_cost = (150.0, 90.0) if wide else (74.0, 0.0)
     left, right = labels + 8, width - room_best - room_cost - 22
     step = _ROW if wide else 40.0
     points = [_point(model, by_value) for model in models]
-    before = [_point(model["before"], by_value) for model in models if _has(model, by_value)]
-    measured = [value for model in models if (value := _measured(model)) is not None]
-    ends = [p[key] for p in (*points, *before) for key in ("low", "high")]
+    before = [_point(model.before, by_value) for model in models if _has(model, by_value)]
+    measured = [value for model in models if (value := model.measured) is not None]
+    ends = [end for point in (*points, *before) for end in (point.low, point.high)]
     if by_value:
         ends += measured
     low, high = svg.padded(min(ends), max(ends), 0.02 if by_value else 2.0)
@@ -145,7 +139,7 @@ def posterior(
         parts.append(svg.line(x, _HEAD - 12, x, bottom, class_="grid"))
         words = f"{tick * times:g}".replace("-", numbers.MINUS)
         parts.append(svg.text(x, bottom + 15, words, class_="tick", text_anchor="middle"))
-    largest = max(float(model["p_best"]) for model in models) or 1.0
+    largest = max(float(model.p_best) for model in models) or 1.0
     for index, model in enumerate(models):
         y = _HEAD + index * step + (step / 2 if wide else step - 12)
         if index % 2 == 0:
@@ -154,7 +148,7 @@ def posterior(
                 0, svg.element("rect", x=0, y=top, width=width, height=step, class_="band")
             )
         parts.append(_row(model, y, scale, by_value, metric, labels, wide))
-        size = (room_best - 52) * float(model["p_best"]) / largest
+        size = (room_best - 52) * float(model.p_best) / largest
         start = right + 22
         parts.append(
             svg.element(
@@ -162,21 +156,21 @@ def posterior(
             )
         )
         if wide:
-            parts.append(svg.text(start + size + 6, y + 4, chance(model["p_best"]), class_="tick"))
-            cost = numbers.duration(model["cost"]["tuning_seconds"])
+            parts.append(svg.text(start + size + 6, y + 4, chance(model.p_best), class_="tick"))
+            cost = numbers.duration(model.cost.tuning_seconds)
             parts.append(svg.text(width, y + 4, cost, class_="tick", text_anchor="end"))
     title = f"What is believed of each model: {_axis_title(metric, by_value)}"
-    words = "; ".join(f"{m['name']}: P(best) {chance(m['p_best'])}" for m in models[:10])
+    words = "; ".join(f"{m.name}: P(best) {chance(m.p_best)}" for m in models[:10])
     css = "wide" if wide else "narrow"
     return svg.figure(ident, width, bottom + 24, title, words, *parts, css=css)
 
 
-def _has(model: Mapping[str, Any], by_value: bool) -> bool:
-    return not by_value or model["before"]["value"] is not None
+def _has(model: RankedModel, by_value: bool) -> bool:
+    return not by_value or model.before.value is not None
 
 
 def _row(
-    model: Mapping[str, Any],
+    model: RankedModel,
     y: float,
     scale: svg.Scale,
     by_value: bool,
@@ -187,40 +181,33 @@ def _row(
     after = _point(model, by_value)
     parts = []
     if wide:
-        name = svg.shortened(model["name"], 13, labels - 8)
+        name = svg.shortened(model.name, 13, labels - 8)
         parts.append(svg.text(0, y + 4, name, class_="label"))
     else:
-        parts.append(svg.text(0, y - 12, svg.shortened(model["name"], 13, 250), class_="label"))
+        parts.append(svg.text(0, y - 12, svg.shortened(model.name, 13, 250), class_="label"))
     if _has(model, by_value):
-        before = _point(model["before"], by_value)
-        parts.append(svg.line(scale(before["low"]), y, scale(before["high"]), y, class_="earlier"))
-    parts.append(svg.line(scale(after["low"]), y, scale(after["high"]), y, class_="whisker"))
-    parts.append(svg.marker("circle", scale(after["mean"]), y, 4.4))
-    value = _measured(model)
+        before = _point(model.before, by_value)
+        parts.append(svg.line(scale(before.low), y, scale(before.high), y, class_="earlier"))
+    parts.append(svg.line(scale(after.low), y, scale(after.high), y, class_="whisker"))
+    parts.append(svg.marker("circle", scale(after.mean), y, 4.4))
+    value = model.measured
     if value is not None and by_value:
         x = scale(value)
         parts.append(svg.marker("diamond", x, y, 4.2, class_="measured"))
-    words = f"{model['name']}: {_words(after, by_value, metric)}, P(best) {chance(model['p_best'])}"
+    words = f"{model.name}: {_words(after, by_value, metric)}, P(best) {chance(model.p_best)}"
     if value is not None:
         words += f"; fine-tuned: {numbers.score(value, metric)}"
     tone = "g-average" if value is not None else "g-single"
     return svg.group(svg.tooltip(words), *parts, class_=tone)
 
 
-def _words(point: Mapping[str, float], by_value: bool, metric: str) -> str:
+def _words(point: Interval, by_value: bool, metric: str) -> str:
     if by_value:
         return (
-            f"{numbers.score(point['mean'], metric)} expected "
-            f"({numbers.spread(point['low'], point['high'], metric)})"
+            f"{numbers.score(point.mean, metric)} expected "
+            f"({numbers.spread(point.low, point.high, metric)})"
         )
-    return f"place {point['mean']:.1f} expected ({point['low']:.0f} to {point['high']:.0f})"
-
-
-def _measured(model: Mapping[str, Any]) -> float | None:
-    tuned = model["tuned"]
-    if tuned is not None and tuned["steps"] == tuned["of"]:
-        return float(tuned["value"])
-    return None if model["known"] is None else float(model["known"])
+    return f"place {point.mean:.1f} expected ({point.low:.0f} to {point.high:.0f})"
 
 
 def _axis_title(metric: str, by_value: bool) -> str:
@@ -229,10 +216,11 @@ def _axis_title(metric: str, by_value: bool) -> str:
     return "Expected R2" if metric == "r2" else "Expected accuracy, in percent"
 
 
-def orders(results: Mapping[str, Any], width: float = 560, height: float = 380) -> str:
+def orders(results: RankResults, width: float = 560, height: float = 380) -> str:
     """Place that was predicted before any fine-tuning against what fine-tuning gave."""
-    found, metric = results["verified"], results["task"]["metric"]
-    real, guess, names = found["real"], found["predicted"], found["models"]
+    found, metric = results.verified, results.task.metric
+    assert found is not None
+    real, guess, names = found.real, found.predicted, found.models
     left, top, bottom = 52.0, 16.0, height - 40
     across = svg.Scale(max(guess) + 0.5, min(guess) - 0.5, left, width - 90)
     low, high = svg.padded(min(real), max(real), 0.02)
@@ -267,50 +255,51 @@ def orders(results: Mapping[str, Any], width: float = 560, height: float = 380) 
     return svg.figure("orders", width, height, title, "The numbers are in the table.", *parts)
 
 
-def terminal_ranking(results: Mapping[str, Any], top: int = 10) -> str:
+def terminal_ranking(results: RankResults | Mapping[str, Any], top: int = 10) -> str:
     """Headline, one row a model, what failed, what to try next: plain text, 80 columns."""
-    metric, by_value = results["task"]["metric"], _by_value(results)
+    results = RankResults.read(results)
+    metric, by_value = results.task.metric, results.by_value
     said = headline(results)
     lines = textwrap.wrap(f"{said['answer']}. {said['sure']}", _WIDTH)
     lines.append("")
     heading = "expected" if by_value else "place"
     lines.append(f"   {'':27}{heading:>9}  {'90 %':^13}{'P(best)':>8}{'tuned':>8}{'cost':>9}")
-    for index, model in enumerate(results["models"][:top], 1):
+    for index, model in enumerate(results.models[:top], 1):
         point = _point(model, by_value)
-        value = _measured(model)
-        name = model["name"] if len(model["name"]) <= 26 else model["name"][:25] + "…"
+        value = model.measured
+        name = model.name if len(model.name) <= 26 else model.name[:25] + "…"
         if by_value:
-            mean = numbers.score(point["mean"], metric)
-            interval = numbers.spread(point["low"], point["high"], metric)
+            mean = numbers.score(point.mean, metric)
+            interval = numbers.spread(point.low, point.high, metric)
         else:
-            mean, interval = f"{point['mean']:.1f}", f"{point['low']:.0f}-{point['high']:.0f}"
+            mean, interval = f"{point.mean:.1f}", f"{point.low:.0f}-{point.high:.0f}"
         tuned = "" if value is None else numbers.score(value, metric)
-        cost = numbers.duration(model["cost"]["tuning_seconds"]).replace(numbers.NO_BREAK, " ")
-        best = chance(model["p_best"]).replace(numbers.NO_BREAK, " ")
+        cost = numbers.duration(model.cost.tuning_seconds).replace(numbers.NO_BREAK, " ")
+        best = chance(model.p_best).replace(numbers.NO_BREAK, " ")
         lines.append(f"{index:>2} {name:<27}{mean:>9}  {interval:^13}{best:>8}{tuned:>8}{cost:>9}")
-    if len(results["models"]) > top:
-        lines.append(f"   and {len(results['models']) - top} more: see the report, or --top")
+    if len(results.models) > top:
+        lines.append(f"   and {len(results.models) - top} more: see the report, or --top")
     lines.append("")
-    for reason in results["models"][0]["reasons"]:
+    for reason in results.models[0].reasons:
         lines += textwrap.wrap(f"- {reason}", _WIDTH, subsequent_indent="  ")
-    for each in results["failed"]:
+    for each in results.failed:
         lines += textwrap.wrap(
-            f"not ranked: {each['model']}: {each['reason']}", _WIDTH, subsequent_indent="  "
+            f"not ranked: {each.model}: {each.reason}", _WIDTH, subsequent_indent="  "
         )
     if said["next"]:
         lines.append(said["next"].replace(numbers.NO_BREAK, " "))
-    if results["verified"]:
-        lines += ["", *_verified(results["verified"], metric)]
+    if results.verified:
+        lines += ["", *_verified(results.verified, metric)]
     return "\n".join(lines)
 
 
-def _verified(found: Mapping[str, Any], metric: str) -> list[str]:
+def _verified(found: OrdersResult, metric: str) -> list[str]:
     times, unit = (100, "points") if metric == "accuracy" else (1, "R2")
-    lines = [f"{len(found['models'])} models really fine-tuned; predicted against real order:"]
+    lines = [f"{len(found.models)} models really fine-tuned; predicted against real order:"]
     lines.append(f"   {'':24}{'weighted tau':>13}{f'regret, {unit}':>17}")
-    for row in found["predictors"]:
-        tau = "" if row["tau"] is None else f"{row['tau']:.3f}"
-        lines.append(f"   {row['predictor']:<24}{tau:>13}{row['regret'] * times:>17.3g}")
-    if found["noise"] is not None:
-        lines.append(f"   {'(a perfect predictor)':<24}{found['noise']:>13.3f}{'':>17}")
+    for row in found.predictors:
+        tau = "" if row.tau is None else f"{row.tau:.3f}"
+        lines.append(f"   {row.predictor:<24}{tau:>13}{row.regret * times:>17.3g}")
+    if found.noise is not None:
+        lines.append(f"   {'(a perfect predictor)':<24}{found.noise:>13.3f}{'':>17}")
     return lines

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from markupsafe import Markup
 
 from stockpot.errors import InputError
+from stockpot.ranking.schema import RankResults
 from stockpot.recycling.schema import RecycleResults
 from stockpot.report import continual, page, ranking
 from stockpot.report.headline import headline
@@ -19,7 +20,7 @@ from stockpot.web.runs import RunFolder, kind, read_results
 
 _INLINE = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 _RENDER: dict[str, Callable[[dict[str, Any]], str]] = {
-    "rank": ranking.render,
+    "rank": lambda found: ranking.render(RankResults.read(found)),
     "recycle": lambda found: page.render(RecycleResults.read(found)),
     "continual": continual.render,
 }
@@ -32,7 +33,7 @@ def answer(run: RunFolder) -> dict[str, str]:
         with _as_we_know_them():
             name = kind(found)
             words = {
-                "rank": lambda: ranking.headline(found)["answer"],
+                "rank": lambda: ranking.headline(RankResults.read(found))["answer"],
                 "recycle": lambda: headline(RecycleResults.read(found)).words,
                 "continual": lambda: continual.headline(found),
             }
@@ -42,15 +43,22 @@ def answer(run: RunFolder) -> dict[str, str]:
         return {"kind": "", "title": "", "answer": error.message}
 
 
-def safe_ranking(found: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Metric, headline and pictures. Raises ``InputError`` for results we do not know."""
+def safe_ranking(found: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Results, at most ``most`` models of them, metric, headline and pictures.
+
+    Raises ``InputError`` for results we do not know.
+    """
     with _as_we_know_them():
+        results = RankResults.read(found)
+        models = results.models[:most]
         return {
-            "metric": found["task"]["metric"],
-            "words": ranking.headline(found),
+            "results": results,
+            "models": models,
+            "metric": results.task.metric,
+            "words": ranking.headline(results),
             "figures": {
-                "wide": Markup(ranking.posterior(found, models, 1108, "posterior-wide")),
-                "narrow": Markup(ranking.posterior(found, models, 360, "posterior-narrow")),
+                "wide": Markup(ranking.posterior(results, models, 1108, "posterior-wide")),
+                "narrow": Markup(ranking.posterior(results, models, 360, "posterior-narrow")),
             },
         }
 

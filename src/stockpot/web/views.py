@@ -158,15 +158,8 @@ class Views:
         found = read_results(run)
         if kind(found) != "rank":
             return RedirectResponse(f"/results/{quote(run.key)}/report", 303)
-        models = list(found["models"])[:_RANKED]
-        return self.shells.page(
-            request,
-            "ranking.html.j2",
-            run=run,
-            results=found,
-            models=models,
-            **safe_ranking(found, models),
-        )
+        shown = safe_ranking(found, _RANKED)
+        return self.shells.page(request, "ranking.html.j2", run=run, **shown)
 
     def report(self, request: Request) -> Response:
         """The report of a run, as the command would write it."""

@@ -66,7 +66,7 @@ def test_a_clear_ranking_is_settled_and_a_noisy_one_is_not() -> None:
     noisy = stability(scores(np.zeros(8), 1.0, 100), strata)
     assert not noisy.settled
     assert noisy.agreement < clear.agreement
-    assert noisy.to_json()["rows"] == 100
+    assert noisy.rows == 100
 
 
 def test_half_samples_scatter_as_the_mean_does() -> None:

@@ -13,6 +13,7 @@ from stockpot.errors import InputError, OutputError, RecipeError
 from stockpot.ranking import spend
 from stockpot.ranking.append import append_results
 from stockpot.ranking.history import Store
+from stockpot.ranking.schema import HistorySize, RankResults
 from stockpot.ranking.verb import plan_rank, rank
 from stockpot.recycling import load_recipe, plan_recipe
 from tests.ranking.rank.tiny import QUALITY, write_task, zoo
@@ -24,8 +25,8 @@ def options(**changes: Any) -> dict[str, Any]:
     return {**SERIAL, **changes}
 
 
-def names(results: dict[str, Any]) -> list[str]:
-    return [model["name"] for model in results["models"]]
+def names(results: RankResults) -> list[str]:
+    return [model.name for model in results.models]
 
 
 @pytest.fixture
@@ -44,14 +45,14 @@ def test_scores_alone_find_the_best_and_failures_cost_their_line(
     found = done.results
     assert names(found)[0] == "good"
     assert set(names(found)) == {*QUALITY, "given"}
-    assert {each["model"] for each in found["failed"]} == {"broken", "gone", "some/hub"}
-    reasons = {each["model"]: each["reason"] for each in found["failed"]}
+    assert {each.model for each in found.failed} == {"broken", "gone", "some/hub"}
+    reasons = {each.model: each.reason for each in found.failed}
     assert "the wheels came off" in reasons["broken"]
     assert "not on this machine" in reasons["some/hub"]
-    assert sum(model["p_best"] for model in found["models"]) == pytest.approx(1.0, abs=0.02)
-    assert found["sample"]["rows"] in (60, 120)
-    assert found["models"][0]["cost"]["parameters"] == 66
-    assert found["next"]["model"] in QUALITY  # features of somebody else cannot be trained
+    assert sum(model.p_best for model in found.models) == pytest.approx(1.0, abs=0.02)
+    assert found.sample.rows in (60, 120)
+    assert found.models[0].cost.parameters == 66
+    assert found.next.model in QUALITY  # features of somebody else cannot be trained
     recipe = load_recipe(tmp_path / "out" / "recipe.yaml")
     assert recipe.backbone.options == {"quality": 0.95}
     assert recipe.task.path == "../data.npz"
@@ -62,26 +63,26 @@ def test_a_budget_is_spent_on_real_fine_tunings_and_is_not_spent_twice(
     task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = rank(task, zoo(), tmp_path / "out", **options(budget=1000.0), root=tmp_path)
-    tuned = {m["name"]: m["tuned"] for m in done.results["models"] if m["tuned"]}
+    tuned = {m.name: m.tuned for m in done.results.models if m.tuned}
     assert set(tuned) == set(QUALITY)
-    best = max(tuned, key=lambda name: tuned[name]["value"])
+    best = max(tuned, key=lambda name: tuned[name].value)
     assert names(done.results)[0] == best
-    assert done.results["next"] is None
-    assert tuned["good"]["probe"] is not None
-    assert tuned["good"]["examples"] == 60  # a quarter of each domain
+    assert done.results.next is None
+    assert tuned["good"].probe is not None
+    assert tuned["good"].examples == 60  # a quarter of each domain
     monkeypatch.setattr(
         "stockpot.ranking.jobs.fine_tune", lambda *a, **k: pytest.fail("trained again")
     )
     again = rank(task, zoo(), tmp_path / "out", **options(budget=1000.0), root=tmp_path)
-    assert all(m["tuned"]["reused"] for m in again.results["models"])
-    for before, after in zip(done.results["models"], again.results["models"], strict=True):
-        assert before["tuned"]["value"] == after["tuned"]["value"]
+    assert all(m.tuned.reused for m in again.results.models)
+    for before, after in zip(done.results.models, again.results.models, strict=True):
+        assert before.tuned.value == after.tuned.value
 
 
 def test_no_budget_no_training(task: Path, tmp_path: Path) -> None:
     done = rank(task, zoo(), tmp_path / "out", **options(budget=1e-9), root=tmp_path)
-    assert all(model["tuned"] is None for model in done.results["models"])
-    assert done.results["next"] is not None
+    assert all(model.tuned is None for model in done.results.models)
+    assert done.results.next is not None
 
 
 def test_a_model_that_cannot_be_trained_gets_its_line(task: Path, tmp_path: Path) -> None:
@@ -92,8 +93,8 @@ def test_a_model_that_cannot_be_trained_gets_its_line(task: Path, tmp_path: Path
         **options(budget=1000.0),
         root=tmp_path,
     )
-    assert [each["model"] for each in done.results["failed"]] == ["stubborn"]
-    assert "not for training" in done.results["failed"][0]["reason"]
+    assert [each.model for each in done.results.failed] == ["stubborn"]
+    assert "not for training" in done.results.failed[0].reason
     assert set(names(done.results)) == set(QUALITY)
 
 
@@ -105,25 +106,25 @@ def test_halving_trains_few_to_the_end(task: Path, tmp_path: Path) -> None:
         **options(budget=1000.0, select="halving"),
         root=tmp_path,
     )
-    rungs = done.results["rungs"]
-    assert [len(rung["measured"]) for rung in rungs] == [4, 2, 1]
-    assert [rung["steps"] for rung in rungs] == [2, 4, 8]
-    tuned = [m["name"] for m in done.results["models"] if m["tuned"]]
-    assert tuned == rungs[-1]["kept"]
+    rungs = done.results.rungs
+    assert [len(rung.measured) for rung in rungs] == [4, 2, 1]
+    assert [rung.steps for rung in rungs] == [2, 4, 8]
+    tuned = [m.name for m in done.results.models if m.tuned]
+    assert tuned == list(rungs[-1].kept)
     straight = rank(task, zoo(), tmp_path / "other", **options(budget=1000.0), root=tmp_path)
-    value = {m["name"]: m["tuned"] for m in straight.results["models"]}[tuned[0]]["value"]
-    halved = next(m["tuned"]["value"] for m in done.results["models"] if m["tuned"])
+    value = {m.name: m.tuned for m in straight.results.models}[tuned[0]].value
+    halved = next(m.tuned.value for m in done.results.models if m.tuned)
     assert halved == value  # going on from a rung is the same as going in one go
 
 
 def test_verify_compares_orders(task: Path, tmp_path: Path) -> None:
     done = rank(task, zoo(), tmp_path / "out", **options(verify=True), root=tmp_path)
-    found = done.results["verified"]
-    assert set(found["models"]) == set(QUALITY)
-    rows = {row["predictor"]: row for row in found["predictors"]}
+    found = done.results.verified
+    assert set(found.models) == set(QUALITY)
+    rows = {row.predictor: row for row in found.predictors}
     assert {"posterior", "logme", "linear probe"} <= set(rows)
-    assert all(row["regret"] >= 0 for row in rows.values())
-    assert 0 < found["noise"] <= 1
+    assert all(row.regret >= 0 for row in rows.values())
+    assert 0 < found.noise <= 1
 
 
 def test_history_of_other_tasks_and_of_this_one(task: Path, tmp_path: Path) -> None:
@@ -135,17 +136,17 @@ def test_history_of_other_tasks_and_of_this_one(task: Path, tmp_path: Path) -> N
             for m, quality in QUALITY.items():
                 opened.add(m, f"other{t}", "accuracy", 0.5 + 0.3 * quality + 0.01 * t)
     same = rank(task, zoo(), tmp_path / "b", history=store, **options(), root=tmp_path)
-    known = {m["name"]: m["known"] for m in same.results["models"]}
-    truth = {m["name"]: m["tuned"]["value"] for m in first.results["models"]}
+    known = {m.name: m.known for m in same.results.models}
+    truth = {m.name: m.tuned.value for m in first.results.models}
     assert known == pytest.approx(truth)
-    assert same.results["history"] == {"models": 4, "tasks": 5}
-    assert same.results["next"] is None
+    assert same.results.history == HistorySize(models=4, tasks=5)
+    assert same.results.next is None
     (tmp_path / "other").mkdir()
     other = write_task(tmp_path / "other", seed=1)
     found = rank(other, zoo(), tmp_path / "c", history=store, **options(), root=tmp_path)
-    assert found.results["history"]["tasks"] == 6
+    assert found.results.history.tasks == 6
     assert names(found.results)[0] == "good"
-    assert all(m["known"] is None for m in found.results["models"])
+    assert all(m.known is None for m in found.results.models)
 
 
 def test_a_shortlist_is_chosen_by_history_and_the_rest_still_ranked(
@@ -157,11 +158,11 @@ def test_a_shortlist_is_chosen_by_history_and_the_rest_still_ranked(
             for m, quality in QUALITY.items():
                 opened.add(m, f"other{t}", "accuracy", 0.5 + 0.3 * quality + 0.01 * t)
     plan = plan_rank(task, zoo(), history=store, shortlist=2, root=tmp_path)
-    assert set(plan["run"]) == {"good", "fair"}
+    assert set(plan.run) == {"good", "fair"}
     assert not (tmp_path / "x").exists()
     done = rank(task, zoo(), tmp_path / "x", history=store, **options(shortlist=2), root=tmp_path)
-    assert len(done.results["models"]) == 4
-    run = [m["name"] for m in done.results["models"] if m["scores"]]
+    assert len(done.results.models) == 4
+    run = [m.name for m in done.results.models if m.scores]
     assert set(run) == {"good", "fair"}
 
 
@@ -190,7 +191,7 @@ def test_moments_are_enough_for_a_ranking(task: Path, tmp_path: Path) -> None:
     task.write_text(text)
     done = rank(task, zoo(), tmp_path / "out", **options(), root=tmp_path)
     assert names(done.results)[0] == "good"
-    assert done.results["sample"]["rounds"] == []
+    assert done.results.sample.rounds == ()
     assert not list((tmp_path / "out").rglob("chunk-*.npz"))
 
 
@@ -207,9 +208,9 @@ def test_regression_and_held_out_domains(tmp_path: Path) -> None:
         "training": {"steps": 4, "batch_size": 8},
     }
     done = rank(question, zoo(), tmp_path / "out", **options(verify=True), root=tmp_path)
-    assert done.results["task"]["metric"] == "r2"
-    assert done.results["task"]["judged_by"] == 120
-    assert done.results["verified"]["noise"] is None
+    assert done.results.task.metric == "r2"
+    assert done.results.task.judged_by == 120
+    assert done.results.verified.noise is None
     assert names(done.results)[0] == "good"
     recipe = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
     assert recipe["held_out"] == ["b"]
@@ -221,18 +222,18 @@ def test_an_interrupted_ranking_goes_on(
     done: list[str] = []
     attempt = spend.attempt
 
-    def once(run, tuner, jobs):
+    def once(run, jobs):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.extend(jobs)
-        return attempt(run, tuner, jobs)
+        return attempt(run, jobs)
 
     monkeypatch.setattr(spend, "attempt", once)
     with pytest.raises(KeyboardInterrupt):
         rank(task, zoo(), tmp_path / "out", **options(budget=1000.0), root=tmp_path)
     monkeypatch.setattr(spend, "attempt", attempt)
     found = rank(task, zoo(), tmp_path / "out", **options(budget=1000.0), root=tmp_path)
-    reused = {m["name"] for m in found.results["models"] if m["tuned"]["reused"]}
+    reused = {m.name for m in found.results.models if m.tuned.reused}
     assert reused == set(done)
 
 
@@ -243,8 +244,8 @@ def test_fixed_test_rows_judge_and_are_never_looked_at(task: Path, tmp_path: Pat
     splits = np.array(["train", "train", "train", "test"])[np.arange(len(stored["labels"])) % 4]
     np.savez(tmp_path / "data.npz", **stored, splits=splits)
     done = rank(task, zoo(), tmp_path / "out", **options(budget=1000.0), root=tmp_path)
-    assert done.results["task"]["judged_by"] == np.sum(splits == "test")
-    assert done.results["sample"]["rows"] <= np.sum(splits == "train")
+    assert done.results.task.judged_by == np.sum(splits == "test")
+    assert done.results.sample.rows <= np.sum(splits == "train")
     recipe = load_recipe(tmp_path / "out" / "recipe.yaml")
     labels = plan_recipe(recipe, root=tmp_path / "out")
     assert any("in-distribution" in label for label in labels)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -33,14 +32,6 @@ class Stability:
     def settled(self) -> bool:
         """Whether more examples are unlikely to change the ranking."""
         return self.agreement >= AGREEMENT
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "agreement": self.agreement,
-            "same_best": self.same_best,
-            "rows": self.rows,
-            "settled": self.settled,
-        }
 
 
 def stability(

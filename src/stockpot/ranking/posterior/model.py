@@ -272,7 +272,7 @@ class Posterior:
                 if results
                 else "no results in the history",
             ),
-            EvidenceUse("metadata", self.prior.explained > 0, self.prior.reason),
+            EvidenceUse("metadata", bool(self.prior.explained > 0), self.prior.reason),
         ]
         if anchors:
             words = f"{anchors} models measured on this task"
@@ -289,7 +289,7 @@ class Posterior:
                 found.append(EvidenceUse("old tasks", True, f"this one is most like {words}"))
         for name, sensor in sensors.items():
             known = sum(np.isfinite(value) for value in scores[name].values())
-            used = sensor.used and known >= 2
+            used = bool(sensor.used and known >= 2)
             found.append(
                 EvidenceUse(name, used, sensor.reason if known >= 2 else "fewer than 2 values")
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -32,17 +31,6 @@ class Standing:
     measured: bool
     reasons: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "score": self.score.to_json(),
-            "rank": self.rank.to_json(),
-            "metric": self.metric.to_json() if self.metric else None,
-            "best": self.best,
-            "measured": self.measured,
-            "reasons": list(self.reasons),
-        }
-
 
 @dataclass(frozen=True)
 class EvidenceUse:
@@ -51,9 +39,6 @@ class EvidenceUse:
     name: str
     used: bool
     reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "used": self.used, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -65,14 +50,6 @@ class Candidate:
     improvement: float
     cost: float
     per_cost: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "improvement": self.improvement,
-            "cost": self.cost,
-            "per_cost": self.per_cost,
-        }
 
 
 @dataclass(frozen=True)
@@ -123,9 +100,3 @@ class Ranking:
             if not done
         ]
         return sorted(found, key=lambda each: -each.per_cost)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "standings": [each.to_json() for each in self.standings],
-            "evidence": [each.to_json() for each in self.evidence],
-        }
