@@ -28,6 +28,7 @@ import numpy as np
 
 import stockpot
 from stockpot.files import write_json, write_text
+from stockpot.ranking.evaluated import Calibration, RankingEvaluation
 from stockpot.report import history as report
 
 
@@ -225,7 +226,8 @@ def page(results: dict[str, dict[str, Any]], picture: str) -> str:
         found = results.get(history.key)
         if found is None:
             continue
-        parts.append(report.markdown(found, history.title))
+        known = {key: found[key] for key in RankingEvaluation.model_fields if key in found}
+        parts.append(report.markdown(RankingEvaluation.read(known), history.title))
         if found["aside"]:
             kept = "set aside" if history.clean else "found and left in"
             parts.append(f"- {found['aside']} models with values in the wrong columns {kept}\n")
@@ -296,7 +298,11 @@ def main() -> None:
     print(summary(results))
     if chosen.page is not None:
         picture = chosen.page.parent / "results" / "ranking_reliability.svg"
-        report.write_reliability(pooled(results), "all tables", picture)
+        report.write_reliability(
+            [Calibration.model_validate(each) for each in pooled(results)["calibration"]],
+            "all tables",
+            picture,
+        )
         write_text(chosen.page, page(results, f"results/{picture.name}"))
 
 

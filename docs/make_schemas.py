@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from stockpot.ranking.evaluated import RankingEvaluation
 from stockpot.ranking.schema import RankResults
 from stockpot.recycling.schema import RecycleResults
 from stockpot.results import VerbResults
 from stockpot.tangent.schema import TangentResults
 
 MODELS: dict[str, type[VerbResults]] = {
+    "history": RankingEvaluation,
     "rank": RankResults,
     "recycle": RecycleResults,
     "tangent": TangentResults,

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from stockpot.errors import InputError
+from stockpot.ranking.evaluated import RankingEvaluation
 from stockpot.ranking.schema import RankResults
 from stockpot.recycling.metrics import JobMetrics
 from stockpot.recycling.schema import FinalResult, RecycleResults, RunResult
@@ -23,6 +24,7 @@ from stockpot.tangent.schema import TangentResults
 ROOT = Path(__file__).parents[1]
 OLD = Path(__file__).with_name("old_results")
 MODELS: dict[str, type[VerbResults]] = {
+    "history": RankingEvaluation,
     "rank": RankResults,
     "recycle": RecycleResults,
     "tangent": TangentResults,

@@ -163,14 +163,14 @@ def evaluate_command(
         every=every,
         scores=_scores(score or []),
         quiet=quiet or as_json,
-    ).to_json()
+    )
     if page is not None:
         picture = page.with_suffix(".svg")
-        report.write_reliability(found, history.name, picture)
+        report.write_reliability(found.calibration, history.name, picture)
         write_text(page, report.markdown(found, history.name, picture=picture.name, level=1))
         out.say(f"page: {page}")
     text = columns([report.heading(), *report.rows(found)])
-    out.data(found, "\n".join([text, "", *report.notes(found)]))
+    out.data(found.to_json(), "\n".join([text, "", *report.notes(found)]))
 
 
 def _scores(pairs: list[str]) -> dict[str, Path]:

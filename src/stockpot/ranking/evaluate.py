@@ -72,13 +72,13 @@ def evaluate(
             advance(1, task)
     rows = [row for count in anchors for row in ledger.rows(count)]
     return RankingEvaluation(
-        len(table.models),
-        tuple(kept),
-        repeats,
-        tuple(rows),
-        tuple(ledger.calibration(count) for count in anchors if ledger.has(count)),
-        leave_one_model_out(table),
-        ledger.taus(),
+        models=len(table.models),
+        tasks=tuple(kept),
+        repeats=repeats,
+        rows=tuple(rows),
+        calibration=tuple(ledger.calibration(count) for count in anchors if ledger.has(count)),
+        model_left_out=leave_one_model_out(table),
+        taus=ledger.taus(),
     )
 
 
@@ -239,4 +239,4 @@ def leave_one_model_out(table: Table, *, most: int = 400) -> LeftOut | None:
     if np.isfinite(sizes).all() and float(np.std(sizes)) > 0:
         by_size = float(weightedtau(truth, sizes)[0])
     tau = float(weightedtau(truth, predicted)[0]) if float(np.ptp(predicted)) > 0 else 0.0
-    return LeftOut(len(usable), tau, by_size, whole.reason)
+    return LeftOut(models=len(usable), tau=tau, parameters=by_size, reason=whole.reason)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from stockpot.evaluation.intervals import Difference, Interval, paired_bootstrap
+from stockpot.results import ResultPart, VerbResults
 
 POSTERIOR, HISTORY, RANDOM = "posterior", "mean rank over history", "random"
 PARAMETERS, IMAGENET = "parameters", "ImageNet accuracy"
 _BINS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
 
-@dataclass(frozen=True)
-class EvaluationRow:
+class EvaluationRow(ResultPart):
     """One method with so many anchors. ``difference``: in tau, to the mean rank over history."""
 
     method: str
@@ -27,32 +25,16 @@ class EvaluationRow:
     rel5: float | None
     difference: Difference | None
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "method": self.method,
-            "anchors": self.anchors,
-            "tau": self.tau.to_json(),
-            "regret": self.regret.to_json(),
-            "regret5": self.regret5.to_json(),
-            "rel5": self.rel5,
-            "difference": self.difference.to_json() if self.difference else None,
-        }
 
-
-@dataclass(frozen=True)
-class Bin:
+class Bin(ResultPart):
     """Predictions of P(best) of about ``predicted``: ``count`` of them, ``observed`` came true."""
 
     predicted: float
     observed: float
     count: int
 
-    def to_json(self) -> dict[str, float]:
-        return {"predicted": self.predicted, "observed": self.observed, "count": self.count}
 
-
-@dataclass(frozen=True)
-class Calibration:
+class Calibration(ResultPart):
     """Of the posterior with so many anchors: coverage of 90 % intervals of ranks and of metrics
     (None where no metric was predicted), and the reliability of P(best)."""
 
@@ -61,17 +43,8 @@ class Calibration:
     metrics: float | None
     best: tuple[Bin, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "anchors": self.anchors,
-            "ranks": self.ranks,
-            "metrics": self.metrics,
-            "best": [each.to_json() for each in self.best],
-        }
 
-
-@dataclass(frozen=True)
-class LeftOut:
+class LeftOut(ResultPart):
     """Leave one model out: facts alone against the model's real mean over tasks.
 
     ``tau``: weighted Kendall tau over models; ``parameters``: that of the number of parameters.
@@ -82,17 +55,16 @@ class LeftOut:
     parameters: float | None
     reason: str
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "models": self.models,
-            "tau": self.tau,
-            "parameters": self.parameters,
-            "reason": self.reason,
-        }
+
+class TaskTaus(ResultPart):
+    """Weighted Kendall tau of one method with so many anchors, by task left out."""
+
+    method: str
+    anchors: int
+    tasks: Mapping[str, float | None]
 
 
-@dataclass(frozen=True)
-class RankingEvaluation:
+class RankingEvaluation(VerbResults):
     """``rows`` per number of anchors, ``calibration`` likewise; ``tasks``: those held out."""
 
     models: int
@@ -101,7 +73,7 @@ class RankingEvaluation:
     rows: tuple[EvaluationRow, ...]
     calibration: tuple[Calibration, ...]
     model_left_out: LeftOut | None
-    taus: Mapping[tuple[str, int], Mapping[str, float]]
+    taus: tuple[TaskTaus, ...]
 
     def row(self, method: str, anchors: int) -> EvaluationRow:
         """The row of a method with so many anchors; ``KeyError`` if there is none."""
@@ -109,20 +81,6 @@ class RankingEvaluation:
             if (each.method, each.anchors) == (method, anchors):
                 return each
         raise KeyError((method, anchors))
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "models": self.models,
-            "tasks": list(self.tasks),
-            "repeats": self.repeats,
-            "rows": [row.to_json() for row in self.rows],
-            "calibration": [each.to_json() for each in self.calibration],
-            "model_left_out": self.model_left_out.to_json() if self.model_left_out else None,
-            "taus": [
-                {"method": method, "anchors": k, "tasks": dict(own)}
-                for (method, k), own in self.taus.items()
-            ],
-        }
 
 
 class Ledger:
@@ -145,11 +103,15 @@ class Ledger:
     def has(self, anchors: int) -> bool:
         return anchors in self._inside
 
-    def taus(self) -> dict[tuple[str, int], dict[str, float]]:
-        return {
-            key: {task: _mean(own, "tau") for task, own in by_task.items()}
-            for key, by_task in self._values.items()
-        }
+    def taus(self) -> tuple[TaskTaus, ...]:
+        return tuple(
+            TaskTaus(
+                method=method,
+                anchors=count,
+                tasks={task: _mean(own, "tau") for task, own in by_task.items()},
+            )
+            for (method, count), by_task in self._values.items()
+        )
 
     def rows(self, anchors: int) -> list[EvaluationRow]:
         """Rows of the methods that were run on all tasks, the posterior first."""
@@ -173,13 +135,13 @@ class Ledger:
         rel5 = {m: _known_mean([_mean(whole[m][t], "rel5") for t in tasks]) for m in names}
         return [
             EvaluationRow(
-                m,
-                anchors,
-                found["tau"][m].overall,
-                found["regret"][m].overall,
-                found["regret5"][m].overall,
-                rel5[m],
-                found["tau"][m].difference,
+                method=m,
+                anchors=anchors,
+                tau=found["tau"][m].overall,
+                regret=found["regret"][m].overall,
+                regret5=found["regret5"][m].overall,
+                rel5=rel5[m],
+                difference=found["tau"][m].difference,
             )
             for m in names
         ]
@@ -191,16 +153,20 @@ class Ledger:
         true = np.array([t for _, t in self._chances[anchors]], dtype=np.float64)
         which = np.digitize(predicted, _BINS[1:-1])
         bins = [
-            Bin(float(predicted[own].mean()), float(true[own].mean()), int(own.sum()))
+            Bin(
+                predicted=float(predicted[own].mean()),
+                observed=float(true[own].mean()),
+                count=int(own.sum()),
+            )
             for index in range(len(_BINS) - 1)
             for own in [which == index]
             if own.any()
         ]
         return Calibration(
-            anchors,
-            float(np.mean([rank for rank, _ in inside])),
-            float(np.mean(metrics)) if metrics else None,
-            tuple(bins),
+            anchors=anchors,
+            ranks=float(np.mean([rank for rank, _ in inside])),
+            metrics=float(np.mean(metrics)) if metrics else None,
+            best=tuple(bins),
         )
 
 
