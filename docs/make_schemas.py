@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from stockpot.continual.schema import ContinualResults
 from stockpot.ranking.evaluated import RankingEvaluation
 from stockpot.ranking.schema import RankResults
 from stockpot.recycling.schema import RecycleResults
@@ -12,6 +13,7 @@ from stockpot.results import VerbResults
 from stockpot.tangent.schema import TangentResults
 
 MODELS: dict[str, type[VerbResults]] = {
+    "continual": ContinualResults,
     "history": RankingEvaluation,
     "rank": RankResults,
     "recycle": RecycleResults,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from stockpot.continual.schema import ContinualResults
 from stockpot.errors import InputError
 from stockpot.ranking.evaluated import RankingEvaluation
 from stockpot.ranking.schema import RankResults
@@ -24,6 +25,7 @@ from stockpot.tangent.schema import TangentResults
 ROOT = Path(__file__).parents[1]
 OLD = Path(__file__).with_name("old_results")
 MODELS: dict[str, type[VerbResults]] = {
+    "continual": ContinualResults,
     "history": RankingEvaluation,
     "rank": RankResults,
     "recycle": RecycleResults,

@@ -21,6 +21,7 @@ import torch
 
 from stockpot.backbones import load_backbone
 from stockpot.continual import ContinualRecipe, compare, deal, load_recipe
+from stockpot.continual.schema import ContinualResults
 from stockpot.files import write_json
 from stockpot.report import markdown_tables, write_continual
 from stockpot.tangent import FeatureMap, statistics
@@ -59,7 +60,7 @@ def main() -> None:
         from base import pretrain
 
         print(f"base: {pretrain(base):.1%} on turned test images", file=sys.stderr)
-    found: dict[str, Any] = {}
+    found: dict[str, ContinualResults] = {}
     for name in arguments.only or EXPERIMENTS:
         folder = arguments.output / name
         file, changes = EXPERIMENTS[name]
@@ -77,57 +78,57 @@ def main() -> None:
     arguments.page.write_text(page(found, curve, arguments.page, command), encoding="utf-8")
 
 
-def page(found: dict[str, Any], curve: Any, path: Path, command: str) -> str:
+def page(found: dict[str, ContinualResults], curve: Any, path: Path, command: str) -> str:
     """The page; a hand-written file ``NAME.notes.md`` beside it stands on top."""
     parts = ["# Tangent components on real data\n"]
     notes = path.with_suffix(".notes.md")
     if notes.exists():
         parts.append(notes.read_text(encoding="utf-8"))
-    minutes = sum(results["seconds"] for results in found.values()) / 60
-    versions = next(iter(found.values()))["versions"]
+    minutes = sum(results.seconds for results in found.values()) / 60
+    versions = next(iter(found.values())).versions
     made = ", ".join(f"{name} {version}" for name, version in versions.items())
     parts.append(
         f"`{command}`: {minutes:.0f} minutes of one shared CPU core in all. Made with {made}.\n"
     )
     for results in found.values():
-        parts += [f"## {results['title']}\n", about(results), markdown_tables(results)]
+        parts += [f"## {results.title}\n", about(results), markdown_tables(results)]
         parts.append(exactness(results))
     if curve:
         parts.append(curve_table(curve))
     return "\n".join(part.rstrip() + "\n" if part else "" for part in parts)
 
 
-def about(results: dict[str, Any]) -> str:
-    recipe = results["recipe"]
-    body = results["backbone"]
+def about(results: ContinualResults) -> str:
+    recipe: Any = results.recipe
+    body = results.backbone
     tangent, plain = recipe["tangent"], recipe["nonlinear"]
     square = {**plain, **recipe["nonlinear_square"]}
     features = recipe["features"]
     return (
-        f"{results['trials']} trial{'s' * (results['trials'] > 1)}, each with its own examples, "
+        f"{results.trials} trial{'s' * (results.trials > 1)}, each with its own examples, "
         "order of classes and head. "
-        f"{body['trained_parameters']:,} of {body['parameters']:,} parameters trained, from "
-        f"`{body['trained_from']}` on. {tangent['epochs']:g} epochs, AdamW with a cosine; "
+        f"{body.trained_parameters:,} of {body.parameters:,} parameters trained, from "
+        f"`{body.trained_from}` on. {tangent['epochs']:g} epochs, AdamW with a cosine; "
         f"learning rates {tangent['learning_rate']:g} (tangent), {plain['learning_rate']:g} (CE), "
         f"{square['learning_rate']:g} (square loss). Statistics: D = {features['dimension']}, "
         f"J = {features['directions']}; RanPAC with {features['random_dimension']} features.\n"
     )
 
 
-def exactness(results: dict[str, Any]) -> str:
+def exactness(results: ContinualResults) -> str:
     """How far composing is from joint training, and removing from retraining."""
     lines = [
         "| setting | method | composed against joint | removed against retrained | penalties |"
     ]
     lines.append("|---|---|---:|---:|---|")
-    for setting in results["settings"]:
-        for row in setting["methods"]:
-            notes = row["notes"]
-            if row["method"] in ("statistics", "ranpac", "ridge"):
-                penalties = ", ".join(f"{p:g}" for p in sorted(set(notes["penalty"])))
+    for setting in results.settings:
+        for row in setting.methods:
+            notes = row.notes
+            if row.method in ("statistics", "ranpac", "ridge"):
+                penalties = ", ".join(f"{p:g}" for p in sorted(set(notes.penalty)))
                 lines.append(
-                    f"| {setting['name']} | {row['label']} | {notes['gap_to_joint']:.1e} | "
-                    f"{notes['gap_to_retrained']:.1e} | {penalties} |"
+                    f"| {setting.name} | {row.label} | {notes.gap_to_joint:.1e} | "
+                    f"{notes.gap_to_retrained:.1e} | {penalties} |"
                 )
     words = "Largest difference of outputs relative to the largest output, over all trials:\n"
     return words + "\n" + "\n".join(lines) + "\n"

@@ -44,8 +44,8 @@ def main() -> None:
                     ROOT / "runs" / "tangent-tune" / name,
                     changes=[*changes, *arguments.changes],
                 )
-                for row in done.results["settings"][0]["methods"]:
-                    found[row["method"]].append(row["finals"][0])
+                for row in done.results.settings[0].methods:
+                    found[row.method].append(row.finals[0])
             for method, values in found.items():
                 cells = " | ".join(f"{100 * value:.1f}" for value in values)
                 print(f"| {method} | {cells} |", flush=True)

@@ -28,8 +28,8 @@ def done(tmp_path_factory):
 
 
 def methods(done, setting: str) -> dict:
-    found = next(s for s in done.results["settings"] if s["name"] == setting)
-    return {m["method"]: m for m in found["methods"]}
+    found = next(s for s in done.results.settings if s.name == setting)
+    return {m.method: m for m in found.methods}
 
 
 def test_every_method_has_its_measures(done) -> None:
@@ -37,28 +37,28 @@ def test_every_method_has_its_measures(done) -> None:
         found = methods(done, name)
         assert list(found) == list(METHODS)
         for method, row in found.items():
-            assert 0 <= row["final"]["low"] <= row["final"]["mean"] <= row["final"]["high"] <= 1
-            assert (row["incremental"] is None) == (METHODS[method].combine == "joint")
-            assert (row["difference"] is None) == (method == "tmc")
-    assert methods(done, "class-2")["sequential"]["forgetting"]["mean"] > 0.5
-    assert methods(done, "task-2")["tmc"]["forward"] is not None
+            assert 0 <= row.final.low <= row.final.mean <= row.final.high <= 1
+            assert (row.incremental is None) == (METHODS[method].combine == "joint")
+            assert (row.difference is None) == (method == "tmc")
+    assert methods(done, "class-2")["sequential"].forgetting.mean > 0.5
+    assert methods(done, "task-2")["tmc"].forward is not None
 
 
 def test_statistics_of_tasks_are_joint_training(done) -> None:
     """However the examples came: the same accuracy in every setting that asks the same question."""
     for setting in ("data-3", "class-2", "task-2"):
         for method in ("statistics", "ranpac", "ridge"):
-            notes = methods(done, setting)[method]["notes"]
-            assert notes["gap_to_joint"] <= 1e-9
-            assert notes["gap_to_retrained"] <= 1e-9
+            notes = methods(done, setting)[method].notes
+            assert notes.gap_to_joint <= 1e-9
+            assert notes.gap_to_retrained <= 1e-9
     for method in ("statistics", "ridge", "simplecil"):
-        one, two = (methods(done, name)[method]["finals"] for name in ("data-3", "class-2"))
+        one, two = (methods(done, name)[method].finals for name in ("data-3", "class-2"))
         assert one == two
 
 
 def test_the_order_of_difficulty_is_the_expected_one(done) -> None:
     found = methods(done, "class-2")
-    final = {name: row["final"]["mean"] for name, row in found.items()}
+    final = {name: row.final.mean for name, row in found.items()}
     assert final["statistics"] > final["tmc"] > final["sequential"]
     assert final["joint"] > final["soup"]
 
@@ -93,7 +93,7 @@ def test_predictions_are_those_of_the_composed_components(done) -> None:
 
     outputs = composed.predict(torch.from_numpy(task.inputs[stream.test])).numpy()
     accuracy = float((outputs.argmax(1) == task.labels[stream.test]).mean())
-    assert accuracy == pytest.approx(methods(done, "class-2")["tmc"]["finals"][0])
+    assert accuracy == pytest.approx(methods(done, "class-2")["tmc"].finals[0])
 
 
 def test_a_second_call_does_no_job_again(done) -> None:
@@ -101,7 +101,7 @@ def test_a_second_call_does_no_job_again(done) -> None:
     again = compare(recipe(settings=SETTINGS), done.folder, backend="serial", quiet=True)
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert again.results == done.results
-    assert json.loads((done.folder / "results.json").read_text()) == done.results
+    assert json.loads((done.folder / "results.json").read_text()) == done.results.to_json()
 
 
 def test_settings_share_what_they_have_in_common() -> None:
@@ -119,7 +119,7 @@ def test_single_class_components_are_warned_about(tmp_path: Path) -> None:
         tangent={"epochs": 1},
     )
     found = compare(value, tmp_path / "out", backend="serial", quiet=True).results
-    assert "TMC collapses" in found["settings"][0]["warnings"][0]
+    assert "TMC collapses" in found.settings[0].warnings[0]
     assert "TMC collapses" in terminal_tables(found)
     assert "TMC collapses" in markdown_tables(found)
     assert "TMC collapses" in render(found)
@@ -133,7 +133,7 @@ def test_a_file_is_no_output(tmp_path: Path) -> None:
 
 def test_published_points_stand_beside_ours(done) -> None:
     """Below joint training of the same kind: linearised for components, else not."""
-    final = {name: row["final"]["mean"] for name, row in methods(done, "class-2").items()}
+    final = {name: row.final.mean for name, row in methods(done, "class-2").items()}
     words = [
         f"TMC, uniform: {100 * (final['joint_tangent'] - final['tmc']):.1f} points below "
         "Joint, tangent (published: 14.6)",
@@ -149,12 +149,12 @@ def test_tables_and_page_say_the_same(done) -> None:
     text, markdown, page = (f(done.results) for f in (terminal_tables, markdown_tables, render))
     assert max(map(len, text.splitlines())) <= 80
     for row in methods(done, "class-2").values():
-        value = f"{100 * row['final']['mean']:.1f}"
+        value = f"{100 * row.final.mean:.1f}"
         assert value in text
         assert value in markdown
         assert value in page
-        assert row["label"] in page
+        assert row.label in page
     assert page.count("<svg") >= 3
     assert "http" not in page.replace("http://www.w3.org", "")
-    values = np.array([m["final"]["mean"] for m in methods(done, "data-3").values()])
+    values = np.array([m.final.mean for m in methods(done, "data-3").values()])
     assert np.isfinite(values).all()

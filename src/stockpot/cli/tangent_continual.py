@@ -74,8 +74,8 @@ def continual_command(
 
     report = write_continual(done.results, done.folder / "report.html")
     tables = markdown_tables if markdown else terminal_tables
-    out.data(done.results, tables(done.results))
-    for setting in done.results["settings"]:
-        for warning in setting["warnings"]:
-            out.say(f"warning: {setting['name']}: {warning}")
+    out.data(done.results.to_json(), tables(done.results))
+    for setting in done.results.settings:
+        for warning in setting.warnings:
+            out.say(f"warning: {setting.name}: {warning}")
     out.say(f"report: {report}")

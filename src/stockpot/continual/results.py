@@ -1,4 +1,4 @@
-"""Finished jobs as one JSON value: measures with intervals, comparisons, costs, warnings."""
+"""Finished jobs as results: measures with intervals, comparisons, costs, warnings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,19 @@ from stockpot.continual.methods import METHODS
 from stockpot.continual.metrics import Measures, measure
 from stockpot.continual.plan import ContinualCell
 from stockpot.continual.recipe import ContinualRecipe, Setting
+from stockpot.continual.schema import (
+    ContinualBackbone,
+    ContinualData,
+    ContinualResults,
+    MethodNotes,
+    MethodPair,
+    MethodResult,
+    PublishedLoss,
+    SettingResult,
+    TrialMean,
+)
 from stockpot.evaluation import paired_bootstrap
+from stockpot.evaluation.intervals import Estimate, Interval
 from stockpot.execution import Job, in_order
 from stockpot.provenance import versions
 from stockpot.tasks import Task
@@ -29,7 +41,6 @@ PAIRS = (
     ("statistics", "ranpac"),
     ("statistics", "joint"),
 )
-_SCALARS = ("incremental", "forgetting", "backward", "forward")
 
 
 def collect_results(
@@ -38,36 +49,35 @@ def collect_results(
     backbone: Backbone,
     cells: Sequence[ContinualCell],
     folders: Mapping[Job, Path],
-) -> dict[str, Any]:
-    """The content of ``results.json``."""
+    digest: str,
+) -> ContinualResults:
+    """The content of ``results.json``; ``digest``: of the recipe."""
     everything = list(in_order([job for cell in cells for job in cell.evaluations.values()]))
-    return {
-        "schema": 1,
-        "kind": "continual",
-        "title": recipe.title,
-        "task": {
-            "name": task.name,
-            "classes": list(task.classes),
-            "fingerprint": task.fingerprint,
-        },
-        "backbone": {
-            "name": recipe.backbone.name,
-            "trained_from": recipe.backbone.freeze_below,
-            "parameters": sum(p.numel() for p in backbone.network.parameters()),
-            "trained_parameters": sum(
-                p.numel() for p in backbone.network.parameters() if p.requires_grad
-            ),
-        },
-        "trials": recipe.trials,
-        "baseline": recipe.baseline,
-        "settings": [
+    network = backbone.network
+    return ContinualResults(
+        recipe_digest=digest,
+        version=ContinualResults.current,
+        kind="continual",
+        title=recipe.title,
+        task=ContinualData(
+            name=task.name, classes=tuple(task.classes), fingerprint=task.fingerprint
+        ),
+        backbone=ContinualBackbone(
+            name=recipe.backbone.name,
+            trained_from=recipe.backbone.freeze_below,
+            parameters=sum(p.numel() for p in network.parameters()),
+            trained_parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
+        ),
+        trials=recipe.trials,
+        baseline=recipe.baseline,
+        settings=tuple(
             _setting(recipe, setting, task, [c for c in cells if c.setting == setting], folders)
             for setting in recipe.settings
-        ],
-        "recipe": recipe.model_dump(mode="json"),
-        "seconds": sum(_seconds(folders[job]) for job in everything),
-        "versions": versions("torch", "transformers", "timm"),
-    }
+        ),
+        recipe=recipe.model_dump(mode="json"),
+        seconds=sum(_seconds(folders[job]) for job in everything),
+        versions=versions("torch", "transformers", "timm"),
+    )
 
 
 def _setting(
@@ -76,94 +86,99 @@ def _setting(
     task: Task,
     cells: Sequence[ContinualCell],
     folders: Mapping[Job, Path],
-) -> dict[str, Any]:
+) -> SettingResult:
     scores: dict[str, dict[tuple[str, int], np.ndarray]] = {}
-    rows = []
-    for name in recipe.method_names:
-        found: list[Measures] = []
-        notes: list[dict[str, Any]] = []
+    measured: dict[str, list[Measures]] = {name: [] for name in recipe.method_names}
+    for name, trials in measured.items():
         for cell in cells:
-            folder = folders[cell.evaluations[name]]
             labels = task.labels[cell.stream.test]
-            chosen = np.load(folder / "predictions.npy")
+            chosen = np.load(folders[cell.evaluations[name]] / "predictions.npy")
             tasks = [part.classes for part in cell.stream.parts]
-            found.append(measure(setting.mode, tasks, chosen, labels))
-            notes.append(_json(folder / "notes.json"))
+            trials.append(measure(setting.mode, tasks, chosen, labels))
             scores.setdefault(name, {})[(setting.name, cell.trial)] = chosen[-1] == labels
-        rows.append(
-            {
-                "method": name,
-                "label": METHODS[name].label,
-                "group": METHODS[name].group,
-                "cost": METHODS[name].cost,
-                **_summary(found),
-                "seconds": _training_seconds(name, cells, folders),
-                "notes": _merged(notes),
-            }
-        )
     examples = {(setting.name, cell.trial): cell.stream.test for cell in cells}
     estimates = paired_bootstrap(scores, recipe.baseline, examples=examples)
-    for row in rows:
-        estimate = estimates[row["method"]]
-        # The bootstrap is linear and may leave the range of an accuracy near its ends.
-        final = estimate.overall.to_json()
-        row["final"] = {key: min(max(value, 0.0), 1.0) for key, value in final.items()}
-        row["covers"] = estimate.covers
-        row["difference"] = estimate.difference.to_json() if estimate.difference else None
+    methods = tuple(
+        _method(name, trials, estimates[name], cells, folders) for name, trials in measured.items()
+    )
     stream = cells[0].stream
-    return {
-        "name": setting.name,
-        "mode": setting.mode,
-        "tasks": len(stream.parts),
-        "classes_per_task": [len(part.classes) for part in stream.parts],
-        "train": len(stream.rows),
-        "test": len(stream.test),
-        "warnings": _warnings(recipe, setting, cells),
-        "methods": rows,
-        "comparisons": _comparisons(scores, examples),
-        "published": _beside_published(setting, rows),
-    }
+    return SettingResult(
+        name=setting.name,
+        mode=setting.mode,
+        tasks=len(stream.parts),
+        classes_per_task=tuple(len(part.classes) for part in stream.parts),
+        train=len(stream.rows),
+        test=len(stream.test),
+        warnings=_warnings(recipe, setting, cells),
+        methods=methods,
+        comparisons=_comparisons(scores, examples),
+        published=_beside_published(setting, methods),
+    )
 
 
-def _beside_published(setting: Setting, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _method(
+    name: str,
+    trials: Sequence[Measures],
+    estimate: Estimate,
+    cells: Sequence[ContinualCell],
+    folders: Mapping[Job, Path],
+) -> MethodResult:
+    row, overall = METHODS[name], estimate.overall
+    matrices = np.array([each.matrix for each in trials if each.matrix], dtype=float)
+    steps = [each.steps for each in trials if each.steps]
+    return MethodResult(
+        method=name,
+        label=row.label,
+        group=row.group,
+        cost=row.cost,
+        finals=tuple(each.final for each in trials),
+        incremental=_mean([each.incremental for each in trials]),
+        forgetting=_mean([each.forgetting for each in trials]),
+        backward=_mean([each.backward for each in trials]),
+        forward=_mean([each.forward for each in trials]),
+        steps=tuple(np.mean(steps, axis=0).tolist()) if steps else (),
+        matrix=tuple(
+            tuple(None if np.isnan(value) else float(value) for value in values)
+            for values in (matrices.mean(axis=0) if len(matrices) else ())
+        ),
+        seconds=_training_seconds(name, cells, folders),
+        notes=_merged([_json(folders[cell.evaluations[name]] / "notes.json") for cell in cells]),
+        # The bootstrap is linear and may leave the range of an accuracy near its ends.
+        final=Interval(
+            *(min(max(end, 0.0), 1.0) for end in (overall.mean, overall.low, overall.high))
+        ),
+        covers=estimate.covers,
+        difference=estimate.difference,
+    )
+
+
+def _mean(values: Sequence[float | None]) -> TrialMean | None:
+    """Mean over the trials in which a measure is defined."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    spread = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    return TrialMean(mean=float(np.mean(known)), sd=spread)
+
+
+def _beside_published(
+    setting: Setting, methods: Sequence[MethodResult]
+) -> tuple[PublishedLoss, ...]:
     """Points that methods lose to joint training of their own kind, here and in print."""
-    finals = {row["method"]: row["final"]["mean"] for row in rows}
-    found = []
+    finals = {row.method: row.final.mean for row in methods}
+    losses = []
     for name, printed in setting.published.items():
         joint = "joint_tangent" if METHODS[name].group == "tangent" else "joint"
         if name in finals and joint in finals:
             lost = 100 * (finals[joint] - finals[name])
-            found.append({"method": name, "against": joint, "lost": lost, "published": printed})
-    return found
-
-
-def _summary(found: Sequence[Measures]) -> dict[str, Any]:
-    """Means over trials; ``sd`` is the standard deviation between trials."""
-    summary: dict[str, Any] = {"finals": [each.final for each in found]}
-    for name in _SCALARS:
-        values = [getattr(each, name) for each in found]
-        known = [value for value in values if value is not None]
-        summary[name] = None
-        if known:
-            spread = float(np.std(known, ddof=1)) if len(known) > 1 else None
-            summary[name] = {"mean": float(np.mean(known)), "sd": spread}
-    steps = [each.steps for each in found if each.steps]
-    summary["steps"] = np.mean(steps, axis=0).tolist() if steps else []
-    matrices = [each.matrix for each in found if each.matrix]
-    summary["matrix"] = []
-    if matrices:
-        stacked = np.array(matrices, dtype=float)
-        summary["matrix"] = [
-            [None if np.isnan(value) else float(value) for value in row]
-            for row in stacked.mean(axis=0)
-        ]
-    return summary
+            losses.append(PublishedLoss(method=name, against=joint, lost=lost, published=printed))
+    return tuple(losses)
 
 
 def _comparisons(
     scores: Mapping[str, Mapping[tuple[str, int], np.ndarray]],
     examples: Mapping[tuple[str, int], np.ndarray],
-) -> list[dict[str, Any]]:
+) -> tuple[MethodPair, ...]:
     """The questions that the methods were put side by side for."""
     found = []
     for method, against in PAIRS:
@@ -171,21 +186,21 @@ def _comparisons(
             pair = {name: scores[name] for name in (method, against)}
             difference = paired_bootstrap(pair, against, examples=examples)[method].difference
             assert difference is not None
-            found.append({"method": method, **difference.to_json()})
-    return found
+            found.append(MethodPair(method=method, **vars(difference)))
+    return tuple(found)
 
 
 def _warnings(
     recipe: ContinualRecipe, setting: Setting, cells: Sequence[ContinualCell]
-) -> list[str]:
+) -> tuple[str, ...]:
     few = any(len(part.classes) < 2 for cell in cells for part in cell.stream.parts)
     if few and "tmc" in recipe.method_names:
-        return [
+        return (
             "TMC collapses here: a component that holds a single class learns a constant, under "
             "any loss and any target. Give each component two classes or more, or use the "
-            "statistics composer."
-        ]
-    return []
+            "statistics composer.",
+        )
+    return ()
 
 
 def _training_seconds(
@@ -204,7 +219,7 @@ def _training_seconds(
     return float(np.mean(totals))
 
 
-def _merged(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _merged(notes: Sequence[Mapping[str, Any]]) -> MethodNotes:
     """Largest gaps, mean times, and the penalties that were chosen."""
     merged: dict[str, Any] = {}
     for key in notes[0]:
@@ -215,7 +230,7 @@ def _merged(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             merged[key] = values
         else:
             merged[key] = float(np.mean(values))
-    return merged
+    return MethodNotes.model_validate(merged)
 
 
 def _seconds(folder: Path) -> float:

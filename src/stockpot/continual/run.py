@@ -12,9 +12,10 @@ from stockpot.backbones import Backbone, Model, load_backbone
 from stockpot.continual.plan import ContinualCell, ContinualFacts, make_plan
 from stockpot.continual.recipe import ContinualRecipe, load_recipe, parse_recipe
 from stockpot.continual.results import collect_results
+from stockpot.continual.schema import ContinualResults
 from stockpot.execution import Backend, in_order, make_backend, run_all
 from stockpot.files import write_json
-from stockpot.outputs import RECIPE_DIGEST, check_output, recipe_digest
+from stockpot.outputs import check_output, recipe_digest
 from stockpot.tangent.linear import TangentModel
 from stockpot.tasks import load_task
 
@@ -24,7 +25,7 @@ class Compared:
     """A finished comparison. ``results`` is the content of ``folder/results.json``."""
 
     folder: Path
-    results: dict[str, Any]
+    results: ContinualResults
 
 
 def compare(
@@ -57,9 +58,8 @@ def compare(
     )
     wanted = [job for cell in cells for job in cell.evaluations.values()]
     folders = run_all("continual learning", wanted, output / "work", backend, quiet=quiet)
-    collected = collect_results(checked, body[0], body[1], cells, folders)
-    results = {RECIPE_DIGEST: identity, **collected}
-    write_json(output / "results.json", results)
+    results = collect_results(checked, body[0], body[1], cells, folders, identity)
+    write_json(output / "results.json", results.to_json())
     return Compared(output, results)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stockpot.continual.schema import ContinualResults, MethodResult, SettingResult, TrialMean
 from stockpot.evaluation.wording import points
 from stockpot.files import write_text
 from stockpot.report import svg
@@ -31,17 +33,17 @@ _DATA_HERE = "data-of-the-page-go-here"
 _LIMIT = 280_000
 
 
-def write_continual(results: dict[str, Any], path: str | Path) -> Path:
+def write_continual(results: ContinualResults | Mapping[str, Any], path: str | Path) -> Path:
     """Write ``results`` (of ``stockpot.continual``) as one HTML page; returns its path.
 
     The page makes no request and reads without scripts. Raises ``OutputError`` when it cannot be
     written.
     """
-    write_text(Path(path), render(results))
+    write_text(Path(path), render(ContinualResults.read(results)))
     return Path(path)
 
 
-def render(results: dict[str, Any]) -> str:
+def render(results: ContinualResults) -> str:
     """The page as text; the same for the same results."""
     from markupsafe import Markup
 
@@ -57,101 +59,100 @@ def render(results: dict[str, Any]) -> str:
     page = environment.get_template("continual.html.j2").render(
         results=results,
         headline=headline(results),
-        said={s["name"]: comparisons(s) for s in results["settings"]},
-        groups=[(s["name"], _grouped(s)) for s in results["settings"]],
-        best={s["name"]: _best(s) for s in results["settings"]},
-        baseline=_label(results["settings"][0], results["baseline"]),
+        said={s.name: comparisons(s) for s in results.settings},
+        groups=[(s.name, _grouped(s)) for s in results.settings],
+        best={s.name: _best(s) for s in results.settings},
+        baseline=results.settings[0].label(results.baseline),
         modes=MODES,
         names=GROUPS,
-        figures={s["name"]: Markup(steps_figure(s)) for s in results["settings"]},
-        labels={m["method"]: m["label"] for m in results["settings"][0]["methods"]},
+        figures={s.name: Markup(steps_figure(s)) for s in results.settings},
+        labels={m.method: m.label for m in results.settings[0].methods},
         data=_DATA_HERE,
     )
-    return page.replace(_DATA_HERE, embedded(results, max(_LIMIT - len(page), 40_000)), 1)
+    return page.replace(_DATA_HERE, embedded(results.to_json(), max(_LIMIT - len(page), 40_000)), 1)
 
 
-def headline(results: dict[str, Any]) -> str:
+def headline(results: ContinualResults) -> str:
     """The best method of the first setting that trains task by task, and joint training."""
-    setting = results["settings"][0]
-    able = [m for m in setting["methods"] if m["group"] != "joint"]
-    best = max(able, key=lambda m: m["final"]["mean"])
-    final = best["final"]
-    words = f"{best['label']} is best in the setting {setting['name']}: "
-    words += f"{score(final['mean'], _METRIC)} % ({spread(final['low'], final['high'], _METRIC)})"
-    joint = [m for m in setting["methods"] if m["group"] == "joint"]
+    setting = results.settings[0]
+    able = [m for m in setting.methods if m.group != "joint"]
+    best = max(able, key=lambda m: m.final.mean)
+    final = best.final
+    words = f"{best.label} is best in the setting {setting.name}: "
+    words += f"{score(final.mean, _METRIC)} % ({spread(final.low, final.high, _METRIC)})"
+    joint = [m for m in setting.methods if m.group == "joint"]
     if joint:
-        top = max(joint, key=lambda m: m["final"]["mean"])
-        words += f"; joint training has {score(top['final']['mean'], _METRIC)} %"
+        top = max(joint, key=lambda m: m.final.mean)
+        words += f"; joint training has {score(top.final.mean, _METRIC)} %"
     return words + "."
 
 
-def comparisons(setting: dict[str, Any]) -> list[str]:
+def comparisons(setting: SettingResult) -> list[str]:
     """What one setting says about pairs of methods, and about published numbers beside ours."""
     pairs = [
-        f"{_label(setting, one['method'])} against {_label(setting, one['against'])}: "
-        f"{one['words']}"
-        for one in setting["comparisons"]
+        f"{setting.label(one.method)} against {setting.label(one.against)}: {one.words}"
+        for one in setting.comparisons
     ]
     published = [
-        f"{_label(setting, one['method'])}: {one['lost']:.1f} points below "
-        f"{_label(setting, one['against'])} (published: {one['published']:.1f})"
-        for one in setting.get("published", ())
+        f"{setting.label(one.method)}: {one.lost:.1f} points below "
+        f"{setting.label(one.against)} (published: {one.published:.1f})"
+        for one in setting.published
     ]
     return [typographic(words) for words in pairs + published]
 
 
-def markdown_tables(results: dict[str, Any]) -> str:
+def markdown_tables(results: ContinualResults) -> str:
     """One table a setting; bold marks the best method that is not joint training."""
     parts = []
-    for setting in results["settings"]:
-        baseline = _label(setting, results["baseline"])
+    for setting in results.settings:
+        baseline = setting.label(results.baseline)
         head = ["Method", "Final (95 % interval)", f"Against {baseline}", "Mean over tasks ± sd"]
-        ordered = setting["mode"] != "data"
+        ordered = setting.mode != "data"
         head += (["Forgetting", "BWT", "FWT"] if ordered else []) + ["Training", "Prediction"]
         lines = [_row(head), _row(["---"] * 3 + ["---:"] * (len(head) - 3))]
         best = _best(setting)
         for _, methods in _grouped(setting):
             for m in methods:
                 lines.append(_row(_cells(m, best, ordered=ordered)))
-        parts.append(f"**{setting['name']}** ({_size(setting)})\n\n" + "\n".join(lines) + "\n")
-        parts += [f"> {warning}\n" for warning in setting["warnings"]]
+        parts.append(f"**{setting.name}** ({_size(setting)})\n\n" + "\n".join(lines) + "\n")
+        parts += [f"> {warning}\n" for warning in setting.warnings]
         parts.append("\n".join(f"- {words}" for words in comparisons(setting)) + "\n")
     return "\n".join(parts)
 
 
-def terminal_tables(results: dict[str, Any]) -> str:
+def terminal_tables(results: ContinualResults) -> str:
     """Plain text of at most 80 columns."""
     lines = textwrap.wrap(headline(results), 80)
-    for setting in results["settings"]:
-        lines += ["", f"{setting['name']} ({_size(setting)})"]
+    for setting in results.settings:
+        lines += ["", f"{setting.name} ({_size(setting)})"]
         lines.append(f"{'':32}{'final':>6}  {'95 %':^11}{'A-bar':>8}{'forget':>8}{'BWT':>7}")
         for group, methods in _grouped(setting):
             lines.append(GROUPS[group].lower())
             for m in methods:
-                final = m["final"]
-                interval = f"{points(final['low'])}-{points(final['high'])}"
+                final = m.final
+                interval = f"{points(final.low)}-{points(final.high)}"
                 rest = "".join(
-                    f"{points(m[key]['mean']) if m[key] else '':>{width}}"
-                    for key, width in (("incremental", 8), ("forgetting", 8), ("backward", 7))
+                    f"{points(value.mean) if value else '':>{width}}"
+                    for value, width in ((m.incremental, 8), (m.forgetting, 8), (m.backward, 7))
                 )
-                line = f"  {m['label'][:29]:30}{points(final['mean']):>6}  {interval:^11}{rest}"
+                line = f"  {m.label[:29]:30}{points(final.mean):>6}  {interval:^11}{rest}"
                 lines.append(line.rstrip())
-        for warning in setting["warnings"]:
+        for warning in setting.warnings:
             lines += textwrap.wrap(f"warning: {warning}", 80)
         for words in comparisons(setting):
             lines += textwrap.wrap(words, 80, subsequent_indent="  ")
     return "\n".join(lines)
 
 
-def steps_figure(setting: dict[str, Any]) -> str:
+def steps_figure(setting: SettingResult) -> str:
     """Accuracy after each task, a line for each method, named at its end."""
-    methods = [m for m in setting["methods"] if m["steps"]]
-    joint = [m for m in setting["methods"] if not m["steps"]]
-    if not methods or len(methods[0]["steps"]) < 2:
+    methods = [m for m in setting.methods if m.steps]
+    joint = [m for m in setting.methods if not m.steps]
+    if not methods or len(methods[0].steps) < 2:
         return ""
-    values = [v for m in methods for v in m["steps"]] + [m["final"]["mean"] for m in joint]
+    values = [v for m in methods for v in m.steps] + [m.final.mean for m in joint]
     low, high = svg.padded(min(values), max(values), 0.05)
-    tasks = len(methods[0]["steps"])
+    tasks = len(methods[0].steps)
     right = _WIDTH - _RIGHT
     across = svg.Scale(1, tasks, 40.0, right - 8)
     up = svg.Scale(max(low, 0.0), min(high, 1.0), _HEIGHT - 38, 12.0)
@@ -168,23 +169,23 @@ def steps_figure(setting: dict[str, Any]) -> str:
     parts.append(svg.text(across(1), _HEIGHT - 3, words, class_="tick"))
     ends: list[tuple[float, str, str]] = []
     for index, m in enumerate(methods):
-        points_ = [(across(t + 1), up(v)) for t, v in enumerate(m["steps"])]
-        colour = f"c{list(GROUPS).index(m['group']) + 1}"
+        points_ = [(across(t + 1), up(v)) for t, v in enumerate(m.steps)]
+        colour = f"c{list(GROUPS).index(m.group) + 1}"
         dash = (None, "7 4", "2 4", "9 3 2 3")[_place(methods, index) % 4]
-        told = svg.tooltip(f"{m['label']}: {score(m['steps'][-1], _METRIC)} %")
+        told = svg.tooltip(f"{m.label}: {score(m.steps[-1], _METRIC)} %")
         line = svg.polyline(points_, class_="curve", stroke_dasharray=dash)
         parts.append(svg.group(told, line, class_=colour))
-        ends.append((points_[-1][1], m["label"], colour))
+        ends.append((points_[-1][1], m.label, colour))
     for m in joint:
-        y = up(m["final"]["mean"])
+        y = up(m.final.mean)
         parts.append(svg.line(40, y, right - 8, y, class_="baseline"))
-        ends.append((y, m["label"], "c0"))
+        ends.append((y, m.label, "c0"))
     parts += _end_labels(ends, right)
     return svg.figure(
-        f"steps-{setting['name']}",
+        f"steps-{setting.name}",
         _WIDTH,
         _HEIGHT,
-        f"Accuracy after each task, {setting['name']}",
+        f"Accuracy after each task, {setting.name}",
         f"{len(methods)} methods over {tasks} tasks, from {score(min(values), _METRIC)} to "
         f"{score(max(values), _METRIC)} percent; dotted lines are joint training.",
         *parts,
@@ -210,58 +211,54 @@ def _end_labels(ends: list[tuple[float, str, str]], right: float) -> list[str]:
     return placed
 
 
-def _place(methods: list[dict[str, Any]], index: int) -> int:
+def _place(methods: Sequence[MethodResult], index: int) -> int:
     """Which one of its group a method is."""
-    group = methods[index]["group"]
-    return sum(m["group"] == group for m in methods[:index])
+    group = methods[index].group
+    return sum(m.group == group for m in methods[:index])
 
 
-def _grouped(setting: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+def _grouped(setting: SettingResult) -> list[tuple[str, list[MethodResult]]]:
     """Methods by group, best first within each."""
     found = []
     for group in GROUPS:
-        own = [m for m in setting["methods"] if m["group"] == group]
+        own = [m for m in setting.methods if m.group == group]
         if own:
-            found.append((group, sorted(own, key=lambda m: -m["final"]["mean"])))
+            found.append((group, sorted(own, key=lambda m: -m.final.mean)))
     return found
 
 
-def _best(setting: dict[str, Any]) -> float:
-    able = [m["final"]["mean"] for m in setting["methods"] if m["group"] != "joint"]
+def _best(setting: SettingResult) -> float:
+    able = [m.final.mean for m in setting.methods if m.group != "joint"]
     return max(able) if able else float("inf")
 
 
-def _label(setting: dict[str, Any], method: str) -> str:
-    return next(str(m["label"]) for m in setting["methods"] if m["method"] == method)
-
-
-def _size(setting: dict[str, Any]) -> str:
-    each = setting["classes_per_task"]
+def _size(setting: SettingResult) -> str:
+    each = setting.classes_per_task
     classes = f"{min(each)}" if min(each) == max(each) else f"{min(each)} to {max(each)}"
     return (
-        f"{setting['tasks']} tasks, {classes} class{'es' if max(each) > 1 else ''} each, "
-        f"{count(setting['train'])} training and {count(setting['test'])} test examples"
+        f"{setting.tasks} tasks, {classes} class{'es' if max(each) > 1 else ''} each, "
+        f"{count(setting.train)} training and {count(setting.test)} test examples"
     )
 
 
-def _cells(m: dict[str, Any], best: float, *, ordered: bool) -> list[str]:
-    final = m["final"]
-    mean = score(final["mean"], _METRIC)
-    if final["mean"] == best and m["group"] != "joint":
+def _cells(m: MethodResult, best: float, *, ordered: bool) -> list[str]:
+    final = m.final
+    mean = score(final.mean, _METRIC)
+    if final.mean == best and m.group != "joint":
         mean = f"**{mean}**"
-    difference = typographic(m["difference"]["words"]) if m["difference"] else "(baseline)"
-    cells = [m["label"], f"{mean} ({spread(final['low'], final['high'], _METRIC)})", difference]
-    cells.append(_with_spread(m["incremental"]))
+    difference = typographic(m.difference.words) if m.difference else "(baseline)"
+    cells = [m.label, f"{mean} ({spread(final.low, final.high, _METRIC)})", difference]
+    cells.append(_with_spread(m.incremental))
     if ordered:
-        cells += [_with_spread(m[key]) for key in ("forgetting", "backward", "forward")]
-    return [*cells, duration(m["seconds"]), m["cost"]]
+        cells += [_with_spread(value) for value in (m.forgetting, m.backward, m.forward)]
+    return [*cells, duration(m.seconds), m.cost]
 
 
-def _with_spread(value: dict[str, Any] | None) -> str:
+def _with_spread(value: TrialMean | None) -> str:
     if value is None:
         return "–"
-    sd = "" if value["sd"] is None else f" ± {points(value['sd'])}"
-    return score(value["mean"], _METRIC) + sd
+    sd = "" if value.sd is None else f" ± {points(value.sd)}"
+    return score(value.mean, _METRIC) + sd
 
 
 def _row(cells: list[str]) -> str:

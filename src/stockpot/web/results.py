@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from stockpot.continual.schema import ContinualResults
 from stockpot.errors import InputError
 from stockpot.ranking.schema import RankResults
 from stockpot.recycling.schema import RecycleResults
@@ -22,7 +23,7 @@ _INLINE = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 _RENDER: dict[str, Callable[[dict[str, Any]], str]] = {
     "rank": lambda found: ranking.render(RankResults.read(found)),
     "recycle": lambda found: page.render(RecycleResults.read(found)),
-    "continual": continual.render,
+    "continual": lambda found: continual.render(ContinualResults.read(found)),
 }
 
 
@@ -35,7 +36,7 @@ def answer(run: RunFolder) -> dict[str, str]:
             words = {
                 "rank": lambda: ranking.headline(RankResults.read(found))["answer"],
                 "recycle": lambda: headline(RecycleResults.read(found)).words,
-                "continual": lambda: continual.headline(found),
+                "continual": lambda: continual.headline(ContinualResults.read(found)),
             }
             said = str(words[name]()) if name in words else "results of an unknown kind"
             return {"kind": name, "title": str(found.get("title", "")), "answer": said}
