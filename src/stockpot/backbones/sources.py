@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -241,7 +242,6 @@ def _hub_folder(name: str) -> Path | None:
     """Where the hub client keeps the files of a model that was just loaded, and those by which
     sentence-transformers knows it, where there are any.
     """
-    import json
 
     from huggingface_hub import try_to_load_from_cache
     from transformers.utils.hub import cached_file

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stockpot.cli.options import AllowCode, Json, Quiet
+from stockpot.cli.output import Output
 from stockpot.cli.registry import DEFAULT, Place, opened
+from stockpot.errors import InputError
+from stockpot.files import write_json
 
 if TYPE_CHECKING:
     from stockpot.community.measuring import Meter
@@ -37,7 +40,6 @@ def contribute_command(
     quiet: Quiet = False,
 ) -> None:
     """Put a fine-tuning of a registered line up for review."""
-    from stockpot.cli.output import Output
     from stockpot.community import contribute
 
     out = Output(json=as_json, quiet=quiet)
@@ -79,11 +81,9 @@ def review_command(
     quiet: Quiet = False,
 ) -> None:
     """Examine contributions: lineage, layers, mode connectivity, every task. Exit 1 if refused."""
-    from stockpot.cli.output import Output
     from stockpot.community import contributions, refuse, review
     from stockpot.community.contribution import find_contribution
     from stockpot.community.review import last_review
-    from stockpot.errors import InputError
 
     out = Output(json=as_json, quiet=quiet)
     if refusal is not None and not contribution:
@@ -139,7 +139,6 @@ def accept_command(
 ) -> None:
     """Bring contributions together into the next version of their line."""
     from stockpot.cli.merge import read_parameters
-    from stockpot.cli.output import Output
     from stockpot.community import accept
 
     out = Output(json=as_json)
@@ -181,11 +180,8 @@ def revert_command(
     as_json: Json = False,
 ) -> None:
     """Take a contribution back: the next version has the bytes of one that never saw it."""
-    from stockpot.cli.output import Output
     from stockpot.community import revert
     from stockpot.community.contribution import COMPONENT, find_contribution
-    from stockpot.errors import InputError
-    from stockpot.files import write_json
 
     out = Output(json=as_json)
     with opened(place) as registry:

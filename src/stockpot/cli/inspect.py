@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stockpot.cli.options import Json, Quiet
+from stockpot.cli.output import Output
 
 if TYPE_CHECKING:
     from stockpot.inspection import Inspection
@@ -40,7 +41,6 @@ def inspect_command(
     Matrices and convolutions decide, by their cosine adjusted for chance: about 0 for models that
     share no ancestor, up to 1 for equal ones.
     """
-    from stockpot.cli.output import Output
     from stockpot.inspection import compare
 
     out = Output(json=as_json, quiet=quiet)

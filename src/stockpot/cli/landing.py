@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stockpot.cli.options import Json, Quiet
+from stockpot.cli.output import Output
 from stockpot.cli.registry import DEFAULT, Place, opened
 from stockpot.errors import StockpotError
 
 if TYPE_CHECKING:
-    from stockpot.cli.output import Output
     from stockpot.registry import Landed
 
 
@@ -114,7 +114,6 @@ def land_command(
 
     The commands do it themselves with --registry.
     """
-    from stockpot.cli.output import Output
     from stockpot.registry import land
 
     with opened(place) as registry:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stockpot.cli.landing import Landing
 from stockpot.cli.options import (
     Address,
     DryRun,
@@ -17,9 +18,12 @@ from stockpot.cli.options import (
     Overwrite,
     Quiet,
 )
+from stockpot.cli.output import Output
+from stockpot.errors import InputError, LineageError
+from stockpot.system import usable_cores
+from stockpot.yaml_lines import parse_yaml
 
 if TYPE_CHECKING:
-    from stockpot.cli.output import Output
     from stockpot.merging import MergeReport, Spec
     from stockpot.merging.merge import Models
 
@@ -101,11 +105,7 @@ def merge_command(
 
     stockpot merge --method stock --base BASE A B -o merged
     """
-    from stockpot.cli.landing import Landing
-    from stockpot.cli.output import Output
-    from stockpot.errors import InputError
     from stockpot.merging.merge import merge, read_spec
-    from stockpot.system import usable_cores
 
     out = Output(json=as_json, quiet=quiet)
     if list_methods:
@@ -162,7 +162,6 @@ def merge_command(
 
 def _models(sources: list[str]) -> Models:
     """The recipe, where one is given alone; else the models."""
-    from stockpot.errors import InputError
 
     recipes = [source for source in sources if source == "-" or source.endswith((".yaml", ".yml"))]
     if recipes and len(sources) > 1:
@@ -172,7 +171,6 @@ def _models(sources: list[str]) -> Models:
 
 def _refuse_strangers(spec: Spec) -> None:
     """Raise ``LineageError`` where the models share no ancestor: their average would be noise."""
-    from stockpot.errors import LineageError
     from stockpot.inspection import compare
 
     if spec.method == "mergekit:passthrough":
@@ -245,8 +243,6 @@ def _merge_adapters(
     parameters: dict[str, Any],
     registry: str | None,
 ) -> None:
-    from stockpot.cli.landing import Landing
-    from stockpot.errors import InputError
     from stockpot.merging.lora import merge_adapters
 
     if output is None:
@@ -279,8 +275,6 @@ def _words(report: MergeReport, output: Path) -> str:
 def read_parameters(pairs: list[str]) -> dict[str, Any]:
     if not pairs:
         return {}
-    from stockpot.errors import InputError
-    from stockpot.yaml_lines import parse_yaml
 
     values = {}
     for pair in pairs:
@@ -295,7 +289,6 @@ def read_parameters(pairs: list[str]) -> dict[str, Any]:
 
 
 def _bytes(text: str) -> int:
-    from stockpot.errors import InputError
 
     units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())

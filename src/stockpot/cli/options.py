@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from stockpot.errors import InputError
+from stockpot.extras import require_wanted
 from stockpot.programs import set_policy
 
 Json = Annotated[bool, typer.Option("--json", help="Everything as JSON on stdout.")]
@@ -84,7 +86,6 @@ InRegistry = Annotated[
 
 def check_tangent_packages(recipe: Path, *extras: str) -> None:
     """Read a recipe of tangent; ``MissingDependencyError`` unless what it needs is installed."""
-    from stockpot.extras import require_wanted
     from stockpot.tangent.recipe import load_recipe
 
     load_recipe(recipe)
@@ -93,7 +94,6 @@ def check_tangent_packages(recipe: Path, *extras: str) -> None:
 
 def backend_extras(backend: str, address: str | None, gpus_per_job: float | None) -> list[str]:
     """What a backend wants besides. Raises ``InputError`` where its options contradict it."""
-    from stockpot.errors import InputError
 
     if backend == "ray":
         return ["ray"]

@@ -13,6 +13,8 @@ import typer
 
 from stockpot.cli.options import AllowCode, Json, Quiet, SkipCorrupt
 from stockpot.cli.output import Output
+from stockpot.errors import InputError
+from stockpot.files import write_text
 
 if TYPE_CHECKING:
     from stockpot.inference import Evaluation, Predictions
@@ -57,7 +59,6 @@ def predict_command(
     quiet: Quiet = False,
 ) -> None:
     """Predict: label and probabilities, or a value, for every input, as CSV or JSON."""
-    from stockpot.errors import InputError
     from stockpot.inference import load
     from stockpot.inference.inputs import read_inputs, read_lines
 
@@ -73,7 +74,6 @@ def predict_command(
     if output is None:
         Output(as_json).data(value, _table(done).rstrip("\n"))
         return
-    from stockpot.files import write_text
 
     as_json = as_json or output.suffix == ".json"
     write_text(output, json.dumps(value, ensure_ascii=False) + "\n" if as_json else _table(done))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stockpot.cli.landing import Landing
 from stockpot.cli.options import (
     Address,
     AllowCode,
@@ -21,6 +22,7 @@ from stockpot.cli.options import (
     SkipCorrupt,
     backend_extras,
 )
+from stockpot.cli.output import Output
 
 if TYPE_CHECKING:
     from stockpot.ranking.schema import RankPlan
@@ -83,8 +85,6 @@ def rank_command(
     Writes a report, and a recipe for `stockpot recycle` that starts from the winner. Run again
     after an interruption: what was computed is kept.
     """
-    from stockpot.cli.landing import Landing
-    from stockpot.cli.output import Output
     from stockpot.ranking.needs import check_packages
 
     check_packages(task, zoo, *backend_extras(backend, address, gpus_per_job))

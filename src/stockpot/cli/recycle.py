@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stockpot.cli.landing import Landing
 from stockpot.cli.options import (
     Address,
     AllowCode,
@@ -24,6 +25,7 @@ from stockpot.cli.options import (
     backend_extras,
 )
 from stockpot.cli.output import Output
+from stockpot.extras import require_wanted
 
 if TYPE_CHECKING:
     from stockpot.recycling import Recycled
@@ -61,8 +63,6 @@ def recycle_command(
 
     Run again after an interruption: finished jobs are not repeated.
     """
-    from stockpot.cli.landing import Landing
-    from stockpot.extras import require_wanted
     from stockpot.recycling import load_recipe, plan_recipe, recycle
 
     extras = backend_extras(backend, address, gpus_per_job)

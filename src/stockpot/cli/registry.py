@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stockpot.cli.inspect import table
 from stockpot.cli.options import Json, Overwrite, Quiet
+from stockpot.cli.output import Output
+from stockpot.errors import InputError
+from stockpot.files import write_text
 
 if TYPE_CHECKING:
-    from stockpot.cli.output import Output
-    from stockpot.registry import Registry
+    from stockpot.registry import Added, Registry
     from stockpot.registry.index import Row
     from stockpot.registry.registry import Unusable
 
@@ -45,7 +49,6 @@ def init_command(
     as_json: Json = False,
 ) -> None:
     """Make a registry."""
-    from stockpot.cli.output import Output
     from stockpot.registry import init_registry
 
     with init_registry(place) as registry:
@@ -83,9 +86,7 @@ def add_command(
     quiet: Quiet = False,
 ) -> None:
     """Put a model in. The same model twice changes nothing."""
-    from dataclasses import asdict
 
-    from stockpot.cli.output import Output
     from stockpot.registry import add
 
     out = Output(json=as_json, quiet=quiet)
@@ -104,33 +105,7 @@ def add_command(
         )
         if line is not None:
             registry.advance(line, done.id, {"what": "add"})
-        manifest = done.manifest
-        if done.guess is not None:
-            out.say(done.guess.words)
-        if manifest.lossy is not None:
-            out.say(
-                f"stored approximately ({manifest.lossy['option']}): the difference to the base is "
-                f"off by {manifest.lossy['error']:.2%}"
-            )
-        share = done.stored / done.bytes if done.bytes else 0.0
-        value = {
-            "id": done.id,
-            "name": manifest.name,
-            "new": done.new,
-            "bytes": done.bytes,
-            "stored": done.stored,
-            "reused": done.reused,
-            "codecs": done.codecs,
-            "parents": [asdict(link) for link in manifest.parents],
-            "lossy": manifest.lossy,
-        }
-        words = f"{manifest.name} {done.id[:12]}: "
-        words += (
-            f"{_size(done.bytes)} in {_size(done.stored)} ({share:.1%})"
-            if done.new
-            else "was there already"
-        )
-        out.data(value, words)
+    _say_added(done, out)
 
 
 @registry_app.command("log")
@@ -141,11 +116,6 @@ def log_command(
     as_json: Json = False,
 ) -> None:
     """List the newest models, or the versions of a line."""
-    from dataclasses import asdict
-
-    from stockpot.cli.inspect import table
-    from stockpot.cli.output import Output
-    from stockpot.errors import InputError
 
     out = Output(json=as_json)
     with opened(place) as registry:
@@ -183,9 +153,7 @@ def tree_command(
     as_json: Json = False,
 ) -> None:
     """Show the family tree."""
-    from dataclasses import asdict
 
-    from stockpot.cli.output import Output
     from stockpot.registry.registry import models_of
     from stockpot.registry.tree import family, lineage, text
 
@@ -194,7 +162,6 @@ def tree_command(
         rows, edges = family(registry, model, limit=limit)
         lines = {name: models_of(registry.line(name)) for name in registry.lines()}
         if svg is not None:
-            from stockpot.files import write_text
             from stockpot.report.tree import standalone
 
             write_text(svg, standalone(lineage(rows, edges, lines)))
@@ -214,7 +181,6 @@ def show_command(
     as_json: Json = False,
 ) -> None:
     """Tell everything about a model."""
-    from stockpot.cli.output import Output
 
     with opened(place) as registry:
         manifest = registry.manifest(model)
@@ -236,7 +202,6 @@ def checkout_command(
     quiet: Quiet = False,
 ) -> None:
     """Write a model's files, byte for byte as they were added."""
-    from stockpot.cli.output import Output
     from stockpot.registry import checkout
 
     with opened(place) as registry:
@@ -253,8 +218,6 @@ def diff_command(
     as_json: Json = False,
 ) -> None:
     """Show what differs between two models."""
-    from stockpot.cli.inspect import table
-    from stockpot.cli.output import Output
     from stockpot.registry.difference import diff
 
     with opened(place) as registry:
@@ -277,9 +240,7 @@ def diff_command(
 @registry_app.command("verify")
 def verify_command(place: Place = DEFAULT, as_json: Json = False, quiet: Quiet = False) -> None:
     """Read, decode and hash everything; exit code 1 where something is damaged."""
-    from dataclasses import asdict
 
-    from stockpot.cli.output import Output
     from stockpot.registry.checking import verify
 
     with opened(place) as registry:
@@ -306,9 +267,7 @@ def gc_command(
     as_json: Json = False,
 ) -> None:
     """Mark what no model needs, and remove what has been marked for a while."""
-    from dataclasses import asdict
 
-    from stockpot.cli.output import Output
     from stockpot.registry.collecting import gc
 
     with opened(place) as registry:
@@ -332,8 +291,6 @@ def remove_command(
     as_json: Json = False,
 ) -> None:
     """Take a model out; its blobs go with gc."""
-    from stockpot.cli.output import Output
-    from stockpot.errors import InputError
 
     if not yes:
         raise InputError(f"removing '{model}' cannot be undone after gc", hint="add --yes")
@@ -353,9 +310,7 @@ def repair_command(
 
     Exit code 1 where something is left that it cannot set right.
     """
-    from dataclasses import asdict
 
-    from stockpot.cli.output import Output
     from stockpot.registry.repairing import repair
 
     out = Output(json=as_json, quiet=quiet)
@@ -373,17 +328,33 @@ def repair_command(
 @registry_app.command("reindex")
 def reindex_command(place: Place = DEFAULT, as_json: Json = False) -> None:
     """Make the index anew from the manifests."""
-    from stockpot.cli.output import Output
 
     with opened(place) as registry:
         count = registry.reindex()
         Output(json=as_json).data({"models": count}, f"{count} models")
 
 
+def _say_added(done: Added, out: Output) -> None:
+    manifest = done.manifest
+    if done.guess is not None:
+        out.say(done.guess.words)
+    if manifest.lossy is not None:
+        out.say(
+            f"stored approximately ({manifest.lossy['option']}): the difference to the base is "
+            f"off by {manifest.lossy['error']:.2%}"
+        )
+    fields = ("id", "new", "bytes", "stored", "reused", "codecs")
+    value = {name: getattr(done, name) for name in fields}
+    value |= {"name": manifest.name, "parents": [asdict(link) for link in manifest.parents]}
+    share = done.stored / done.bytes if done.bytes else 0.0
+    sizes = f"{_size(done.bytes)} in {_size(done.stored)} ({share:.1%})"
+    text = f"{manifest.name} {done.id[:12]}: {sizes if done.new else 'was there already'}"
+    out.data({**value, "lossy": manifest.lossy}, text)
+
+
 @contextmanager
 def opened(place: str, out: Output | None = None) -> Iterator[Registry]:
     """A registry, open; says on stderr what the user should know of that."""
-    from stockpot.cli.output import Output
     from stockpot.registry import Registry
 
     with Registry(place) as registry:

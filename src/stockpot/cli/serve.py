@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from stockpot.cli.options import AllowCode, Json, Quiet
+from stockpot.cli.output import Output
+from stockpot.extras import require_wanted
 
 
 def serve_command(
@@ -49,8 +51,6 @@ def serve_command(
 
     Read-only without --token-file. Ctrl-C ends it.
     """
-    from stockpot.cli.output import Output
-    from stockpot.extras import require_wanted
 
     require_wanted("web", purpose="the dashboard")
     from stockpot.web import ServerSettings, serve

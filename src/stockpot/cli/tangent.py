@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stockpot.cli.landing import Landing
 from stockpot.cli.options import (
     Address,
     AllowCode,
@@ -22,6 +23,7 @@ from stockpot.cli.options import (
     backend_extras,
     check_tangent_packages,
 )
+from stockpot.cli.output import Output
 
 if TYPE_CHECKING:
     from stockpot.tangent.schema import CompositionScores, TangentResults
@@ -72,8 +74,6 @@ def train_command(
 
     Run again after an interruption: finished components are not trained again.
     """
-    from stockpot.cli.landing import Landing
-    from stockpot.cli.output import Output
 
     check_tangent_packages(recipe, *backend_extras(backend, address, gpus_per_job))
     from stockpot.tangent.run import plan_recipe, train
@@ -134,8 +134,6 @@ def compose_command(
     quiet: Quiet = False,
 ) -> None:
     """Sum components into one, for the cost of one; their order changes no byte."""
-    from stockpot.cli.landing import Landing
-    from stockpot.cli.output import Output
     from stockpot.tangent.verbs import compose
 
     out = Output(json=as_json, quiet=quiet)
@@ -179,7 +177,6 @@ def eval_command(
     quiet: Quiet = False,
 ) -> None:
     """Accuracy of a composition on the rows that no component has seen."""
-    from stockpot.cli.output import Output
 
     check_tangent_packages(recipe)
     from stockpot.tangent.verbs import evaluate

@@ -20,6 +20,8 @@ from stockpot.cli.options import (
     Quiet,
     backend_extras,
 )
+from stockpot.cli.output import Output
+from stockpot.extras import require_wanted
 
 
 def continual_command(
@@ -45,9 +47,7 @@ def continual_command(
 
     Run again after an interruption: finished jobs are not repeated.
     """
-    from stockpot.cli.output import Output
     from stockpot.continual.recipe import load_recipe
-    from stockpot.extras import require_wanted
 
     extras = backend_extras(backend, address, gpus_per_job)
     load_recipe(recipe, changes or ())

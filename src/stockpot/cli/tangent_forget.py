@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from stockpot.cli.options import AllowCode, Json, Quiet, check_tangent_packages
+from stockpot.cli.output import Output
+from stockpot.errors import InputError
 
 Run = Annotated[
     Path, typer.Argument(help="The folder `stockpot tangent train` wrote.", show_default=False)
@@ -38,8 +40,6 @@ def forget_command(
     quiet: Quiet = False,
 ) -> None:
     """Remove components, sum the rest again, and write a certificate of what is left of them."""
-    from stockpot.cli.output import Output
-    from stockpot.errors import InputError
 
     check_tangent_packages(recipe)
     from stockpot.tangent.forgetting.run import forget
@@ -73,7 +73,6 @@ def verify_command(
     quiet: Quiet = False,
 ) -> None:
     """Check a certificate, by itself, against the components, and by training anew."""
-    from stockpot.cli.output import Output
 
     if recipe is not None:
         check_tangent_packages(recipe)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from stockpot.cli.options import AllowCode, Json, Quiet, check_tangent_packages
+from stockpot.cli.output import Output
 
 
 def show_command(
@@ -20,7 +21,6 @@ def show_command(
     as_json: Json = False,
 ) -> None:
     """What components hold: base, classes, examples, terms. A corrupted file is refused."""
-    from stockpot.cli.output import Output
     from stockpot.tangent.verbs import show
 
     found = [
@@ -55,7 +55,6 @@ def check_command(
 
     Exits with 1 where they differ by more than one in a thousand.
     """
-    from stockpot.cli.output import Output
 
     check_tangent_packages(recipe)
     from stockpot.tangent.run import check

@@ -71,32 +71,12 @@ def combine(
         if method == TANGENT:
             from stockpot.community.components import write_sum
 
-            folder = place / "before"
+            folder, digest = place / "before", base.digest
             every = sorted([*earlier, *members], key=lambda each: each.id)
             write_sum(registry, every, folder, parameters)
-            digest = base.digest
         else:
             folder = place / "after"
-            folder.mkdir()
-            models = []
-            for each in members:
-                checkout(registry, each.model, place / each.id)
-                models.append(str(place / each.id))
-            wanted = get_method(method).base
-            merge(
-                models,
-                method=method,
-                base=str(place / "before") if wanted != "none" else None,
-                output=place / "merged.safetensors",
-                hash_parents=False,
-                **parameters,
-            )
-            _companions(base, place / "before", folder)
-            shutil.move(place / "merged.safetensors", folder / "model.safetensors")
-            from stockpot.checkpoints import open_checkpoint
-
-            with open_checkpoint(folder / "model.safetensors") as checkpoint:
-                digest = checkpoint.digest()
+            digest = _merge(registry, base, members, method, parameters, place, folder)
         links = [Link(base.name, base.digest, "base", None, base.id)]
         links += [_link(registry.manifest(each.model)) for each in members]
         record = Record(
@@ -113,6 +93,36 @@ def combine(
         write_record(folder, record)
         write_card(folder, record)
         return add(registry, folder, links=links, record=record).manifest
+
+
+def _merge(
+    registry: Registry,
+    base: Manifest,
+    members: Sequence[Contribution],
+    method: str,
+    parameters: Mapping[str, Any],
+    scratch: Path,
+    folder: Path,
+) -> str:
+    """Merge members into a new folder; the digest. ``scratch/before`` holds the base's files."""
+    from stockpot.checkpoints import open_checkpoint
+
+    folder.mkdir()
+    for member in members:
+        checkout(registry, member.model, scratch / member.id)
+    merged = scratch / "merged.safetensors"
+    merge(
+        [str(scratch / member.id) for member in members],
+        method=method,
+        base=None if get_method(method).base == "none" else str(scratch / "before"),
+        output=merged,
+        hash_parents=False,
+        **parameters,
+    )
+    _companions(base, scratch / "before", folder)
+    shutil.move(merged, folder / "model.safetensors")
+    with open_checkpoint(folder / "model.safetensors") as checkpoint:
+        return checkpoint.digest()
 
 
 def check_members(

@@ -33,9 +33,9 @@ class Panel:
     explain: str
     columns: Sequence[str]
     values: Sequence[Sequence[float | None]]
-    shade: Callable[[float], float]
     show: Callable[[float], str]
-    ends: tuple[str, str]
+    shade: Callable[[float], float] = float
+    ends: tuple[str, str] = ("-1", "1")
 
 
 @dataclass(frozen=True)
@@ -99,70 +99,52 @@ def shown_layers(layers: Sequence[Layer]) -> list[Layer]:
 def make_panels(found: Inspection, rows: Sequence[Layer]) -> list[Panel]:
     """What the heat map shows: kinship of each pair; with a base also the changes."""
     numbers = {model.name: str(number) for number, model in enumerate(found.models, 1)}
-    pairs = [f"{numbers[pair.first]}~{numbers[pair.second]}" for pair in found.pairs]
-    panels = []
-    if pairs:
-        panels.append(
-            Panel(
-                "Kinship",
-                "cosine of the weights adjusted for chance: 0 strangers, 1 equal",
-                pairs,
-                [layer.adjusted for layer in rows],
-                lambda value: value,
-                lambda value: f"{value:.3f}",
-                ("-1", "1"),
-            )
-        )
+    kinship = Panel(
+        "Kinship",
+        "cosine of the weights adjusted for chance: 0 strangers, 1 equal",
+        [f"{numbers[pair.first]}~{numbers[pair.second]}" for pair in found.pairs],
+        [layer.adjusted for layer in rows],
+        show=lambda value: f"{value:.3f}",
+    )
+    panels = [kinship] if found.pairs else []
     if found.base is None:
         return panels
     changes = [layer.change[1:] if layer.change else () for layer in rows]
     largest = max((v for row in changes for v in row if v is not None), default=0.0) or 1.0
-    panels.append(
-        Panel(
-            "Change",
-            "norm of the change over the norm of the base; the scale is a square root",
-            [numbers[model.name] for model in found.models[1:]],
-            changes,
-            lambda value: (value / largest) ** 0.5,
-            lambda value: f"{value:.2%}",
-            ("0", f"{largest:.1%}"),
-        )
+    change = Panel(
+        "Change",
+        "norm of the change over the norm of the base; the scale is a square root",
+        [numbers[model.name] for model in found.models[1:]],
+        changes,
+        show=lambda value: f"{value:.2%}",
+        shade=lambda value: (value / largest) ** 0.5,
+        ends=("0", f"{largest:.1%}"),
     )
-    if found.delta_pairs:
-        panels.append(
-            Panel(
-                "Agreement",
-                "cosine of the deltas: 1 same direction, 0 right angle, -1 opposite",
-                [f"{numbers[first]}~{numbers[second]}" for first, second in found.delta_pairs],
-                [layer.delta_cosine or () for layer in rows],
-                lambda value: value,
-                lambda value: f"{value:.3f}",
-                ("-1", "1"),
-            )
-        )
-        panels.append(
-            Panel(
-                "Stock t",
-                "share of the average that Model Stock would keep, the rest is the base",
-                ["all"],
-                [(layer.ratio,) for layer in rows],
-                lambda value: value,
-                lambda value: f"{value:.2f}",
-                ("0", "1"),
-            )
-        )
-        panels.append(
-            Panel(
-                "Signs",
-                "share of changes to one entry with opposite signs: half is chance",
-                ["all"],
-                [(layer.sign_conflict,) for layer in rows],
-                lambda value: 1.0 - 2.0 * value,
-                lambda value: f"{value:.0%}",
-                ("100%", "0%"),
-            )
-        )
-    return panels
+    agreement = Panel(
+        "Agreement",
+        "cosine of the deltas: 1 same direction, 0 right angle, -1 opposite",
+        [f"{numbers[first]}~{numbers[second]}" for first, second in found.delta_pairs],
+        [layer.delta_cosine or () for layer in rows],
+        show=lambda value: f"{value:.3f}",
+    )
+    ratio = Panel(
+        "Stock t",
+        "share of the average that Model Stock would keep, the rest is the base",
+        ["all"],
+        [(layer.ratio,) for layer in rows],
+        show=lambda value: f"{value:.2f}",
+        ends=("0", "1"),
+    )
+    signs = Panel(
+        "Signs",
+        "share of changes to one entry with opposite signs: half is chance",
+        ["all"],
+        [(layer.sign_conflict,) for layer in rows],
+        show=lambda value: f"{value:.0%}",
+        shade=lambda value: 1.0 - 2.0 * value,
+        ends=("100%", "0%"),
+    )
+    return [*panels, change, *([agreement, ratio, signs] if found.delta_pairs else [])]
 
 
 def heat_map(panels: Sequence[Panel], rows: Sequence[Layer]) -> dict[str, Any]:

@@ -57,6 +57,12 @@ class _Pool:
         """Of the average over the mean member."""
         return self.result.average - self.result.mean_member
 
+    def numbers(self, metric: str) -> str:
+        return (
+            f"{self.ratio_error:.2f}, ensemble {signed(self.ensemble_gain, metric)}, "
+            f"average {signed(self.gained, metric)}"
+        )
+
 
 def diversity(results: RecycleResults, ident: str, width: float, height: float) -> str:
     """Ratio-error across; gain over the mean member up: ensemble filled, average hollow.
@@ -80,32 +86,22 @@ def diversity(results: RecycleResults, ident: str, width: float, height: float) 
     left, top, bottom = 46.0, 26.0, height - 40.0
     across = svg.Scale(max(0.0, low_x), high_x, left, width - 10)
     up = svg.Scale(low_y, high_y, bottom, top)
-    parts = _axes(across, up, metric, gain=True)
-    parts.append(
-        svg.text(
-            (left + width) / 2,
-            height - 6,
-            "ratio-error: how differently members err",
-            class_="axis",
-            text_anchor="middle",
-        )
-    )
-    parts.append(svg.text(0, 12, f"gain over the mean member, in {unit(metric)}", class_="axis"))
-    zero, rule = up(0), up(DEFAULTS.ensemble_gain)
-    parts.append(svg.line(left, zero, width - 10, zero, class_="zero"))
-    parts.append(svg.line(left, rule, width - 10, rule, class_="rule"))
+    rule = up(DEFAULTS.ensemble_gain)
+    parts = [
+        *_axes(across, up, metric, gain=True),
+        _below("ratio-error: how differently members err", left, width, height),
+        svg.text(0, 12, f"gain over the mean member, in {unit(metric)}", class_="axis"),
+        svg.line(left, up(0), width - 10, up(0), class_="zero"),
+        svg.line(left, rule, width - 10, rule, class_="rule"),
+    ]
     taken: list[Box] = []
     points, labels = [], []
     for row in rows:
         index = names.index(row.pool)
         x, y, y2 = across(row.ratio_error), up(row.ensemble_gain), up(row.gained)
-        words = svg.tooltip(
-            f"{row.pool} runs, {row.cell}: ratio-error {row.ratio_error:.2f}, ensemble "
-            f"{signed(row.ensemble_gain, metric)}, average {signed(row.gained, metric)}"
-        )
         points.append(
             svg.group(
-                words,
+                svg.tooltip(f"{row.pool} runs, {row.cell}: ratio-error {row.numbers(metric)}"),
                 svg.line(x, y, x, y2, class_="stem"),
                 svg.marker("ring", x, y2, 3.6),
                 svg.marker(solid(index), x, y, 4.6),
@@ -116,19 +112,14 @@ def diversity(results: RecycleResults, ident: str, width: float, height: float) 
     parts.append(_rule_label(left, width - 10, rule, taken))
     for row in rows if len(rows) <= 12 else _extremes(rows):
         x, y = across(row.ratio_error), up(row.gained)
-        label = _free_label(row.where, x, y, width, taken)
-        labels.append(label)
+        labels.append(_free_label(row.where, x, y, width, taken))
     return svg.figure(
         ident,
         width,
         height,
         "Diversity against gain",
         "Each pool of runs: ratio-error against the gain over its mean member. "
-        + "; ".join(
-            f"{r.pool} {r.cell}: {r.ratio_error:.2f}, ensemble "
-            f"{signed(r.ensemble_gain, metric)}, average {signed(r.gained, metric)}"
-            for r in rows[:16]
-        )
+        + "; ".join(f"{row.pool} {row.cell}: {row.numbers(metric)}" for row in rows[:16])
         + ".",
         *parts,
         *points,
@@ -158,10 +149,7 @@ def _runs(
     across = svg.Scale(*svg.padded(min(x_values), max(x_values), 0.02), left, width - 8)
     up = svg.Scale(*svg.padded(min(y_values), max(y_values), 0.02), height - 38, 28)
     parts = [svg.text(0, 14, svg.shortened(domain, 13.5, width), class_="panel-title")]
-    parts += _axes(across, up, metric)
-    parts.append(
-        svg.text((left + width) / 2, height - 6, "validation", class_="axis", text_anchor="middle")
-    )
+    parts += [*_axes(across, up, metric), _below("validation", left, width, height)]
     for run in found:
         index = names.index(run.init)
         words = (
@@ -184,6 +172,11 @@ def _runs(
         f"{score(min(y_values), metric)} to {score(max(y_values), metric)}{percent(metric)}.",
         *parts,
     )
+
+
+def _below(words: str, left: float, width: float, height: float) -> str:
+    """The name of the axis that runs across."""
+    return svg.text((left + width) / 2, height - 6, words, class_="axis", text_anchor="middle")
 
 
 def _axes(across: svg.Scale, up: svg.Scale, metric: str, *, gain: bool = False) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,7 +39,6 @@ class TangentSettings(BaseModel):
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of step 0, 1, ... of ``steps``."""
-        import math
 
         if self.schedule == "cosine":
             return self.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
@@ -49,6 +49,5 @@ class TangentSettings(BaseModel):
 
     def steps(self, examples: int) -> int:
         """Optimizer steps for a shard of so many examples."""
-        import math
 
         return max(1, math.ceil(self.epochs * examples / self.batch_size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -233,7 +234,6 @@ def _write_pixels(
 
 
 def _read_pixels(place: Path) -> tuple[Array, frozenset[int]]:
-    import json
 
     record = json.loads((place / "images.json").read_text(encoding="utf-8"))
     return cast(Array, np.load(place / "images.npy", mmap_mode="r")), frozenset(record["skipped"])

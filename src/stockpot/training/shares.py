@@ -53,6 +53,14 @@ class Shares:
         self._values: list[float] = []
         self._first: dict[str, Tensor] = {}
 
+    def check(self, rows: int) -> None:
+        """Raises ``InputError`` where a step has fewer rows than shares."""
+        if self.count > rows:
+            raise InputError(
+                f"{self.count} shares of a step of {rows} rows",
+                hint="use fewer processes or a larger batch_size",
+            )
+
     @property
     def own(self) -> range:
         """Numbers of the shares that this process works on."""

@@ -97,22 +97,12 @@ class Trainer:
         self.device = self.accelerator.device
         # A batch that adds to another is a share of the step, as is what another process works on.
         self.shares = Shares(self.accelerator, shares, hp.accumulate)
-        taken = hp.batch_size * hp.accumulate * len(train)
-        if self.shares.count > taken:
-            raise InputError(
-                f"{self.shares.count} shares of a step of {taken} rows",
-                hint="use fewer processes or a larger batch_size",
-            )
+        self.shares.check(hp.batch_size * hp.accumulate * len(train))
         self.snapshot_steps = frozenset(snapshots)
         self.progress = TrainingProgress()
         self.diverged: DivergedError | None = None
-        self.center, self.spread = 0.0, 1.0
         rows = np.concatenate(list(train.values()))
-        if kind == "regression":
-            self.center = float(self.labels[rows].mean(dtype=np.float64))
-            self.spread = max(float(self.labels[rows].std(dtype=np.float64)), 1e-12)
-        else:
-            self._check_labels(rows)
+        self.center, self.spread = self._scale(self.labels[rows])
         model.to(self.device)
         model.dropout.p = hp.dropout
         feed.to(self.device)
@@ -240,7 +230,6 @@ class Trainer:
         """Put the whole run on disk, whole or not at all; of several processes the first does."""
         if not self.accelerator.is_main_process:
             return
-        done = self.progress
         value = {
             "model": self.model.state(),
             "optimizer": self.optimizer.state_dict(),
@@ -250,17 +239,7 @@ class Trainer:
             "segment": self._segment.dump(),
             "valley": self.valley.dump() if self.valley else None,
             "losses": self._losses,
-            "progress": {
-                "step": done.step,
-                "seconds": done.seconds,
-                "history": done.history,
-                "best": done.best,
-                "best_step": done.best_step,
-                "best_score": done.best_score,
-                "average": done.average,
-                "average_score": done.average_score,
-                "snapshots": done.snapshots,
-            },
+            "progress": vars(self.progress),
         }
         if self.accelerator.scaler is not None:
             value["scaler"] = self.accelerator.scaler.state_dict()
@@ -413,11 +392,16 @@ class Trainer:
         values = (self.labels.astype(np.float64) - self.center) / self.spread
         return torch.from_numpy(values.astype(np.float32)).to(self.device)
 
-    def _check_labels(self, rows: np.ndarray) -> None:
-        used, outputs = self.labels[rows], self.model.head.out_features
+    def _scale(self, used: np.ndarray) -> tuple[float, float]:
+        """Mean and spread of targets; 0 and 1 for labels, which are checked against the head."""
+        if self.kind == "regression":
+            mean, spread = used.mean(dtype=np.float64), used.std(dtype=np.float64)
+            return float(mean), max(float(spread), 1e-12)
+        outputs = self.model.head.out_features
         if used.min() < 0 or used.max() >= outputs:
             worst = int(used.min()) if used.min() < 0 else int(used.max())
             raise InputError(f"label {worst} is out of range for a head with {outputs} outputs")
+        return 0.0, 1.0
 
     @torch.no_grad()
     def _standardise_head(self) -> None:
