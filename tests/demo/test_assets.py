@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stockpot.demo import ASSETS, DEMO, assets, demo_recipe, fetch, packages, write_recipe
+from stockpot.demo import ASSETS, DEMO, assets, fetch, packages, write_recipe
 from stockpot.demo.assets import is_whole
 from stockpot.demo.packages import Package, cache_folder, download
 from stockpot.errors import InputError, StockpotError, UnsafeFileError
@@ -211,11 +211,10 @@ def test_place_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_recipe_is_valid_wherever_the_assets_lie(registry: Registry, tmp_path: Path) -> None:
     place = tmp_path / 'a "quoted": {place} # ü'
-    recipe = demo_recipe(tmp_path / "demo", assets=place)
+    recipe = write_recipe(fetch(DEMO, place), tmp_path / "demo" / "recipe.yaml")
     loaded = load_recipe(recipe)
     assert loaded.task.path == str(place.resolve() / "sentiment" / "sentiment.csv")
     assert loaded.backbone.name == str(place.resolve() / "minilm")
-    assert recipe == write_recipe(fetch(DEMO, place), recipe)
 
 
 def test_the_demo_keeps_what_validation_chooses_and_shows_the_simple_alternatives(

@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -115,7 +117,7 @@ def test_curve_as_json():
     state = {"w": np.zeros(1)}
     other = {"w": np.ones(1)}
     result = curve(state, other, lambda s: {"id": float(s["w"][0] ** 2)}, points=3)
-    assert result.to_json() == {
+    assert asdict(result) == {
         "lambdas": [0.0, 0.5, 1.0],
         "values": {"id": [0.0, 0.25, 1.0]},
         "barrier": {"id": 0.25},

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from stockpot.errors import InputError
-from stockpot.evaluation.diagnosis import diagnose, is_broken, worth_averaging
+from stockpot.evaluation.diagnosis import diagnose, is_broken
 from stockpot.evaluation.evidence import Member, PairBarrier, SoupEvidence
 from stockpot.evaluation.intervals import Interval
 
@@ -206,12 +206,6 @@ def test_published_barrier_counts_as_broken():
     barrier = (0.611 + 0.519) / 2 - 0.398
     assert is_broken(PairBarrier("a", "b", "different init", ood=barrier))
     assert not is_broken(PairBarrier("a", "b", "different init", id=0.01, ood=0.01))
-
-
-def test_go_no_go_rule_on_published_numbers():
-    """OfficeHome Art: members 61.8, ensemble 66.8: go. Rotated digits: 76.4 to 76.6: no go."""
-    assert worth_averaging(0.668, 0.618)
-    assert not worth_averaging(0.766, 0.764)
 
 
 def test_no_difference_words():

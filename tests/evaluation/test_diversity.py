@@ -10,37 +10,32 @@ B = np.array([1, 1, 1, 1, 0, 0, 1, 0, 0, 0])
 
 
 def test_hand_made_counts():
-    assert diversity.ratio_error(A, B) == pytest.approx((1 + 2) / 3)
-    assert diversity.q_statistic(A, B) == pytest.approx((4 * 3 - 2) / (4 * 3 + 2))
-    assert diversity.single_fault(A, B) == pytest.approx(0.3)
-    assert diversity.double_fault(A, B) == pytest.approx(0.3)
+    one, both = diversity.joint_errors([A, B])
+    assert (one.tolist(), both.tolist()) == ([3.0], [3.0])
+    assert diversity.ratio_error([A, B]) == pytest.approx((1 + 2) / 3)
 
 
 def test_models_that_never_err_together():
     """With N00 = 0 the ratio is twice the number of single errors."""
-    assert diversity.ratio_error([1, 1, 0, 1], [1, 0, 1, 1]) == 4.0
+    assert diversity.ratio_error([[1, 1, 0, 1], [1, 0, 1, 1]]) == 4.0
 
 
 def test_a_model_with_itself():
-    assert diversity.ratio_error(A, A) == 0.0
-    assert diversity.q_statistic(A, A) == 1.0
-    assert diversity.q_statistic([1, 1], [1, 1]) == 0.0
+    assert diversity.ratio_error([A, A]) == 0.0
 
 
 def test_measures_are_symmetric():
-    for measure in (diversity.ratio_error, diversity.q_statistic, diversity.single_fault):
-        assert measure(A, B) == measure(B, A)
+    assert diversity.ratio_error([A, B]) == diversity.ratio_error([B, A])
 
 
 def test_pair_means_equal_the_loop_over_pairs():
     table = np.random.default_rng(0).random((5, 200)) < 0.7
-    pairs = [(i, j) for i in range(5) for j in range(i + 1, 5)]
-    result = diversity.mean_diversity(table)
-    assert result.pairs == 10
-    for name in ("ratio_error", "q_statistic", "single_fault", "double_fault"):
-        measure = getattr(diversity, name)
-        expected = np.mean([measure(table[i], table[j]) for i, j in pairs])
-        assert result.to_json()[name] == pytest.approx(expected)
+    pairs = [(table[i], table[j]) for i in range(5) for j in range(i + 1, 5)]
+    one, both = diversity.joint_errors(table)
+    assert one.tolist() == [int((a != b).sum()) for a, b in pairs]
+    assert both.tolist() == [int((~a & ~b).sum()) for a, b in pairs]
+    expected = np.mean([diversity.ratio_error(pair) for pair in pairs])
+    assert diversity.ratio_error(table) == pytest.approx(expected)
 
 
 def test_agreement_compares_predictions_not_correctness():
@@ -50,10 +45,9 @@ def test_agreement_compares_predictions_not_correctness():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: diversity.mean_diversity([[1, 0]]), "two models or more, got 1"),
-        (lambda: diversity.ratio_error([1, 0], [1, 0, 1]), "cannot be paired"),
-        (lambda: diversity.ratio_error([0.5, 0.2], [1, 0]), "right and wrong answers only"),
-        (lambda: diversity.mean_diversity([1, 0]), "expected \\(models, examples\\)"),
+        (lambda: diversity.ratio_error([[1, 0]]), "two models or more, got 1"),
+        (lambda: diversity.ratio_error([[0.5, 0.2], [1, 0]]), "right and wrong answers only"),
+        (lambda: diversity.ratio_error([1, 0]), "expected \\(models, examples\\)"),
         (lambda: diversity.agreement([1], [1, 2]), "cannot be paired"),
     ],
 )

@@ -12,8 +12,9 @@ import sklearn.metrics as reference
 from scipy.special import softmax
 
 from stockpot.errors import InputError
-from stockpot.evaluation import METRICS, best, greedy_soup, paired_bootstrap, validation_score
+from stockpot.evaluation import paired_bootstrap
 from stockpot.evaluation.metrics import (
+    METRICS,
     Metric,
     default_metric,
     ensemble,
@@ -21,6 +22,7 @@ from stockpot.evaluation.metrics import (
     metrics_beside,
 )
 from stockpot.evaluation.row_values import BINS
+from stockpot.evaluation.selection import best, greedy_soup, validation_score
 
 EVERY = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
 

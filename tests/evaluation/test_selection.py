@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def test_greedy_keeps_what_does_not_hurt():
         ("c", False),
         ("d", True),
     ]
-    assert result.to_json()["trace"][2] == {"candidate": "c", "score": 0.85, "accepted": False}
+    assert asdict(result.trace[2]) == {"candidate": "c", "score": 0.85, "accepted": False}
 
 
 def test_greedy_starts_from_the_best_run_and_never_falls_below_it():

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from stockpot.errors import JobError
-from stockpot.execution import Job, Outcome, Serial, Ticket, run_jobs
+from stockpot.execution import Job, Serial, run_jobs
 from stockpot.execution.attempts import attempts, forget, settle, take_over
 from stockpot.execution.cluster import attempt
-from stockpot.execution.job import perform
+from stockpot.execution.job import Outcome, Ticket, perform
 from stockpot.version import VERSION
 from tests.execution.helpers import count_attempts
 

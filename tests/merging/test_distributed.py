@@ -11,7 +11,8 @@ import pytest
 from stockpot.checkpoints import open_checkpoint, write_checkpoint
 from stockpot.checkpoints.header import read_header
 from stockpot.errors import InputError, MethodError, OutputError
-from stockpot.execution import Outcome, Serial
+from stockpot.execution import Serial
+from stockpot.execution.job import Outcome
 from stockpot.merging.distributed import merge_with, split_parts
 from stockpot.merging.job import Spec
 from stockpot.merging.merge import run_merge

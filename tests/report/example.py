@@ -10,16 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from stockpot.evaluation import (
-    Interval,
-    Member,
-    PairBarrier,
-    SoupEvidence,
-    diagnose,
-    paired_bootstrap,
-)
+from stockpot.evaluation import Interval, paired_bootstrap
 from stockpot.evaluation.claims import compare_all
 from stockpot.evaluation.connectivity import barrier
+from stockpot.evaluation.diagnosis import diagnose
+from stockpot.evaluation.evidence import Member, PairBarrier, SoupEvidence
 from stockpot.recycling.differences import differences
 
 DOMAINS = {"tweets": 1800, "movies": 2400, "products": 1500, "editorials": 640}

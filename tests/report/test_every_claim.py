@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stockpot.evaluation import Interval, Member, SoupEvidence, diagnose, paired_bootstrap
+from stockpot.evaluation import Interval, paired_bootstrap
 from stockpot.evaluation.claims import HELD_OUT, compare_all
+from stockpot.evaluation.diagnosis import diagnose
+from stockpot.evaluation.evidence import Member, SoupEvidence
 from stockpot.recycling.differences import differences
 from stockpot.recycling.schema import RecycleResults
 from stockpot.report import markdown_table, terminal_table

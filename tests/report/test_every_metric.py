@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stockpot.evaluation import METRICS, Metric, paired_bootstrap
+from stockpot.evaluation import paired_bootstrap
 from stockpot.evaluation.claims import compare_all
 from stockpot.evaluation.diagnosis import diagnose
 from stockpot.evaluation.evidence import Member, SoupEvidence
+from stockpot.evaluation.metrics import METRICS, Metric
 from stockpot.evaluation.wording import difference_words, ends, points
 from stockpot.recycling.schema import RecycleResults
 from stockpot.report import markdown_table, terminal_table

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from stockpot.errors import OutputError, TaskError
-from stockpot.tasks import ImageFolderSpec, load_task
+from stockpot.tasks import load_task
 from stockpot.tasks.images import decode_image
+from stockpot.tasks.specs import ImageFolderSpec
 from tests.tasks.builders import image_folder, picture
 
 

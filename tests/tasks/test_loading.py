@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from stockpot.errors import TaskError
-from stockpot.tasks import TextSpec, load_task, parse_task_spec, rotation_task, take
+from stockpot.tasks import load_task, parse_task_spec, rotation_task, take
+from stockpot.tasks.specs import TextSpec
 from tests.tasks.builders import image_folder, picture
 
 

@@ -11,7 +11,8 @@ import torch
 
 from stockpot.backbones import Activations, Model
 from stockpot.errors import BackboneError, OutputError
-from stockpot.training import CachedFeed, RawFeed, build_feed, cache, extract_features, predict
+from stockpot.training import build_feed, cache, extract_features, predict
+from stockpot.training.feed import CachedFeed, RawFeed
 from tests.training.tiny import (
     array_task,
     cnn_backbone,

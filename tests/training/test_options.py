@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler as schedulers
 
 from stockpot.backbones import Model
 from stockpot.errors import InputError
-from stockpot.evaluation import accuracy
+from stockpot.evaluation.metrics import accuracy
 from stockpot.training import (
     HyperParameters,
     Trainer,

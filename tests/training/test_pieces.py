@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from stockpot.errors import InputError, TaskError
-from stockpot.training import HyperParameters, LossValley, RunningMean, draw_hyperparameters
+from stockpot.training import HyperParameters
 from stockpot.training.augmentation import augment, crop_and_flip, jitter
+from stockpot.training.averaging import LossValley, RunningMean
+from stockpot.training.hyperparameters import draw_hyperparameters
 from stockpot.training.probe import linear_probe
 from stockpot.training.sampler import BalancedSampler
 

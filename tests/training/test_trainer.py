@@ -10,7 +10,7 @@ import torch
 
 from stockpot.backbones import Model
 from stockpot.errors import InputError, StockpotError
-from stockpot.evaluation import accuracy
+from stockpot.evaluation.metrics import accuracy
 from stockpot.training import HyperParameters, Trainer, build_feed, finetune, predict
 from stockpot.training.sampler import BalancedSampler
 from tests.training.tiny import (

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from stockpot.demo.assets import fetch
 from stockpot.files import write_text
 
 _FILES = {
@@ -28,8 +27,3 @@ def write_recipe(folders: Mapping[str, Path], path: Path) -> Path:
     }
     write_text(path, template.format(**places))
     return path
-
-
-def demo_recipe(folder: Path, *, assets: Path | None = None) -> Path:
-    """Fetch what the demo needs and write its recipe into ``folder``; the path of the recipe."""
-    return write_recipe(fetch(tuple(_FILES), assets), folder / "recipe.yaml")

@@ -5,40 +5,13 @@ between two sets of weights), ``intervals`` (how sure are we), ``selection`` (wh
 ``evidence`` and ``diagnosis`` (why an average worked or not), ``wording`` (numbers in words).
 """
 
-from stockpot.evaluation.connectivity import Connectivity, barrier, curve, interpolate
-from stockpot.evaluation.diagnosis import diagnose, worth_averaging
-from stockpot.evaluation.diversity import Diversity, mean_diversity, ratio_error
-from stockpot.evaluation.evidence import Diagnosis, Member, PairBarrier, SoupEvidence, Thresholds
-from stockpot.evaluation.intervals import Difference, Estimate, Interval, paired_bootstrap
-from stockpot.evaluation.metrics import METRICS, Metric, accuracy, correct, ensemble
-from stockpot.evaluation.selection import Selection, best, greedy_soup, validation_score
+from stockpot.evaluation.intervals import Estimate, Interval, paired_bootstrap
+from stockpot.evaluation.metrics import correct, ensemble
 
 __all__ = [
-    "METRICS",
-    "Connectivity",
-    "Diagnosis",
-    "Difference",
-    "Diversity",
     "Estimate",
     "Interval",
-    "Member",
-    "Metric",
-    "PairBarrier",
-    "Selection",
-    "SoupEvidence",
-    "Thresholds",
-    "accuracy",
-    "barrier",
-    "best",
     "correct",
-    "curve",
-    "diagnose",
     "ensemble",
-    "greedy_soup",
-    "interpolate",
-    "mean_diversity",
     "paired_bootstrap",
-    "ratio_error",
-    "validation_score",
-    "worth_averaging",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,6 @@ class Connectivity:
     values: dict[str, list[float]]
     barrier: dict[str, float]
     gain: dict[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def interpolate(first: State, second: State, coefficient: float) -> dict[str, Any]:

@@ -71,11 +71,6 @@ class CrossedMean:
         return float(self.influence @ self.influence)
 
     @property
-    def standard_error(self) -> float:
-        """Of the mean, for other examples and, where they are seen, other trainings."""
-        return float(np.sqrt(max(self.examples, self.shared + self.scatter)))
-
-    @property
     def example_freedom(self) -> float:
         """Degrees of freedom of ``examples``: few where few examples carry all of it."""
         count, squares = len(self.influence), self.examples

@@ -23,15 +23,14 @@ from stockpot.evaluation.evidence import (
     PairBarrier,
     Position,
     SoupEvidence,
-    Thresholds,
 )
 from stockpot.evaluation.intervals import Interval
 from stockpot.evaluation.wording import ends, points, unit
 
-Rule = Callable[[SoupEvidence, Thresholds], Finding | None]
+Rule = Callable[[SoupEvidence], Finding | None]
 
 
-def diagnose(evidence: SoupEvidence, thresholds: Thresholds = DEFAULTS) -> Diagnosis:
+def diagnose(evidence: SoupEvidence) -> Diagnosis:
     """Compare an average with its members' mean on the rows measured, and name the reason."""
     verdict = _verdict(evidence)
     rules = {
@@ -40,7 +39,7 @@ def diagnose(evidence: SoupEvidence, thresholds: Thresholds = DEFAULTS) -> Diagn
         "behind": (*_FAULTS, _locality, _nothing_to_gain),
         "not measured": (),
     }[verdict]
-    fired = tuple(f for rule in rules if (f := rule(evidence, thresholds)) is not None)
+    fired = tuple(f for rule in rules if (f := rule(evidence)) is not None)
     if verdict == "ahead":
         main = _ahead(evidence)
     else:
@@ -50,19 +49,14 @@ def diagnose(evidence: SoupEvidence, thresholds: Thresholds = DEFAULTS) -> Diagn
     return Diagnosis(verdict, main.code, words, rest, evidence.to_json())
 
 
-def worth_averaging(ensemble: float, mean_member: float, thresholds: Thresholds = DEFAULTS) -> bool:
-    """Go / no-go before paying for more runs: does a prediction ensemble gain 3 points or more?"""
-    return ensemble - mean_member >= thresholds.ensemble_gain
-
-
-def is_broken(pair: PairBarrier, thresholds: Thresholds = DEFAULTS) -> bool:
+def is_broken(pair: PairBarrier) -> bool:
     """Whether two models are not linearly mode connected, on either split."""
 
     def beyond(height: float | None, least: float, examples: int | None) -> bool:
-        return height is not None and height - _noise(examples, thresholds) > least
+        return height is not None and height - _noise(examples) > least
 
-    return beyond(pair.id, thresholds.barrier_id, pair.examples_id) or beyond(
-        pair.ood, thresholds.barrier_ood, pair.examples_ood
+    return beyond(pair.id, DEFAULTS.barrier_id, pair.examples_id) or beyond(
+        pair.ood, DEFAULTS.barrier_ood, pair.examples_ood
     )
 
 
@@ -74,16 +68,16 @@ def _verdict(evidence: SoupEvidence) -> Position:
     return "behind" if evidence.high < 0 else "no difference"
 
 
-def _noise(examples: int | None, thresholds: Thresholds) -> float:
+def _noise(examples: int | None) -> float:
     """Two standard errors of the difference of two similar models on so many examples."""
-    return 2 * (thresholds.disagreement / examples) ** 0.5 if examples else 0.0
+    return 2 * (DEFAULTS.disagreement / examples) ** 0.5 if examples else 0.0
 
 
-def _unrelated(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
+def _unrelated(evidence: SoupEvidence) -> Finding | None:
     strangers = [
         member
         for member in evidence.members
-        if member.foreign and member.cosine is not None and member.cosine < thresholds.cosine
+        if member.foreign and member.cosine is not None and member.cosine < DEFAULTS.cosine
     ]
     if not strangers:
         return None
@@ -95,7 +89,7 @@ def _unrelated(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None
     )
 
 
-def _heads(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
+def _heads(evidence: SoupEvidence) -> Finding | None:
     if evidence.head_shared is not False:
         return None
     return Finding(
@@ -105,15 +99,15 @@ def _heads(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
     )
 
 
-def _batchnorm(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
+def _batchnorm(evidence: SoupEvidence) -> Finding | None:
     again = evidence.reestimated
-    if again is not None and again.low > thresholds.reestimated:
+    if again is not None and again.low > DEFAULTS.reestimated:
         return Finding(
             "batchnorm statistics",
             "BatchNorm statistics: the average uses running statistics that are not its own; "
             f"measuring them anew on training data gains {_measured(again, evidence)}",
         )
-    if again is None and evidence.batchnorm == "averaged" and _any_broken(evidence, thresholds):
+    if again is None and evidence.batchnorm == "averaged" and _any_broken(evidence):
         return Finding(
             "batchnorm statistics",
             "BatchNorm statistics: running statistics were trained and averaged, and do not "
@@ -122,12 +116,12 @@ def _batchnorm(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None
     return None
 
 
-def _learning_rate(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
+def _learning_rate(evidence: SoupEvidence) -> Finding | None:
     """Runs that forgot the base, lost each other, or went far out with falling validation."""
     lost = [
         member
         for member in evidence.members
-        if not member.foreign and member.cosine is not None and member.cosine < thresholds.cosine
+        if not member.foreign and member.cosine is not None and member.cosine < DEFAULTS.cosine
     ]
     if lost:
         worst_run = min(lost, key=lambda member: member.cosine or 0.0)
@@ -136,11 +130,7 @@ def _learning_rate(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | 
             f"learning rate too high: nothing of the base is left in {_names(lost)} "
             f"(median layer cosine {worst_run.cosine:.2f}); lower it or train fewer steps",
         )
-    broken = [
-        pair
-        for pair in evidence.barriers
-        if pair.kind == "same init" and is_broken(pair, thresholds)
-    ]
+    broken = [pair for pair in evidence.barriers if pair.kind == "same init" and is_broken(pair)]
     if broken:
         worst = max(broken, key=_height)
         return Finding(
@@ -149,7 +139,7 @@ def _learning_rate(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | 
             f"({worst.first} and {worst.second}: barrier {_amount(_height(worst), evidence)}"
             f"{_rates(evidence, worst)}); lower it or train fewer steps",
         )
-    far = _far(evidence, thresholds)
+    far = _far(evidence)
     if not far:
         return None
     member, times = far
@@ -161,7 +151,7 @@ def _learning_rate(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | 
     )
 
 
-def _far(evidence: SoupEvidence, thresholds: Thresholds) -> tuple[Member, float] | None:
+def _far(evidence: SoupEvidence) -> tuple[Member, float] | None:
     """The member farthest out relative to its siblings (runs from the same init)."""
     candidates = []
     for member in evidence.members:
@@ -170,20 +160,20 @@ def _far(evidence: SoupEvidence, thresholds: Thresholds) -> tuple[Member, float]
             for other in evidence.members
             if other is not member and other.init == member.init and other.distance is not None
         ]
-        fall = (member.fall or 0.0) - _noise(member.validated, thresholds)
-        if member.distance is None or not siblings or fall < thresholds.fall:
+        fall = (member.fall or 0.0) - _noise(member.validated)
+        if member.distance is None or not siblings or fall < DEFAULTS.fall:
             continue
         times = member.distance / max(median(siblings), 1e-12)
-        if times >= thresholds.distance:
+        if times >= DEFAULTS.distance:
             candidates.append((member, times))
     return max(candidates, key=lambda each: each[1], default=None)
 
 
-def _auxiliary(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
+def _auxiliary(evidence: SoupEvidence) -> Finding | None:
     """Pairs from different inits with a barrier; one init in all of them is the one to name."""
     inits = {member.name: member.init for member in evidence.members}
     pairs = [pair for pair in evidence.barriers if pair.kind == "different init"]
-    broken = [pair for pair in pairs if is_broken(pair, thresholds)]
+    broken = [pair for pair in pairs if is_broken(pair)]
     if not broken:
         return None
     worst = max(broken, key=_height)
@@ -211,7 +201,7 @@ def _auxiliary(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None
     )
 
 
-def _weak_member(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
+def _weak_member(evidence: SoupEvidence) -> Finding | None:
     """One member far below the others on the held-out rows, beyond what those scatter."""
     known = [m for m in evidence.members if m.behind is not None]
     if len(known) < 3 or len(known) < len(evidence.members):
@@ -220,7 +210,7 @@ def _weak_member(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | No
     rest = [member.accuracy for member in known if member is not weakest]
     behind = weakest.behind
     assert behind is not None
-    if behind.low < max(thresholds.weak_member, 2 * (max(rest) - min(rest))):
+    if behind.low < max(DEFAULTS.weak_member, 2 * (max(rest) - min(rest))):
         return None
     metric = evidence.metric
     return Finding(
@@ -231,14 +221,14 @@ def _weak_member(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | No
     )
 
 
-def _nothing_to_gain(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
+def _nothing_to_gain(evidence: SoupEvidence) -> Finding | None:
     gain = evidence.gain
-    if gain is None or gain.high >= thresholds.ensemble_gain:
+    if gain is None or gain.high >= DEFAULTS.ensemble_gain:
         return None
     verb = "gains only" if gain.mean > 0 else "gains nothing:"
     amount = f"the prediction ensemble {verb} {_measured(gain, evidence)}"
     ratio, high = evidence.ratio_error, evidence.ratio_error_high
-    if ratio is not None and high is not None and high < thresholds.ratio_error:
+    if ratio is not None and high is not None and high < DEFAULTS.ratio_error:
         return Finding(
             "too little diversity",
             "too little diversity: members err on the same examples "
@@ -247,10 +237,10 @@ def _nothing_to_gain(evidence: SoupEvidence, thresholds: Thresholds) -> Finding 
     return Finding("bias, not variance", f"error is bias, not variance: {amount}")
 
 
-def _locality(evidence: SoupEvidence, thresholds: Thresholds) -> Finding | None:
+def _locality(evidence: SoupEvidence) -> Finding | None:
     """Averaging weights does clearly worse than averaging predictions of the same members."""
     short, gain = evidence.shortfall, evidence.gain
-    if short is None or gain is None or short.low <= thresholds.shortfall or gain.low <= 0:
+    if short is None or gain is None or short.low <= DEFAULTS.shortfall or gain.low <= 0:
         return None
     return Finding(
         "members too far apart",
@@ -324,8 +314,8 @@ def _height(pair: PairBarrier) -> float:
     return max(pair.id or 0.0, pair.ood or 0.0)
 
 
-def _any_broken(evidence: SoupEvidence, thresholds: Thresholds) -> bool:
-    return any(is_broken(pair, thresholds) for pair in evidence.barriers)
+def _any_broken(evidence: SoupEvidence) -> bool:
+    return any(is_broken(pair) for pair in evidence.barriers)
 
 
 def _init(inits: dict[str, str], name: str) -> str:

@@ -89,13 +89,6 @@ class Metric:
         if self.check is not None:
             self.check(labels.astype(np.float64) if self.kind == "regression" else labels)
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "label": self.label,
-            "unit": self.unit,
-            "higher_is_better": self.higher_is_better,
-        }
-
 
 _C: Kind = "classification"
 _R: Kind = "regression"
@@ -251,12 +244,6 @@ def correct(outputs: npt.ArrayLike, labels: npt.ArrayLike, kind: Kind) -> Scores
 def accuracy(outputs: npt.ArrayLike, labels: npt.ArrayLike, kind: Kind) -> float:
     """Mean of :func:`correct`: the accuracy (0 to 1) of classes, R2 (at most 1) of numbers."""
     return float(correct(outputs, labels, kind).mean())
-
-
-def mean_squared_error(outputs: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Mean squared error of regression values, in squared units of the label."""
-    values, truth = _checked(outputs, labels, "regression")
-    return float(((values - truth) ** 2).mean())
 
 
 def ensemble(outputs: Sequence[npt.ArrayLike], kind: Kind) -> Scores:

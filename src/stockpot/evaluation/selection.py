@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +30,6 @@ class Selection:
     members: tuple[str, ...]
     score: float
     trace: tuple[Step, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def validation_score(scores: Mapping[str, npt.ArrayLike], pooling: Pooling) -> float:

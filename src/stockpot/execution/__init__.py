@@ -2,17 +2,15 @@
 
 from stockpot.execution.backends import Local, Serial, make_backend
 from stockpot.execution.cluster import Ray
-from stockpot.execution.job import Backend, Job, Outcome, Ticket, in_order
+from stockpot.execution.job import Backend, Job, in_order
 from stockpot.execution.run import run_all, run_jobs
 
 __all__ = [
     "Backend",
     "Job",
     "Local",
-    "Outcome",
     "Ray",
     "Serial",
-    "Ticket",
     "in_order",
     "make_backend",
     "run_all",

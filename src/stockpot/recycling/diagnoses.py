@@ -11,7 +11,7 @@ import numpy as np
 from stockpot.evaluation.claims import Claim, compare_all
 from stockpot.evaluation.crossed import Cell, crossed_mean, numbered
 from stockpot.evaluation.diagnosis import diagnose
-from stockpot.evaluation.diversity import double_fault, mean_diversity, single_fault
+from stockpot.evaluation.diversity import joint_errors, ratio_error
 from stockpot.evaluation.evidence import Member, PairBarrier, SoupEvidence
 from stockpot.evaluation.intervals import Interval
 from stockpot.evaluation.metrics import correct, ensemble
@@ -174,7 +174,7 @@ def _evidence(
     names = {run.name for run in data.cell.runs[protocol.pool]}
     ratio, ratio_high = None, None
     if scored.right is not None:
-        ratio = mean_diversity(scored.right).ratio_error
+        ratio = ratio_error(scored.right)
         ratio_high = _ratio_high(scored.right, ratio)
     return SoupEvidence(
         members=tuple(
@@ -255,13 +255,7 @@ def _ratio_high(right: Array, ratio: float) -> float | None:
 
     With the counts of a typical pair, so wider than what the mean over pairs has.
     """
-    count = len(right)
-    pairs = [(right[i], right[j]) for i in range(count) for j in range(i)]
-    size = right.shape[1]
-    one, both = (
-        size * float(np.mean([measure(*pair) for pair in pairs]))
-        for measure in (single_fault, double_fault)
-    )
+    one, both = (float(counts.mean()) for counts in joint_errors(right))
     if one == 0.0 or both == 0.0:
         return None
     return float(ratio * np.exp(1.96 * np.sqrt(1 / one + 1 / both)))

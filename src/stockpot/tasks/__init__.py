@@ -5,18 +5,7 @@ from stockpot.tasks.loading import load_task
 from stockpot.tasks.mnist import read_mnist
 from stockpot.tasks.parts import PARTS, part_counts
 from stockpot.tasks.rotation import rotation_task
-from stockpot.tasks.specs import (
-    ArraySpec,
-    ColoredMnistSpec,
-    DatasetsSpec,
-    FunctionSpec,
-    ImageFolderSpec,
-    RotatedMnistSpec,
-    RotationSpec,
-    TaskSpec,
-    TextSpec,
-    parse_task_spec,
-)
+from stockpot.tasks.specs import parse_task_spec
 from stockpot.tasks.splits import Split, draw_groups, named_generator, set_apart, split_task
 from stockpot.tasks.task import (
     Task,
@@ -29,17 +18,8 @@ from stockpot.tasks.task import (
 
 __all__ = [
     "PARTS",
-    "ArraySpec",
-    "ColoredMnistSpec",
-    "DatasetsSpec",
-    "FunctionSpec",
-    "ImageFolderSpec",
-    "RotatedMnistSpec",
-    "RotationSpec",
     "Split",
     "Task",
-    "TaskSpec",
-    "TextSpec",
     "array_fingerprint",
     "build_task",
     "draw_groups",

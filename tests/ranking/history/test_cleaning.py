@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from stockpot.errors import InputError
-from stockpot.ranking.history import Store, Table, find_misplaced_rows
+from stockpot.ranking.history import Store, Table
+from stockpot.ranking.history.cleaning import find_misplaced_rows
 
 BASE = np.array([92.0, 45.0, 71.0, 88.0, 56.0, 63.0, 97.0, 81.0])
 

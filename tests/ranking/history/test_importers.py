@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from stockpot.errors import InputError
-from stockpot.ranking.history import read_metadata, read_results
+from stockpot.ranking.history import read_results
+from stockpot.ranking.history.importers import read_metadata
 
 
 def write(path: Path, *lines: str) -> Path:

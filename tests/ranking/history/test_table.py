@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from stockpot.errors import InputError
-from stockpot.ranking.history import Table, mean_scores, normal_scores
+from stockpot.ranking.history import Table, mean_scores
+from stockpot.ranking.history.table import normal_scores
 
 
 def make(values: list[list[float]], **more: object) -> Table:

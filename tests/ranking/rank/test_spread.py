@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stockpot.execution import Outcome, Serial, Ticket
+from stockpot.execution import Serial
+from stockpot.execution.job import Outcome, Ticket
 from stockpot.ranking.verb import rank
 from tests.ranking.rank.tiny import write_task, zoo
 
