@@ -89,12 +89,8 @@ class Record:
             "kind": self.kind,
             "name": self.name,
             "digest": self.digest,
-            "parents": [
-                {"name": p.name, "digest": p.digest, "role": p.role, "weight": p.weight}
-                for p in self.parents
-            ],
-            "recipe": self.recipe,
-            "data": self.data,
+            **vars(self),
+            "parents": [vars(parent) for parent in self.parents],
             "metrics": dict(self.metrics),
             "versions": dict(self.versions),
         }

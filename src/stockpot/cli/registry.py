@@ -234,7 +234,7 @@ def diff_command(
             change = "" if each.change is None else f"{each.change:.3%}"
             rows.append([each.name, "x".join(map(str, each.shape)), change])
         lines += ["", table(rows)]
-    Output(json=as_json).data(found.to_json(), "\n".join(lines))
+    Output(json=as_json).data(asdict(found), "\n".join(lines))
 
 
 @registry_app.command("verify")

@@ -28,12 +28,8 @@ class Round:
     model: str
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "contributions": list(self.contributions),
-            "method": self.method,
-            "parameters": dict(self.parameters),
-            "model": self.model,
-        }
+        own = {"contributions": list(self.contributions), "parameters": dict(self.parameters)}
+        return {**vars(self), **own}
 
 
 def parse_round(value: Mapping[str, Any]) -> Round:

@@ -170,12 +170,3 @@ class Diagnosis:
     words: str
     findings: tuple[Finding, ...] = ()
     evidence: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "verdict": self.verdict,
-            "code": self.code,
-            "words": self.words,
-            "findings": [asdict(finding) for finding in self.findings],
-            "evidence": self.evidence,
-        }

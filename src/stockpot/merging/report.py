@@ -27,18 +27,9 @@ class TensorReport:
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        value: dict[str, Any] = {
-            "name": self.name,
-            "action": self.action,
-            "method": self.method,
-            "dtype": self.dtype,
-            "shape": list(self.shape),
-        }
-        if self.facts:
-            value["facts"] = {name: _plain(fact) for name, fact in self.facts.items()}
-        if self.note:
-            value["note"] = self.note
-        return value
+        facts = {name: _plain(fact) for name, fact in self.facts.items()}
+        value = {**vars(self), "shape": list(self.shape), "facts": facts}
+        return {key: item for key, item in value.items() if item or key not in ("facts", "note")}
 
 
 @dataclass(frozen=True)
@@ -48,9 +39,6 @@ class ParentReport:
     label: str
     role: str
     digest: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        return {"label": self.label, "role": self.role, "digest": self.digest}
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,7 @@ class MergeReport:
             "kind": "merge",
             "method": self.method,
             "recipe": self.recipe,
-            "parents": [parent.to_json() for parent in self.parents],
+            "parents": [dict(vars(parent)) for parent in self.parents],
             "versions": self.versions,
             "warnings": list(self.warnings),
             "dropped": list(self.dropped),

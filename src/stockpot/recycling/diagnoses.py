@@ -69,16 +69,7 @@ def diagnose_cell(
         protocol = PROTOCOLS[claim.subject]
         evidence = _evidence(recipe, protocol, scored[protocol.name], claim, data, connectivity)
         found = diagnose(evidence)
-        made.append(
-            DiagnosisResult(
-                protocol=protocol.name,
-                verdict=found.verdict,
-                code=found.code,
-                words=found.words,
-                findings=found.findings,
-                evidence=found.evidence,
-            )
-        )
+        made.append(DiagnosisResult(protocol=protocol.name, **vars(found)))
     return made
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from stockpot.inspection import compare
 from stockpot.registry.registry import Registry
@@ -36,9 +35,6 @@ class ModelDifference:
     removed: tuple[str, ...]
     files: tuple[str, ...]
     verdict: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def diff(registry: Registry, before: str, after: str) -> ModelDifference:

@@ -7,7 +7,7 @@ chance. It is a lower bound on what an attacker can do: attacks with reference m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -28,13 +28,7 @@ class Auc:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return {
-            "value": self.value,
-            "low": self.low,
-            "high": self.high,
-            "members": self.members,
-            "others": self.others,
-        }
+        return asdict(self)
 
 
 def auc(members: np.ndarray, others: np.ndarray, level: float = 0.95) -> Auc:
