@@ -100,7 +100,6 @@ def unit_range(numbers: np.ndarray) -> np.ndarray:
 SCORE = Score(
     name="etran",
     title="ETran",
-    needs=("features",),
     kinds=("classification", "regression"),
     formula="0.15 unit(mean lowest logsumexp(x)) + 0.85 unit(mean p_LDA(y_i | x_i)) over a pool",
     source="Gholami et al. 2023, ICCV, arXiv 2308.02027; the authors' metrics.py and tw.py",

@@ -73,8 +73,6 @@ def _gbc(work: Workspace) -> Value:
 SCORE = Score(
     name="gbc",
     title="GBC",
-    needs=("features",),
-    kinds=("classification",),
     formula="-sum_{c != d} exp(-DB(c, d)), Bhattacharyya distance of spherical Gaussians, PCA 64",
     source="Pandy et al. 2022, arXiv 2111.12780; gbc.py in google-research's stable_transfer",
     when="A quick look at class overlap; weak on self-supervised models.",

@@ -57,7 +57,6 @@ def _knn(work: Workspace) -> Value:
 SCORE = Score(
     name="knn",
     title="k nearest neighbours",
-    needs=("features",),
     kinds=KINDS,
     formula="merit of the mean target of the 5 rows of largest cosine, leaving the row out",
     source="Cover and Hart 1967, IEEE Trans. Inf. Theory 13; first of 23 metrics in 2503.18528",

@@ -42,7 +42,6 @@ SCORE = Score(
     name="leep",
     title="LEEP",
     needs=("logits",),
-    kinds=("classification",),
     formula="mean_i log sum_z P(y_i | z) p(z | x_i)",
     source="Nguyen et al. 2020, arXiv 2002.12462; tllib's leep.py",
     when="Models with a classification head of their own; features are not needed.",

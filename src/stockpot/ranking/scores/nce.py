@@ -34,7 +34,6 @@ SCORE = Score(
     name="nce",
     title="NCE",
     needs=("logits",),
-    kinds=("classification",),
     formula="-H(y | argmax_z p(z | x))",
     source="Tran et al. 2019, arXiv 1908.08142; tllib's nce.py",
     when="As LEEP, where only hard predictions of the source head are known.",

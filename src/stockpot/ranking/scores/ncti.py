@@ -89,8 +89,6 @@ def _pool(values: list[Value]) -> list[Value]:
 SCORE = Score(
     name="ncti",
     title="NCTI",
-    needs=("features",),
-    kinds=("classification",),
     formula="unit(|LDA(x)|_*) + unit(mean p(y_i | x_i)) - unit(log sum_c |p(. | X_c)|_*) in a pool",
     source="Wang et al. 2023, ICCV, How far pre-trained models are from neural collapse",
     when="A pool of similar models; a value changes with the pool.",

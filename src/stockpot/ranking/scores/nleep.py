@@ -49,8 +49,6 @@ def _nleep(work: Workspace) -> Value:
 SCORE = Score(
     name="nleep",
     title="NLEEP",
-    needs=("features",),
-    kinds=("classification",),
     formula="LEEP with p(z | x) of a Gaussian mixture of 5 C components on PCA 80 %",
     source="Li et al. 2021, arXiv 2011.11200; NLEEP in SFDA's metrics.py, with the paper's log",
     when="Minutes are affordable: often the best of the feature scores on supervised models.",

@@ -79,8 +79,6 @@ _PAPER = "Singh et al. 2025, arXiv 2502.06925"
 INT = Score(
     name="int",
     title="INT (Occam)",
-    needs=("features",),
-    kinds=("classification",),
     formula="mean over class pairs of mean |x_i - x_j|",
     source=f"{_PAPER}; pymfe's 'int'",
     when="Models of one family: it grows with the scale of the features.",
@@ -91,8 +89,6 @@ INT = Score(
 CONCEPT = Score(
     name="concept_variance",
     title="Concept variance (Occam)",
-    needs=("features",),
-    kinds=("classification",),
     formula="-mean_i sum_j w_ij [y_i != y_j] / sum_j w_ij, w = 2^(-2 d / (sqrt(D) - d))",
     source=f"{_PAPER}; Vilalta 1999; pymfe's 'conceptvar'",
     when="As kNN, without a choice of k.",

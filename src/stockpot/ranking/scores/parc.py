@@ -93,7 +93,6 @@ def _parc(work: Workspace) -> Value:
 SCORE = Score(
     name="parc",
     title="PARC",
-    needs=("features",),
     kinds=("classification", "multilabel"),
     formula="100 Spearman(1 - corr(x_i, x_j), 1 - corr(y_i, y_j)), PCA 32",
     source="Bolya et al. 2021, arXiv 2111.06977; PARC in SFDA's metrics.py",

@@ -73,7 +73,6 @@ def _probe(work: Workspace) -> Value:
 SCORE = Score(
     name="linear_probe",
     title="Linear probe",
-    needs=("features",),
     kinds=("classification", "regression"),
     formula="merit on 20 % of the rows of a penalised linear head fitted on 60 %",
     source="Alain and Bengio 2016, arXiv 1610.01644",

@@ -91,7 +91,6 @@ def _ridge(work: Workspace) -> Value:
 SCORE = Score(
     name="loo_ridge",
     title="Leave-one-out ridge",
-    needs=("features",),
     kinds=KINDS,
     formula="merit of y_i - e_i / (1 - h_ii), e and h of ridge regression on all rows",
     source="Allen 1974, Technometrics 16 (PRESS)",

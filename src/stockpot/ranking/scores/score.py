@@ -71,7 +71,7 @@ class Value:
     warning: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """A transferability score.
 
@@ -89,8 +89,8 @@ class Score:
 
     name: str
     title: str
-    needs: tuple[str, ...]
-    kinds: tuple[Kind, ...]
+    needs: tuple[str, ...] = ("features",)
+    kinds: tuple[Kind, ...] = ("classification",)
     formula: str
     source: str
     when: str

@@ -69,8 +69,6 @@ def _sfda(work: Workspace) -> Value:
 SCORE = Score(
     name="sfda",
     title="SFDA",
-    needs=("features",),
-    kinds=("classification",),
     formula="mean_i p_2(y_i | x'_i), x' = p_1 x + (1 - p_1) o_y, discriminants p_1, p_2",
     source="Shao et al. 2022, arXiv 2207.03036; the authors' metrics.py",
     when="Many rows of many classes, supervised and self-supervised models mixed.",

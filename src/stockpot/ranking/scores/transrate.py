@@ -112,7 +112,6 @@ def _transrate(work: Workspace) -> Value:
 SCORE = Score(
     name="transrate",
     title="TransRate",
-    needs=("features",),
     kinds=("classification", "regression"),
     formula="R(X) - mean_c R(X_c), R(X) = logdet(I + X^T X / (n e)) / 2, e = 1e-4",
     source="Huang et al. 2022, arXiv 2106.09362; tllib's transrate.py",
