@@ -136,7 +136,7 @@ def linear_features(
             hint="they were made for another architecture",
         )
     model = TangentModel(whole, parameters=list(named)).to(best_device())
-    return map_rows(lambda batch: model(batch, named), feed, rows, _BATCH, model.device)
+    return map_rows(lambda batch: model(batch, named), feed, rows, model.device, _BATCH)
 
 
 def same_name(name: str, known: Iterable[str]) -> str | None:

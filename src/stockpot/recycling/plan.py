@@ -460,12 +460,12 @@ class _Builder:
         )
 
 
-def fusing_coefficients(count: int, seed: int, *, strength: float = 4.0) -> list[float]:
+def fusing_coefficients(count: int, seed: int) -> list[float]:
     """Random convex coefficients exp(r U) / sum exp(r U), U uniform on (0, 1), r = 4.
 
     Source: the fusing baseline of the released code of Model Ratatouille (2212.10445).
     """
     import numpy as np
 
-    raw = np.exp(strength * np.random.default_rng(seed).uniform(size=count))
+    raw = np.exp(4.0 * np.random.default_rng(seed).uniform(size=count))
     return [float(value) for value in raw / raw.sum()]

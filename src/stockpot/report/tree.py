@@ -62,12 +62,12 @@ class TreeEdge:
     weight: float | None
 
 
-def standalone(lineage: dict[str, Any], title: str = "Family tree") -> str:
+def standalone(lineage: dict[str, Any]) -> str:
     """``lineage`` as an SVG file with its own colours, as wide as it is deep; light and dark."""
-    drawing = family_tree(lineage, "tree", max(360.0, 230.0 * generations(lineage)), title)
+    drawing = family_tree(lineage, "tree", max(360.0, 230.0 * generations(lineage)), "Family tree")
     if not drawing:
         drawing = svg.figure(
-            "tree", 360, 60, title, "Nothing yet.", svg.text(20, 34, "nothing yet")
+            "tree", 360, 60, "Family tree", "Nothing yet.", svg.text(20, 34, "nothing yet")
         )
     namespace = '<svg xmlns="http://www.w3.org/2000/svg"'
     return drawing.replace("<svg", namespace, 1).replace(

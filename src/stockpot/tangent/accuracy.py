@@ -18,7 +18,6 @@ from stockpot.tangent.run import Opened
 from stockpot.tangent.schema import ComponentScore, CompositionScores
 from stockpot.training.predict import map_rows
 
-_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ class _Scores:
             kept = rows[np.isin(labels[rows], seen)]
             if not len(kept):
                 continue
-            outputs = map_rows(predict, opened.feed, kept, _BATCH, opened.model.device)
+            outputs = map_rows(predict, opened.feed, kept, opened.model.device)
             self.by_domain[domain] = accuracy_among(outputs, labels[kept], seen)
             self.outputs.append(outputs)
             self.labels.append(labels[kept])

@@ -99,11 +99,9 @@ def train_component(
     return component
 
 
-def predict_delta(
-    model: TangentModel, delta: Delta, feed: Feed, rows: np.ndarray, batch_size: int = 256
-) -> np.ndarray:
+def predict_delta(model: TangentModel, delta: Delta, feed: Feed, rows: np.ndarray) -> np.ndarray:
     """Outputs of the linearised model for rows of a feed, float32 (N, C)."""
-    return map_rows(lambda batch: model(batch, delta), feed, rows, batch_size, model.device)
+    return map_rows(lambda batch: model(batch, delta), feed, rows, model.device)
 
 
 def shard_fingerprint(fingerprint: str, rows: np.ndarray) -> str:

@@ -42,7 +42,6 @@ def learn_weights(
     rows: np.ndarray,
     *,
     kappa: float = 5.0,
-    batch_size: int = 256,
 ) -> LearnedWeights:
     """One weight for each component, from the ``rows`` of a feed that none was trained on.
 
@@ -56,21 +55,17 @@ def learn_weights(
             f"{len(rows)} validation rows are too few to learn weights from",
             hint="raise validation_fraction, or use --weights uniform",
         )
-    native, terms = component_terms(model, components, feed, rows, batch_size)
+    native, terms = component_terms(model, components, feed, rows)
     targets = kappa * np.eye(native.shape[1])[labels[rows]]
     return fit_weights(terms, targets - native)
 
 
 def component_terms(
-    model: TangentModel,
-    components: Sequence[Component],
-    feed: Feed,
-    rows: np.ndarray,
-    batch_size: int = 256,
+    model: TangentModel, components: Sequence[Component], feed: Feed, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """f (N, C) and J f . delta_k (K, N, C) on ``rows``, float64."""
     composer = AverageComposer(model)
-    native = map_rows(model.native, feed, rows, batch_size, model.device).astype(np.float64)
+    native = map_rows(model.native, feed, rows, model.device).astype(np.float64)
     terms = []
     for component in components:
         delta = composer.compose([component], [1.0]).state()
@@ -78,7 +73,7 @@ def component_terms(
         def term(batch: object, delta: object = delta) -> object:
             return model.terms(batch, delta)[1].detach()  # type: ignore[arg-type]
 
-        terms.append(map_rows(term, feed, rows, batch_size, model.device))  # type: ignore[arg-type]
+        terms.append(map_rows(term, feed, rows, model.device))  # type: ignore[arg-type]
     return native, np.stack(terms).astype(np.float64)
 
 

@@ -15,12 +15,14 @@ from stockpot.backbones.model import Model
 from stockpot.training.device import best_device
 from stockpot.training.feed import Feed
 
+BATCH = 256
+
 
 def predict(
     model: Model,
     feed: Feed,
     rows: np.ndarray,
-    batch_size: int = 256,
+    batch_size: int = BATCH,
     *,
     device: str | None = None,
 ) -> np.ndarray:
@@ -34,7 +36,7 @@ def predict(
     model.to(place).eval()
     try:
         with unchanged_buffers(model):
-            return map_rows(model, feed, rows, batch_size, place)
+            return map_rows(model, feed, rows, place, batch_size)
     finally:
         model.train(training)
 
@@ -43,16 +45,13 @@ def extract_features(
     backbone: Backbone,
     feed: Feed,
     rows: np.ndarray,
-    batch_size: int = 256,
-    *,
-    device: str | None = None,
 ) -> np.ndarray:
     """What the head sees, float32 (N, D), with the backbone's weights as they are."""
-    place = best_device(device)
-    model = Model(backbone, 1).to(place)
+    device = best_device(None)
+    model = Model(backbone, 1).to(device)
     model.eval()
     with unchanged_buffers(model):
-        return map_rows(model.features, feed, rows, batch_size, place)
+        return map_rows(model.features, feed, rows, device)
 
 
 @torch.no_grad()
@@ -60,8 +59,8 @@ def map_rows(
     function: Callable[[Any], Tensor],
     feed: Feed,
     rows: np.ndarray,
-    batch_size: int,
     device: torch.device,
+    batch_size: int = BATCH,
 ) -> np.ndarray:
     """``function`` of the batches of ``rows``, float32 (N, ...), in the order of ``rows``."""
     rows = np.asarray(rows)

@@ -95,7 +95,7 @@ def _variant(score: Score) -> Score:
         name=f"ped_{score.name}",
         title=f"PED + {score.title}",
         needs=("features", "source"),
-            formula=f"{score.title} of x + shift of its class, shifts from repelling balls",
+        formula=f"{score.title} of x + shift of its class, shifts from repelling balls",
         source="Li et al. 2023, ICCV, arXiv 2308.15074; the authors' metrics.py",
         when="Self-supervised models, whose classes overlap before fine-tuning.",
         instead=(score.name,),

@@ -31,7 +31,7 @@ class Auc:
         return asdict(self)
 
 
-def auc(members: np.ndarray, others: np.ndarray, level: float = 0.95) -> Auc:
+def auc(members: np.ndarray, others: np.ndarray) -> Auc:
     """P(score of a member > score of another), ties counting half, from scores (M,) and (N,).
 
     The interval is DeLong's (DeLong, DeLong and Clarke-Pearson 1988): the variance of the area from
@@ -49,7 +49,7 @@ def auc(members: np.ndarray, others: np.ndarray, level: float = 0.95) -> Auc:
     of_others = 1 - _placements(others, np.sort(members))
     value = float(of_members.mean())
     variance = of_members.var(ddof=1) / len(members) + of_others.var(ddof=1) / len(others)
-    width = NormalDist().inv_cdf((1 + level) / 2) * float(np.sqrt(variance))
+    width = NormalDist().inv_cdf(0.975) * float(np.sqrt(variance))
     return Auc(value, max(0.0, value - width), min(1.0, value + width), len(members), len(others))
 
 
