@@ -19,7 +19,6 @@ from stockpot.tangent.schema import ComponentScore, CompositionScores
 from stockpot.training.predict import map_rows
 
 
-
 @dataclass(frozen=True)
 class Chosen:
     """Weights of a composition and how they came about."""
