@@ -6,6 +6,7 @@ away in domain "tweets" and breaks linear mode connectivity there; the linear pr
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -241,7 +242,7 @@ def _diagnoses(cell):
                 if {c["a"], c["b"]} <= names
             ),
         )
-        diagnoses.append({"protocol": protocol, **diagnose(evidence).to_json()})
+        diagnoses.append({"protocol": protocol, **asdict(diagnose(evidence))})
     return diagnoses
 
 

@@ -6,7 +6,7 @@ code with the package. It draws its own random numbers, so that what lies on the
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 
 import numpy as np
@@ -190,7 +190,7 @@ def diagnosis(world, name, where):
         head_shared=None if world.seed % 2 else False,
         metric=world.metric,
     )
-    return diagnose(evidence).to_json()
+    return asdict(diagnose(evidence))
 
 
 # The oracle
