@@ -10,7 +10,8 @@ import numpy as np
 
 from stockpot.evaluation import Interval
 from stockpot.ranking.history import Table
-from stockpot.ranking.posterior import EvidenceUse, Posterior, Ranking, Standing, fit
+from stockpot.ranking.posterior import Posterior, Ranking, Standing, fit
+from stockpot.ranking.posterior.result import EvidenceUse
 from stockpot.ranking.schema import Belief
 from stockpot.ranking.scores import Value
 
