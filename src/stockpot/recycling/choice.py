@@ -118,13 +118,12 @@ class KeptModel:
         if self.chosen == "named":
             return "named by the recipe"
         level = sum(candidate.is_level for candidate in self.candidates)
-        count = len(self.candidates)
         if level == 1:
-            return f"best of {count} by validation"
+            return f"best of {len(self.candidates)} by validation"
         best = "the best"
         if self.protocol != self.best:
             best += f", {in_sentence(PROTOCOLS[self.best].label)}"
-        among = f"one of {level} (of {count}) that validation cannot tell from {best}"
+        among = f"one of {level} (of {len(self.candidates)}) that validation cannot tell from {best}"
         return f"{among}, and of those one that chose least"
 
 
