@@ -123,8 +123,8 @@ class KeptModel:
         best = "the best"
         if self.protocol != self.best:
             best += f", {in_sentence(PROTOCOLS[self.best].label)}"
-        among = f"one of {level} (of {len(self.candidates)}) that validation cannot tell from {best}"
-        return f"{among}, and of those one that chose least"
+        among = f"one of {level} (of {len(self.candidates)})"
+        return f"{among} that validation cannot tell from {best}, and of those one that chose least"
 
 
 def choose(recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) -> KeptModel:
