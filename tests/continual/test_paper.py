@@ -52,10 +52,10 @@ def test_a_protocol_runs_from_images_to_results(place: Path, tmp_path: Path) -> 
         ),
         *("features.dimension=32", "features.directions=1", "features.random_dimension=32"),
     ]
-    done = compare(recipe, tmp_path / "out", changes=small)
-    (setting,) = done.results["settings"]
+    results = compare(recipe, tmp_path / "out", changes=small).results.to_json()
+    (setting,) = results["settings"]
     assert setting["tasks"] == 5
     found = {row["method"]: row for row in setting["methods"]}
-    assert set(found) == set(done.results["recipe"]["methods"])
+    assert set(found) == set(results["recipe"]["methods"])
     assert found["statistics"]["notes"]["gap_to_joint"] < 1e-9
     assert [one["published"] for one in setting["published"]] == [8.0, 11.7]

@@ -115,10 +115,8 @@ class MergeJob:
         spec, values = self.spec, dict(self.spec.parameters)
         if spec.layout is not None:
             if values or spec.rules or spec.heads != "auto":
-                raise InputError(
-                    "a mergekit recipe says parameters and heads itself",
-                    hint="change the file, or write a recipe of stockpot's",
-                )
+                problem = "a mergekit recipe says parameters and heads itself"
+                raise InputError(problem, hint="change the file, or write stockpot's own")
             return spec.layout.plan(self.sources, dtype_code(spec.dtype))
         kinds = {
             kind for method in Settings.used(spec.method, spec.rules) for kind in method.extras

@@ -151,6 +151,8 @@ def read_spec(
         spec = load_recipe(models)
     if method is not None and method != spec.method:
         raise InputError(f"the recipe's method is '{spec.method}', not '{method}'")
+    if spec.layout is not None and base is not None:
+        raise InputError("base: a mergekit file names its own", hint="change it in the file")
     return replace(
         spec,
         base=spec.base if base is None else base,

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
+import stockpot
+from stockpot.checkpoints import write_checkpoint
 from stockpot.errors import CheckpointError, InputError, MethodError
 from stockpot.merging.job import AdaptedSource, MergeJob, Spec
 from stockpot.merging.merge import run_merge
@@ -232,3 +238,26 @@ def test_the_document_that_no_other_uses_is_the_result(recipe):
     {{name: {1}, merge_method: linear, models: [{{model: {0}}}], parameters: {{weight: 1}}}}
     """
     assert isinstance(load_recipe(recipe(text.format("one", "two"))).models[0], Spec)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"base": "elsewhere"},
+        {"heads": "mean"},
+        {"weight": 2.0},
+        {"method": "ties"},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_what_a_file_says_is_not_said_beside_it(tmp_path: Path, given: dict[str, Any]) -> None:
+    """A setting beside a mergekit file would have no effect."""
+    for name in ("one", "two"):
+        write_checkpoint(tmp_path / name / "model.safetensors", {"w": np.ones((2, 2), np.float32)})
+    table = "{{model: {}, parameters: {{weight: 1.0}}}}"
+    models = "".join(f"  - {table.format(tmp_path / name)}\n" for name in ("one", "two"))
+    (tmp_path / "recipe.yml").write_text(f"merge_method: linear\nmodels:\n{models}")
+    with pytest.raises(InputError):
+        stockpot.merge(tmp_path / "recipe.yml", output=tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+    stockpot.merge(tmp_path / "recipe.yml", output=tmp_path / "out")

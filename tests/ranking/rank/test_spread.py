@@ -43,13 +43,11 @@ def test_a_job_a_model_and_the_same_ranking(tmp_path: Path, keep: str) -> None:
     there = rank(task, models, tmp_path / "there", backend=far, quiet=True)
     assert set(far.functions) == {"stockpot.ranking.spread:extract"}
     # The broken one is asked for in the first round only.
-    assert len(far.functions) == 4 * max(1, len(here.results["sample"]["rounds"])) + 1
-    assert there.results["failed"] == here.results["failed"]
-    assert [m["name"] for m in there.results["models"]] == [
-        m["name"] for m in here.results["models"]
-    ]
-    for one, two in zip(here.results["models"], there.results["models"], strict=True):
-        assert one["scores"] == two["scores"]
+    assert len(far.functions) == 4 * max(1, len(here.results.sample.rounds)) + 1
+    assert there.results.failed == here.results.failed
+    assert [m.name for m in there.results.models] == [m.name for m in here.results.models]
+    for one, two in zip(here.results.models, there.results.models, strict=True):
+        assert one.scores == two.scores
     for file in (tmp_path / "here" / "work" / "features").glob("*/chunk-*.npz"):
         other = tmp_path / "there" / "work" / "features" / file.parent.name / file.name
         with np.load(file) as first, np.load(other) as second:
@@ -62,12 +60,12 @@ def test_what_failed_is_tried_again_and_what_worked_is_not(
     task, models = write_task(tmp_path), zoo(broken="broken")
     far = Far()
     first = rank(task, models, tmp_path / "out", backend=far, quiet=True)
-    assert [each["model"] for each in first.results["failed"]] == ["broken"]
+    assert [one.model for one in first.results.failed] == ["broken"]
     monkeypatch.setattr("tests.ranking.rank.tiny.broken", lambda: _mended())
     far = Far()
     again = rank(task, models, tmp_path / "out", backend=far, quiet=True)
-    assert again.results["failed"] == []
-    assert len(far.functions) == len(again.results["sample"]["rounds"])  # the mended one's
+    assert list(again.results.failed) == []
+    assert len(far.functions) == len(again.results.sample.rounds)  # the mended one's
 
 
 def _mended() -> object:
