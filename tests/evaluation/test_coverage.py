@@ -34,10 +34,10 @@ def test_intervals_behind_a_verdict_cover_as_they_say(coverage, domains, trials,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("domains", "trials"), [(1, 3), (2, 2), (4, 1), (4, 2), (4, 3)])
-def test_noise_of_single_rows_makes_them_wider_not_wrong(coverage, domains, trials):
-    """Trainings then scatter no more than rows do: few trials cannot know that, and stay wide."""
+def test_noise_of_single_rows_makes_them_hardly_wider(coverage, domains, trials):
+    """Trainings then scatter no more than rows do; few trials cannot know that."""
     row = coverage.measure(WORLDS, domains, trials, "rows", 0.0)
-    assert row.covered >= 0.93
+    assert 0.93 <= row.covered <= 0.98
     assert row.said <= 0.05
 
 
