@@ -51,7 +51,8 @@ COMMANDS = {
     "torch": TORCH,
     "text": TORCH,
     "vision": TORCH + "recycle images.yaml -o pictures -j 2",
-    "rank": TORCH + "rank task.yaml --zoo zoo.yaml -o ranked\nhistory show store.db",
+    "rank": TORCH
+    + "rank task.yaml --zoo zoo.yaml -o ranked\nhistory add store.db m t 0.5\nhistory show store.db",
 }
 """What has to work with an extra, besides what works without."""
 
@@ -92,7 +93,7 @@ files = {
     "images": {
         "task": {"kind": "images", "path": "images", "size": 32}, "runs": 2, "training": quick,
         "held_out": ["north"],
-        "backbone": {"kind": "timm", "name": "resnet10t", "options": {"pretrained": False}},
+        "backbone": {"kind": "timm", "name": "resnet10t", "weights": "resnet.safetensors"},
     },
 }
 for name, value in files.items():
@@ -100,9 +101,11 @@ for name, value in files.items():
 """
 
 PICTURES = """
-import numpy as np
+import numpy as np, timm
 from pathlib import Path
 from PIL import Image
+from safetensors.torch import save_file
+save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), "resnet.safetensors")
 rng = np.random.default_rng(0)
 for domain in ("north", "east"):
     for kind, light in (("dark", 0), ("bright", 100)):

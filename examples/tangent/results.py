@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from stockpot.backbones import load_backbone
-from stockpot.continual import ContinualRecipe, compare, deal, load_recipe
-from stockpot.continual.schema import ContinualResults
+from stockpot.continual import ContinualRecipe, ContinualResults, compare, deal, load_recipe
 from stockpot.files import write_json
 from stockpot.report import markdown_tables, write_continual
 from stockpot.tangent import FeatureMap, statistics

@@ -67,19 +67,16 @@ def usage(
 
 
 def _block(sentence: str, lines: Sequence[str]) -> str:
-    code = "\n".join(lines)
-    return f"{sentence}\n\n```python\n{code}\n```\n"
+    return "\n".join([sentence, "", "```python", *lines, "```", ""])
 
 
 def _with_transformers(spec: BackboneSpec, classes: Sequence[str]) -> list[str]:
     """What stockpot computes from texts, in the words of torch and transformers."""
     vectors = {
-        "mean": [
-            'mask = batch["attention_mask"][..., None]',
-            "vectors = (output.last_hidden_state * mask).sum(1) / mask.sum(1)",
-        ],
-        "cls": ["vectors = output.last_hidden_state[:, 0]"],
-        "pooler": ["vectors = output.pooler_output"],
+        "mean": 'mask = batch["attention_mask"][..., None]\n'
+        "vectors = (output.last_hidden_state * mask).sum(1) / mask.sum(1)",
+        "cls": "vectors = output.last_hidden_state[:, 0]",
+        "pooler": "vectors = output.pooler_output",
     }[spec.pooling]
     options = f'truncation=True, max_length={spec.max_length}, padding=True, return_tensors="pt"'
     return [
@@ -92,7 +89,7 @@ def _with_transformers(spec: BackboneSpec, classes: Sequence[str]) -> list[str]:
         f'batch = tokenizer(["{_TEXT}"], {options})',
         "with torch.no_grad():",
         "    output = model(**batch)",
-        *vectors,
+        *vectors.splitlines(),
         'logits = vectors @ head["weight"].T + head["bias"]',
         f"print({'logits.softmax(1)' if classes else 'logits'})",
     ]

@@ -9,11 +9,13 @@ from stockpot.extras import lazily
 if TYPE_CHECKING:
     from stockpot.continual.recipe import ContinualRecipe, load_recipe
     from stockpot.continual.run import Compared, compare, plan_recipe
+    from stockpot.continual.schema import ContinualResults
     from stockpot.continual.splits import deal
 
 __all__ = [
     "Compared",
     "ContinualRecipe",
+    "ContinualResults",
     "compare",
     "deal",
     "load_recipe",
@@ -25,6 +27,7 @@ __getattr__ = lazily(
     {
         "recipe": "ContinualRecipe load_recipe",
         "run": "Compared compare plan_recipe",
+        "schema": "ContinualResults",
         "splits": "deal",
     },
 )

@@ -99,4 +99,4 @@ def test_levels_are_kept_within_what_the_metric_can_be() -> None:
     assert ask(None, {}).value("m0") is None
     assert found.order[0] in ("m6", "m7")
     assert set(found.next({"m1": 1.0, "m2": 1.0}, 5)) == {"m1", "m2"}
-    assert any(not each["used"] for each in ask(None, {}).evidence)
+    assert any(not one.used for one in ask(None, {}).evidence)
