@@ -43,6 +43,11 @@ TORCH = """
     tangent train recipe-tangent.yaml -o tangent
     tangent forget recipe-tangent.yaml tangent north --retrain
 """
+RANK = """
+    rank task.yaml --zoo zoo.yaml -o ranked
+    history add store.db m t 0.5
+    history show store.db
+"""
 COMMANDS = {
     "light": LIGHT,
     "registry": REGISTRY,
@@ -51,8 +56,7 @@ COMMANDS = {
     "torch": TORCH,
     "text": TORCH,
     "vision": TORCH + "recycle images.yaml -o pictures -j 2",
-    "rank": TORCH
-    + "rank task.yaml --zoo zoo.yaml -o ranked\nhistory add store.db m t 0.5\nhistory show store.db",
+    "rank": TORCH + RANK,
 }
 """What has to work with an extra, besides what works without."""
 
@@ -101,7 +105,10 @@ for name, value in files.items():
 """
 
 PICTURES = """
-import numpy as np, timm
+import numpy as np
+from stockpot.backbones.compat import ensure_torchvision
+ensure_torchvision()
+import timm
 from pathlib import Path
 from PIL import Image
 from safetensors.torch import save_file
