@@ -137,3 +137,19 @@ def test_regression_speaks_of_r2():
 def test_bad_input(scores, message):
     with pytest.raises(InputError, match=message):
         compare(scores, "a", "b")
+
+
+def test_of_these_very_weights_trainings_that_scatter_hide_nothing() -> None:
+    """One of three trainings is destroyed: their scatter could hide it, rows cannot."""
+    rng = np.random.default_rng(0)
+    scores = {
+        "soup": {("x", t): (rng.random(400) < (0.8 if t else 0.2)) * 1.0 for t in range(3)},
+        "probe": {("x", t): (rng.random(400) < 0.8) * 1.0 for t in range(3)},
+    }
+    (others,) = compare_all(scores, [("soup", "probe")])
+    (these,) = compare_all(scores, [("soup", "probe")], trainings=False)
+    assert others.low < 0 < others.high
+    assert these.high < 0
+    assert these.mean == others.mean
+    assert these.covers == "examples only"
+    assert these.verdict == "not testable"

@@ -94,6 +94,18 @@ def test_strangers_are_refused_unless_forced(paths, tmp_path):
         (("M", "M", "-o", "OUT", "--heads", "x"), "heads: got 'x'"),
         (("M", "-o", "OUT", "--rank", "2"), "cannot be read"),
         (("M", "--rank", "2"), "no output"),
+        *(
+            (("M", "-o", "OUT", "--rank", "2", *option), f"{option[0]} has no effect")
+            for option in (
+                ("--method", "ties"),
+                ("--base", "M"),
+                ("--heads", "mean"),
+                ("--dtype", "float16"),
+                ("--backend", "local"),
+                ("--dry-run",),
+                ("--overwrite",),
+            )
+        ),
         (("M", "-o", "OUT", "--rank", "2", "-s", "scale=1"), "weights only"),
         (("M", "M", "-o", "M"), "exists already"),
     ],

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stockpot.errors import StockpotError
+from stockpot.errors import InputError, StockpotError
 from stockpot.evaluation.claims import Claim
 from stockpot.evaluation.wording import in_sentence
 from stockpot.recycling import recycle
 from stockpot.recycling.choice import CandidateRow, Shortfall, preferred, shortfall
 from stockpot.recycling.kept import kept_line, kept_sentences
+from stockpot.recycling.metrics import read_metrics
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.schema import RecycleResults
 from stockpot.report import write_report
@@ -314,3 +315,10 @@ def test_a_model_trained_on_everything_has_the_chosen_protocol(tmp_path: Path) -
     results = run(tmp_path, final={"train_on": "all"})
     assert results["final"]["trained_on"] == "all domains"
     check_kept(results["final"])
+
+
+def test_a_job_of_another_version_is_named(tmp_path: Path) -> None:
+    for content in ('{"steps": 3, "momentum": 1}', "{", '{"steps": "many"}'):
+        (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(InputError, match=r"metrics\.json is not what this version"):
+            read_metrics(tmp_path)

@@ -115,6 +115,10 @@ def merge_command(
         raise InputError("nothing to merge", hint="give a recipe, or models and --method")
     changes = read_parameters(parameters or [])
     if rank is not None:
+        texts = {"method": method, "base": base, "heads": heads, "dtype": dtype}
+        rest = {"backend": backend, "dry-run": dry_run, "overwrite": overwrite}
+        for option in (name for name, value in {**texts, **rest}.items() if value):
+            raise InputError(f"--{option} has no effect on adapters merged with --rank")
         _merge_adapters(out, models, output, rank, changes, registry)
         return
     spec = read_spec(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ from stockpot.continual.methods import METHODS, Strategy
 from stockpot.continual.recipe import ContinualRecipe, Setting
 from stockpot.continual.splits import Stream, deal
 from stockpot.execution import Job
-from stockpot.execution.arguments import backbone_argument, data_argument
+from stockpot.execution.arguments import JobMaker, backbone_argument, data_argument
 from stockpot.tangent.statistics import FeatureMap
 from stockpot.tasks import Task
 
@@ -61,17 +60,14 @@ class _Builder:
 
     def __init__(self, recipe: ContinualRecipe, facts: ContinualFacts) -> None:
         self.recipe, self.facts = recipe, facts
-        self.places = {"root": facts.root, "cache": facts.cache}
-        self.common = {
+        places = {"root": facts.root, "cache": facts.cache}
+        common = {
             "data": data_argument(recipe.task, facts.task.fingerprint, seed=recipe.seed),
             "backbone": backbone_argument(recipe.backbone, facts.backbone),
         }
-        self.features = self._job(
-            f"{_TANGENT}:features",
-            {"augmentation": False, "seed": recipe.seed},
-            {},
-            "frozen blocks",
-        )
+        self._job = JobMaker(places, recipe.threads, common=common)
+        arguments = {"augmentation": False, "seed": recipe.seed}
+        self.features = self._job(f"{_TANGENT}:features", arguments, {}, "frozen blocks")
 
     def add(self, cell: ContinualCell, method: Strategy) -> None:
         """The jobs of one method in one trial."""
@@ -112,14 +108,14 @@ class _Builder:
     def head(self, seed: int) -> Job:
         """The head that everything in a trial starts from."""
         arguments = {
-            "backbone": self.common["backbone"],
+            "backbone": self._job.common["backbone"],
             "classes": list(self.facts.task.classes),
             "seed": seed,
             "file": None,
             "content": None,
         }
         threads = self.recipe.threads
-        return Job(f"{_TANGENT}:head", arguments, {}, self.places, "head", threads, 0.1)
+        return Job(f"{_TANGENT}:head", arguments, {}, self._job.places, "head", threads, 0.1)
 
     def phi(self, features: FeatureMap) -> Job:
         """Feature vectors of every row that any trial uses."""
@@ -176,21 +172,3 @@ class _Builder:
         if previous is not None:
             inputs["previous"] = previous
         return self._job(f"{_HERE}:finetune", arguments, inputs, label, weight)
-
-    def _job(
-        self,
-        function: str,
-        arguments: Mapping[str, Any],
-        inputs: Mapping[str, Job],
-        label: str,
-        weight: float = 1.0,
-    ) -> Job:
-        return Job(
-            function,
-            {**self.common, **arguments},
-            dict(inputs),
-            self.places,
-            label,
-            self.recipe.threads,
-            weight,
-        )

@@ -230,6 +230,7 @@ def compare_all(
     examples: Mapping[Cell, CellScores] | None = None,
     labels: Mapping[str, str] | None = None,
     level: float = 0.95,
+    trainings: bool = True,
 ) -> tuple[Claim, ...]:
     """Claims of several pairs (subject, against), corrected for being made together.
 
@@ -238,8 +239,9 @@ def compare_all(
     ``{"validation/art": (N,), ...}``, whose means are averaged. ``examples``: identity of each
     example, shaped alike; equal numbers in two cells are one example (cells share validation
     rows). Without it the trials of a domain share their examples in order, and domains share none.
-    ``rows`` is written into the claims. On rows that chose the subject a claim is not fair to it:
-    compare on rows that chose nothing.
+    ``trainings``: whether other trainings are spoken of where they are seen, or these very weights
+    alone. ``rows`` is written into the claims. On rows that chose the subject a claim is not fair
+    to it: compare on rows that chose nothing.
 
     Raises ``InputError`` on unknown names, cells that do not match, or scores that are not finite.
     """
@@ -257,6 +259,8 @@ def compare_all(
     differences = [
         crossed_difference(values[own], values[other], identities, size) for own, other in pairs
     ]
+    if not trainings:
+        differences = [difference.of_these_trainings() for difference in differences]
     error = single_error(differences, 1.0 - level)
     labels = labels or {}
     domains = tuple(dict.fromkeys(domain for domain, _ in cells))

@@ -24,7 +24,7 @@ examples' side follow from the kurtosis of the influences (O'Neill 2014): where 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -91,11 +91,13 @@ class CrossedMean:
         would make it a point. A higher floor would cover more than it says where trainings add
         nothing but noise of single examples.
         """
-        return self.widened(self.examples_margin(error), error)
+        return self.widened(
+            quantile(error / 2, self.example_freedom) * float(np.sqrt(self.examples)), error
+        )
 
-    def examples_margin(self, error: float) -> float:
-        """The same for these very trainings: only examples would be others."""
-        return quantile(error / 2, self.example_freedom) * float(np.sqrt(self.examples))
+    def of_these_trainings(self) -> CrossedMean:
+        """The same mean where only examples would be others."""
+        return replace(self, shared=self.examples, scatter=0.0, freedom=0.0)
 
     def widened(self, rows: float, error: float) -> float:
         """The margin where that of the examples alone is ``rows``, at the same ``error``."""

@@ -263,6 +263,7 @@ class _Validation:
             metric=self.metric,
             examples=self.identities,
             labels={name: PROTOCOLS[name].label for name in (kept, *others)},
+            trainings=False,
         )
 
     def _read(self, name: str, where: Where) -> dict[str, np.ndarray]:
@@ -293,4 +294,4 @@ def shortfall(
     ``identities``: by cell and validation domain, which row of the task a score belongs to.
     """
     difference = crossed_difference(one, other, *numbered(one, identities))
-    return Shortfall(difference.mean, difference.examples_margin(1.0 - LEVEL))
+    return Shortfall(difference.mean, difference.of_these_trainings().margin(1.0 - LEVEL))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from stockpot.errors import InputError
 from stockpot.recycling.schema import Divergence, How, Point
 from stockpot.results import ResultPart
 
@@ -71,5 +72,11 @@ class JobMetrics(ResultPart):
 
 
 def read_metrics(folder: Path) -> JobMetrics:
-    """The numbers of a finished job."""
-    return JobMetrics.model_validate_json((folder / METRICS_FILE).read_bytes())
+    """The numbers of a finished job; ``InputError`` where another version wrote them otherwise."""
+    path = folder / METRICS_FILE
+    try:
+        return JobMetrics.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(
+            f"{path} is not what this version of stockpot writes", hint=f"remove {folder}"
+        ) from error

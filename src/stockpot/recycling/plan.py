@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from stockpot.execution import Job
-from stockpot.execution.arguments import backbone_argument, data_argument
+from stockpot.execution.arguments import JobMaker, backbone_argument, data_argument
 from stockpot.recycling.cells import (
     cell_name,
     hash_seed,
@@ -24,7 +24,6 @@ from stockpot.training.hyperparameters import draw_hyperparameters
 BASE = "base"
 REFERENCES = ("linear_probe", "erm")
 """The simplest things that one could have done: no fine-tuning, and the best of some."""
-_JOBS = "stockpot.recycling.jobs"
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,8 @@ class _Builder:
         self.recipe = recipe
         self.names = [final] if final else recipe.protocol_names
         self.facts = facts
-        self.places = {"root": facts.root, "cache": facts.cache}
+        places = {"root": facts.root, "cache": facts.cache}
+        self._job = JobMaker(places, recipe.threads, "stockpot.recycling.jobs:")
         self.auxiliaries: dict[str, Job] = {}
         training = recipe.training
         self.target = self._data(recipe.task, facts.task, training.limit_per_domain)
@@ -440,24 +440,6 @@ class _Builder:
         }
         label = f"paths between weights · {cell.name}"
         cell.connectivity = self._job("connectivity", arguments, inputs, label, weight=1.0)
-
-    def _job(
-        self,
-        function: str,
-        arguments: Mapping[str, Any],
-        inputs: Mapping[str, Job],
-        label: str,
-        weight: float = 1.0,
-    ) -> Job:
-        return Job(
-            f"{_JOBS}:{function}",
-            arguments,
-            dict(inputs),
-            self.places,
-            label,
-            self.recipe.threads,
-            weight,
-        )
 
 
 def fusing_coefficients(count: int, seed: int) -> list[float]:
