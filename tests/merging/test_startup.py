@@ -1,11 +1,10 @@
-"""Merging needs no torch, and starts in a fraction of a second."""
+"""Merging needs no torch, and imports little before it starts."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
@@ -44,7 +43,7 @@ def test_merging_files_imports_no_torch(paths, tmp_path):
         from stockpot.cli.main import app
         base, a, b, out = sys.argv[1:]
         app(["merge", "-m", "stock", "-b", base, a, b, "-o", out], standalone_mode=False)
-        heavy = {"torch", "transformers", "timm", "pandas", "scipy"} & set(sys.modules)
+        heavy = {"torch", "transformers", "timm", "pandas", "scipy", "sklearn"} & set(sys.modules)
         assert not heavy, heavy
     """
     done = run(code, *paths, str(tmp_path / "out"))
@@ -80,20 +79,16 @@ def test_it_works_where_torch_is_not_installed(paths, tmp_path):
     assert len(list(tmp_path.glob("out-*.safetensors"))) == 5
 
 
-def test_a_small_merge_is_over_in_a_moment(paths, tmp_path):
-    """0.6 s on an idle machine; processor time, so that a busy one does not matter."""
+def test_a_small_merge_imports_little(paths, tmp_path):
+    """Imports are what a small merge takes its time for; benchmarks/merging.py measures seconds."""
     code = """
-        import resource, sys
+        import sys
         from stockpot.cli.main import app
         base, a, b, out = sys.argv[1:]
         app(["merge", "-m", "stock", "-b", base, a, b, "-o", out], standalone_mode=False)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        print(used.ru_utime + used.ru_stime, file=sys.stderr)
+        own = sum(name.split(".")[0] == "stockpot" for name in sys.modules)
+        print(own, file=sys.stderr)
     """
-    seconds = []
-    for attempt in range(3):
-        started = time.perf_counter()
-        done = run(code, *paths, str(tmp_path / f"out{attempt}.safetensors"))
-        assert done.returncode == 0, done.stderr
-        seconds.append(min(float(done.stderr.split()[-1]), time.perf_counter() - started))
-    assert min(seconds) < 0.6
+    done = run(code, *paths, str(tmp_path / "out.safetensors"))
+    assert done.returncode == 0, done.stderr
+    assert int(done.stderr.split()[-1]) <= 80, "a merge imports more of stockpot than it did"
