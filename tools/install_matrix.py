@@ -126,14 +126,16 @@ for domain in ("north", "east"):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("extras", nargs="*", choices=[*COMMANDS, []], default=list(COMMANDS))
+    parser.add_argument("extras", nargs="*", help=f"{', '.join(COMMANDS)} [default: all]")
     parser.add_argument("--python", action="append", help="repeatable [default: this one]")
     parser.add_argument("--lowest", action="store_true", help="lowest versions that are allowed")
     parser.add_argument("--package", type=Path, default=ROOT, help="a wheel [default: the source]")
     arguments = parser.parse_args()
+    if unknown := set(arguments.extras) - set(COMMANDS):
+        parser.error(f"no extra {', '.join(sorted(unknown))}; there are {', '.join(COMMANDS)}")
     failures, source = 0, arguments.package.resolve()
     for python in arguments.python or [sys.executable]:
-        for extra in arguments.extras:
+        for extra in arguments.extras or COMMANDS:
             with tempfile.TemporaryDirectory(prefix="stockpot-install-") as scratch:
                 begun = time.monotonic()
                 problem = check(Path(scratch), python, extra, source, lowest=arguments.lowest)
