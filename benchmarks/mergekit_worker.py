@@ -13,6 +13,7 @@ Every merge leaves its result in ``FOLDER/mergekit/NAME``, or the reason why the
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -161,8 +163,57 @@ def resized(model: Any, size: int) -> Any:
     return other
 
 
+def draw_masks() -> None:
+    """Let mergekit draw its random masks from stockpot's numbers, so that results can be equal.
+
+    Only the numbers are exchanged: where, how often and against what they are drawn stays
+    mergekit's.
+    """
+    import mergekit.sparsify
+    from mergekit.merge_methods import generalized_task_arithmetic as arithmetic
+
+    source = Path(__file__).parents[1] / "src/stockpot/merging/random.py"
+    specification = importlib.util.spec_from_file_location("stockpot_random", source)
+    numbers = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(numbers)
+    position = {"tensor": "", "model": 0}
+
+    def in_file(name: str) -> str:
+        """The name in the file, where that of LLaVA's class is a newer one."""
+        prefixes = {
+            "model.language_model.": "language_model.model.",
+            "model.multi_modal_projector.": "multi_modal_projector.",
+            "model.vision_tower.": "vision_tower.",
+        }
+        for prefix, before in prefixes.items():
+            if name.startswith(prefix):
+                return before + name.removeprefix(prefix)
+        return name
+
+    kind, sparsify = arithmetic.GeneralizedTaskArithmeticMerge, arithmetic.sparsify
+    merge_group = kind.merge_group
+
+    def merge_named(self: Any, group: Any, /, **parameters: Any) -> Any:
+        position.update(tensor=in_file(group.metadata.name), model=-1)
+        return merge_group(self, group, **parameters)
+
+    def sparsify_numbered(*arguments: Any, **options: Any) -> Any:
+        position["model"] += 1
+        return sparsify(*arguments, **options)
+
+    def bernoulli(probabilities: Any) -> Any:
+        drawn = numbers.uniform(0, position["tensor"], position["model"], 0, probabilities.numel())
+        drawn = torch.from_numpy(drawn).reshape(probabilities.shape)
+        return (drawn < probabilities).to(probabilities.dtype)
+
+    arithmetic.sparsify = sparsify_numbered
+    kind.merge_group = merge_named
+    mergekit.sparsify.torch = SimpleNamespace(**{**vars(torch), "bernoulli": bernoulli})
+
+
 def merge(folder: Path) -> None:
     """Merge every recipe that has no result yet."""
+    draw_masks()
     for recipe in sorted((folder / "recipes").glob("*.yml")):
         out = folder / "mergekit" / recipe.stem
         if out.exists() or out.with_name(f"{out.name}.error").exists():
@@ -202,6 +253,7 @@ def tests(folder: Path, source: Path) -> None:
     import mergekit.merge
     import pytest
 
+    draw_masks()
     sys.path.insert(0, str(source))
     import tests.common as common
 

@@ -57,3 +57,9 @@ def ensure_torchvision(*, quiet: bool = False) -> bool:
         )
     importlib.import_module("torchvision")
     return True
+
+
+def import_transformers() -> Any:
+    """The module, also beside a torchvision that cannot be imported."""
+    ensure_torchvision(quiet=True)
+    return importlib.import_module("transformers")

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stockpot.backbones.compat import ensure_torchvision
+from stockpot.backbones.compat import ensure_torchvision, import_transformers
 from stockpot.backbones.preparation import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -156,9 +156,8 @@ def _from_timm(spec: BackboneSpec, root: Path) -> Source:
 
 
 def _from_transformers(spec: BackboneSpec, root: Path) -> Source:
-    ensure_torchvision(quiet=True)
     require("transformers", "a transformers backbone")
-    import transformers
+    transformers = import_transformers()
 
     folder = (root / Path(spec.name).expanduser()).resolve()
     local = folder.is_dir()

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from stockpot.backbones.compat import import_transformers
 from stockpot.errors import CheckpointError
 
 
@@ -15,7 +16,8 @@ def empty_model(config: Mapping[str, Any]) -> Any:
     Raises ``CheckpointError`` for a config that transformers cannot make a model of.
     """
     import torch
-    import transformers
+
+    transformers = import_transformers()
 
     try:
         kind = getattr(transformers, config["architectures"][0])

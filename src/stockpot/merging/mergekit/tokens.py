@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from stockpot.backbones.compat import import_transformers
 from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.dtypes import STORAGE, Array, encode, working_dtype
 from stockpot.checkpoints.open import weights_folder
@@ -260,13 +261,11 @@ class Tokenizers:
 
     def _load(self, model: Reference) -> Any:
         """A tokenizer; None for a model without one."""
-        from transformers import AutoTokenizer
-
         source = self._sources.get(model)
         home = weights_folder(model.model) if source is None else source.home
         if home is None or not any((home / name).is_file() for name in FILES):
             return None
-        return AutoTokenizer.from_pretrained(home)
+        return import_transformers().AutoTokenizer.from_pretrained(home)
 
     def _size(self, model: Reference) -> int | None:
         """Rows of a model's embeddings, as its config says."""
@@ -297,11 +296,9 @@ def _by_number(vocabulary: Mapping[str, int]) -> dict[str, int]:
 
 def _reloaded(tokenizer: Any) -> Any:
     """A copy that may be changed."""
-    from transformers import AutoTokenizer
-
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        return AutoTokenizer.from_pretrained(folder)
+        return import_transformers().AutoTokenizer.from_pretrained(folder)
 
 
 def _stripped(tokenizer: Any, size: int) -> Any:
@@ -309,8 +306,6 @@ def _stripped(tokenizer: Any, size: int) -> Any:
 
     Raises ``CheckpointError`` where these are not the kind that can be taken out.
     """
-    from transformers import AutoTokenizer
-
     unused = {token for token, number in tokenizer.get_vocab().items() if number >= size}
     if not unused:
         return tokenizer
@@ -336,4 +331,4 @@ def _stripped(tokenizer: Any, size: int) -> Any:
         config = json.loads(settings.read_text(encoding="utf-8"))
         config.pop("added_tokens_decoder", None)
         settings.write_text(json.dumps(config), encoding="utf-8")
-        return AutoTokenizer.from_pretrained(folder)
+        return import_transformers().AutoTokenizer.from_pretrained(folder)
