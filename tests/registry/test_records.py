@@ -89,7 +89,12 @@ def test_a_recycled_model_lands_with_all_it_came_from(tmp_path: Path) -> None:
     for protocol, edges in EDGES.items():
         value["final"] = {"protocol": protocol}
         stockpot.recycle(
-            value, root=tmp_path, output=tmp_path / "out", backend="serial", quiet=True
+            value,
+            root=tmp_path,
+            output=tmp_path / "out",
+            backend="serial",
+            quiet=True,
+            overwrite=True,
         )
         with init_registry(tmp_path / protocol) as registry:
             done = land(registry, tmp_path / "out")
@@ -175,7 +180,7 @@ def test_the_winner_of_a_ranking_lands(tmp_path: Path) -> None:
     with init_registry(tmp_path / "r"):
         pass
     arguments = ["rank", task, "--zoo", tmp_path / "zoo.yaml", "-o", tmp_path / "out"]
-    arguments += ["--backend", "serial", "-r", tmp_path / "r", "--json"]
+    arguments += ["--backend", "serial", "-r", tmp_path / "r", "--json", "--overwrite"]
     for without, names in ((), ["good"]), (("good",), []):
         more = [word for name in without for word in ("--without", name)]
         done = CliRunner().invoke(app, [*map(str, arguments), *more])

@@ -62,7 +62,8 @@ class Data(_Strict):
     """Which examples are for training and which for testing, drawn anew in every trial."""
 
     test_domains: list[str] = Field(
-        [], description="these are tested on; default: examples drawn from every class"
+        [],
+        description="these are tested on; default: the fixed test split, else examples of every class",
     )
     test_per_class: int | None = Field(None, ge=1, description="at most so many of each class")
     train_per_class: int | None = Field(None, ge=1, description="at most so many of each class")
