@@ -63,7 +63,7 @@ class Data(_Strict):
 
     test_domains: list[str] = Field(
         [],
-        description="these are tested on; default: the fixed test split, else examples of every class",
+        description="these are tested on; default: the fixed test rows, else some of every class",
     )
     test_per_class: int | None = Field(None, ge=1, description="at most so many of each class")
     train_per_class: int | None = Field(None, ge=1, description="at most so many of each class")
