@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stockpot.recycling import recycle
     from stockpot.registry import Registry
     from stockpot.report import write_report
+    from stockpot.soups import soup
 
 __version__ = VERSION
 
@@ -55,6 +56,7 @@ __all__ = [
     "recycle",
     "revert",
     "review",
+    "soup",
     "tangent",
     "write_report",
 ]
@@ -75,6 +77,7 @@ __getattr__ = lazily(
         "recycling": "recycle",
         "registry": "Registry",
         "report": "write_report",
+        "soups": "soup",
         "tangent": "",
     },
 )

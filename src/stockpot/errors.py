@@ -16,6 +16,7 @@
     │   ├── ScoreError            evidence that a transferability score cannot use
     │   └── MissingDependencyError  an optional package is needed; names it and its extra
     ├── OutputError               exit code 2: the output cannot be written (no space, exists)
+    ├── EvaluationError           exit code 1: an evaluator failed, or gave what is no score
     ├── DivergedError             exit code 1: training became non-finite; names step and rate
     └── JobError                  exit code 1: a job failed; names the job and where its log is
 
@@ -110,6 +111,10 @@ class OutputError(StockpotError):
     """The output cannot be written: no space, no permission, or it exists already."""
 
     exit_code = 2
+
+
+class EvaluationError(StockpotError):
+    """An evaluator failed, took too long, or gave what is no score; says which model it was."""
 
 
 class DivergedError(StockpotError):

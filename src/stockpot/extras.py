@@ -30,6 +30,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "web": (*_REGISTRY, "starlette", "uvicorn", "markdown_it"),
     "ray": ("ray",),
     "onnx": (*_TORCH, "onnx", "onnxscript"),
+    "soup": ("cmaes", "optuna"),
 }
 """What each extra brings, by the names under which Python imports it; a package's own extra comes
 before those that include it."""
@@ -44,6 +45,7 @@ PURPOSES: Mapping[str, str] = {
     "web": "the local dashboard",
     "ray": "many machines",
     "onnx": "exporting to ONNX",
+    "soup": "the search of a soup's coefficients",
 }
 
 DISTRIBUTIONS: Mapping[str, str] = {

@@ -9,12 +9,19 @@ of all that runs in a dry run.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, Literal
+
+from stockpot.errors import InputError
+from stockpot.extras import explained
 
 Policy = Literal["files", "all", "none"]
 Location = tuple[str | int, ...]
@@ -97,3 +104,42 @@ def _is_own(source: str, root: Path) -> bool:
         return True
     installed = {Path(folder).resolve() for folder in sysconfig.get_paths().values()}
     return not Path(source).is_absolute() and not any(map(path.is_relative_to, installed))
+
+
+def load_function(name: str, root: Path) -> Callable[..., Any]:
+    """The function of ``package.module:function`` or of ``file.py:function``, from ``root`` on.
+
+    A file is run once. Raises ``InputError`` where there is no such function; whether it may run
+    is for :func:`forbidden` to say.
+    """
+    source, colon, attribute = name.rpartition(":")
+    if not colon or not source or not attribute.isidentifier():
+        raise InputError(f"'{name}' is no function", hint="write 'package.module:function'")
+    try:
+        own = source.endswith(".py")
+        module = _module_of_file(root / source) if own else import_module(source)
+    except (ImportError, OSError, SyntaxError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise explained(error) or InputError(f"function '{name}': {reason}") from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise InputError(f"function '{name}': {source} has no function '{attribute}'")
+    return function  # type: ignore[no-any-return]
+
+
+def _module_of_file(path: Path) -> Any:
+    path = path.resolve()
+    key = f"stockpot_file_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    if key in sys.modules:
+        return sys.modules[key]
+    spec = spec_from_file_location(key, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise ImportError(f"there is no file {path}")
+    module = module_from_spec(spec)
+    sys.modules[key] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[key]
+        raise
+    return module

@@ -47,6 +47,17 @@ def _container_cores() -> int | None:
         return None
 
 
+def available_memory() -> int:
+    """Bytes of memory that can be had without swapping; 8 GiB where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return 8 << 30
+
+
 def sync(path: Path) -> None:
     """Flush a file or a folder to the disk. Windows flushes no folders, and needs not."""
     try:

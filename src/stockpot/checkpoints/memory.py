@@ -53,6 +53,11 @@ class MemoryCheckpoint(Checkpoint):
         super().__init__(tensors, label=label)
         self._state = state
 
+    @property
+    def holds_torch(self) -> bool:
+        """Whether a tensor in it is torch's."""
+        return any(map(is_torch, self._state.values()))
+
     def raw(self, name: str) -> Array:
         info = self.info(name)
         return storage_array(self._state[name], info.dtype).reshape(-1)

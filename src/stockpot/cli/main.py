@@ -27,6 +27,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "evaluate": "predict.evaluate_command",
     "export": "predict.export_command",
     "merge": "merge.merge_command",
+    "soup": "soup.soup_command",
     "rank": "rank.rank_command",
     "inspect": "inspect.inspect_command",
     "history": {"": "history.history_app"},

@@ -19,7 +19,7 @@ from stockpot.cli.options import (
     Quiet,
 )
 from stockpot.cli.output import Output
-from stockpot.errors import InputError, LineageError
+from stockpot.errors import InputError
 from stockpot.system import usable_cores
 from stockpot.yaml_lines import parse_yaml
 
@@ -174,21 +174,13 @@ def _models(sources: list[str]) -> Models:
 
 
 def _refuse_strangers(spec: Spec) -> None:
-    """Raise ``LineageError`` where the models share no ancestor: their average would be noise."""
-    from stockpot.inspection import compare
+    from stockpot.inspection.lineage import refuse_strangers
 
     if spec.method == "mergekit:passthrough":
         return  # takes every tensor from one model
     models = [str(model) for model in spec.models if isinstance(model, str | Path)]
     base = str(spec.base) if isinstance(spec.base, str | Path) else None
-    if len(models) + (base is not None) < 2:
-        return
-    found = compare(models, base, quick=True)
-    if found.verdict == "unrelated":
-        raise LineageError(
-            f"these models have no ancestor in common: {found.reason}",
-            hint="stockpot inspect tells more; --force merges them all the same",
-        )
+    refuse_strangers(models, base)
 
 
 def _show_plan(out: Output, spec: Spec) -> None:

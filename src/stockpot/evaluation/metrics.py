@@ -189,6 +189,25 @@ _DECLARED = [
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _DECLARED}
 
+GIVEN: dict[str, Metric] = {
+    name: Metric(
+        name,
+        name,
+        _R,
+        lambda outputs, labels: outputs,
+        "what an evaluator gave",
+        "",
+        low=float("-inf") if higher else 0.0,
+        high=float("inf"),
+        higher_is_better=higher,
+        percent=False,
+        decimals=None,
+        unit=f"of {name}",
+    )
+    for name, higher in (("score", True), ("loss", False))
+}
+"""Numbers that somebody else's evaluator gives, in units of its own."""
+
 _BESIDE: dict[Kind, tuple[str, ...]] = {
     "classification": (
         "accuracy",

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 
-from stockpot.evaluation.metrics import METRICS, Metric
+from stockpot.evaluation.metrics import GIVEN, METRICS, Metric
 
 
 def declared(metric: str) -> Metric:
     """The metric's declaration; a name from elsewhere is shown as an accuracy."""
-    return METRICS.get(metric, METRICS["accuracy"])
+    return METRICS.get(metric) or GIVEN.get(metric) or METRICS["accuracy"]
 
 
 def points(value: float, *, metric: str = "accuracy", sign: bool = False) -> str:

@@ -83,12 +83,9 @@ def evaluate(
     """
     predictor = model if isinstance(model, Predictor) else load(model, root=root)
     if not isinstance(task, Task):
-        spec, home = _read_spec(task, Path(root or "."))
-        task = load_task(
-            _as_trained(spec, predictor), root=home, skip_corrupt=skip_corrupt, seed=seed
-        )
+        task = load_task_for(task, predictor, root=root, skip_corrupt=skip_corrupt, seed=seed)
     task = select_domains(task, domains)
-    labels = _aligned(task, predictor)
+    labels = aligned_labels(task, predictor)
     judge = fitting_metric(metric, task.kind)
     rows = Inputs(task.inputs, tuple(map(str, range(len(task)))))
     outputs = predictor.predict(rows, batch_size=batch_size, device=device, quiet=quiet).outputs
@@ -114,6 +111,19 @@ def evaluate(
         examples={name: len(each) for name, each in own.items()},
         also={name: METRICS[name].value(outputs, labels) for name in metrics_beside(judge)},
     )
+
+
+def load_task_for(
+    task: str | Path | Mapping[str, Any],
+    predictor: Predictor,
+    *,
+    root: str | Path | None = None,
+    skip_corrupt: bool = False,
+    seed: int = 0,
+) -> Task:
+    """The task of a file or mapping, images decoded as in the model's training."""
+    spec, home = _read_spec(task, Path(root or "."))
+    return load_task(_as_trained(spec, predictor), root=home, skip_corrupt=skip_corrupt, seed=seed)
 
 
 def _read_spec(task: str | Path | Mapping[str, Any], root: Path) -> tuple[TaskSpec, Path]:
@@ -142,8 +152,11 @@ def _as_trained(spec: TaskSpec, predictor: Predictor) -> TaskSpec:
     return spec.model_copy(update=dict(predictor.images))
 
 
-def _aligned(task: Task, predictor: Predictor) -> np.ndarray:
-    """The task's labels in the model's numbering."""
+def aligned_labels(task: Task, predictor: Predictor) -> np.ndarray:
+    """The task's labels in the model's numbering.
+
+    Raises ``InputError`` where the model takes or predicts something else.
+    """
     if task.modality != predictor.modality:
         raise InputError(
             f"the model takes {predictor.modality} inputs, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,3 +96,17 @@ def check_lineage(
         layers=pair.layers,
         foreign=pair.foreign,
     )
+
+
+def refuse_strangers(
+    models: Sequence[Source] | Mapping[str, Source], base: Source | None = None
+) -> None:
+    """Raise ``LineageError`` where models share no ancestor: their average would be noise."""
+    if len(models) + (base is not None) < 2:
+        return
+    found = compare(models, base, quick=True)
+    if found.verdict == "unrelated":
+        raise LineageError(
+            f"these models have no ancestor in common: {found.reason}",
+            hint="stockpot inspect tells more; --force takes them all the same",
+        )

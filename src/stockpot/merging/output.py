@@ -88,7 +88,7 @@ def complete_folder(job: MergeJob, folder: Path, report: MergeReport, name: str)
     write_json(folder / REPORT_NAME, report.to_json())
     record = make_record(report, name, written_digest(folder, report))
     write_record(folder, record)
-    write_card(folder, record, library_name=_library(folder))
+    write_card(folder, record, library_name=library_of(folder))
 
 
 def report_beside(output: Path) -> Path:
@@ -147,7 +147,7 @@ def make_record(report: MergeReport, name: str, digest: str | None) -> Record:
         name=name,
         digest=digest,
         parents=tuple(
-            Parent(name=_short(parent.label), digest=parent.digest or "", role=parent.role)
+            Parent(name=short_label(parent.label), digest=parent.digest or "", role=parent.role)
             for parent in report.parents
         ),
         recipe=_without_places(report.recipe),
@@ -184,7 +184,7 @@ def _copy_companions(job: MergeJob, folder: Path) -> bool:
     for source in job.donors:
         inner = getattr(source, "job", None)
         if inner is None and source.home is not None:
-            _copy_from(source.home, folder)
+            copy_companions(source.home, folder)
         elif inner is None or not _copy_companions(inner, folder):
             continue
         _correct_config(folder / "config.json", job.spec.dtype)
@@ -194,7 +194,8 @@ def _copy_companions(job: MergeJob, folder: Path) -> bool:
     return False
 
 
-def _copy_from(home: Path, folder: Path) -> None:
+def copy_companions(home: Path, folder: Path) -> None:
+    """Copy to ``folder`` what makes weights a model: config, tokenizer and the like of ``home``."""
     for file in sorted(home.rglob("*")):
         inside = file.relative_to(home)
         # Sentence-transformers keep the config of a module one folder down.
@@ -228,7 +229,8 @@ def _correct_config(config: Path, dtype: str | None) -> None:
         write_json(config, {**content, **changed})
 
 
-def _library(folder: Path) -> str | None:
+def library_of(folder: Path) -> str | None:
+    """The library whose model a folder holds, as cards call it; None where its config is silent."""
     config = folder / "config.json"
     if not config.is_file():
         return None
@@ -240,7 +242,7 @@ def _library(folder: Path) -> str | None:
     return "transformers" if "model_type" in content else None
 
 
-def _short(label: str) -> str:
+def short_label(label: str) -> str:
     """A hub id as it is, a path by its last part, or by the hub id that was pulled into it: cards
     and records tell nothing of this machine.
     """
@@ -263,7 +265,7 @@ def _hub_name(folder: Path) -> str | None:
 
 def _without_places(value: Any) -> Any:
     if isinstance(value, str):
-        return _short(value) if "/" in value else value
+        return short_label(value) if "/" in value else value
     if isinstance(value, list):
         return [_without_places(item) for item in value]
     if isinstance(value, dict):

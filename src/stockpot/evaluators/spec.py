@@ -1,0 +1,170 @@
+"""``eval.yaml``: which evaluator scores a model. Needs no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from stockpot.errors import InputError, RecipeError
+from stockpot.evaluators.command import TIMEOUT, CommandEvaluator
+from stockpot.evaluators.contract import Evaluator
+from stockpot.evaluators.function import FunctionEvaluator
+from stockpot.files import file_digest
+from stockpot.programs import forbidden, load_function
+from stockpot.yaml_lines import field_names, load_with_lines, validated
+
+KINDS = ("command", "function", "task", "perplexity", "choices")
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+class EvaluatorSpec(BaseModel):
+    """One evaluator: exactly one of its kinds. Relative paths start at the file's folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    command: str | None = Field(None, description="a program; {model} stands for a model folder")
+    function: str | None = Field(None, description="package.module:function or file.py:function")
+    task: str | None = Field(None, description="a task's YAML file; models are stockpot's folders")
+    perplexity: str | None = Field(None, description="JSON Lines with 'text'; causal models")
+    choices: str | None = Field(
+        None, description="JSON Lines with 'prompt', 'options' and 'answer'; causal models"
+    )
+    model: str | None = Field(
+        None, description="with function: a function that gives the module to put weights into"
+    )
+    rows: str | int | None = Field(
+        None, description="with command: a file, a row a line, for {rows}; with function: how many"
+    )
+    files: list[str] = Field([], description="what else the scores depend on, so that it counts")
+    lower_is_better: bool = Field(False, description="whether a lower score is better")
+    metric: str | None = Field(None, description="how scores are shown, such as accuracy")
+    timeout: float = Field(TIMEOUT, gt=0, description="with command: such as 90, 10min or 2h")
+
+    @field_validator("timeout", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> Any:
+        return duration(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> EvaluatorSpec:
+        given = [name for name in KINDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            problem = f"not {' and '.join(given)}" if given else "none is there"
+            raise ValueError(f"expected one of {', '.join(KINDS)}; {problem}")
+        for key, kinds in (("model", ("function",)), ("rows", ("command", "function"))):
+            if getattr(self, key) is not None and given[0] not in kinds:
+                raise ValueError(f"'{key}' has no meaning with '{given[0]}'")
+        return self
+
+
+class ConstraintSpec(EvaluatorSpec):
+    """What the chosen model may lose by another evaluator."""
+
+    lose_at_most: float = Field(
+        ge=0, description="in units of its score, with 95 % confidence on the rows that judge"
+    )
+    against: Literal["best", "base", "uniform"] = Field(
+        "best", description="the model that nothing may be lost against: the best single one, ..."
+    )
+
+
+class EvaluationSpec(EvaluatorSpec):
+    """What is maximised, and under which constraints."""
+
+    constraints: list[ConstraintSpec] = Field([], description="evaluators that may not lose much")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """``evaluator``'s score may fall by ``lose_at_most`` below that of ``against``."""
+
+    evaluator: Evaluator
+    lose_at_most: float
+    against: Literal["best", "base", "uniform"]
+
+
+def duration(text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``10min`` or ``2h``. Raises ``ValueError``."""
+    read = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
+    if read is None or read[2] not in _UNITS:
+        raise ValueError(f"'{text}' is no duration, such as 90, 10min or 2h")
+    return float(read[1]) * _UNITS[read[2]]
+
+
+def load_evaluator(
+    source: str | Path | Mapping[str, Any], *, root: Path | None = None
+) -> tuple[Evaluator, tuple[Constraint, ...]]:
+    """The evaluator that a file (or its content) describes, and its constraints.
+
+    Raises ``RecipeError`` with all problems, each with its line; ``InputError`` for files and
+    functions that are not there, and code that may not run.
+    """
+    lines = None
+    value: Any = source
+    where, folder = "evaluate", Path(root or ".")
+    if isinstance(source, str | Path):
+        value, lines = load_with_lines(Path(source), "description of an evaluator")
+        where, folder = str(source), Path(source).parent
+    if not isinstance(value, Mapping):
+        raise RecipeError([f"{where}: an evaluator is a mapping with one of {', '.join(KINDS)}"])
+    known = field_names(EvaluationSpec, ConstraintSpec)
+    spec = validated(EvaluationSpec, value, source=where, lines=lines, known=known)
+    problems = [
+        f"{where}: {reason}" for one in (spec, *spec.constraints) for reason in _code(one, folder)
+    ]
+    if problems:
+        raise RecipeError(problems)
+    return build(spec, folder), tuple(
+        Constraint(build(one, folder), one.lose_at_most, one.against) for one in spec.constraints
+    )
+
+
+def build(spec: EvaluatorSpec, folder: Path) -> Evaluator:
+    """The evaluator of a description; relative paths start at ``folder``."""
+    files = [_file(folder / name) for name in spec.files]
+    options: dict[str, Any] = {"lower_is_better": spec.lower_is_better, "metric": spec.metric}
+    if spec.command is not None:
+        rows = None if spec.rows is None else folder / str(spec.rows)
+        return CommandEvaluator(
+            spec.command, root=folder, rows=rows, files=files, timeout=spec.timeout, **options
+        )
+    if spec.function is not None:
+        size = spec.rows
+        if isinstance(size, str):
+            raise InputError(f"rows: with a function their number, not '{size}'")
+        function = load_function(spec.function, folder)
+        module = None if spec.model is None else load_function(spec.model, folder)()
+        code = [_source(name, folder) for name in (spec.function, spec.model) if name]
+        identity = "".join([*code, *map(file_digest, files)])
+        return FunctionEvaluator(function, module=module, size=size, identity=identity, **options)
+    if spec.task is not None:
+        from stockpot.evaluators.task import TaskEvaluator
+
+        return TaskEvaluator(_file(folder / spec.task), metric=spec.metric)
+    from stockpot.evaluators.language import LanguageEvaluator
+
+    kind: Literal["perplexity", "choices"] = "choices" if spec.choices else "perplexity"
+    return LanguageEvaluator(_file(folder / str(spec.choices or spec.perplexity)), kind)
+
+
+def _code(spec: EvaluatorSpec, folder: Path) -> Sequence[str]:
+    """Why functions that a description names may not run."""
+    named = [{"kind": "function", "name": name} for name in (spec.function, spec.model) if name]
+    return [reason for one in named for _, reason in forbidden(one, folder)]
+
+
+def _source(name: str, folder: Path) -> str:
+    """A function's name, and the content of the file that it stands in."""
+    path = folder / name.rpartition(":")[0]
+    return name + (file_digest(path) if path.is_file() else "")
+
+
+def _file(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path} is no file")
+    return path

@@ -1,0 +1,71 @@
+"""How much may be spent on evaluations: so many of them, or so long."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from stockpot.errors import InputError
+from stockpot.evaluators.spec import duration
+
+_COUNT = re.compile(r"(\d+)(?:\s*evaluations?)?")
+
+
+class BudgetSpent(Exception):
+    """Nothing more can be evaluated; caught where a stage of the search ends."""
+
+
+@dataclass
+class Budget:
+    """``evaluations`` of all choosing rows, or ``seconds`` of evaluation; what was spent of it.
+
+    A part of the rows counts as that part of an evaluation. What an earlier run measured counts as
+    it did then, so that a run that goes on decides as one that was never interrupted.
+    """
+
+    evaluations: float | None = None
+    seconds: float | None = None
+    spent: float = 0.0
+    spent_seconds: float = 0.0
+
+    @classmethod
+    def parse(cls, value: str | int | None, models: int) -> Budget:
+        """From ``60``, ``"60 evaluations"`` or ``"2h"``; by default 5 a model, 30 at least.
+
+        Raises ``InputError``.
+        """
+        if value is None:
+            return cls(evaluations=max(30, 5 * models))
+        text = str(value).strip()
+        if (count := _COUNT.fullmatch(text)) is not None:
+            budget = cls(evaluations=int(count[1]))
+            if int(count[1]) < models + 1:
+                raise InputError(
+                    f"a budget of {count[1]} evaluations is too small for {models} models",
+                    hint=f"each is evaluated, and their mean: {models + 1} at least",
+                )
+            return budget
+        try:
+            return cls(seconds=duration(text))
+        except ValueError as error:
+            raise InputError(
+                f"budget: {error}", hint="such as 60, '60 evaluations' or 2h"
+            ) from error
+
+    def left(self) -> float:
+        """About how many evaluations can still be made."""
+        if self.evaluations is not None:
+            return self.evaluations - self.spent
+        assert self.seconds is not None
+        each = self.spent_seconds / self.spent if self.spent else 0.0
+        return (self.seconds - self.spent_seconds) / each if each else float("inf")
+
+    def check(self) -> None:
+        """Raises ``BudgetSpent`` where not one evaluation is left."""
+        if self.left() < 1.0 - 1e-9:
+            raise BudgetSpent
+
+    def add(self, share: float, seconds: float) -> None:
+        """Book an evaluation of ``share`` of the rows."""
+        self.spent += share
+        self.spent_seconds += seconds

@@ -1,0 +1,243 @@
+"""The candidates, from the cheapest on: each stage ends where the budget does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stockpot.errors import StockpotError
+from stockpot.evaluation.selection import greedy_soup
+from stockpot.soups.blend import Blend, Coefficients, Pantry
+from stockpot.soups.budget import BudgetSpent
+from stockpot.soups.engine import SoupEngine
+from stockpot.soups.measuring import Evaluations, Scored
+from stockpot.soups.search import Method, random_vectors, search
+
+_CURVE = (0.2, 0.4, 0.6, 0.8)
+_LEAVE_OUT = 3.0  # leave-one-out is evaluated where this many times its cost is left
+
+
+@dataclass(frozen=True)
+class SoupCandidate:
+    """One row of the table. ``decisions``: how many things it chose by the rows that choose."""
+
+    name: str
+    label: str
+    scored: Scored
+    decisions: int
+    looks: tuple[Scored, ...] = ()
+
+
+@dataclass
+class Kitchen:
+    """Makes candidates of an engine's ingredients and has them evaluated.
+
+    ``notes``: what was left out, in words; ``left_out``: without each ingredient, the score.
+    """
+
+    engine: SoupEngine
+    pantry: Pantry
+    evaluations: Evaluations
+    seed: int = 0
+    rows: list[SoupCandidate] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    left_out: dict[int, Scored] = field(default_factory=dict)
+    searched: int = 0
+
+    def cheap(self) -> None:
+        """Singles, uniform, base, Model Stock, greedy, WiSE-FT and leave-one-out."""
+        for name, stage in (
+            ("singles", self._singles),
+            ("the uniform soup", self._uniform),
+            ("Model Stock", self._stock),
+            ("the greedy soup", self._greedy),
+            ("the curve to the base", self._curve),
+            ("leave-one-out", self._leave_out),
+        ):
+            try:
+                stage()
+            except BudgetSpent:
+                self.notes.append(f"the budget ended before {name} was complete")
+                return
+
+    def search(self, method: Method, groups: int, gain: float) -> None:
+        """Coefficients by search: one a model, then one a model and layer group.
+
+        The second part has as many evaluations as are left, the first at most half of them where
+        there is a second.
+        """
+        if method == "none" or self.pantry.count < 2 or not self.rows:
+            return
+        parts = self.engine.groups(groups)
+        stages = [("search", [list(range(self.pantry.tensors))])]
+        if len(parts) > 1:
+            stages.append(("search:layers", parts))
+        for number, (name, layers) in enumerate(stages):
+            left = self.evaluations.budget.left()
+            share = left / (len(stages) - number)
+            self._search(name, layers, method, gain, share)
+
+    def _singles(self) -> None:
+        scored = []
+        for index in range(self.pantry.count):
+            leader = self.evaluations.best
+            scored.append(
+                self.evaluations.score(self.pantry.single(index), "single", against=leader)
+            )
+        self.singles = scored
+        leader = max(scored, key=lambda one: one.score)
+        if leader.failure is not None:
+            raise StockpotError(f"the evaluator failed on every model: {leader.failure}")
+        self._add("best", f"best single model, {leader.blend.label}", leader, 1, scored)
+
+    def _uniform(self) -> None:
+        if self.pantry.count > 1:
+            self._add("uniform", "uniform soup", self._score(self.pantry.uniform(), "uniform"), 0)
+        if self.pantry.has_base:
+            blend = self.pantry.blend("base", "the base", np.zeros(self.pantry.count))
+            self._add("base", "the base", self._score(blend, "base"), 0)
+
+    def _stock(self) -> None:
+        if not self.pantry.has_base or self.pantry.count < 2:
+            return
+        ratios = self.engine.stock_ratios()
+        values = np.repeat(ratios[None, :] / self.pantry.count, self.pantry.count, axis=0)
+        blend = self.pantry.blend("stock", "Model Stock", values)
+        self._add("stock", "Model Stock", self._score(blend, "stock"), 0)
+
+    def _greedy(self) -> None:
+        """Recipe 1 of Wortsman et al. 2022 (arXiv 2203.05482): DiWA calls it restricted."""
+        usable = {
+            str(i): one.score for i, one in enumerate(self.singles) if np.isfinite(one.score)
+        }
+        if len(usable) < 2:
+            return
+        looks: list[Scored] = []
+
+        def evaluate(members: tuple[str, ...]) -> float:
+            chosen = sorted(map(int, members))
+            if len(chosen) == 1:
+                looks.append(self.singles[chosen[0]])
+            else:
+                blend = self.pantry.uniform(chosen, f"greedy:{len(looks)}")
+                accepted = [one for one in looks if one.complete]
+                leader = max(accepted, key=lambda one: one.score, default=None)
+                looks.append(self.evaluations.score(blend, "greedy", against=leader))
+            return looks[-1].score
+
+        greedy_soup(usable, evaluate)
+        complete = [one for one in looks if one.complete and one.failure is None]
+        chosen = max(complete, key=lambda one: (one.score, len(one.blend.members)))
+        label = f"greedy soup of {len(chosen.blend.members)}"
+        self._add("greedy", label, chosen, len(usable), complete)
+
+    def _curve(self) -> None:
+        """WiSE-FT (arXiv 2109.01903): between the base and the uniform soup, and the best model."""
+        if not self.pantry.has_base:
+            return
+        ends = {one.name: one for one in self.rows if one.name in ("uniform", "best")}
+        for name, row in ends.items():
+            looks = [row.scored]
+            for a in _CURVE:
+                blend = self.pantry.blend(
+                    f"wise:{name}:{a:g}", f"{a:g} of the way to the {_short(row)}",
+                    a * row.scored.blend.coefficients,
+                )
+                looks.append(self._score(blend, "wise"))
+            chosen = max(looks, key=lambda one: one.score)
+            label = f"WiSE-FT towards the {_short(row)}"
+            self._add(f"wise:{name}", label, chosen, row.decisions + 1, looks)
+
+    def _leave_out(self) -> None:
+        count = self.pantry.count
+        if count < 3:
+            return
+        if self.evaluations.budget.left() < _LEAVE_OUT * count:
+            self.notes.append("leave-one-out was not evaluated: the budget is too small for it")
+            return
+        for index in range(count):
+            members = [i for i in range(count) if i != index]
+            blend = self.pantry.uniform(members, f"without:{index}")
+            # Scored on all rows: it says what an ingredient is worth, however little that is.
+            self.left_out[index] = self.evaluations.score(blend, "leave-one-out")
+        chosen = max(self.left_out.values(), key=lambda one: one.score)
+        label = "uniform soup without one"
+        self._add("leave-one-out", label, chosen, count, list(self.left_out.values()))
+
+    def _search(
+        self, name: str, layers: list[list[int]], method: Method, gain: float, share: float
+    ) -> None:
+        budget = self.evaluations.budget
+        stop = budget.spent + share
+        seen: list[Scored] = []
+
+        def blend_of(vector: Coefficients) -> Blend:
+            values = np.zeros((self.pantry.count, self.pantry.tensors))
+            for own, group in zip(
+                vector.reshape(len(layers), self.pantry.count), layers, strict=True
+            ):
+                values[:, group] = own[:, None]
+            return self.pantry.blend(f"{name}:{len(seen)}", f"search {len(seen) + 1}", values)
+
+        def objective(vector: Coefficients) -> float:
+            scored = self._score(blend_of(vector), name)
+            seen.append(scored)
+            return scored.score
+
+        leader = self.evaluations.best
+        assert leader is not None
+        start = np.concatenate([leader.blend.coefficients[:, g].mean(axis=1) for g in layers])
+        known = [
+            (np.tile(one.blend.totals, len(layers)), one.score)
+            for one in self.evaluations.complete
+        ]
+        steps = search(objective, start, known, method=method, seed=self.seed, gain=gain)
+        try:
+            for _ in steps:
+                if budget.spent >= stop - 1e-9:
+                    break
+        except BudgetSpent:
+            pass
+        self.searched += len(seen)
+        complete = [one for one in seen if one.complete and one.failure is None]
+        if not complete:
+            self.notes.append(f"{name}: no coefficients came up to what the cheap candidates reach")
+            return
+        chosen = max(complete, key=lambda one: one.score)
+        what = "one coefficient a model" if len(layers) == 1 else f"{len(layers)} layer groups"
+        looks = [*seen, leader]
+        self._add(name, f"search, {what}", chosen, len(seen), looks)
+
+    def draws(self, count: int) -> Scored | None:
+        """The best of ``count`` random shares: the control of a search of as many evaluations."""
+        drawn: list[Scored] = []
+        try:
+            for number, vector in zip(
+                range(count), random_vectors(self.pantry.count, self.seed), strict=False
+            ):
+                blend = self.pantry.blend(f"draw:{number}", f"random shares {number + 1}", vector)
+                drawn.append(self._score(blend, "control"))
+        except BudgetSpent:
+            pass
+        complete = [one for one in drawn if one.complete and one.failure is None]
+        return max(complete, key=lambda one: one.score, default=None)
+
+    def _score(self, blend: Blend, stage: str) -> Scored:
+        return self.evaluations.score(blend, stage, against=self.evaluations.best)
+
+    def _add(
+        self,
+        name: str,
+        label: str,
+        scored: Scored,
+        decisions: int,
+        looks: list[Scored] | None = None,
+    ) -> None:
+        self.rows.append(SoupCandidate(name, label, scored, decisions, tuple(looks or ())))
+
+
+def _short(row: SoupCandidate) -> str:
+    return "uniform soup" if row.name == "uniform" else "best model"
+
+

@@ -1,0 +1,272 @@
+"""The verb: open, evaluate, search, choose, judge, write."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from stockpot.errors import InputError
+from stockpot.evaluators.contract import Evaluator
+from stockpot.evaluators.function import FunctionEvaluator, state_of
+from stockpot.evaluators.spec import Constraint, load_evaluator
+from stockpot.evaluators.store import ScoreStore
+from stockpot.extras import require
+from stockpot.files import digest, write_json
+from stockpot.inspection.sources import Source
+from stockpot.outputs import check_output
+from stockpot.progress import progress
+from stockpot.soups.blend import Pantry
+from stockpot.soups.budget import Budget
+from stockpot.soups.candidates import Kitchen
+from stockpot.soups.collect import Dish, collect
+from stockpot.soups.engine import SoupEngine
+from stockpot.soups.ingredients import OpenIngredients, open_ingredients
+from stockpot.soups.judging import judge
+from stockpot.soups.measuring import Evaluations
+from stockpot.soups.rows import RowSplit
+from stockpot.soups.save import save_soup
+from stockpot.soups.schema import SoupResults
+from stockpot.soups.search import METHODS, PACKAGES, Method
+
+Controls = Literal["none", "one", "equal"]
+Evaluate = str | Path | Mapping[str, Any] | Evaluator | Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Souped:
+    """A finished soup. ``folder``: with ``model``, ``results.json`` and the measured scores, None
+    where no output was given; ``state`` holds the weights then."""
+
+    folder: Path | None
+    results: SoupResults
+    state: dict[str, Any] | None = None
+
+    @property
+    def model(self) -> Path:
+        """The model folder. Raises ``InputError`` for a soup in memory."""
+        if self.folder is None:
+            raise InputError("this soup has no folder", hint="its weights are in `state`")
+        return self.folder / "model"
+
+
+@dataclass(frozen=True)
+class SoupSettings:
+    """Everything but models and evaluator; arguments of :func:`soup`."""
+
+    budget: str | int | None = None
+    search: Method = "cmaes"
+    layer_groups: int = 4
+    gain: float = 0.0
+    judge: int = 5
+    racing: bool = True
+    controls: Controls = "one"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.search not in METHODS:
+            raise InputError(f"search: got '{self.search}'", hint=f"one of {', '.join(METHODS)}")
+        if self.controls not in ("none", "one", "equal"):
+            raise InputError(f"controls: got '{self.controls}'", hint="one of none, one, equal")
+        if self.layer_groups < 1 or self.gain < 0:
+            raise InputError("layer_groups are 1 or more, and gain is 0 or more")
+        if self.search in PACKAGES:
+            require(PACKAGES[self.search], "the search of coefficients")
+
+
+@dataclass
+class _Table:
+    """What is open while a soup is made."""
+
+    ingredients: OpenIngredients
+    evaluator: Evaluator
+    constraints: tuple[Constraint, ...]
+    engine: SoupEngine
+    settings: SoupSettings
+    budget: Budget
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+def soup(
+    checkpoints: Sequence[Source] | Mapping[str, Source],
+    evaluate: Evaluate,
+    *,
+    base: Source | None = None,
+    output: str | Path | None = None,
+    budget: str | int | None = None,
+    search: Method = "cmaes",
+    layer_groups: int = 4,
+    gain: float = 0.0,
+    judge: int = 5,
+    racing: bool = True,
+    controls: Controls = "one",
+    seed: int = 0,
+    cache: str | Path | None = None,
+    force: bool = False,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> Souped:
+    """Make the best model of existing checkpoints, by an evaluator.
+
+    Args:
+        checkpoints: folders, files, hub ids, states in memory, or a mapping that names them.
+        evaluate: ``eval.yaml`` or its content, an ``Evaluator``, or a function ``(model)`` or
+            ``(model, rows)`` that returns scores of rows or one number, higher is better (see
+            ``stockpot.evaluators.FunctionEvaluator``).
+        base: the model that all were fine-tuned from: for Model Stock and curves to it.
+        output: folder for model, results and measured scores; None keeps all in memory.
+        budget: ``60`` evaluations, or ``"2h"`` of them; by default 5 a model, 30 at least.
+        search: "cmaes", "optuna" or "none".
+        layer_groups: groups of layers that get coefficients of their own in the second search.
+        gain: the search ends where ten generations in a row won less.
+        judge: of ten rows, how many judge and choose nothing.
+        racing: score hopeless models on some of the rows only.
+        controls: "one": shuffled differences with the kept coefficients; "equal": also a search of
+            those and random shares, each with as many evaluations as the search; "none".
+        seed: of the split of the rows, the search and the controls.
+        cache: folder of measured scores that other runs share; by default inside ``output``.
+        force: take models that have no ancestor in common.
+        overwrite: replace the results of another soup in ``output``.
+        quiet: no progress, no words about models that could not be evaluated.
+
+    The same call goes on after an interruption; what was measured is not measured again.
+
+    Raises:
+        InputError: what cannot be read or does not fit, before anything runs; a subclass says what.
+        StockpotError: an evaluator that fails on every model, constraints that nothing keeps.
+        OutputError: ``output`` holds the results of another soup, or cannot be written.
+    """
+    settings = SoupSettings(budget, search, layer_groups, gain, judge, racing, controls, seed)
+    folder = None if output is None else Path(output)
+    say = _quiet if quiet else _warn
+    with ExitStack() as stack:
+        table = _lay(stack, checkpoints, evaluate, base, settings, force)
+        identity = digest(table.recipe)
+        if folder is not None:
+            check_output(folder, "results.json", identity, overwrite=overwrite)
+        store = cache if cache is not None or folder is None else folder / "work" / "scores"
+        started = time.perf_counter()
+        scores = ScoreStore(None if store is None else Path(store))
+        with progress("soup", _expected(table), quiet=quiet) as advance:
+            dish = _cook(table, scores, say, advance)
+        dish.seconds = time.perf_counter() - started
+        results = collect(dish, table.recipe, identity)
+        if folder is None:
+            return Souped(None, results, state_of(table.engine.checkpoint(dish.kept.blend)))
+        save_soup(folder, dish, results)
+        write_json(folder / "results.json", results.to_json())
+        return Souped(folder, results)
+
+
+def plan_soup(
+    checkpoints: Sequence[Source] | Mapping[str, Source],
+    evaluate: Evaluate,
+    *,
+    base: Source | None = None,
+    force: bool = False,
+    **settings: Any,
+) -> list[str]:
+    """Check everything as :func:`soup` does and say what it would do; evaluates nothing."""
+    with ExitStack() as stack:
+        table = _lay(stack, checkpoints, evaluate, base, SoupSettings(**settings), force)
+        count, engine = len(table.ingredients.models), table.engine
+        limit = table.budget.evaluations
+        amount = f"{limit:g} evaluations" if limit else f"{table.budget.seconds:g} s"
+        rows = table.evaluator.size
+        changed = f"{len(engine.changes)} of {len(engine.tensors)} tensors differ"
+        return [
+            f"{count} models, {changed}" + (f"; base {table.ingredients.base_name}" * bool(base)),
+            f"evaluator: {table.evaluator.label}" + (f", {rows} rows" if rows else ""),
+            f"budget: {amount}; search: {table.settings.search}",
+        ]
+
+
+def _lay(
+    stack: ExitStack,
+    checkpoints: Sequence[Source] | Mapping[str, Source],
+    evaluate: Evaluate,
+    base: Source | None,
+    settings: SoupSettings,
+    force: bool,
+) -> _Table:
+    """Read, check and open everything; nothing is evaluated."""
+    evaluator, constraints = _evaluator(evaluate)
+    split = RowSplit(settings.judge, settings.seed)
+    for one in (evaluator, *(limit.evaluator for limit in constraints)):
+        stack.enter_context(one)
+    ingredients = open_ingredients(stack, checkpoints, base, force=force)
+    budget = Budget.parse(settings.budget, len(ingredients.models))
+    first = next((one for one in ingredients.models if one.home), ingredients.models[0])
+    for one in (evaluator, *(limit.evaluator for limit in constraints)):
+        one.prepare(first)
+    if evaluator.size is not None:
+        split.parts(evaluator.size)
+    engine = SoupEngine(ingredients.models, ingredients.base)
+    stack.callback(engine.close)
+    if not engine.changes:
+        raise InputError("these models are all the same", hint="give different checkpoints")
+    recipe = {
+        "models": dict(zip(ingredients.names, engine.digests, strict=True)),
+        "base": None if ingredients.base is None else ingredients.base.digest(),
+        "evaluate": evaluator.identity,
+        "constraints": [
+            [one.evaluator.identity, one.lose_at_most, one.against] for one in constraints
+        ],
+        **vars(settings),
+    }
+    return _Table(ingredients, evaluator, constraints, engine, settings, budget, recipe)
+
+
+def _evaluator(evaluate: Evaluate) -> tuple[Evaluator, tuple[Constraint, ...]]:
+    if isinstance(evaluate, Evaluator):
+        return evaluate, ()
+    if isinstance(evaluate, str | Path | Mapping):
+        return load_evaluator(evaluate)
+    if callable(evaluate):
+        return FunctionEvaluator(evaluate), ()
+    raise InputError(f"{type(evaluate).__name__} is no evaluator", hint="give a function")
+
+
+def _cook(
+    table: _Table, store: ScoreStore, say: Callable[[str], None], advance: Callable[..., None]
+) -> Dish:
+    settings, engine = table.settings, table.engine
+    evaluations = Evaluations(
+        engine,
+        table.evaluator,
+        store,
+        RowSplit(settings.judge, settings.seed),
+        table.budget,
+        say,
+        advance,
+        settings.racing,
+    )
+    pantry = Pantry(
+        table.ingredients.names, len(engine.changes), has_base=engine.base is not None
+    )
+    kitchen = Kitchen(engine, pantry, evaluations, settings.seed)
+    kitchen.cheap()
+    kitchen.search(settings.search, settings.layer_groups, settings.gain)
+    kept = judge(kitchen, table.constraints, store, settings.controls, settings)
+    return Dish(kitchen, table.ingredients, table.evaluator, kept)
+
+
+def _expected(table: _Table) -> float:
+    if table.budget.evaluations is not None:
+        return table.budget.evaluations
+    return 10.0 * len(table.ingredients.models)
+
+
+def _warn(words: str) -> None:
+    import sys
+
+    if not os.environ.get("NO_PROGRESS"):
+        print(f"warning: {words}", file=sys.stderr)  # noqa: T201
+
+
+def _quiet(words: str) -> None:
+    pass

@@ -1,0 +1,80 @@
+"""A soup in words: did it help, by how much, how sure."""
+
+from __future__ import annotations
+
+from stockpot.evaluation.claims import Claim
+from stockpot.evaluation.wording import in_sentence, label, points, unit
+from stockpot.soups.schema import SoupGain, SoupResults
+
+
+def headline(results: SoupResults) -> str:
+    """One sentence: the kept model against the best single one, by rows that chose nothing."""
+    kept, metric = results.kept, results.evaluator.metric
+    name = in_sentence(kept.label)
+    claim = next((one for one in kept.claims if one.against == "best"), None)
+    if kept.name == "best":
+        return f"No soup is kept: {name} is not behind any of them."
+    if claim is None:
+        gain = next((one for one in kept.gains if one.against == "best"), None)
+        seen = None if gain is None else gain.judge if gain.judge is not None else gain.choose
+        if seen is None:
+            return f"Kept: {name}."
+        change = points(seen, metric=metric, sign=True)
+        return f"{name}: {change} {unit(metric)} against {in_sentence(gain.label)}, without interval." if gain else ""
+    if claim.low > 0:
+        return f"{name} is {claim.size()} better than {in_sentence(claim.against_label)} ({claim.ends()})."
+    if claim.high < 0:
+        return f"{name} is {claim.size()} worse than {in_sentence(claim.against_label)} ({claim.ends()})."
+    return f"No gain that these rows could see: {name} against {in_sentence(claim.against_label)} {_spread(claim)}."
+
+
+def sentences(results: SoupResults) -> list[str]:
+    """What was kept and why, its gains while choosing and when judged, the search and controls."""
+    kept, metric = results.kept, results.evaluator.metric
+    lines = [f"{kept.label}: {kept.why}."]
+    if kept.judge is not None:
+        judged = points(kept.judge, metric=metric)
+        lines.append(f"Its {label(metric)} on rows that chose nothing: {judged}.")
+    lines += [claim.sentence() for claim in kept.claims]
+    lines += [line for gain in kept.gains if (line := _curse(gain, metric))]
+    lines += _searched(results)
+    for one in results.controls:
+        if one.judge is not None:
+            lines.append(f"Control, {one.label}: {points(one.judge, metric=metric)}.")
+    for check in kept.checks:
+        lines.append(
+            f"Constraint {check.label}: {_number(check.mean)} against {check.against}, at least "
+            f"{_number(check.low)} with 95 % confidence; {-check.lose_at_most:g} is allowed."
+        )
+    return lines
+
+
+def _curse(gain: SoupGain, metric: str) -> str:
+    if gain.choose is None or gain.judge is None:
+        return ""
+    seen, held = (points(value, metric=metric, sign=True) for value in (gain.choose, gain.judge))
+    return (
+        f"Against {in_sentence(gain.label)}: {seen} {unit(metric)} on the rows that chose, {held} "
+        "on those that judge."
+    )
+
+
+def _searched(results: SoupResults) -> list[str]:
+    if not results.cost.searched:
+        return []
+    if results.kept.name.startswith("search"):
+        return [f"The search tried {results.cost.searched} models."]
+    return [
+        f"Searching did not help here: {results.cost.searched} models were tried, and none is "
+        "clearly better than what was there without it."
+    ]
+
+
+def _spread(claim: Claim) -> str:
+    metric = claim.metric
+    low, high = (points(end, metric=metric, sign=True) for end in (claim.low, claim.high))
+    return f"{points(claim.mean, metric=metric, sign=True)} {unit(metric)} ({low} to {high})"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:+.3g}"
