@@ -20,7 +20,10 @@ def soup_command(
     evaluate: Annotated[
         Path,
         typer.Option(
-            "--evaluate", "-e", help="YAML file that says how a model is scored.", show_default=False
+            "--evaluate",
+            "-e",
+            help="YAML file that says how a model is scored.",
+            show_default=False,
         ),
     ],
     base: Annotated[
@@ -45,9 +48,7 @@ def soup_command(
     gain: Annotated[
         float, typer.Option(min=0.0, help="Stop where ten generations won less than this.")
     ] = 0.0,
-    judge: Annotated[
-        int, typer.Option(min=1, max=9, help="Of ten rows, how many only judge.")
-    ] = 5,
+    judge: Annotated[int, typer.Option(min=1, max=9, help="Of ten rows, how many only judge.")] = 5,
     racing: Annotated[
         bool, typer.Option("--racing/--no-racing", help="Drop hopeless models on a few rows.")
     ] = True,

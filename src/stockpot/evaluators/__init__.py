@@ -1,4 +1,4 @@
-"""How good is a model? One contract for every answer: weights and rows in, scores of the rows out."""
+"""How good is a model? One contract: weights and rows in, a score for every row out."""
 
 from __future__ import annotations
 

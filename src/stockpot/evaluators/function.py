@@ -50,7 +50,7 @@ class FunctionEvaluator(Evaluator):
     def evaluate(self, model: Checkpoint, rows: Rows | None = None) -> Scores | float:
         """Call the function. Whatever it raises is an ``EvaluationError``."""
         subject = self._subject(model)
-        arguments = (subject,)
+        arguments: tuple[Any, ...] = (subject,)
         if self.takes_rows:
             if rows is None and self.size is not None:
                 rows = np.arange(self.size)

@@ -61,7 +61,7 @@ class ScratchFolder:
 
 def _new_folder(size: int) -> Path:
     inside = None
-    if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK):
-        if shutil.disk_usage(_MEMORY).free > _ROOM * size:
-            inside = _MEMORY
+    usable = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK)
+    if usable and shutil.disk_usage(_MEMORY).free > _ROOM * size:
+        inside = _MEMORY
     return Path(tempfile.mkdtemp(prefix="stockpot-soup-", dir=inside))

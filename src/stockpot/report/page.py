@@ -25,7 +25,16 @@ _LIMIT, _LEAST_DATA = 280_000, 22_000
 _DATA_HERE = "data-of-the-page-go-here"
 _ROWS = 120
 _BULKY = (
-    *("trace", "history", "evidence", "findings", "domain_differences", "connectivity", "runs", "cells"),
+    *(
+        "trace",
+        "history",
+        "evidence",
+        "findings",
+        "domain_differences",
+        "connectivity",
+        "runs",
+        "cells",
+    ),
     # What a claim says again of its row and of all claims.
     *("averages", "words", "subject", "subject_label", "against_label", "rows", "trials"),
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stockpot.evaluation.wording import in_sentence, label
+from stockpot.evaluation.wording import label
 from stockpot.files import write_text
 from stockpot.report import svg
 from stockpot.report.environment import make_environment
@@ -155,8 +155,8 @@ def heat_figure(results: SoupResults) -> str:
             )
     ends = [(0, "first layers", "start"), (len(groups), "last layers", "end")]
     for place, words, anchor in ends if len(groups) > 1 else []:
-        x = _NAMES + _CELL * place
-        parts.append(svg.text(x, height - 14, words, class_="tick", text_anchor=anchor))
+        left = _NAMES + _CELL * place
+        parts.append(svg.text(left, height - 14, words, class_="tick", text_anchor=anchor))
     return svg.figure(
         "heat",
         width,

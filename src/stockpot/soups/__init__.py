@@ -12,6 +12,4 @@ if TYPE_CHECKING:
 
 __all__ = ["SoupResults", "Souped", "plan_soup", "soup"]
 
-__getattr__ = lazily(
-    __name__, {"run": "Souped plan_soup soup", "schema": "SoupResults"}
-)
+__getattr__ = lazily(__name__, {"run": "Souped plan_soup soup", "schema": "SoupResults"})

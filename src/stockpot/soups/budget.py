@@ -11,7 +11,7 @@ from stockpot.evaluators.spec import duration
 _COUNT = re.compile(r"(\d+)(?:\s*evaluations?)?")
 
 
-class BudgetSpent(Exception):
+class BudgetSpentError(Exception):
     """Nothing more can be evaluated; caught where a stage of the search ends."""
 
 
@@ -61,9 +61,9 @@ class Budget:
         return (self.seconds - self.spent_seconds) / each if each else float("inf")
 
     def check(self) -> None:
-        """Raises ``BudgetSpent`` where not one evaluation is left."""
+        """Raises ``BudgetSpentError`` where not one evaluation is left."""
         if self.left() < 1.0 - 1e-9:
-            raise BudgetSpent
+            raise BudgetSpentError
 
     def add(self, share: float, seconds: float) -> None:
         """Book an evaluation of ``share`` of the rows."""

@@ -9,7 +9,7 @@ import numpy as np
 from stockpot.errors import StockpotError
 from stockpot.evaluation.selection import greedy_soup
 from stockpot.soups.blend import Blend, Coefficients, Pantry
-from stockpot.soups.budget import BudgetSpent
+from stockpot.soups.budget import BudgetSpentError
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.measuring import Evaluations, Scored
 from stockpot.soups.search import Method, random_vectors, search
@@ -57,7 +57,7 @@ class Kitchen:
         ):
             try:
                 stage()
-            except BudgetSpent:
+            except BudgetSpentError:
                 self.notes.append(f"the budget ended before {name} was complete")
                 return
 
@@ -108,9 +108,7 @@ class Kitchen:
 
     def _greedy(self) -> None:
         """Recipe 1 of Wortsman et al. 2022 (arXiv 2203.05482): DiWA calls it restricted."""
-        usable = {
-            str(i): one.score for i, one in enumerate(self.singles) if np.isfinite(one.score)
-        }
+        usable = {str(i): one.score for i, one in enumerate(self.singles) if np.isfinite(one.score)}
         if len(usable) < 2:
             return
         looks: list[Scored] = []
@@ -141,7 +139,8 @@ class Kitchen:
             looks = [row.scored]
             for a in _CURVE:
                 blend = self.pantry.blend(
-                    f"wise:{name}:{a:g}", f"{a:g} of the way to the {_short(row)}",
+                    f"wise:{name}:{a:g}",
+                    f"{a:g} of the way to the {_short(row)}",
                     a * row.scored.blend.coefficients,
                 )
                 looks.append(self._score(blend, "wise"))
@@ -189,15 +188,14 @@ class Kitchen:
         assert leader is not None
         start = np.concatenate([leader.blend.coefficients[:, g].mean(axis=1) for g in layers])
         known = [
-            (np.tile(one.blend.totals, len(layers)), one.score)
-            for one in self.evaluations.complete
+            (np.tile(one.blend.totals, len(layers)), one.score) for one in self.evaluations.complete
         ]
         steps = search(objective, start, known, method=method, seed=self.seed, gain=gain)
         try:
             for _ in steps:
                 if budget.spent >= stop - 1e-9:
                     break
-        except BudgetSpent:
+        except BudgetSpentError:
             pass
         self.searched += len(seen)
         complete = [one for one in seen if one.complete and one.failure is None]
@@ -218,7 +216,7 @@ class Kitchen:
             ):
                 blend = self.pantry.blend(f"draw:{number}", f"random shares {number + 1}", vector)
                 drawn.append(self._score(blend, "control"))
-        except BudgetSpent:
+        except BudgetSpentError:
             pass
         complete = [one for one in drawn if one.complete and one.failure is None]
         return max(complete, key=lambda one: one.score, default=None)
@@ -239,5 +237,3 @@ class Kitchen:
 
 def _short(row: SoupCandidate) -> str:
     return "uniform soup" if row.name == "uniform" else "best model"
-
-

@@ -82,17 +82,13 @@ def judged_claims(
     if kept not in scores or not pairs:
         return ()
     cells = {name: {_CELL: scores[name]} for name in (kept, *(other for _, other in pairs))}
-    return compare_all(
-        cells, pairs, rows=JUDGE, metric=metric, labels=labels, trainings=False
-    )
+    return compare_all(cells, pairs, rows=JUDGE, metric=metric, labels=labels, trainings=False)
 
 
 def difference(first: Scores, second: Scores) -> CrossedMean:
     """``first`` minus ``second``, row by row."""
     numbers = {_CELL: {"": np.arange(len(first))}}
-    return crossed_difference(
-        {_CELL: {"": first}}, {_CELL: {"": second}}, numbers, len(first)
-    )
+    return crossed_difference({_CELL: {"": first}}, {_CELL: {"": second}}, numbers, len(first))
 
 
 def lower_end(first: Scores, second: Scores) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from stockpot.evaluators.contract import Evaluator, Scores
 from stockpot.evaluation.wording import in_sentence
+from stockpot.evaluators.contract import Evaluator, Scores
 from stockpot.provenance import versions
 from stockpot.recycling.combine import layer_of
 from stockpot.soups.candidates import Kitchen, SoupCandidate
@@ -64,11 +64,11 @@ def collect(dish: Dish, recipe: dict[str, Any], digest: str) -> SoupResults:
             judging=None if judge is None else len(judge),
             takes_rows=dish.evaluator.takes_rows,
         ),
-        ingredients=tuple(_ingredient(dish, index, groups) for index in range(kitchen.engine.count)),
-        groups=tuple(names),
-        candidates=tuple(
-            _row(dish, row, place) for place, row in enumerate(kitchen.rows)
+        ingredients=tuple(
+            _ingredient(dish, index, groups) for index in range(kitchen.engine.count)
         ),
+        groups=tuple(names),
+        candidates=tuple(_row(dish, row, place) for place, row in enumerate(kitchen.rows)),
         kept=_kept(dish),
         controls=tuple(
             SoupControl(
@@ -100,7 +100,7 @@ def collect(dish: Dish, recipe: dict[str, Any], digest: str) -> SoupResults:
             beyond=max(dish.seconds - evaluations.spent_here, 0.0),
             run=evaluations.measured,
         ),
-        notes=tuple([*_warnings(dish), *kitchen.notes]),
+        notes=(*_warnings(dish), *kitchen.notes),
         recipe=recipe,
         versions=versions("torch", "transformers", "cmaes", "optuna"),
     )

@@ -1,4 +1,4 @@
-"""Differences of the ingredients, kept once; any blend of them as a checkpoint that is made as read.
+"""Differences of the ingredients, kept once; any blend of them as a checkpoint made when read.
 
 Sums are taken in float32 (float64 where a checkpoint is), block by block in the order of the
 ingredients: the same bytes for any number of threads. A blend that is one ingredient is that
@@ -70,7 +70,7 @@ class SoupEngine:
         total = sum(item.info.size for item in floats) * 4 * (self.count + 1)
         self._file = None
         if total > _SHARE * available_memory():
-            self._file = tempfile.TemporaryFile(dir=folder)
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (close ends it)
         self._changed: dict[str, _Changed] = {}
         for item in floats:
             changed = self._read(item.info, item.action == "merge" and base is not None)

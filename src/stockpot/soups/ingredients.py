@@ -43,7 +43,7 @@ def open_ingredients(
         if one.home is not None and (one.home / HEAD).is_file():
             raise InputError(
                 f"{one.label} keeps its head in {HEAD}, apart from the weights",
-                hint="such models are averaged by recycle, or by merge with a function as evaluator",
+                hint="average such models with stockpot recycle",
             )
     base_name, ground = None, None
     if base is not None:

@@ -14,7 +14,7 @@ from stockpot.evaluators.spec import Constraint
 from stockpot.evaluators.store import ScoreStore, StoredScore
 from stockpot.recycling.choice import Shortfall
 from stockpot.soups.blend import Blend
-from stockpot.soups.budget import Budget, BudgetSpent
+from stockpot.soups.budget import Budget, BudgetSpentError
 from stockpot.soups.candidates import Kitchen, SoupCandidate
 from stockpot.soups.choice import lower_end, preferred, shortfalls
 from stockpot.soups.measuring import Scored
@@ -153,7 +153,7 @@ def _controls(
             made.append(ControlScore("shuffled", label, 1, _finite(scored), judged))
             if controls == "equal" and kitchen.searched:
                 made += _equal(kitchen, other, settings)
-    except BudgetSpent:
+    except BudgetSpentError:
         pass
     finally:
         evaluations.budget = ours

@@ -106,7 +106,7 @@ class Evaluations:
     ) -> Scored:
         """Score a blend on the choosing rows; with ``against`` only as long as it can win that.
 
-        Raises ``BudgetSpent``; ``StockpotError`` where the evaluator fails on every model.
+        Raises ``BudgetSpentError``; ``StockpotError`` where the evaluator fails on every model.
         """
         engine = engine or self.engine
         key = engine.identity(blend)

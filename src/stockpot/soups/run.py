@@ -245,9 +245,7 @@ def _cook(
         advance,
         settings.racing,
     )
-    pantry = Pantry(
-        table.ingredients.names, len(engine.changes), has_base=engine.base is not None
-    )
+    pantry = Pantry(table.ingredients.names, len(engine.changes), has_base=engine.base is not None)
     kitchen = Kitchen(engine, pantry, evaluations, settings.seed)
     kitchen.cheap()
     kitchen.search(settings.search, settings.layer_groups, settings.gain)

@@ -11,21 +11,21 @@ def headline(results: SoupResults) -> str:
     """One sentence: the kept model against the best single one, by rows that chose nothing."""
     kept, metric = results.kept, results.evaluator.metric
     name = in_sentence(kept.label)
-    claim = next((one for one in kept.claims if one.against == "best"), None)
     if kept.name == "best":
         return f"No soup is kept: {name} is not behind any of them."
+    claim = next((one for one in kept.claims if one.against == "best"), None)
     if claim is None:
         gain = next((one for one in kept.gains if one.against == "best"), None)
-        seen = None if gain is None else gain.judge if gain.judge is not None else gain.choose
-        if seen is None:
+        seen = None if gain is None else gain.choose if gain.judge is None else gain.judge
+        if gain is None or seen is None:
             return f"Kept: {name}."
-        change = points(seen, metric=metric, sign=True)
-        return f"{name}: {change} {unit(metric)} against {in_sentence(gain.label)}, without interval." if gain else ""
-    if claim.low > 0:
-        return f"{name} is {claim.size()} better than {in_sentence(claim.against_label)} ({claim.ends()})."
-    if claim.high < 0:
-        return f"{name} is {claim.size()} worse than {in_sentence(claim.against_label)} ({claim.ends()})."
-    return f"No gain that these rows could see: {name} against {in_sentence(claim.against_label)} {_spread(claim)}."
+        change = f"{points(seen, metric=metric, sign=True)} {unit(metric)}"
+        return f"{name}: {change} against {in_sentence(gain.label)}, without an interval."
+    other = in_sentence(claim.against_label)
+    if claim.low > 0 or claim.high < 0:
+        verdict = "better" if claim.low > 0 else "worse"
+        return f"{name} is {claim.size()} {verdict} than {other} ({claim.ends()})."
+    return f"No gain that these rows could see: {name} against {other} {_spread(claim)}."
 
 
 def sentences(results: SoupResults) -> list[str]:

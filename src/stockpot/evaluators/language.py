@@ -1,0 +1,111 @@
+"""Evaluators of causal language models on JSON Lines: likelihood of texts, and multiple choice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from stockpot.backbones.sources import quiet_library
+from stockpot.checkpoints import Checkpoint
+from stockpot.errors import EvaluationError, InputError
+from stockpot.evaluators.contract import LOSS, Evaluator, Rows, Scores, changing, checked
+from stockpot.evaluators.function import load_in_place
+from stockpot.files import digest, file_digest
+
+Kind = Literal["perplexity", "choices"]
+
+
+class LanguageEvaluator(Evaluator):
+    """A causal model of transformers on the rows of a JSON Lines file.
+
+    ``perplexity``: rows ``{"text": ...}``; a row's score is its mean negative log-likelihood a
+    token, in nats, lower is better (the exponential of the mean is the perplexity).
+    ``choices``: rows ``{"prompt": ..., "options": [...], "answer": 0}``; 1 where the right option
+    has the largest mean log-likelihood a token after the prompt, else 0.
+
+    Raises ``InputError`` naming the line that is no such row.
+    """
+
+    takes_rows = True
+
+    def __init__(self, path: Path, kind: Kind) -> None:
+        self.label = f"{kind} on {path.name}"
+        self.metric = LOSS if kind == "perplexity" else "accuracy"
+        self._kind: Kind = kind
+        self._rows = [_row(line, n, path, kind) for n, line in _lines(path)]
+        if not self._rows:
+            raise InputError(f"{path} holds no rows")
+        self.size = len(self._rows)
+        self.identity = digest([kind, file_digest(path)])
+        self._model: Any = None
+        self._series: object = None
+
+    def prepare(self, model: Checkpoint) -> None:
+        """Load model and tokenizer of the folder. Raises ``InputError`` where it is none."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if model.home is None:
+            raise InputError(f"{model.label} lies in no folder with config and tokenizer")
+        try:
+            with quiet_library("transformers"):
+                self._tokenizer = AutoTokenizer.from_pretrained(model.home)
+                self._model = AutoModelForCausalLM.from_pretrained(model.home)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{model.home} holds no causal language model: {reason}") from error
+        self._model.eval()
+
+    def evaluate(self, model: Checkpoint, rows: Rows | None = None) -> Scores | float:
+        """Scores of the rows, one after the other."""
+        if self._model is None:
+            self.prepare(model)
+        load_in_place(self._model, model, changing(model, self._series))
+        self._series = getattr(model, "series", None)
+        chosen = range(len(self._rows)) if rows is None else rows
+        return checked([self._score(self._rows[row]) for row in chosen], self.metric, len(chosen))
+
+    def _score(self, row: dict[str, Any]) -> float:
+        if self._kind == "perplexity":
+            return -self._likelihood("", row["text"])
+        found = [self._likelihood(row["prompt"], option) for option in row["options"]]
+        if not np.isfinite(found).all():
+            raise EvaluationError(f"a log-likelihood is {min(found)}")
+        return float(int(np.argmax(found)) == row["answer"])
+
+    def _likelihood(self, prompt: str, text: str) -> float:
+        """Mean log-likelihood of the tokens of ``text`` after ``prompt``, in nats."""
+        import torch
+
+        whole = self._tokenizer(prompt + text, return_tensors="pt", truncation=True)["input_ids"]
+        before = len(self._tokenizer(prompt)["input_ids"]) if prompt else 1
+        before = max(min(before, whole.shape[1] - 1), 1)
+        if whole.shape[1] < 2:
+            raise EvaluationError(f"a text of one token has no likelihood: '{text[:40]}'")
+        with torch.no_grad():
+            logits = self._model(input_ids=whole).logits[0, :-1].float()
+        each = torch.log_softmax(logits, -1).gather(1, whole[0, 1:, None])[:, 0]
+        return float(each[before - 1 :].mean())
+
+
+def _lines(path: Path) -> Sequence[tuple[int, str]]:
+    text = path.read_text(encoding="utf-8")
+    return [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _row(line: str, number: int, path: Path, kind: Kind) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        if kind == "perplexity":
+            good = isinstance(row["text"], str)
+        else:
+            good = isinstance(row["prompt"], str) and row["options"][int(row["answer"])] is not None
+    except (ValueError, KeyError, TypeError, IndexError):
+        good = False
+    if not good:
+        expected = "'text'" if kind == "perplexity" else "'prompt', 'options' and 'answer'"
+        raise InputError(f"{path}:{number}: no row with {expected}")
+    return dict(row)
