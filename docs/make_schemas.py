@@ -10,6 +10,7 @@ from stockpot.ranking.evaluated import RankingEvaluation
 from stockpot.ranking.schema import RankResults
 from stockpot.recycling.schema import RecycleResults
 from stockpot.results import VerbResults
+from stockpot.soups import SoupResults
 from stockpot.tangent.schema import TangentResults
 
 MODELS: dict[str, type[VerbResults]] = {
@@ -17,6 +18,7 @@ MODELS: dict[str, type[VerbResults]] = {
     "history": RankingEvaluation,
     "rank": RankResults,
     "recycle": RecycleResults,
+    "soup": SoupResults,
     "tangent": TangentResults,
 }
 """By the name of the schema's file."""

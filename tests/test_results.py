@@ -20,6 +20,7 @@ from stockpot.recycling.schema import FinalResult, RecycleResults, RunResult
 from stockpot.report import markdown_table, terminal_table
 from stockpot.report.page import render
 from stockpot.results import VerbResults
+from stockpot.soups import SoupResults
 from stockpot.tangent.schema import TangentResults
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,7 @@ MODELS: dict[str, type[VerbResults]] = {
     "history": RankingEvaluation,
     "rank": RankResults,
     "recycle": RecycleResults,
+    "soup": SoupResults,
     "tangent": TangentResults,
 }
 

@@ -1,4 +1,4 @@
-"""Models in a bowl: the score is minus the squared distance to weights whose coefficients we know."""
+"""Models in a bowl: minus the squared distance to weights whose coefficients are known."""
 
 from __future__ import annotations
 
