@@ -27,6 +27,8 @@ COMMANDS = """
     merge a b -o clustered --backend ray
     merge a b -o on-device --device cpu:0
     merge old.pt old.pt -o pickled
+    soup a b -e scores.yaml --search none -o souped -q
+    soup a b -e scores.yaml -o searched -q
     rank task.yaml --zoo zoo.yaml -o ranked --backend serial -q
     rank task.yaml --zoo pictures.yaml -o pictures -q
     rank table.csv --zoo texts.yaml -o texts -q
@@ -88,6 +90,8 @@ def write_world(folder: Path) -> None:
     (folder / "old.pt").write_bytes(b"PK\x03\x04")
     (folder / "table.csv").write_text("text,label,domain\n" + "good,1,x\nbad,0,x\n" * 40)
     (folder / "results.csv").write_text("model,t,u\na,1,2\nb,2,3\nc,3,4\nd,4,5\ne,5,7\n")
+    (folder / "scores.py").write_text("print('{\"scores\": [' + '1, ' * 29 + '1]}')\n")
+    (folder / "scores.yaml").write_text("command: python scores.py {model}\n")
     (folder / "short").write_text("short\n")
     (folder / "short").chmod(0o600)
     os.chdir(folder)

@@ -114,6 +114,8 @@ def _named(one: dict[str, Any]) -> list[str]:
         ("merge a b -o clustered", "ray"),
         ("merge a b -o on-device", "torch"),
         ("merge old.pt", "torch"),
+        ("soup a b -e scores.yaml --search none", ""),
+        ("soup a b -e scores.yaml -o", "soup"),
         ("rank task.yaml --zoo zoo", "rank"),
         ("rank task.yaml --zoo pictures", "rank,vision"),
         ("rank table.csv", "rank,text"),

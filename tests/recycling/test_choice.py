@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from stockpot.errors import InputError, StockpotError
 from stockpot.evaluation.claims import Claim
+from stockpot.evaluation.selection import Shortfall
 from stockpot.evaluation.wording import in_sentence
 from stockpot.recycling import recycle
-from stockpot.recycling.choice import CandidateRow, Shortfall, preferred, shortfall
+from stockpot.recycling.choice import CandidateRow, preferred, shortfall
 from stockpot.recycling.kept import kept_line, kept_sentences
 from stockpot.recycling.metrics import read_metrics
 from stockpot.recycling.protocols import PROTOCOLS

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from stockpot.backbones import BackboneSpec, load_backbone
+from stockpot.checkpoints.layers import layer_of
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.errors import InputError
-from stockpot.recycling.combine import Combination, combine_runs, layer_of
+from stockpot.recycling.combine import Combination, combine_runs
 from stockpot.tasks import load_task, parse_task_spec, split_task
 from stockpot.training import build_feed
 from stockpot.training.mixing import mix

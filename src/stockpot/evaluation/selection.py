@@ -12,6 +12,19 @@ import numpy.typing as npt
 from stockpot.errors import InputError
 
 Pooling = Literal["pooled", "mean"]
+LEVEL = 0.95
+"""Confidence with which one candidate is told from another."""
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """A validation score minus another on the same rows.
+
+    ``margin``: half width of its 95 % interval, for these very weights on other rows.
+    """
+
+    mean: float
+    margin: float
 
 
 @dataclass(frozen=True)

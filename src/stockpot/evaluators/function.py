@@ -56,7 +56,7 @@ class FunctionEvaluator(Evaluator):
                 rows = np.arange(self.size)
             arguments = (subject, rows)
         try:
-            values = self._function(*arguments)
+            values = self._call(arguments)
         except Exception as error:
             reason = " ".join(str(error).split())
             raise EvaluationError(f"{self.label}: {type(error).__name__}: {reason}") from error
@@ -64,6 +64,14 @@ class FunctionEvaluator(Evaluator):
             values = values.detach().cpu().double().numpy()
         count = self.size if rows is None else len(rows)
         return checked(values, LOSS if self._lower else SCORE, count)
+
+    def _call(self, arguments: tuple[Any, ...]) -> Any:
+        if self._module is None:
+            return self._function(*arguments)
+        import torch
+
+        with torch.no_grad():
+            return self._function(*arguments)
 
     def _subject(self, model: Checkpoint) -> Any:
         if self._module is None:

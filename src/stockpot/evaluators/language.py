@@ -81,14 +81,20 @@ class LanguageEvaluator(Evaluator):
         import torch
 
         whole = self._tokenizer(prompt + text, return_tensors="pt", truncation=True)["input_ids"]
-        before = len(self._tokenizer(prompt)["input_ids"]) if prompt else 1
-        before = max(min(before, whole.shape[1] - 1), 1)
-        if whole.shape[1] < 2:
-            raise EvaluationError(f"a text of one token has no likelihood: '{text[:40]}'")
+        before = max(_shared(self._tokenizer(prompt)["input_ids"], whole[0].tolist()), 1)
+        if whole.shape[1] <= before:
+            raise EvaluationError(f"no token of a text is left to be scored: '{text[:40]}'")
         with torch.no_grad():
             logits = self._model(input_ids=whole).logits[0, :-1].float()
         each = torch.log_softmax(logits, -1).gather(1, whole[0, 1:, None])[:, 0]
         return float(each[before - 1 :].mean())
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike: a tokenizer may join a prompt's last with what
+    follows, and may put a mark at the end of both."""
+    pairs = zip(first, second, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def _lines(path: Path) -> Sequence[tuple[int, str]]:

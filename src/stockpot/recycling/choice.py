@@ -33,6 +33,7 @@ from stockpot.errors import StockpotError
 from stockpot.evaluation.claims import VALIDATION, Claim, compare_all
 from stockpot.evaluation.crossed import Cell as Where
 from stockpot.evaluation.crossed import crossed_difference, numbered
+from stockpot.evaluation.selection import LEVEL, Shortfall
 from stockpot.evaluation.wording import in_sentence
 from stockpot.execution import Job
 from stockpot.recycling.cost import training_cost
@@ -48,19 +49,7 @@ from stockpot.training.rows import read_outputs, score_rows
 Scores = dict[Where, dict[str, np.ndarray]]
 """By (held-out domain, trial) and validation domain: the score of every validation row."""
 
-LEVEL = 0.95
 LOWEST = {"probe": "linear_probe", "best_run": "erm"}
-
-
-@dataclass(frozen=True)
-class Shortfall:
-    """A validation score minus another on the same rows.
-
-    ``margin``: half width of its 95 % interval, for these very weights on other rows.
-    """
-
-    mean: float
-    margin: float
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stockpot.backbones.model import BUFFER, PREFIX
+from stockpot.checkpoints.layers import layer_of
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.evaluation import ensemble
 from stockpot.evaluation.connectivity import interpolate
@@ -398,13 +399,6 @@ def _layers(pool: _Pool, members: list[str]) -> Combination:
     return Combination(
         state, pool.outputs(state), members, How(factors=chosen, loss=_finite(current))
     )
-
-
-def layer_of(name: str) -> str:
-    """The layer of a tensor: its name up to the last number, or without its last part."""
-    parts = name.split(".")
-    numbers = [index for index, part in enumerate(parts) if part.isdigit()]
-    return ".".join(parts[: numbers[-1] + 1] if numbers else parts[:-1])
 
 
 def _best_factor(pool: _Pool, base: State, mean: State) -> tuple[float, dict[float, float]]:

@@ -67,7 +67,10 @@ class Kitchen:
         The second part has as many evaluations as are left, the first at most half of them where
         there is a second.
         """
-        if method == "none" or self.pantry.count < 2 or not self.rows:
+        if method == "none":
+            return
+        if self.evaluations.budget.left() < 1.0:
+            self.notes.append("the budget ended before the search began")
             return
         parts = self.engine.groups(groups)
         stages = [("search", [list(range(self.pantry.tensors))])]

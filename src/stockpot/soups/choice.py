@@ -15,8 +15,8 @@ import numpy as np
 
 from stockpot.evaluation.claims import Claim, compare_all
 from stockpot.evaluation.crossed import CrossedMean, crossed_difference, single_error
+from stockpot.evaluation.selection import LEVEL, Shortfall
 from stockpot.evaluators.contract import Scores
-from stockpot.recycling.choice import LEVEL, Shortfall
 from stockpot.soups.candidates import SoupCandidate
 from stockpot.soups.measuring import Scored
 

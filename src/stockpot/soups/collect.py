@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from stockpot.checkpoints.layers import layer_of
 from stockpot.evaluation.wording import in_sentence
 from stockpot.evaluators.contract import Evaluator, Scores
 from stockpot.provenance import versions
-from stockpot.recycling.combine import layer_of
 from stockpot.soups.candidates import Kitchen, SoupCandidate
 from stockpot.soups.choice import is_level, judged_claims, leader
 from stockpot.soups.ingredients import OpenIngredients

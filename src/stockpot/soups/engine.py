@@ -20,10 +20,10 @@ import numpy as np
 
 from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.dtypes import Array, is_float, narrow
+from stockpot.checkpoints.layers import layer_of
 from stockpot.errors import CheckpointError, NonFiniteError
 from stockpot.merging.alignment import align
 from stockpot.merging.methods.stock import interpolation_ratio, mean_cosine
-from stockpot.recycling.combine import layer_of
 from stockpot.soups.blend import Blend, Coefficients
 from stockpot.system import available_memory, usable_cores
 

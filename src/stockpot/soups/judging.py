@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from stockpot.errors import EvaluationError, StockpotError
+from stockpot.evaluation.selection import Shortfall
 from stockpot.evaluators.contract import Scores
 from stockpot.evaluators.spec import Constraint
 from stockpot.evaluators.store import ScoreStore, StoredScore
-from stockpot.recycling.choice import Shortfall
 from stockpot.soups.blend import Blend
 from stockpot.soups.budget import Budget, BudgetSpentError
 from stockpot.soups.candidates import Kitchen, SoupCandidate

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from stockpot.evaluation.claims import Claim
-from stockpot.recycling.choice import Shortfall
+from stockpot.evaluation.selection import Shortfall
 from stockpot.results import ResultPart, VerbResults
 
 

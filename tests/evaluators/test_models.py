@@ -1,0 +1,111 @@
+"""Evaluators that load models themselves: tasks of stockpot, causal language models."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+import stockpot
+from stockpot.checkpoints import open_checkpoint
+from stockpot.errors import InputError
+from stockpot.evaluators import load_evaluator
+from stockpot.soups import soup
+from tests.inference.models import ODD, text_recipe
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Model folders of two short runs on one base, and the task's file."""
+    root = tmp_path_factory.mktemp("runs")
+    recipe = text_recipe(root, "bert", ODD)
+    made = []
+    for seed in (0, 1):
+        out = root / f"out{seed}"
+        stockpot.recycle(recipe, out, root=root, backend="serial", seed=seed, quiet=True)
+        made.append(out / "model")
+    (root / "task.yaml").write_text(yaml.safe_dump(recipe["task"]))
+    return root, made
+
+
+@pytest.mark.slow
+def test_a_task_scores_folders_as_evaluate_does(folders):
+    root, models = folders
+    (root / "eval.yaml").write_text("task: task.yaml\n")
+    evaluator, _ = load_evaluator(root / "eval.yaml")
+    with open_checkpoint(models[0]) as first, open_checkpoint(models[1]) as second:
+        evaluator.prepare(first)
+        for model, path in ((first, models[0]), (second, models[1]), (first, models[0])):
+            scores = evaluator.evaluate(model)
+            known = stockpot.evaluate(path, root / "task.yaml")
+            assert scores.mean() == pytest.approx(known.value.mean)
+            rows = np.array([3, 50, 4])
+            np.testing.assert_array_equal(evaluator.evaluate(model, rows), scores[rows])
+    done = soup(models, root / "eval.yaml", output=root / "soup", budget=15, layer_groups=1)
+    assert done.results.evaluator.metric == "accuracy"
+    judged = stockpot.evaluate(done.model, root / "task.yaml")
+    sizes = done.results.evaluator
+    mean = (sizes.choosing * done.results.kept.choose + sizes.judging * done.results.kept.judge) / (
+        sizes.rows
+    )
+    assert judged.value.mean == pytest.approx(mean, abs=1e-6)
+
+
+def causal(folder, seed=0):
+    """A causal model of two layers on the words of a small tokenizer."""
+    import torch
+    import transformers
+
+    from tests.backbones.networks import write_tokenizer
+
+    folder.mkdir()
+    write_tokenizer(folder)
+    torch.manual_seed(seed)
+    config = transformers.GPT2Config(
+        vocab_size=40,
+        n_positions=32,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_language_models_on_lines(tmp_path):
+    import torch
+    import transformers
+
+    folder = causal(tmp_path / "model")
+    texts = ["a b c d", "good film a", "bad food b c"]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    rows = [{"prompt": "a b", "options": [" c", " d", " good"], "answer": i % 3} for i in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    with open_checkpoint(folder) as checkpoint:
+        perplexity, _ = load_evaluator({"perplexity": "texts.jsonl"}, root=tmp_path)
+        scores = perplexity.evaluate(checkpoint)
+        for text, score in zip(texts, scores, strict=True):
+            ids = tokenizer(text, return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                assert -score == pytest.approx(float(model(input_ids=ids, labels=ids).loss))
+        choices, _ = load_evaluator({"choices": "rows.jsonl"}, root=tmp_path)
+        found = choices.evaluate(checkpoint)
+    assert perplexity.metric == "loss"
+    assert choices.size == 3
+    means = []
+    for option in rows[0]["options"]:
+        ids = tokenizer(f"a b{option}", return_tensors="pt")["input_ids"]
+        assert ids.shape == (1, 5)  # a mark, two words, the option, a mark
+        with torch.no_grad():
+            logarithms = model(input_ids=ids).logits[0].log_softmax(-1)
+        means.append(float(logarithms[2, ids[0, 3]] + logarithms[3, ids[0, 4]]) / 2)
+    assert found.tolist() == [float(max(means) == mean) for mean in means]
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    with pytest.raises(InputError, match=r"rows\.jsonl:1: no row with 'prompt'"):
+        load_evaluator({"choices": "rows.jsonl"}, root=tmp_path)
