@@ -11,7 +11,7 @@ from stockpot.evaluation.selection import greedy_soup
 from stockpot.soups.blend import Blend, Coefficients, Pantry
 from stockpot.soups.budget import BudgetSpentError
 from stockpot.soups.engine import SoupEngine
-from stockpot.soups.measuring import Evaluations, Scored
+from stockpot.soups.measuring import Evaluations, TriedBlend
 from stockpot.soups.search import Method, random_vectors, search
 
 _CURVE = (0.2, 0.4, 0.6, 0.8)
@@ -24,9 +24,9 @@ class SoupCandidate:
 
     name: str
     label: str
-    scored: Scored
+    scored: TriedBlend
     decisions: int
-    looks: tuple[Scored, ...] = ()
+    looks: tuple[TriedBlend, ...] = ()
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Kitchen:
     seed: int = 0
     rows: list[SoupCandidate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    left_out: dict[int, Scored] = field(default_factory=dict)
+    left_out: dict[int, TriedBlend] = field(default_factory=dict)
     searched: int = 0
 
     def cheap(self) -> None:
@@ -114,7 +114,7 @@ class Kitchen:
         usable = {str(i): one.score for i, one in enumerate(self.singles) if np.isfinite(one.score)}
         if len(usable) < 2:
             return
-        looks: list[Scored] = []
+        looks: list[TriedBlend] = []
 
         def evaluate(members: tuple[str, ...]) -> float:
             chosen = sorted(map(int, members))
@@ -161,7 +161,7 @@ class Kitchen:
         for index in range(count):
             members = [i for i in range(count) if i != index]
             blend = self.pantry.uniform(members, f"without:{index}")
-            # Scored on all rows: it says what an ingredient is worth, however little that is.
+            # TriedBlend on all rows: it says what an ingredient is worth, however little that is.
             self.left_out[index] = self.evaluations.score(blend, "leave-one-out")
         chosen = max(self.left_out.values(), key=lambda one: one.score)
         label = "uniform soup without one"
@@ -172,7 +172,7 @@ class Kitchen:
     ) -> None:
         budget = self.evaluations.budget
         stop = budget.spent + share
-        seen: list[Scored] = []
+        seen: list[TriedBlend] = []
 
         def blend_of(vector: Coefficients) -> Blend:
             values = np.zeros((self.pantry.count, self.pantry.tensors))
@@ -210,9 +210,9 @@ class Kitchen:
         looks = [*seen, leader]
         self._add(name, f"search, {what}", chosen, len(seen), looks)
 
-    def draws(self, count: int) -> Scored | None:
+    def draws(self, count: int) -> TriedBlend | None:
         """The best of ``count`` random shares: the control of a search of as many evaluations."""
-        drawn: list[Scored] = []
+        drawn: list[TriedBlend] = []
         try:
             for number, vector in zip(
                 range(count), random_vectors(self.pantry.count, self.seed), strict=False
@@ -224,16 +224,16 @@ class Kitchen:
         complete = [one for one in drawn if one.complete and one.failure is None]
         return max(complete, key=lambda one: one.score, default=None)
 
-    def _score(self, blend: Blend, stage: str) -> Scored:
+    def _score(self, blend: Blend, stage: str) -> TriedBlend:
         return self.evaluations.score(blend, stage, against=self.evaluations.best)
 
     def _add(
         self,
         name: str,
         label: str,
-        scored: Scored,
+        scored: TriedBlend,
         decisions: int,
-        looks: list[Scored] | None = None,
+        looks: list[TriedBlend] | None = None,
     ) -> None:
         self.rows.append(SoupCandidate(name, label, scored, decisions, tuple(looks or ())))
 

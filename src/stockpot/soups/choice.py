@@ -18,7 +18,7 @@ from stockpot.evaluation.crossed import CrossedMean, crossed_difference, single_
 from stockpot.evaluation.selection import LEVEL, Shortfall
 from stockpot.evaluators.contract import Scores
 from stockpot.soups.candidates import SoupCandidate
-from stockpot.soups.measuring import Scored
+from stockpot.soups.measuring import TriedBlend
 
 JUDGE = "judging rows"
 _CELL = ("rows", 0)
@@ -109,5 +109,5 @@ def _behind(best: SoupCandidate, row: SoupCandidate) -> Shortfall | None:
     return Shortfall(gap.mean, gap.of_these_trainings().margin(error))
 
 
-def _complete(scored: Scored) -> bool:
+def _complete(scored: TriedBlend) -> bool:
     return scored.complete and scored.failure is None

@@ -17,7 +17,7 @@ from stockpot.soups.blend import Blend
 from stockpot.soups.budget import Budget, BudgetSpentError
 from stockpot.soups.candidates import Kitchen, SoupCandidate
 from stockpot.soups.choice import lower_end, preferred, shortfalls
-from stockpot.soups.measuring import Scored
+from stockpot.soups.measuring import TriedBlend
 from stockpot.soups.schema import SoupCheck
 from stockpot.soups.search import search
 
@@ -174,7 +174,7 @@ def _equal(kitchen: Kitchen, other: Any, settings: Any) -> list[ControlScore]:
                 evaluations.judged(drawn.blend),
             )
         )
-    seen: list[Scored] = []
+    seen: list[TriedBlend] = []
 
     def objective(vector: Any) -> float:
         blend = kitchen.pantry.blend(f"random:{len(seen)}", f"shuffled {len(seen) + 1}", vector)
@@ -196,5 +196,5 @@ def _equal(kitchen: Kitchen, other: Any, settings: Any) -> list[ControlScore]:
     return made
 
 
-def _finite(scored: Scored) -> float | None:
+def _finite(scored: TriedBlend) -> float | None:
     return scored.score if scored.failure is None else None

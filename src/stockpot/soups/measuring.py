@@ -30,7 +30,7 @@ _FIRST = 3
 
 
 @dataclass(frozen=True)
-class Scored:
+class TriedBlend:
     """What is known of a blend by the rows that choose.
 
     ``scores``: of the rows seen, in the order of the choosing rows; None for one number or a
@@ -51,7 +51,7 @@ class TraceEntry:
 
     blend: Blend
     stage: str
-    scored: Scored
+    scored: TriedBlend
     best: float
     rows: int | None
     seconds: float
@@ -75,8 +75,8 @@ class Evaluations:
     spent_here: float = 0.0
     choose: Rows | None = None
     judge: Rows | None = None
-    _known: dict[str, Scored] = field(default_factory=dict)
-    _controls: dict[str, Scored] = field(default_factory=dict)
+    _known: dict[str, TriedBlend] = field(default_factory=dict)
+    _controls: dict[str, TriedBlend] = field(default_factory=dict)
     _all: dict[str, Scores] = field(default_factory=dict)
     _failed: list[str] = field(default_factory=list)
     _booked: set[tuple[str, bytes]] = field(default_factory=set)
@@ -86,13 +86,13 @@ class Evaluations:
             self.choose, self.judge = self.split.parts(self.evaluator.size)
 
     @property
-    def best(self) -> Scored | None:
+    def best(self) -> TriedBlend | None:
         """The best of those that were scored on all choosing rows."""
         complete = [one for one in self._known.values() if one.complete and one.failure is None]
         return max(complete, key=lambda one: one.score, default=None)
 
     @property
-    def complete(self) -> list[Scored]:
+    def complete(self) -> list[TriedBlend]:
         """All that were scored on all choosing rows, in order."""
         return [one for one in self._known.values() if one.complete and one.failure is None]
 
@@ -101,9 +101,9 @@ class Evaluations:
         blend: Blend,
         stage: str,
         *,
-        against: Scored | None = None,
+        against: TriedBlend | None = None,
         engine: SoupEngine | None = None,
-    ) -> Scored:
+    ) -> TriedBlend:
         """Score a blend on the choosing rows; with ``against`` only as long as it can win that.
 
         Raises ``BudgetSpentError``; ``StockpotError`` where the evaluator fails on every model.
@@ -119,7 +119,7 @@ class Evaluations:
         try:
             scored, rows = self._measured(engine, key, blend, against)
         except EvaluationError as error:
-            scored, rows = Scored(blend, -np.inf, failure=error.message), None
+            scored, rows = TriedBlend(blend, -np.inf, failure=error.message), None
             self.budget.add(1.0, time.perf_counter() - started)
             self._fail(blend, error)
         book[key] = scored
@@ -156,22 +156,22 @@ class Evaluations:
             return None
 
     def _measured(
-        self, engine: SoupEngine, key: str, blend: Blend, against: Scored | None
-    ) -> tuple[Scored, int | None]:
+        self, engine: SoupEngine, key: str, blend: Blend, against: TriedBlend | None
+    ) -> tuple[TriedBlend, int | None]:
         if not self.evaluator.takes_rows or self.choose is None:
             stored = self._run(engine, key, blend, None, 1.0)
             if isinstance(stored.scores, float):
-                return Scored(blend, stored.scores), None
+                return TriedBlend(blend, stored.scores), None
             self._learn_size(len(stored.scores))
             self._all[key] = stored.scores
             assert self.choose is not None
             scores = stored.scores[self.choose]
-            return Scored(blend, float(scores.mean()), scores), len(stored.scores)
+            return TriedBlend(blend, float(scores.mean()), scores), len(stored.scores)
         return self._raced(engine, key, blend, against)
 
     def _raced(
-        self, engine: SoupEngine, key: str, blend: Blend, against: Scored | None
-    ) -> tuple[Scored, int | None]:
+        self, engine: SoupEngine, key: str, blend: Blend, against: TriedBlend | None
+    ) -> tuple[TriedBlend, int | None]:
         assert self.choose is not None
         races = self.racing and self.evaluator.is_mean
         rival = against.scores if races and against is not None and against.complete else None
@@ -185,7 +185,7 @@ class Evaluations:
             stored = self._run(engine, key, blend, part, (stop - start) / total)
             start = stop
             if isinstance(stored.scores, float):
-                return Scored(blend, stored.scores), total
+                return TriedBlend(blend, stored.scores), total
             seen.append(stored.scores)
             scores = np.concatenate(seen)
             if rival is not None and stop < total:
@@ -193,8 +193,8 @@ class Evaluations:
                 gap = scores - rival[:stop]
                 if gap.mean() + _margin(gap) < 0:
                     estimate = against.score + float(gap.mean())
-                    return Scored(blend, estimate, scores, complete=False), stop
-        return Scored(blend, float(scores.mean()), scores), total
+                    return TriedBlend(blend, estimate, scores, complete=False), stop
+        return TriedBlend(blend, float(scores.mean()), scores), total
 
     def _run(
         self, engine: SoupEngine, key: str, blend: Blend, rows: Rows | None, share: float
@@ -236,7 +236,7 @@ class Evaluations:
             )
 
 
-def _loses(known: Scored, against: Scored | None) -> bool:
+def _loses(known: TriedBlend, against: TriedBlend | None) -> bool:
     """Whether what was given up once need not be looked at again."""
     return against is not None and known.score < against.score
 
