@@ -106,35 +106,39 @@ def _is_own(source: str, root: Path) -> bool:
     return not Path(source).is_absolute() and not any(map(path.is_relative_to, installed))
 
 
-def load_function(name: str, root: Path) -> Callable[..., Any]:
+def load_function(
+    name: str, root: Path, what: str = "function", error: type[InputError] = InputError
+) -> Callable[..., Any]:
     """The function of ``package.module:function`` or of ``file.py:function``, from ``root`` on.
 
-    A file is run once. Raises ``InputError`` where there is no such function; whether it may run
-    is for :func:`forbidden` to say.
+    A file is run once, and again when it has changed. Raises ``error``, which calls it ``what``,
+    where there is no such function; whether it may run is for :func:`forbidden` to say.
     """
     source, colon, attribute = name.rpartition(":")
     if not colon or not source or not attribute.isidentifier():
-        raise InputError(f"'{name}' is no function", hint="write 'package.module:function'")
+        raise error(f"{what} '{name}' is no function", hint="write 'package.module:function'")
     try:
         own = source.endswith(".py")
-        module = _module_of_file(root / source) if own else import_module(source)
-    except (ImportError, OSError, SyntaxError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise explained(error) or InputError(f"function '{name}': {reason}") from error
+        module = _module_of_file((root / source).resolve()) if own else import_module(source)
+    except (ImportError, OSError, SyntaxError) as problem:
+        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        raise explained(problem) or error(f"{what} '{name}': {reason}") from problem
     function = getattr(module, attribute, None)
     if not callable(function):
-        raise InputError(f"function '{name}': {source} has no function '{attribute}'")
+        raise error(f"{what} '{name}': '{source}' has no function '{attribute}'")
     return function  # type: ignore[no-any-return]
 
 
 def _module_of_file(path: Path) -> Any:
-    path = path.resolve()
-    key = f"stockpot_file_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    if not path.is_file():
+        raise ImportError(f"there is no file {path}")
+    content = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes())
+    key = f"stockpot_file_{content.hexdigest()[:16]}"
     if key in sys.modules:
         return sys.modules[key]
     spec = spec_from_file_location(key, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise ImportError(f"there is no file {path}")
+    assert spec is not None
+    assert spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[key] = module
     try:

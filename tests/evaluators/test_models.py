@@ -6,13 +6,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import stockpot
+from stockpot.backbones.compat import import_transformers
 from stockpot.checkpoints import open_checkpoint
 from stockpot.errors import InputError
 from stockpot.evaluators import load_evaluator
 from stockpot.soups import soup
+from tests.backbones.networks import write_tokenizer
 from tests.inference.models import ODD, text_recipe
 
 
@@ -55,11 +58,7 @@ def test_a_task_scores_folders_as_evaluate_does(folders):
 
 def causal(folder, seed=0):
     """A causal model of two layers on the words of a small tokenizer."""
-    import torch
-    import transformers
-
-    from tests.backbones.networks import write_tokenizer
-
+    transformers = import_transformers()
     folder.mkdir()
     write_tokenizer(folder)
     torch.manual_seed(seed)
@@ -77,9 +76,7 @@ def causal(folder, seed=0):
 
 
 def test_language_models_on_lines(tmp_path):
-    import torch
-    import transformers
-
+    transformers = import_transformers()
     folder = causal(tmp_path / "model")
     texts = ["a b c d", "good film a", "bad food b c"]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))

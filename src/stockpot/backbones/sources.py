@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import importlib
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +22,8 @@ from stockpot.backbones.preparation import (
 )
 from stockpot.backbones.spec import BackboneSpec
 from stockpot.errors import BackboneError
-from stockpot.extras import explained, require
+from stockpot.extras import require
+from stockpot.programs import load_function
 
 Run = Callable[[nn.Module, Any], Any]
 Readout = Callable[[Any, Tensor | None], Tensor]
@@ -269,7 +266,7 @@ def _pixel_statistics(transformers: Any, name: str) -> tuple[tuple[float, ...], 
 
 
 def _from_function(spec: BackboneSpec, root: Path) -> Source:
-    network = _function(spec.name, root)(**spec.options)
+    network = load_function(spec.name, root, "backbone", BackboneError)(**spec.options)
     if not isinstance(network, nn.Module):
         raise BackboneError(
             f"{spec.name} returned {type(network).__name__}, expected a torch.nn.Module"
@@ -289,45 +286,6 @@ def _from_function(spec: BackboneSpec, root: Path) -> Source:
         example_shape=None if shape is None else tuple(shape),
         feature_dim=getattr(network, "feature_dim", None),
     )
-
-
-def _function(name: str, root: Path) -> Callable[..., Any]:
-    """Import ``package.module:function`` or ``file.py:function``."""
-    place, colon, attribute = name.rpartition(":")
-    if not colon or not place or not attribute.isidentifier():
-        raise BackboneError(
-            f"backbone '{name}' is no function", hint="write 'package.module:function'"
-        )
-    try:
-        module = _module_of_file(root / place) if place.endswith(".py") else None
-        module = module or importlib.import_module(place)
-    except (ImportError, OSError, SyntaxError) as error:
-        wrong = BackboneError(f"backbone '{name}': {_first_line(error)}")
-        raise explained(error) or wrong from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise BackboneError(f"backbone '{name}': {place} has no function '{attribute}'")
-    return function  # type: ignore[no-any-return]
-
-
-def _module_of_file(path: Path) -> Any:
-    path = path.resolve()
-    if not path.is_file():
-        raise BackboneError(f"backbone: there is no file {path}")
-    key = f"stockpot_file_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
-    if key in sys.modules:
-        return sys.modules[key]
-    spec = importlib.util.spec_from_file_location(key, path)
-    if spec is None or spec.loader is None:
-        raise BackboneError(f"backbone: {path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[key] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[key]
-        raise
-    return module
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,58 +11,41 @@ from stockpot.cli.landing import Landing
 from stockpot.cli.options import AllowCode, DryRun, InRegistry, Json, Overwrite, Quiet
 from stockpot.cli.output import Output
 
+_Models = typer.Argument(help="Two or more models: folders, files, hub ids.", show_default=False)
+_Evaluate = typer.Option(
+    "--evaluate", "-e", help="YAML file that says how a model is scored.", show_default=False
+)
+_Base = typer.Option("--base", "-b", help="The model that all were fine-tuned from.")
+_Output = typer.Option("--output", "-o", help="Folder for model, report and results.")
+_Budget = typer.Option(
+    help="So many evaluations, such as 60, or so long, such as 2h [default: 5 a model, 30 at least]"
+)
+_Search = typer.Option(help="How coefficients are searched: cmaes, optuna or none.")
+_Groups = typer.Option(min=1, help="Groups of layers with coefficients of their own.")
+_Gain = typer.Option(min=0.0, help="Stop where ten generations won less than this.")
+_Judge = typer.Option(min=1, max=9, help="Of ten rows, how many only judge.")
+_Racing = typer.Option("--racing/--no-racing", help="Drop hopeless models on a few rows.")
+_Controls = typer.Option(help="none; one: shuffled differences; equal: searches at equal cost.")
+_Seed = typer.Option(min=0, help="Of split, search and controls.")
+_Cache = typer.Option(help="Folder of measured scores, shared with other runs.")
+_Force = typer.Option("--force", help="Take models that have no ancestor in common.")
+
 
 def soup_command(
-    checkpoints: Annotated[
-        list[str],
-        typer.Argument(help="Two or more models: folders, files, hub ids.", show_default=False),
-    ],
-    evaluate: Annotated[
-        Path,
-        typer.Option(
-            "--evaluate",
-            "-e",
-            help="YAML file that says how a model is scored.",
-            show_default=False,
-        ),
-    ],
-    base: Annotated[
-        str | None, typer.Option("--base", "-b", help="The model that all were fine-tuned from.")
-    ] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for model, report and results.")
-    ] = Path("soup"),
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            help="So many evaluations, such as 60, or so long, such as 2h "
-            "[default: 5 a model, at least 30]."
-        ),
-    ] = None,
-    search: Annotated[
-        str, typer.Option(help="How coefficients are searched: cmaes, optuna or none.")
-    ] = "cmaes",
-    layer_groups: Annotated[
-        int, typer.Option(min=1, help="Groups of layers with coefficients of their own.")
-    ] = 4,
-    gain: Annotated[
-        float, typer.Option(min=0.0, help="Stop where ten generations won less than this.")
-    ] = 0.0,
-    judge: Annotated[int, typer.Option(min=1, max=9, help="Of ten rows, how many only judge.")] = 5,
-    racing: Annotated[
-        bool, typer.Option("--racing/--no-racing", help="Drop hopeless models on a few rows.")
-    ] = True,
-    controls: Annotated[
-        str,
-        typer.Option(help="none; one: shuffled differences; equal: searches at the same cost."),
-    ] = "one",
-    seed: Annotated[int, typer.Option(min=0, help="Of split, search and controls.")] = 0,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of measured scores, shared with other runs.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Take models that have no ancestor in common.")
-    ] = False,
+    checkpoints: Annotated[list[str], _Models],
+    evaluate: Annotated[Path, _Evaluate],
+    base: Annotated[str | None, _Base] = None,
+    output: Annotated[Path, _Output] = Path("soup"),
+    budget: Annotated[str | None, _Budget] = None,
+    search: Annotated[str, _Search] = "cmaes",
+    layer_groups: Annotated[int, _Groups] = 4,
+    gain: Annotated[float, _Gain] = 0.0,
+    judge: Annotated[int, _Judge] = 5,
+    racing: Annotated[bool, _Racing] = True,
+    controls: Annotated[str, _Controls] = "one",
+    seed: Annotated[int, _Seed] = 0,
+    cache: Annotated[Path | None, _Cache] = None,
+    force: Annotated[bool, _Force] = False,
     registry: InRegistry = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -76,35 +59,23 @@ def soup_command(
 
     Run again after an interruption: what was measured is not measured again.
     """
-    from stockpot.soups import plan_soup, soup
+    from stockpot.soups.run import SoupSettings, plan_with, soup_with
 
     out = Output(json=as_json, quiet=quiet)
-    settings: dict[str, Any] = {
-        "budget": budget,
-        "search": search,
-        "layer_groups": layer_groups,
-        "gain": gain,
-        "judge": judge,
-        "racing": racing,
-        "controls": controls,
-        "seed": seed,
-    }
+    settings = SoupSettings(budget, search, layer_groups, gain, judge, racing, controls, seed)
     if dry_run:
-        lines = plan_soup(checkpoints, evaluate, base=base, force=force, **settings)
+        lines = plan_with(settings, checkpoints, evaluate, base, force=force)
         out.data({"plan": lines}, "\n".join(lines))
         return
     landing = Landing(registry)
-    done = soup(
-        checkpoints,
-        evaluate,
-        base=base,
-        output=output,
-        cache=cache,
-        force=force,
-        overwrite=overwrite,
-        quiet=quiet or as_json,
-        **settings,
-    )
+    quiet = quiet or as_json
+    options: dict[str, Any] = {
+        "cache": cache,
+        "force": force,
+        "overwrite": overwrite,
+        "quiet": quiet,
+    }
+    done = soup_with(settings, checkpoints, evaluate, base, output, **options)
     from stockpot.report.soup import terminal_soup, write_soup
 
     report = write_soup(done.results, output / "report.html")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from stockpot.backbones.compat import import_transformers
 from stockpot.backbones.sources import quiet_library
 from stockpot.checkpoints import Checkpoint
 from stockpot.errors import EvaluationError, InputError
@@ -46,14 +47,13 @@ class LanguageEvaluator(Evaluator):
 
     def prepare(self, model: Checkpoint) -> None:
         """Load model and tokenizer of the folder. Raises ``InputError`` where it is none."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         if model.home is None:
             raise InputError(f"{model.label} lies in no folder with config and tokenizer")
         try:
             with quiet_library("transformers"):
-                self._tokenizer = AutoTokenizer.from_pretrained(model.home)
-                self._model = AutoModelForCausalLM.from_pretrained(model.home)
+                library = import_transformers()
+                self._tokenizer = library.AutoTokenizer.from_pretrained(model.home)
+                self._model = library.AutoModelForCausalLM.from_pretrained(model.home)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{model.home} holds no causal language model: {reason}") from error

@@ -12,7 +12,7 @@ from stockpot.soups.blend import Blend, Coefficients, Pantry
 from stockpot.soups.budget import BudgetSpentError
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.measuring import Evaluations, TriedBlend
-from stockpot.soups.search import Method, random_vectors, search
+from stockpot.soups.search import random_vectors, search
 
 _CURVE = (0.2, 0.4, 0.6, 0.8)
 _LEAVE_OUT = 3.0  # leave-one-out is evaluated where this many times its cost is left
@@ -61,7 +61,7 @@ class Kitchen:
                 self.notes.append(f"the budget ended before {name} was complete")
                 return
 
-    def search(self, method: Method, groups: int, gain: float) -> None:
+    def search(self, method: str, groups: int, gain: float) -> None:
         """Coefficients by search: one a model, then one a model and layer group.
 
         The second part has as many evaluations as are left, the first at most half of them where
@@ -168,7 +168,7 @@ class Kitchen:
         self._add("leave-one-out", label, chosen, count, list(self.left_out.values()))
 
     def _search(
-        self, name: str, layers: list[list[int]], method: Method, gain: float, share: float
+        self, name: str, layers: list[list[int]], method: str, gain: float, share: float
     ) -> None:
         budget = self.evaluations.budget
         stop = budget.spent + share
@@ -193,7 +193,7 @@ class Kitchen:
         known = [
             (np.tile(one.blend.totals, len(layers)), one.score) for one in self.evaluations.complete
         ]
-        steps = search(objective, start, known, method=method, seed=self.seed, gain=gain)
+        steps = search(objective, start, known, method, self.seed, gain)
         try:
             for _ in steps:
                 if budget.spent >= stop - 1e-9:
@@ -210,19 +210,15 @@ class Kitchen:
         looks = [*seen, leader]
         self._add(name, f"search, {what}", chosen, len(seen), looks)
 
-    def draws(self, count: int) -> TriedBlend | None:
-        """The best of ``count`` random shares: the control of a search of as many evaluations."""
-        drawn: list[TriedBlend] = []
-        try:
-            for number, vector in zip(
-                range(count), random_vectors(self.pantry.count, self.seed), strict=False
-            ):
-                blend = self.pantry.blend(f"draw:{number}", f"random shares {number + 1}", vector)
-                drawn.append(self._score(blend, "control"))
-        except BudgetSpentError:
-            pass
-        complete = [one for one in drawn if one.complete and one.failure is None]
-        return max(complete, key=lambda one: one.score, default=None)
+    def draws(self, count: int) -> list[TriedBlend]:
+        """Random shares: the control of a search of as many evaluations."""
+        vectors = zip(range(count), random_vectors(self.pantry.count, self.seed), strict=False)
+        return [
+            self.evaluations.score(
+                self.pantry.blend("draw", f"random shares {number + 1}", vector), "control"
+            )
+            for number, vector in vectors
+        ]
 
     def _score(self, blend: Blend, stage: str) -> TriedBlend:
         return self.evaluations.score(blend, stage, against=self.evaluations.best)

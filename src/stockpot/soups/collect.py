@@ -9,22 +9,21 @@ import numpy as np
 
 from stockpot.checkpoints.layers import layer_of
 from stockpot.evaluation.wording import in_sentence
-from stockpot.evaluators.contract import Evaluator, Scores
+from stockpot.evaluators.contract import Evaluator
 from stockpot.provenance import versions
 from stockpot.soups.candidates import Kitchen, SoupCandidate
 from stockpot.soups.choice import is_level, judged_claims, leader
 from stockpot.soups.ingredients import OpenIngredients
-from stockpot.soups.judging import Judgement
+from stockpot.soups.judging import Judgement, mean_of
+from stockpot.soups.measuring import finite
 from stockpot.soups.schema import (
     KeptSoup,
-    SoupControl,
     SoupCost,
     SoupEvaluator,
     SoupGain,
     SoupIngredient,
     SoupResults,
     SoupRow,
-    SoupStep,
 )
 
 _GROUPS = 12  # of layers, in the picture of the coefficients
@@ -70,29 +69,8 @@ def collect(dish: Dish, recipe: dict[str, Any], digest: str) -> SoupResults:
         groups=tuple(names),
         candidates=tuple(_row(dish, row, place) for place, row in enumerate(kitchen.rows)),
         kept=_kept(dish),
-        controls=tuple(
-            SoupControl(
-                name=one.name,
-                label=one.label,
-                evaluations=one.evaluations,
-                choose=one.choose,
-                judge=_mean(one.judge),
-            )
-            for one in dish.kept.controls
-        ),
-        trace=tuple(
-            SoupStep(
-                label=step.blend.label,
-                stage=step.stage,
-                score=_finite(step.scored.score),
-                complete=step.scored.complete,
-                best=_finite(step.best),
-                rows=step.rows,
-                seconds=step.seconds,
-                spent=step.spent,
-            )
-            for step in evaluations.trace
-        ),
+        controls=dish.kept.controls,
+        trace=tuple(evaluations.trace),
         cost=SoupCost(
             evaluations=budget.spent,
             searched=kitchen.searched,
@@ -114,8 +92,8 @@ def _ingredient(dish: Dish, index: int, groups: list[list[int]]) -> SoupIngredie
     return SoupIngredient(
         name=dish.ingredients.names[index],
         digest=kitchen.engine.digests[index],
-        score=_finite(scored.score),
-        without=None if without is None else _finite(without.score),
+        score=finite(scored.score),
+        without=None if without is None else finite(without.score),
         shares=tuple(float(np.average(shares[group], weights=sizes[group])) for group in groups),
     )
 
@@ -126,9 +104,9 @@ def _row(dish: Dish, row: SoupCandidate, place: int) -> SoupRow:
     return SoupRow(
         name=row.name,
         label=row.label,
-        choose=_finite(scored.score),
+        choose=finite(scored.score),
         complete=scored.complete,
-        judge=_mean(dish.kept.judged.get(row.name)),
+        judge=mean_of(dish.kept.judged.get(row.name)),
         behind=behind,
         level=is_level(row, leader(dish.kitchen.rows), behind),
         decisions=row.decisions,
@@ -149,12 +127,12 @@ def _kept(dish: Dish) -> KeptSoup:
         {row.name: row.label for row in rows},
         dish.evaluator.metric,
     )
-    own = _mean(judged.get(kept.name))
+    own = mean_of(judged.get(kept.name))
     gains = []
     for name in RIVALS:
         if name == kept.name or name not in by_name:
             continue
-        other, rival = _mean(judged.get(name)), by_name[name].scored
+        other, rival = mean_of(judged.get(name)), by_name[name].scored
         sure = rival.complete and rival.failure is None
         gains.append(
             SoupGain(
@@ -168,7 +146,7 @@ def _kept(dish: Dish) -> KeptSoup:
         name=kept.name,
         label=kept.label,
         why=_why(dish),
-        choose=_finite(kept.scored.score),
+        choose=finite(kept.scored.score),
         judge=own,
         gains=tuple(gains),
         claims=claims,
@@ -202,11 +180,3 @@ def _warnings(dish: Dish) -> list[str]:
         "the evaluator gives one number, no scores of rows: there are no intervals, and the number "
         "that chose is the one that is shown, which flatters what was chosen among many"
     ]
-
-
-def _mean(scores: Scores | float | None) -> float | None:
-    return None if scores is None else float(np.mean(scores))
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -14,23 +14,13 @@ from stockpot.evaluators.contract import Scores
 from stockpot.evaluators.spec import Constraint
 from stockpot.evaluators.store import ScoreStore, StoredScore
 from stockpot.soups.blend import Blend
-from stockpot.soups.budget import Budget, BudgetSpentError
+from stockpot.soups.budget import Budget
 from stockpot.soups.candidates import Kitchen, SoupCandidate
 from stockpot.soups.choice import lower_end, preferred, shortfalls
+from stockpot.soups.engine import SoupEngine
 from stockpot.soups.measuring import TriedBlend
-from stockpot.soups.schema import SoupCheck
+from stockpot.soups.schema import SoupCheck, SoupControl
 from stockpot.soups.search import search
-
-
-@dataclass(frozen=True)
-class ControlScore:
-    """A control: what it chose by (None: nothing), and its scores on the judging rows."""
-
-    name: str
-    label: str
-    evaluations: int
-    choose: float | None
-    judge: Scores | float | None
 
 
 @dataclass(frozen=True)
@@ -41,7 +31,7 @@ class Judgement:
     behind: tuple[Shortfall | None, ...]
     judged: dict[str, Scores | float]
     checks: tuple[SoupCheck, ...]
-    controls: tuple[ControlScore, ...]
+    controls: tuple[SoupControl, ...]
 
     @property
     def blend(self) -> Blend:
@@ -53,7 +43,6 @@ def judge(
     kitchen: Kitchen,
     constraints: Sequence[Constraint],
     store: ScoreStore,
-    controls: str,
     settings: Any,
 ) -> Judgement:
     """Choose by the choosing rows, then look at the judging rows for the first time.
@@ -86,8 +75,7 @@ def judge(
         for scores in [evaluations.judged(row.scored.blend)]
         if scores is not None
     }
-    made = _controls(kitchen, kept, controls, settings) if controls != "none" else ()
-    return Judgement(kept, behind, judged, checks, tuple(made))
+    return Judgement(kept, behind, judged, checks, _controls(kitchen, kept, settings))
 
 
 def _check(
@@ -134,67 +122,51 @@ def _scored(
     return known.scores
 
 
-def _controls(
-    kitchen: Kitchen, kept: SoupCandidate, controls: str, settings: Any
-) -> list[ControlScore]:
-    """What would have come out without what the ingredients had learnt, or without a search."""
-    evaluations = kitchen.evaluations
-    ours = evaluations.budget
-    made: list[ControlScore] = []
-    members = kept.scored.blend.members
-    evaluations.budget = Budget(evaluations=2.0 + 2 * kitchen.searched)
+def mean_of(scores: Scores | float | None) -> float | None:
+    """The mean score of some rows."""
+    return None if scores is None else float(np.mean(scores))
+
+
+def _controls(kitchen: Kitchen, kept: SoupCandidate, settings: Any) -> tuple[SoupControl, ...]:
+    """What would have come out without what the ingredients had learnt, or without a search.
+
+    Their evaluations are not of the budget.
+    """
+    blend, evaluations = kept.scored.blend, kitchen.evaluations
+    if settings.controls == "none" or len(blend.members) < 2:
+        return ()
+    other = kitchen.engine.shuffle(int(blend.totals.argmax()), kitchen.seed)
+
+    def control(name: str, label: str, tried: Sequence[TriedBlend], own: SoupEngine) -> None:
+        usable = [one for one in tried if one.complete and one.failure is None]
+        best = max(usable, key=lambda one: one.score, default=None)
+        if best is not None:
+            judged = mean_of(evaluations.judged(best.blend, own))
+            made.append(
+                SoupControl(
+                    name=name, label=label, evaluations=len(tried), choose=best.score, judge=judged
+                )
+            )
+
+    def shuffled(vector: Any) -> float:
+        tried.append(evaluations.score(kitchen.pantry.blend("", "", vector), "control", other))
+        return tried[-1].score
+
+    made: list[SoupControl] = []
+    tried: list[TriedBlend] = []
+    count, ours = kitchen.searched, evaluations.budget
+    evaluations.budget = Budget(evaluations=1.0 + 2 * count)
     try:
-        if len(members) > 1:
-            strongest = int(kept.scored.blend.totals.argmax())
-            other = kitchen.engine.shuffle(strongest, kitchen.seed)
-            label = "the kept coefficients, all differences but one shuffled"
-            scored = evaluations.score(kept.scored.blend, "control", engine=other)
-            judged = evaluations.judged(kept.scored.blend, other)
-            made.append(ControlScore("shuffled", label, 1, _finite(scored), judged))
-            if controls == "equal" and kitchen.searched:
-                made += _equal(kitchen, other, settings)
-    except BudgetSpentError:
-        pass
+        label = "the kept coefficients, all differences but one shuffled"
+        control("shuffled", label, [evaluations.score(blend, "control", other)], other)
+        if settings.controls == "equal" and count:
+            drawn = kitchen.draws(count)
+            control("draws", f"best of {count} random shares", drawn, kitchen.engine)
+            start = np.full(kitchen.pantry.count, 1.0 / kitchen.pantry.count)
+            steps = search(shuffled, start, (), settings.search, settings.seed, settings.gain)
+            for _ in zip(range(count), steps, strict=False):
+                pass
+            control("random", "search over shuffled differences", tried, other)
     finally:
         evaluations.budget = ours
-    return made
-
-
-def _equal(kitchen: Kitchen, other: Any, settings: Any) -> list[ControlScore]:
-    """As many evaluations as the search had: for random shares, and for shuffled differences."""
-    evaluations, made = kitchen.evaluations, []
-    drawn = kitchen.draws(kitchen.searched)
-    if drawn is not None:
-        made.append(
-            ControlScore(
-                "draws",
-                f"best of {kitchen.searched} random shares",
-                kitchen.searched,
-                drawn.score,
-                evaluations.judged(drawn.blend),
-            )
-        )
-    seen: list[TriedBlend] = []
-
-    def objective(vector: Any) -> float:
-        blend = kitchen.pantry.blend(f"random:{len(seen)}", f"shuffled {len(seen) + 1}", vector)
-        seen.append(evaluations.score(blend, "control", engine=other))
-        return seen[-1].score
-
-    start = np.full(kitchen.pantry.count, 1.0 / kitchen.pantry.count)
-    steps = search(
-        objective, start, (), method=settings.search, seed=settings.seed, gain=settings.gain
-    )
-    for _ in zip(range(kitchen.searched), steps, strict=False):
-        pass
-    usable = [one for one in seen if one.failure is None]
-    if usable:
-        best = max(usable, key=lambda one: one.score)
-        label = "search over shuffled differences"
-        judged = evaluations.judged(best.blend, other)
-        made.append(ControlScore("random", label, len(seen), best.score, judged))
-    return made
-
-
-def _finite(scored: TriedBlend) -> float | None:
-    return scored.score if scored.failure is None else None
+    return tuple(made)

@@ -21,6 +21,7 @@ from stockpot.soups.blend import Blend
 from stockpot.soups.budget import Budget
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.rows import RowSplit
+from stockpot.soups.schema import SoupStep
 
 _STAGES = (0.125, 0.25, 0.5, 1.0)
 _HOPELESS = 0.01
@@ -45,19 +46,6 @@ class TriedBlend:
     failure: str | None = None
 
 
-@dataclass(frozen=True)
-class TraceEntry:
-    """One evaluation. ``best``: the best complete score so far; ``rows``: how many were scored."""
-
-    blend: Blend
-    stage: str
-    scored: TriedBlend
-    best: float
-    rows: int | None
-    seconds: float
-    spent: float
-
-
 @dataclass
 class Evaluations:
     """Scores blends of an engine by an evaluator. ``say``: told of every failure."""
@@ -70,7 +58,7 @@ class Evaluations:
     say: Callable[[str], None] = lambda words: None
     advance: Callable[..., None] = lambda amount=1, description=None: None
     racing: bool = True
-    trace: list[TraceEntry] = field(default_factory=list)
+    trace: list[SoupStep] = field(default_factory=list)
     measured: int = 0
     spent_here: float = 0.0
     choose: Rows | None = None
@@ -100,9 +88,9 @@ class Evaluations:
         self,
         blend: Blend,
         stage: str,
+        engine: SoupEngine | None = None,
         *,
         against: TriedBlend | None = None,
-        engine: SoupEngine | None = None,
     ) -> TriedBlend:
         """Score a blend on the choosing rows; with ``against`` only as long as it can win that.
 
@@ -125,14 +113,15 @@ class Evaluations:
         book[key] = scored
         leader = self.best
         self.trace.append(
-            TraceEntry(
-                blend,
-                stage,
-                scored,
-                -np.inf if leader is None else leader.score,
-                rows,
-                self.budget.spent_seconds - before,
-                self.budget.spent,
+            SoupStep(
+                label=blend.label,
+                stage=stage,
+                score=finite(scored.score),
+                complete=scored.complete,
+                best=None if leader is None else leader.score,
+                rows=rows,
+                seconds=self.budget.spent_seconds - before,
+                spent=self.budget.spent,
             )
         )
         self.advance(1, blend.label)
@@ -234,6 +223,11 @@ class Evaluations:
                 f"the evaluator failed on the first {len(self._failed)} models: {error.message}",
                 hint=error.hint or "run it by hand on one of the checkpoints",
             )
+
+
+def finite(value: float) -> float | None:
+    """None for a number that JSON does not have: the score of what failed."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _loses(known: TriedBlend, against: TriedBlend | None) -> bool:

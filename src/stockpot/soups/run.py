@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from stockpot.errors import InputError
 from stockpot.evaluators.contract import Evaluator
@@ -31,9 +31,10 @@ from stockpot.soups.measuring import Evaluations
 from stockpot.soups.rows import RowSplit
 from stockpot.soups.save import save_soup
 from stockpot.soups.schema import SoupResults
-from stockpot.soups.search import METHODS, PACKAGES, Method
+from stockpot.soups.search import METHODS
 
-Controls = Literal["none", "one", "equal"]
+CONTROLS = ("none", "one", "equal")
+Checkpoints = Sequence[Source] | Mapping[str, Source]
 Evaluate = str | Path | Mapping[str, Any] | Evaluator | Callable[..., Any]
 
 
@@ -59,23 +60,24 @@ class SoupSettings:
     """Everything but models and evaluator; arguments of :func:`soup`."""
 
     budget: str | int | None = None
-    search: Method = "cmaes"
+    search: str = "cmaes"
     layer_groups: int = 4
     gain: float = 0.0
     judge: int = 5
     racing: bool = True
-    controls: Controls = "one"
+    controls: str = "one"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.search not in METHODS:
             raise InputError(f"search: got '{self.search}'", hint=f"one of {', '.join(METHODS)}")
-        if self.controls not in ("none", "one", "equal"):
-            raise InputError(f"controls: got '{self.controls}'", hint="one of none, one, equal")
+        if self.controls not in CONTROLS:
+            hint = f"one of {', '.join(CONTROLS)}"
+            raise InputError(f"controls: got '{self.controls}'", hint=hint)
         if self.layer_groups < 1 or self.gain < 0:
             raise InputError("layer_groups are 1 or more, and gain is 0 or more")
-        if self.search in PACKAGES:
-            require(PACKAGES[self.search], "the search of coefficients")
+        if self.search != "none":
+            require(self.search, "the search of coefficients")
 
 
 @dataclass
@@ -92,18 +94,18 @@ class _Table:
 
 
 def soup(
-    checkpoints: Sequence[Source] | Mapping[str, Source],
+    checkpoints: Checkpoints,
     evaluate: Evaluate,
     *,
     base: Source | None = None,
     output: str | Path | None = None,
     budget: str | int | None = None,
-    search: Method = "cmaes",
+    search: str = "cmaes",
     layer_groups: int = 4,
     gain: float = 0.0,
     judge: int = 5,
     racing: bool = True,
-    controls: Controls = "one",
+    controls: str = "one",
     seed: int = 0,
     cache: str | Path | None = None,
     force: bool = False,
@@ -141,8 +143,29 @@ def soup(
         OutputError: ``output`` holds the results of another soup, or cannot be written.
     """
     settings = SoupSettings(budget, search, layer_groups, gain, judge, racing, controls, seed)
+    options: dict[str, Any] = {
+        "cache": cache,
+        "force": force,
+        "overwrite": overwrite,
+        "quiet": quiet,
+    }
+    return soup_with(settings, checkpoints, evaluate, base, output, **options)
+
+
+def soup_with(
+    settings: SoupSettings,
+    checkpoints: Checkpoints,
+    evaluate: Evaluate,
+    base: Source | None,
+    output: str | Path | None,
+    *,
+    cache: str | Path | None = None,
+    force: bool = False,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> Souped:
+    """:func:`soup` with its settings in one."""
     folder = None if output is None else Path(output)
-    say = _quiet if quiet else _warn
     with ExitStack() as stack:
         table = _lay(stack, checkpoints, evaluate, base, settings, force)
         identity = digest(table.recipe)
@@ -150,9 +173,10 @@ def soup(
             check_output(folder, "results.json", identity, overwrite=overwrite)
         store = cache if cache is not None or folder is None else folder / "work" / "scores"
         started = time.perf_counter()
-        scores = ScoreStore(None if store is None else Path(store))
-        with progress("soup", _expected(table), quiet=quiet) as advance:
-            dish = _cook(table, scores, say, advance)
+        expected = table.budget.evaluations or 10.0 * len(table.ingredients.models)
+        with progress("soup", expected, quiet=quiet) as advance:
+            scores = ScoreStore(None if store is None else Path(store))
+            dish = _cook(table, scores, (lambda words: None) if quiet else _warn, advance)
         dish.seconds = time.perf_counter() - started
         results = collect(dish, table.recipe, identity)
         if folder is None:
@@ -163,7 +187,7 @@ def soup(
 
 
 def plan_soup(
-    checkpoints: Sequence[Source] | Mapping[str, Source],
+    checkpoints: Checkpoints,
     evaluate: Evaluate,
     *,
     base: Source | None = None,
@@ -171,23 +195,36 @@ def plan_soup(
     **settings: Any,
 ) -> list[str]:
     """Check everything as :func:`soup` does and say what it would do; evaluates nothing."""
+    return plan_with(SoupSettings(**settings), checkpoints, evaluate, base, force=force)
+
+
+def plan_with(
+    settings: SoupSettings,
+    checkpoints: Checkpoints,
+    evaluate: Evaluate,
+    base: Source | None,
+    *,
+    force: bool = False,
+) -> list[str]:
+    """:func:`plan_soup` with its settings in one."""
     with ExitStack() as stack:
-        table = _lay(stack, checkpoints, evaluate, base, SoupSettings(**settings), force)
-        count, engine = len(table.ingredients.models), table.engine
-        limit = table.budget.evaluations
-        amount = f"{limit:g} evaluations" if limit else f"{table.budget.seconds:g} s"
-        rows = table.evaluator.size
+        table = _lay(stack, checkpoints, evaluate, base, settings, force)
+        engine, budget, rows = table.engine, table.budget, table.evaluator.size
+        amount = (
+            f"{budget.evaluations} evaluations" if budget.evaluations else f"{budget.seconds:g} s"
+        )
         changed = f"{len(engine.changes)} of {len(engine.tensors)} tensors differ"
+        ground = f"; base {table.ingredients.base_name}" if base is not None else ""
         return [
-            f"{count} models, {changed}" + (f"; base {table.ingredients.base_name}" * bool(base)),
+            f"{engine.count} models, {changed}{ground}",
             f"evaluator: {table.evaluator.label}" + (f", {rows} rows" if rows else ""),
-            f"budget: {amount}; search: {table.settings.search}",
+            f"budget: {amount}; search: {settings.search}",
         ]
 
 
 def _lay(
     stack: ExitStack,
-    checkpoints: Sequence[Source] | Mapping[str, Source],
+    checkpoints: Checkpoints,
     evaluate: Evaluate,
     base: Source | None,
     settings: SoupSettings,
@@ -249,14 +286,8 @@ def _cook(
     kitchen = Kitchen(engine, pantry, evaluations, settings.seed)
     kitchen.cheap()
     kitchen.search(settings.search, settings.layer_groups, settings.gain)
-    kept = judge(kitchen, table.constraints, store, settings.controls, settings)
+    kept = judge(kitchen, table.constraints, store, settings)
     return Dish(kitchen, table.ingredients, table.evaluator, kept)
-
-
-def _expected(table: _Table) -> float:
-    if table.budget.evaluations is not None:
-        return table.budget.evaluations
-    return 10.0 * len(table.ingredients.models)
 
 
 def _warn(words: str) -> None:
@@ -264,7 +295,3 @@ def _warn(words: str) -> None:
 
     if not os.environ.get("NO_PROGRESS"):
         print(f"warning: {words}", file=sys.stderr)  # noqa: T201
-
-
-def _quiet(words: str) -> None:
-    pass

@@ -7,18 +7,15 @@ CMA-ES: Hansen and Ostermeier 2001; the package ``cmaes``. TPE: Bergstra et al. 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from stockpot.extras import require
-
 Vector = npt.NDArray[np.float64]
 Objective = Callable[[Vector], float]
-Method = Literal["cmaes", "optuna", "none"]
-METHODS: tuple[Method, ...] = ("cmaes", "optuna", "none")
-PACKAGES = {"cmaes": "cmaes", "optuna": "optuna"}
+METHODS = ("cmaes", "optuna", "none")
+"""The packages that search, or none."""
 
 LOW, HIGH = -0.5, 1.5
 """Coefficients that are tried."""
@@ -31,8 +28,7 @@ def search(
     objective: Objective,
     start: Vector,
     tried: Sequence[tuple[Vector, float]],
-    *,
-    method: Method,
+    method: str,
     seed: int,
     gain: float,
 ) -> Iterator[None]:
@@ -48,7 +44,6 @@ def search(
 
 
 def _evolution(objective: Objective, start: Vector, seed: int, gain: float) -> Iterator[None]:
-    require("cmaes", "the search of coefficients")
     import cmaes
 
     size = len(start)
@@ -76,7 +71,6 @@ def _evolution(objective: Objective, start: Vector, seed: int, gain: float) -> I
 def _parzen(
     objective: Objective, start: Vector, tried: Sequence[tuple[Vector, float]], seed: int
 ) -> Iterator[None]:
-    require("optuna", "the search of coefficients")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from stockpot.errors import TaskError
-from stockpot.extras import explained
+from stockpot.programs import load_function
 from stockpot.tasks.arrays import load_arrays
 from stockpot.tasks.hub import load_datasets
 from stockpot.tasks.images import load_image_folder
@@ -81,7 +77,7 @@ def load_task(
 
 
 def _call(spec: FunctionSpec, root: Path) -> Task:
-    function = _import(spec.function, root)
+    function = load_function(spec.function, root, "task function", TaskError)
     try:
         task = function(**spec.arguments)
     except TypeError as error:
@@ -92,30 +88,3 @@ def _call(spec: FunctionSpec, root: Path) -> Task:
             "expected stockpot.tasks.Task"
         )
     return replace(task, name=spec.name or task.name)
-
-
-def _import(name: str, root: Path) -> Callable[..., Any]:
-    place, _, attribute = name.rpartition(":")
-    try:
-        module = _file_module(root / place) if place.endswith(".py") else _named_module(place)
-    except (ImportError, OSError, SyntaxError) as error:
-        raise explained(error) or TaskError(f"task function {name}: {error}") from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise TaskError(f"task function {name}: '{place}' has no function '{attribute}'")
-    return function  # type: ignore[no-any-return]
-
-
-def _named_module(name: str) -> ModuleType:
-    return importlib.import_module(name)
-
-
-def _file_module(path: Path) -> ModuleType:
-    name = f"_stockpot_task_{path.stem}"
-    specification = importlib.util.spec_from_file_location(name, path)
-    if specification is None or specification.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    specification.loader.exec_module(module)
-    return module
