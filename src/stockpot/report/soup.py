@@ -52,6 +52,7 @@ def render(results: SoupResults) -> str:
         uniform=results.row("uniform"),
         trace=Markup(trace_figure(results)),
         heat=Markup(heat_figure(results)),
+        heat_width=round(_heat_width(results)),
         data=_DATA_HERE,
     )
     return page.replace(_DATA_HERE, embedded(results.to_json(), max(_LIMIT - len(page), 40_000)), 1)
@@ -85,7 +86,8 @@ def terminal_soup(results: SoupResults) -> str:
 def trace_figure(results: SoupResults) -> str:
     """Every evaluation as a point, and the best so far as a line."""
     metric = results.evaluator.metric
-    steps = [step for step in results.trace if step.score is not None]
+    # What the controls spent is not of the budget.
+    steps = [one for one in results.trace if one.score is not None and one.stage != "control"]
     if len(steps) < 2:
         return ""
     known = sorted(step.score for step in steps if step.score is not None)
@@ -126,7 +128,7 @@ def heat_figure(results: SoupResults) -> str:
     """The coefficients of the kept model: a row for each ingredient, a column a layer group."""
     rows, groups = results.ingredients, results.groups
     largest = max((abs(value) for one in rows for value in one.shares), default=0.0) or 1.0
-    width = _NAMES + _CELL * len(groups) + 10
+    width = _heat_width(results)
     height = 24.0 * len(rows) + 40
     parts = []
     for y, one in enumerate(rows):
@@ -165,6 +167,10 @@ def heat_figure(results: SoupResults) -> str:
         f"{len(rows)} models by {len(groups)} layer groups; the largest is {largest:.2f}.",
         *parts,
     )
+
+
+def _heat_width(results: SoupResults) -> float:
+    return _NAMES + _CELL * len(results.groups) + 10
 
 
 def _ordered(results: SoupResults) -> list[SoupRow]:

@@ -20,22 +20,26 @@ def headline(results: SoupResults) -> str:
         if gain is None or seen is None:
             return f"Kept: {name}."
         change = f"{points(seen, metric=metric, sign=True)} {unit(metric)}"
-        return f"{name}: {change} against {in_sentence(gain.label)}, without an interval."
+        return _capital(f"{name}: {change} against {in_sentence(gain.label)}, without an interval.")
     other = in_sentence(claim.against_label)
     if claim.low > 0 or claim.high < 0:
         verdict = "better" if claim.low > 0 else "worse"
-        return f"{name} is {claim.size()} {verdict} than {other} ({claim.ends()})."
+        return _capital(f"{name} is {claim.size()} {verdict} than {other} ({claim.ends()}).")
     return f"No gain that these rows could see: {name} against {other} {_spread(claim)}."
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def sentences(results: SoupResults) -> list[str]:
     """What was kept and why, its gains while choosing and when judged, the search and controls."""
     kept, metric = results.kept, results.evaluator.metric
-    lines = [f"{kept.label}: {kept.why}."]
+    lines = [_capital(f"{kept.label}: {kept.why}.")]
     if kept.judge is not None:
         judged = points(kept.judge, metric=metric)
         lines.append(f"Its {label(metric)} on rows that chose nothing: {judged}.")
-    lines += [claim.sentence() for claim in kept.claims]
+    lines += [_capital(claim.sentence()) for claim in kept.claims]
     lines += [line for gain in kept.gains if (line := _curse(gain, metric))]
     lines += _searched(results)
     for one in results.controls:
