@@ -38,11 +38,10 @@ import sklearn.mixture
 import sklearn.preprocessing
 import torch
 
-from stockpot.ranking.scores import Evidence, SourceEvidence, compute, defined
+from stockpot.ranking.scores import Evidence, compute, defined
 from stockpot.ranking.scores import logme as our_logme
 from stockpot.ranking.scores.etran import nearest_mean
 from stockpot.ranking.scores.spectrum import Spectrum
-from stockpot.ranking.scores.transport import assignment
 from stockpot.ranking.scores.workspace import Workspace
 
 try:
@@ -104,10 +103,8 @@ def peers(folder: Path) -> dict[str, Call]:
     take("LogME", "LogME.py", logme="LogME")
     take("SFDA", "utils.py", "metrics.py", sfda="SFDA_Score")
     take("SFDA", "metrics.py", parc="PARC")
-    take("PED", "utils.py", "metrics.py", ped="PED_Score")
     take("ETran", "utils.py", "metrics.py", lda="LDA_Score", energy="Energy_Score")
     take("NCTI", "utils.py", "metrics.py", ncti="NCTI_Score")
-    take("Multitask-Model-Selector", "metrics.py", emms="EMMS")
     take(
         "pactran_metrics",
         "compute_metrics.py",
@@ -115,7 +112,6 @@ def peers(folder: Path) -> dict[str, Call]:
         pactran_dirichlet="calculate_pac_dir",
         pactran_gamma="calculate_pac_gamma",
     )
-    take("OTCE_Transferability_CVPR21", "compute_otce_demo.py", otce="compute_CE")
     return found
 
 
@@ -155,10 +151,6 @@ def compare_values(theirs: dict[str, Call]) -> None:
     )
     x, y, p = evidence.features, evidence.targets, probabilities(evidence)
     assert x is not None
-    rng = np.random.default_rng(1)
-    source = SourceEvidence(rng.normal(size=(1200, 96)), rng.integers(0, 7, 1200))
-    words = rng.normal(size=(10, 16, 3))[y] + 0.2 * rng.normal(size=(1200, 16, 3))
-    evidence = replace(evidence, source=source, label_embeddings=words)
 
     def line(name: str, ours: float, call: Callable[[], float], need: str) -> None:
         if need in theirs:
@@ -166,15 +158,14 @@ def compare_values(theirs: dict[str, Call]) -> None:
             gap = abs(ours - number) / max(1.0, abs(number))
             print(f"| {name} | {ours:.8f} | {number:.8f} | {gap:.1e} |")
 
-    names = [name for name in defined(evidence) if name not in ("nleep", "linear_probe", "rkme")]
+    names = [name for name in defined(evidence) if name not in ("nleep", "linear_probe")]
     values = compute(names, evidence)
 
     def value(name: str) -> float:
         return values[name].value
 
     line("LogME", value("logme"), lambda: theirs["logme"]().fit(x, y), "logme")
-    few = replace(evidence, features=x[:60], targets=y[:60], logits=None, source=None)
-    few = replace(few, label_embeddings=None)
+    few = replace(evidence, features=x[:60], targets=y[:60], logits=None)
     short = compute(["logme"], few)["logme"]
     line(
         "LogME, 60 rows (their width term)",
@@ -219,19 +210,6 @@ def compare_values(theirs: dict[str, Call]) -> None:
     scores = sklearn.decomposition.PCA(32, svd_solver="full").fit_transform(x)
     line("PARC, exact PCA", value("parc"), lambda: theirs["parc"](None)(scores, y), "parc")
     line(
-        "PED + LogME",
-        value("ped_logme"),
-        lambda: theirs["ped"](x.copy(), y, general_X=source.features, type="LOGME", nsigma=0.6),
-        "ped",
-    )
-    line(
-        "PED + SFDA",
-        value("ped_sfda"),
-        lambda: theirs["ped"](x.copy(), y, general_X=source.features, type="SFDA", nsigma=0.6),
-        "ped",
-    )
-    line("EMMS", value("emms"), lambda: theirs["emms"](x.copy(), words.copy()), "emms")
-    line(
         "PACTran-Gaussian",
         value("pactran"),
         lambda: -theirs["pactran"](x.copy(), y, 1.0)[0][0][1],
@@ -239,31 +217,6 @@ def compare_values(theirs: dict[str, Call]) -> None:
     )
     for name in ("pactran_dirichlet", "pactran_gamma"):
         line(name, value(name), lambda name=name: -theirs[name](p, y, 1.0)[0][1], name)
-    partner, _ = assignment(source.features, x)
-    plan = np.zeros((1200, 1200))
-    plan[np.arange(1200), partner] = 1 / 1200
-    small = replace(
-        evidence, features=x[:1000], targets=y[:1000], logits=None, label_embeddings=None
-    )
-    line("OTCE, entropy", otce_of(small), lambda: their_entropy(theirs["otce"], small), "otce")
-
-
-def otce_of(evidence: Evidence) -> float:
-    assert evidence.source is not None
-    assert evidence.source.targets is not None
-    source = SourceEvidence(evidence.source.features[:1000], evidence.source.targets[:1000])
-    return compute(["otce"], replace(evidence, source=source))["otce"].value
-
-
-def their_entropy(function: Call, evidence: Evidence) -> float:
-    """The authors' entropy on the exact coupling of the same 1,000 rows."""
-    assert evidence.source is not None
-    assert evidence.source.targets is not None
-    assert evidence.features is not None
-    partner, _ = assignment(evidence.source.features[:1000], evidence.features)
-    plan = np.zeros((1000, 1000))
-    plan[np.arange(1000), partner] = 1e-3
-    return -function(plan, evidence.source.targets[:1000, None], evidence.targets[:, None])
 
 
 class Rounded:

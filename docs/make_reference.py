@@ -140,8 +140,8 @@ also: [accuracy, log_loss, auroc]
 ```
 
 By default `metric` is `accuracy`, or `r2` for regression; `also` holds the others that always have
-a value (all but `auroc` and `r2`). WiSE-FT and learnt coefficients are chosen by the validation
-loss, whatever the metric.
+a value (all but `auroc` and `r2`). WiSE-FT's coefficient is chosen by the validation loss,
+whatever the metric.
 
 - Every domain has its own value; several domains are averaged plainly. `greedy_on: pooled` weighs
   domains by their rows.

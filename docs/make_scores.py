@@ -46,11 +46,7 @@ batches to `stockpot.ranking.Moments` and pass `moments`.
 | models of different width | not `transrate`, `int` |
 | fewer rows than features | `logme`, `reg_hscore`, `loo_ridge`; `hscore`, `sfda` saturate |
 | the models' own classification heads | `leep`, `nce` |
-| self-supervised models, and features of their pretraining data | `ped_sfda`, `ped_logme` |
 | several labels a row | `logme`, `parc`, `loo_ridge` |
-| labels that are texts | `emms` |
-| the source data | `otce`; for ensembles `osborn` and `transport.pick_ensemble` |
-| inputs only, no labels, no model run yet | `rkme`; over many offers `rkme.search` |
 
 """
 
@@ -84,8 +80,6 @@ are computed in float64 from the start.
   run. PARC's label distances are ties where they are equal; correlations in floating point break
   half of these ties.
 - **PACTran-Gaussian** is optimised to convergence from zero, not 100 rounds from a random start.
-- **OTCE, OSBORN**: exact transport between as many rows of source and target, no regularisation.
-- **RKME**: the true gradient; Learnware's counts the pull of the data twice.
 
 """
 

@@ -181,55 +181,6 @@ def test_the_frontier_of_wise_ft_goes_from_the_base_to_the_run(tmp_path: Path) -
     )
 
 
-def test_learnt_coefficients_are_convex_and_do_not_raise_the_loss(tmp_path: Path) -> None:
-    rows = make_rows(tmp_path)
-    probe, runs = pool(tmp_path, rows, spread=0.6)
-    made = combined(tmp_path, rows, runs, probe, combine="learned")
-    weights = made.how.to_json()["coefficients"]
-    assert sum(weights.values()) == pytest.approx(1.0)
-    assert min(weights.values()) >= 0
-    assert made.how.to_json()["losses"] == sorted(made.how.to_json()["losses"], reverse=True)
-
-
-def test_the_mean_of_means_counts_every_init_once(tmp_path: Path) -> None:
-    rows = make_rows(tmp_path)
-    probe, runs = pool(tmp_path, rows, count=3)
-    named = dict(zip(("base-0", "sre-1", "base-2"), runs.values(), strict=True))
-    made = combined(tmp_path, rows, named, probe, combine="families")
-    states = [load_state(run / "best.safetensors") for run in runs.values()]
-    for name, tensor in made.state.items():
-        expected = (states[0][name] + states[2][name]) / 4 + states[1][name] / 2
-        torch.testing.assert_close(tensor, expected)
-
-
-def test_rescaling_takes_the_factor_with_the_lowest_validation_loss(tmp_path: Path) -> None:
-    rows = make_rows(tmp_path)
-    probe, runs = pool(tmp_path, rows)
-    made = combined(tmp_path, rows, runs, probe, combine="rescaled")
-    losses = {float(a): loss for a, loss in made.how.to_json()["losses"].items()}
-    factor = made.how.to_json()["factor"]
-    assert losses[factor] == min(losses.values())
-    base = load_state(probe / "model.safetensors")
-    for name, tensor in made.state.items():
-        mean = sum(load_state(run / "best.safetensors")[name] for run in runs.values()) / 3
-        torch.testing.assert_close(tensor, base[name] + factor * (mean - base[name]))
-
-
-def test_factors_per_layer_do_not_raise_the_validation_loss(tmp_path: Path) -> None:
-    rows = make_rows(tmp_path)
-    probe, runs = pool(tmp_path, rows)
-    common = combined(tmp_path, rows, runs, probe, combine="rescaled")
-    made = combined(tmp_path, rows, runs, probe, combine="layers")
-    assert made.how.to_json()["loss"] <= min(common.how.to_json()["losses"].values())
-    assert set(made.how.to_json()["factors"]) == {"featurizer.0", "featurizer.2", "head"}
-
-
-def test_a_layer_is_a_name_up_to_its_last_number() -> None:
-    assert layer_of("featurizer._blocks.11._bn0.weight") == "featurizer._blocks.11"
-    assert layer_of("featurizer.encoder.layer.5.output.dense.bias") == "featurizer.encoder.layer.5"
-    assert layer_of("head.weight") == "head"
-
-
 def test_an_average_gets_batchnorm_statistics_of_its_own(tmp_path: Path) -> None:
     rows = make_rows(tmp_path, "net_with_batchnorm", "reestimate")
     probe, runs = pool(tmp_path, rows, count=2, spread=0.1)
@@ -271,19 +222,6 @@ def test_every_candidate_gets_batchnorm_statistics_of_its_own(tmp_path: Path) ->
         if 0 < a < 1:
             mixed = {n: t if t.ndim == 0 else (1 - a) * t + a * one[n] for n, t in base.items()}
             assert loss == pytest.approx(own_statistics(rows, mixed), rel=1e-4)
-
-    states = [load_state(run / "best.safetensors") for run in runs.values()]
-    mean = {n: sum(state[n] for state in states) / 3 for n in base}
-    rescaled = combined(tmp_path, rows, runs, probe, combine="rescaled")
-    for text, loss in rescaled.how.to_json()["losses"].items():
-        mixed = {n: t if t.ndim == 0 else t + float(text) * (mean[n] - t) for n, t in base.items()}
-        assert loss == pytest.approx(own_statistics(rows, mixed), rel=1e-4)
-
-    learned = combined(tmp_path, rows, runs, probe, combine="learned")
-    equal = {n: t if t.ndim == 0 else mean[n] for n, t in base.items()}
-    assert learned.how.to_json()["losses"][0] == pytest.approx(
-        own_statistics(rows, equal), rel=1e-4
-    )
 
 
 def test_what_cannot_be_averaged_follows_one_rule() -> None:

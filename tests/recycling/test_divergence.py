@@ -202,10 +202,6 @@ def mark(run: Path, **changes: Any) -> None:
         ("first two", "stock"),
         ("all", "ensemble"),
         ("best", "interpolate"),
-        ("all", "learned"),
-        ("all", "families"),
-        ("all", "rescaled"),
-        ("all", "layers"),
     ],
 )
 def test_no_way_of_combining_takes_a_diverged_run(

@@ -48,7 +48,6 @@ PROTOCOLS = [
     "stock_periodic",
     "fusing",
     "ratatouille_uniform",
-    "ratatouille_rescaled",
 ]
 
 

@@ -63,10 +63,11 @@ def score_models(
 ) -> Scored:
     """Extract and score, on ``sample.first`` examples and then twice as many, until it is enough.
 
-    ``names``: which scores; default: all cheap ones that are defined for a model. A model that
-    fails is listed and left out. ``on_model`` is called before each model is run. ``ahead`` is told
-    before each round which models and how many rows will be asked for, may fill the extractor's
-    cache by other means, and returns models that failed.
+    ``names``: which scores; default: all cheap ones that are defined for a model. Raises
+    ``InputError`` for a name that is defined for no model. A model that fails is listed and left
+    out. ``on_model`` is called before each model is run. ``ahead`` is told before each round which
+    models and how many rows will be asked for, may fill the extractor's cache by other means, and
+    returns models that failed.
     """
     found = Scored()
     working = dict(entries)
@@ -102,7 +103,7 @@ def score_models(
         start = time.perf_counter()
         evidence = evidence_of(made, entries[name], task, layer=layers[name])
         try:
-            known = defined(evidence, cheap=True)
+            known = defined(evidence, cheap=names is None)
             wanted = known if names is None else [each for each in names if each in known]
             found.values[name] = compute(wanted, evidence)
         except InputError as error:
@@ -110,6 +111,9 @@ def score_models(
             del found.extracted[name]
             continue
         found.seconds[name] = round(made.seconds + time.perf_counter() - start, 3)
+    for name in names or ():
+        if found.values and not any(name in own for own in found.values.values()):
+            raise InputError(f"scores: no model of the zoo gives what '{name}' needs")
     _pool(found)
     return found
 

@@ -28,6 +28,7 @@ from stockpot.ranking.prepare import Prepared, prepare_task, task_name
 from stockpot.ranking.request import Request, load_request, parse_request
 from stockpot.ranking.results import collect, unranked
 from stockpot.ranking.schema import RankPlan, RankResults
+from stockpot.ranking.scores import check_names
 from stockpot.ranking.scoring import score_models
 from stockpot.ranking.spend import fine_tune, spend
 from stockpot.ranking.spread import elsewhere, spread_features
@@ -206,6 +207,7 @@ def _read(task: Question, zoo: Models, options: RankOptions, root: str | Path | 
     else:
         request = task if isinstance(task, Request) else parse_request(task)
         base_task = base.resolve()
+    check_names(request.scores or ())
     if isinstance(zoo, str | Path):
         zoo = load_zoo(Path(zoo))
     elif not isinstance(zoo, Zoo):

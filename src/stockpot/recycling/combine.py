@@ -9,15 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from stockpot.backbones.model import BUFFER, PREFIX
-from stockpot.checkpoints.layers import layer_of
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.evaluation import ensemble
 from stockpot.evaluation.connectivity import interpolate
 from stockpot.evaluation.selection import best, greedy_soup, validation_score
 from stockpot.merging import merge
 from stockpot.recycling.metrics import read_metrics
-from stockpot.recycling.protocols import FITTED
 from stockpot.recycling.schema import FrontierPoint, How
 from stockpot.recycling.starts import unusable
 from stockpot.training.mixing import Combine, mix
@@ -25,9 +22,8 @@ from stockpot.training.rows import Outputs, Rows, all_finite, read_outputs
 
 State = dict[str, Any]
 
-# Steps of WiSE-FT's interpolation coefficient, and of the factor that may go beyond the average.
+# Steps of WiSE-FT's interpolation coefficient.
 _COEFFICIENTS = [round(0.1 * i, 1) for i in range(11)]
-_FACTORS = [round(0.25 * i, 2) for i in range(1, 9)]
 
 
 @dataclass
@@ -76,7 +72,7 @@ def combine_runs(
     if not all_finite(made.outputs):
         return _probe(probe, how.joined(How(instead="linear probe: the outcome is not finite")))
     made.how = how.joined(made.how)
-    if select in ("best", "greedy") or combine in FITTED:
+    if select in ("best", "greedy") or combine == "interpolate":
         unseen = _cross_fitted(rows, choose, lambda some: _Pool(some, runs, probe, take))
         made.unseen = unseen if unseen and all_finite(unseen) else None
     return made
@@ -85,11 +81,6 @@ def combine_runs(
 def _probe(probe: Path, how: How) -> Combination:
     state, outputs = load_state(probe / "model.safetensors"), read_outputs(probe / "outputs.npz")
     return Combination(state, outputs, [], how)
-
-
-def _finite(value: float) -> float | None:
-    """None for a number that JSON does not have: the loss of a trial that overflowed."""
-    return value if np.isfinite(value) else None
 
 
 def _choose(pool: _Pool, select: str, combine: str, greedy_on: str) -> Combination:
@@ -176,33 +167,18 @@ class _Pool:
             return dict(states[0])
         return self.rows.ready(self.model, mix(states, combine, lead=lead))
 
-    def mean(self, names: Sequence[str], weights: Sequence[float] | None = None) -> State:
-        return self.mixture([self.state(name) for name in names], weights)
+    def mean(self, names: Sequence[str]) -> State:
+        states = [self.state(name) for name in names]
+        return self.average(states, lambda parts: merge(parts, method="linear").state)
 
-    def mixture(self, states: Sequence[State], weights: Sequence[float] | None = None) -> State:
-        """The mean of states, with these weights."""
-        own: dict[str, Any] = {} if weights is None else {"weights": list(weights)}
-        return self.average(states, lambda parts: merge(parts, method="linear", **own).state)
-
-    def line(self, base: State, end: State, factors: Mapping[str, float]) -> State:
-        """Tensor by tensor ``base + factor (end - base)``, where a factor may exceed 1.
-
-        Buffers do not go beyond ``end``: a running variance could become negative.
-        """
-
-        def combine(parts: list[State]) -> State:
-            mixed: State = {}
-            for name, start in parts[0].items():
-                factor = factors[name] if self.model.is_weight(name) else min(factors[name], 1.0)
-                mixed |= interpolate({name: start}, {name: parts[1][name]}, factor)
-            return mixed
-
-        if set(factors.values()) == {0.0}:
-            return dict(base)
-        if set(factors.values()) == {1.0}:
-            return dict(end)
-        nearer = 1 if sum(factors.values()) > 0.5 * len(factors) else 0
-        return self.average([base, end], combine, lead=nearer)
+    def line(self, base: State, end: State, factor: float) -> State:
+        """``base + factor (end - base)``, ``factor`` in 0..1."""
+        if factor in (0.0, 1.0):
+            return dict(end if factor else base)
+        nearer = int(factor > 0.5)
+        return self.average(
+            [base, end], lambda ends: interpolate(ends[0], ends[1], factor), lead=nearer
+        )
 
     def outputs(self, state: State, *, test: bool = True) -> Outputs:
         self.model.load_state(state)
@@ -227,14 +203,10 @@ class _Pool:
             return -np.inf
         return validation_score(self.rows.scores(outputs), pooling)
 
-    def loss(self, state: State) -> float:
-        """Mean validation loss over domains: cross-entropy, or the squared error; infinite where
-        outputs are not finite.
+    def loss(self, outputs: Outputs) -> float:
+        """Mean loss of predictions over the validation domains: cross-entropy, or the squared
+        error; infinite where outputs are not finite.
         """
-        return self.loss_of(self.outputs(state, test=False))
-
-    def loss_of(self, outputs: Outputs) -> float:
-        """The same of predictions, of which some may be held out."""
         from stockpot.evaluation.metrics import softmax
 
         if not all_finite(outputs):
@@ -293,12 +265,12 @@ def _interpolate(pool: _Pool, members: list[str]) -> Combination:
     base, tuned = pool.base(), pool.state(members[0])
 
     def at(a: float) -> State:
-        return pool.line(base, tuned, dict.fromkeys(base, a))
+        return pool.line(base, tuned, a)
 
     frontier, outputs, losses = [], {}, {}
     for a in _COEFFICIENTS:
         outputs[a] = pool.outputs(at(a))
-        losses[a] = pool.loss_of(outputs[a])
+        losses[a] = pool.loss(outputs[a])
         finite = np.isfinite(losses[a]) and all_finite(outputs[a])
         metrics = pool.rows.metrics(outputs[a]) if finite else {}
         frontier.append(
@@ -317,93 +289,8 @@ def _interpolate(pool: _Pool, members: list[str]) -> Combination:
 def _half(pool: _Pool, members: list[str]) -> Combination:
     """WiSE-FT with a = 0.5, which the paper recommends where nothing can be tuned on."""
     base = pool.base()
-    state = pool.line(base, pool.state(members[0]), dict.fromkeys(base, 0.5))
+    state = pool.line(base, pool.state(members[0]), 0.5)
     return Combination(state, pool.outputs(state), members, How(coefficient=0.5))
-
-
-def _learned(pool: _Pool, members: list[str]) -> Combination:
-    """Mean of base and runs with coefficients that lower the validation loss.
-
-    A learned soup (2203.05482, appendix I) without gradients, so that few validation rows cannot be
-    overfitted: from equal weights on the runs, the mixture is moved by 30 % and then by 15 %
-    towards each candidate in turn, and stays there when the loss falls.
-    """
-    candidates = {"base": pool.base(), **{name: pool.state(name) for name in members}}
-    names = list(candidates)
-    weights = {name: 0.0 if name == "base" else 1 / len(members) for name in names}
-
-    def blend(coefficients: Mapping[str, float]) -> State:
-        used = [name for name in names if coefficients[name] > 0]
-        states = [candidates[name] for name in used]
-        return pool.mixture(states, [coefficients[name] for name in used])
-
-    current = pool.loss(blend(weights))
-    trace = [current]
-    for step in (0.3, 0.15):
-        for name in names:
-            moved = {k: v * (1 - step) + (step if k == name else 0.0) for k, v in weights.items()}
-            tried = pool.loss(blend(moved))
-            if tried < current:
-                weights, current = moved, tried
-        trace.append(current)
-    state = blend(weights)
-    return Combination(
-        state,
-        pool.outputs(state),
-        members,
-        How(coefficients=weights, losses=tuple(map(_finite, trace))),
-    )
-
-
-def _families(pool: _Pool, members: list[str]) -> Combination:
-    """Mean within the runs of each init, then over inits, so that no init counts twice."""
-    families = [name.rpartition("-")[0] for name in members]
-    count = len(set(families))
-    weights = [1 / (count * families.count(family)) for family in families]
-    state = pool.mean(members, weights)
-    how = How(coefficients=dict(zip(members, weights, strict=True)))
-    return Combination(state, pool.outputs(state), members, how)
-
-
-def _rescaled(pool: _Pool, members: list[str]) -> Combination:
-    """base + a (mean - base), with a up to 2 chosen by validation loss: WiSE-FT that may go on."""
-    base, mean = pool.base(), pool.mean(members)
-    factor, losses = _best_factor(pool, base, mean)
-    state = pool.line(base, mean, dict.fromkeys(base, factor))
-    how = How(factor=factor, losses={str(a): _finite(loss) for a, loss in losses.items()})
-    return Combination(state, pool.outputs(state), members, how)
-
-
-def _layers(pool: _Pool, members: list[str]) -> Combination:
-    """base + a_l (mean - base) with a factor per layer, chosen one after the other.
-
-    From the best common factor, each layer tries half as much and half as much again, the last
-    layer first, and keeps what lowers the validation loss (a greedy form of per-layer coefficients,
-    such as LiNeS' 2410.17146, eq. 3, where they are a line in the depth).
-    """
-    base, mean = pool.base(), pool.mean(members)
-    factor, losses = _best_factor(pool, base, mean)
-    current = losses[factor]
-    factors = dict.fromkeys(base, factor)
-    layers: dict[str, list[str]] = {}
-    for name in base:
-        layers.setdefault(layer_of(name.replace(BUFFER, PREFIX, 1)), []).append(name)
-    chosen = dict.fromkeys(layers, factor)
-    for layer, names in reversed(layers.items()):
-        for times in (0.5, 1.5):
-            tried = {**factors, **dict.fromkeys(names, factor * times)}
-            loss = pool.loss(pool.line(base, mean, tried))
-            if loss < current:
-                current, factors, chosen[layer] = loss, tried, factor * times
-    state = pool.line(base, mean, factors)
-    return Combination(
-        state, pool.outputs(state), members, How(factors=chosen, loss=_finite(current))
-    )
-
-
-def _best_factor(pool: _Pool, base: State, mean: State) -> tuple[float, dict[float, float]]:
-    losses = {a: pool.loss(pool.line(base, mean, dict.fromkeys(base, a))) for a in _FACTORS}
-    return min(losses, key=lambda a: losses[a]), losses
 
 
 _COMBINE: dict[str, Callable[[_Pool, list[str]], Combination]] = {
@@ -413,8 +300,4 @@ _COMBINE: dict[str, Callable[[_Pool, list[str]], Combination]] = {
     "stock": _stock,
     "interpolate": _interpolate,
     "half": _half,
-    "learned": _learned,
-    "families": _families,
-    "rescaled": _rescaled,
-    "layers": _layers,
 }

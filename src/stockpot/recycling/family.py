@@ -36,8 +36,7 @@ def family(recipe: Recipe, plan: Plan, folders: Mapping[Job, Path], final: str) 
     """Nodes (base, probe, auxiliaries, runs, final) and edges from parents to children."""
     cell, protocol = plan.final_cell, PROTOCOLS[final]
     assert cell is not None
-    metrics = read_metrics(folders[cell.models[protocol.name]])
-    members, weights = set(metrics.members), metrics.how.coefficients
+    members = set(read_metrics(folders[cell.models[protocol.name]]).members)
     nodes = {
         BASE: FamilyNode(id=BASE, label=Path(recipe.backbone.name).name, kind="base"),
         "probe": FamilyNode(id="probe", label="linear probe (head)", kind="probe"),
@@ -59,8 +58,7 @@ def family(recipe: Recipe, plan: Plan, folders: Mapping[Job, Path], final: str) 
                 edges.append(_edge(BASE, start, "base"))
             source = start if start in nodes else BASE
             edges.append(_edge(source, run.name, "init"))
-        weight = weights.get(run.name, 1 / len(members))
-        edges.append(_edge(run.name, "final", "model", weight))
+        edges.append(_edge(run.name, "final", "model", 1 / len(members)))
     if not members:
         edges.append(_edge("probe", "final", "model", 1.0))
     nodes["final"] = FamilyNode(id="final", label=protocol.label, kind="final")

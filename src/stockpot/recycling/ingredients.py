@@ -81,20 +81,17 @@ class _Finder:
         assert final_cell is not None
         self.held_out = final_cell.domains
         job = final_cell.models[protocol.name]
-        metrics = read_metrics(self.folders[job])
         # An overlay can replace what the final folder has, and it has only buffers that changed.
         made = backbone_part(load_state(self.folders[job] / "model.safetensors"))
         self.has_buffers = bool(self.examined.backbone.changed_buffers(made))
-        members = metrics.members
-        weights = metrics.how.coefficients
+        members = read_metrics(self.folders[job]).members
         runs = {
             run.job: run for cell in self.plan.cells for run in cell.runs.get(protocol.pool, [])
         }
         runs |= {run.job: run for run in final_cell.runs.get(protocol.pool, [])}
         for name in members:
             run = runs[job.inputs[f"run:{name}"]]
-            weight = weights.get(name, 1 / len(members))
-            self._run(name, run, protocol.take, weight)
+            self._run(name, run, protocol.take, 1 / len(members))
         parents = [parent for _, parent in self.found.values()]
         roles = ("auxiliary", "wild", "run")
         own = sorted((p for p in parents if p.role in roles), key=lambda p: p.role == "run")

@@ -404,7 +404,7 @@ class _Builder:
             "metric": self.facts.metric,
         }
         label = f"{protocol.label} · {cell.name}"
-        weight = 1.0 if protocol.select == "greedy" or protocol.combine == "learned" else 0.4
+        weight = 1.0 if protocol.select == "greedy" else 0.4
         cell.models[protocol.name] = self._job("combine", arguments, inputs, label, weight)
 
     def add_connectivity(self, cell: Cell) -> None:

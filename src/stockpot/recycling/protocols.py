@@ -22,15 +22,8 @@ Combine = Literal[
     "stock",
     "interpolate",
     "half",
-    "learned",
-    "families",
-    "rescaled",
-    "layers",
     "each",
 ]
-
-FITTED: tuple[Combine, ...] = ("interpolate", "learned", "rescaled", "layers")
-"""Ways to combine that choose numbers by validation loss."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +38,7 @@ class Protocol:
             or the best by the test rows themselves (an oracle, not a method).
         combine: what is done with the selected: one run's weights, the mean of the weights, the
             mean of the predictions, Model Stock towards the base, interpolation with the base by a
-            coefficient that validation chooses or by one half, a
-            mean with coefficients learnt on validation data, a mean of the means per init, or the
-            mean moved away from or towards the base, by one factor or by one per layer.
+            coefficient that validation chooses or by one half.
         over_trials: runs of all trials together (the dagger rows of the papers).
         source: paper.
     """
@@ -73,7 +64,7 @@ class Protocol:
 
         The step of a run is not counted: every row that takes a run's best weights shares it.
         """
-        return (self.select in ("best", "greedy")) + (self.combine in FITTED)
+        return (self.select in ("best", "greedy")) + (self.combine == "interpolate")
 
     @property
     def can_be_final(self) -> bool:
@@ -239,34 +230,6 @@ _ROWS = [
         "average",
         "auxiliary",
         combine="stock",
-    ),
-    Protocol(
-        "ratatouille_learned",
-        "Ratatouille, learnt coefficients",
-        "average",
-        "auxiliary",
-        combine="learned",
-    ),
-    Protocol(
-        "ratatouille_families",
-        "Ratatouille, mean of the means per init",
-        "average",
-        "auxiliary",
-        combine="families",
-    ),
-    Protocol(
-        "ratatouille_rescaled",
-        "Ratatouille, rescaled from the base",
-        "average",
-        "auxiliary",
-        combine="rescaled",
-    ),
-    Protocol(
-        "ratatouille_layers",
-        "Ratatouille, rescaled per layer",
-        "average",
-        "auxiliary",
-        combine="layers",
     ),
     Protocol(
         "ratatouille_average",

@@ -108,7 +108,8 @@ class How(ResultPart):
     """How a protocol came to its weights: what it left out, chose and tried.
 
     ``instead``: why the linear probe stands in for it. ``members``, ``score``, ``trace``: of a
-    greedy soup. The others are named as in the protocol's source.
+    greedy soup. ``coefficient``, ``frontier``: of WiSE-FT. ``coefficients``, ``factor`` and what
+    follows stand in files of protocols that are no more.
     """
 
     left_out: tuple[LeftOutRun, ...] = ()

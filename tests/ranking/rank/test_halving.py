@@ -1,4 +1,4 @@
-"""Recall finds the right cluster with few scores; halving trains the good ones to the end."""
+"""Halving trains the good ones to the end."""
 
 from __future__ import annotations
 
@@ -8,32 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stockpot.errors import InputError
-from stockpot.ranking.halving import recall, successive_halving
-
-
-def test_recall_scores_one_model_of_each_cluster() -> None:
-    history = np.array([[0.9, 0.1], [0.8, 0.15], [0.1, 0.9], [0.2, 0.8], [np.nan, np.nan]])
-    asked: list[str] = []
-
-    def proxy(name: str) -> float:
-        asked.append(name)
-        return {"a": -2.0, "c": -0.5, "new": -1.0}[name]
-
-    found = recall(history, ["a", "b", "c", "d", "new"], proxy, clusters=2, keep=3)
-    assert sorted(asked) == ["a", "c", "new"]
-    assert found.clusters == {"a": "a", "b": "a", "c": "c", "d": "c", "new": "new"}
-    # mean result times exp of the representative's score
-    assert found.scores["b"] == pytest.approx(np.mean([0.8, 0.15]) * np.exp(-2.0))
-    assert found.scores["d"] == pytest.approx(0.5 * np.exp(-0.5))
-    overall = np.nanmean(history)
-    assert found.scores["new"] == pytest.approx(overall * np.exp(-1.0))
-    assert found.models == ("c", "d", "new")
-
-
-def test_recall_refuses_other_shapes_and_takes_one_model() -> None:
-    with pytest.raises(InputError, match="2 rows"):
-        recall(np.ones((2, 2)), ["a"], lambda name: 0.0)
-    assert recall(np.ones((1, 2)), ["a"], lambda name: 0.0).models == ("a",)
+from stockpot.ranking.halving import successive_halving
 
 
 def curves(final: dict[str, float]):

@@ -249,3 +249,17 @@ def test_fixed_test_rows_judge_and_are_never_looked_at(task: Path, tmp_path: Pat
     recipe = load_recipe(tmp_path / "out" / "recipe.yaml")
     labels = plan_recipe(recipe, root=tmp_path / "out")
     assert any("in-distribution" in label for label in labels)
+
+
+def test_named_scores_are_computed_or_refused(task: Path, tmp_path: Path) -> None:
+    def ask(*scores: str) -> RankResults:
+        value = yaml.safe_load(task.read_text())
+        request = {**value, "scores": list(scores)}
+        return rank(request, zoo(), tmp_path / scores[0], **options(), root=tmp_path).results
+
+    assert set(ask("knn", "logme").models[0].scores) == {"knn", "logme"}
+    with pytest.raises(InputError, match=r"no score is called 'knnn'.*knn"):
+        ask("knnn")
+    assert not (tmp_path / "knnn").exists()
+    with pytest.raises(InputError, match="no model of the zoo gives what 'leep' needs"):
+        ask("leep", "logme")

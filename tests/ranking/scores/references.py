@@ -354,98 +354,6 @@ def loo_ridge(evidence):
 
 
 # -------------------- others
-def emms(evidence):
-    x = rows_of(evidence)
-    t = np.asarray(evidence.label_embeddings, dtype=float)
-    x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-8)
-    t = (t - t.mean(axis=0)) / (t.std(axis=0) + 1e-8)
-    n, e, k = t.shape
-    w = np.linalg.lstsq(x, t.mean(axis=2), rcond=None)[0]
-    lam = np.linalg.lstsq(t.reshape(n * e, k), (x @ w).ravel(), rcond=None)[0]
-    # The nearest point of the simplex, by its definition.
-    found = scipy.optimize.minimize(
-        lambda v: np.sum((v - lam) ** 2),
-        np.full(k, 1 / k),
-        jac=lambda v: 2 * (v - lam),
-        bounds=[(0, 1)] * k,
-        constraints={"type": "eq", "fun": lambda v: v.sum() - 1},
-        method="SLSQP",
-        options={"ftol": 1e-15},
-    )
-    return -np.sum((x @ w - t @ found.x) ** 2) / n * e
-
-
-def ped_features(evidence):
-    x, y = rows_of(evidence), coded(evidence)
-    source = np.asarray(evidence.source.features, dtype=float)
-    mean, deviation = source.mean(axis=0), np.maximum(source.std(axis=0), 1e-3)
-    x = (x - mean) / deviation
-    first = None
-    for _ in range(6):
-        means = np.array([x[y == c].mean(axis=0) for c in np.unique(y)])
-        radius = 0.6 * np.array([np.sqrt(x[y == c].var(axis=0).sum()) for c in np.unique(y)])
-        move = np.zeros_like(means)
-        for i, j in itertools.permutations(range(len(means)), 2):
-            line = means[i] - means[j]
-            d = np.linalg.norm(line)
-            force = max(radius[i] + radius[j] - d, 0)
-            move[i] += line / d * min(0.5 * 0.1**2 * force, force)
-        total = np.abs(move).sum()
-        first = total if first is None else first
-        if total <= 0.5 * first:
-            break
-        x = x + move[y]
-    return x * deviation + mean
-
-
-def after_ped(score):
-    def reference(evidence):
-        from dataclasses import replace
-
-        return score(replace(evidence, features=ped_features(evidence)))
-
-    return reference
-
-
-def coupling(evidence):
-    """Exact transport by linear programming; all rows of source and target."""
-    s, t = np.asarray(evidence.source.features, float), rows_of(evidence)
-    cost = ((s[:, None] - t) ** 2).sum(axis=-1)
-    n, m = cost.shape
-    row = np.kron(np.eye(n), np.ones(m))
-    column = np.kron(np.ones(n), np.eye(m))
-    found = scipy.optimize.linprog(
-        cost.ravel(),
-        A_eq=np.vstack([row, column]),
-        b_eq=np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)]),
-    )
-    return found.x.reshape(n, m), found.fun
-
-
-def joint_of_classes(evidence):
-    plan, cost = coupling(evidence)
-    s, t = np.unique(evidence.source.targets, return_inverse=True)[1], coded(evidence)
-    joint = np.array(
-        [[plan[np.ix_(s == a, t == b)].sum() for b in np.unique(t)] for a in np.unique(s)]
-    )
-    return joint, cost
-
-
-def entropy(joint):
-    p = joint[joint > 1e-12]
-    return -np.sum(p * np.log(p))
-
-
-def otce(evidence):
-    joint, _ = joint_of_classes(evidence)
-    return -(entropy(joint) - entropy(joint.sum(axis=1)))
-
-
-def osborn(evidence):
-    joint, cost = joint_of_classes(evidence)
-    return -(cost + entropy(joint) - entropy(joint.sum(axis=0)))
-
-
 def nleep(evidence):
     x, y = rows_of(evidence), coded(evidence)
     order = np.argsort(y, kind="stable")
@@ -474,9 +382,4 @@ REFERENCES = {
     "concept_variance": concept_variance,
     "knn": knn,
     "loo_ridge": loo_ridge,
-    "emms": emms,
-    "ped_sfda": after_ped(sfda),
-    "ped_logme": after_ped(logme),
-    "otce": otce,
-    "osborn": osborn,
 }

@@ -9,7 +9,7 @@ import pytest
 
 from stockpot.errors import ScoreError
 from stockpot.ranking.gram import Moments
-from stockpot.ranking.scores import SCORES, Evidence, SourceEvidence, compute, defined, join_pair
+from stockpot.ranking.scores import SCORES, Evidence, compute, defined, join_pair
 
 from .worlds import world
 
@@ -37,11 +37,6 @@ def spoiled(field, position, number):
         (replace(world("regression"), targets=np.full(60, np.nan)), "finite numbers"),
         (replace(world(), pair=np.zeros((60, 3))), "pair: both sentences"),
         (replace(world(), groups=np.zeros(3)), r"groups: got shape \(3,\)"),
-        (replace(world(), source=SourceEvidence(np.zeros((9, 3)))), "got 3 columns, expected 12"),
-        (
-            replace(world(), source=SourceEvidence(np.zeros((9, 12)), np.zeros(3))),
-            "source targets: got 3, expected one for each of 9",
-        ),
         (
             replace(world(), moments=Moments(classes=2).add(np.ones((4, 2)), np.zeros(4, int))),
             "moments: made from 4 rows",
@@ -62,7 +57,7 @@ def test_features_of_any_sane_size_are_fine(factor):
     evidence = world(dtype=np.float64)
     found = compute(
         ["logme", "hscore", "reg_hscore", "transrate", "sfda"],
-        replace(evidence, features=evidence.features * factor, source=None),
+        replace(evidence, features=evidence.features * factor),
     )
     assert all(np.isfinite(value.value) for value in found.values())
     plain = compute(["hscore"], evidence)["hscore"].value
@@ -72,7 +67,7 @@ def test_features_of_any_sane_size_are_fine(factor):
 def test_features_beyond_any_use_are_refused():
     evidence = world(dtype=np.float64)
     with pytest.raises(ScoreError, match=r"features: numbers up to .*e\+200"):
-        compute(["logme"], replace(evidence, features=evidence.features * 1e200, source=None))
+        compute(["logme"], replace(evidence, features=evidence.features * 1e200))
 
 
 def test_logme_of_zeros_is_the_evidence_of_noise():
@@ -120,7 +115,7 @@ def test_nothing_is_computed_if_one_score_is_refused(monkeypatch):
 
 
 def test_logits_alone_are_enough_for_some():
-    evidence = replace(world(), features=None, source=None, label_embeddings=None)
+    evidence = replace(world(), features=None)
     assert set(defined(evidence)) == {"leep", "nce", "pactran_dirichlet", "pactran_gamma"}
     assert compute(["leep"], evidence) == compute(["leep"], world())
 
@@ -132,8 +127,7 @@ def test_running_sums_alone_are_enough_for_some(kind):
         moments = Moments(classes=4).add(evidence.features, evidence.targets)
     else:
         moments = Moments(columns=2).add(evidence.features, evidence.targets)
-    bare = replace(evidence, features=None, logits=None, moments=moments, source=None)
-    bare = replace(bare, label_embeddings=None)
+    bare = replace(evidence, features=None, logits=None, moments=moments)
     names = defined(bare)
     assert "logme" in names
     found, expected = compute(names, bare), compute(names, evidence)
@@ -162,8 +156,8 @@ def test_scores_together_are_scores_alone():
 
 def test_sentence_pairs_are_joined():
     first, second = world(), world(seed=1)
-    joined = replace(first, features=join_pair(first.features, second.features), source=None)
-    paired = replace(first, pair=second.features, source=None)
+    joined = replace(first, features=join_pair(first.features, second.features))
+    paired = replace(first, pair=second.features)
     assert joined.features.shape == (60, 48)
     names = ["logme", "hscore", "knn", "sfda"]
     assert compute(names, paired) == compute(names, joined)

@@ -42,7 +42,7 @@ def test_nearly_dependent_features_take_float64(name, single):
     evidence = world(rows=400, width=20)
     noise = np.random.default_rng(1).normal(size=(400, 20))
     features = np.concatenate([evidence.features, evidence.features + 1e-4 * noise], axis=1)
-    evidence = replace(evidence, features=features.astype(np.float64), source=None)
+    evidence = replace(evidence, features=features.astype(np.float64))
     expected = REFERENCES[name](evidence)
     assert compute([name], evidence)[name].value == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
@@ -52,7 +52,7 @@ def test_nearly_dependent_features_take_float64(name, single):
 def test_features_of_very_different_scale(name, spread, single):
     evidence = world(rows=300, dtype=np.float64)
     scales = np.geomspace(1.0 / spread, spread, 12)
-    evidence = replace(evidence, features=(evidence.features + 2.0) * scales, source=None)
+    evidence = replace(evidence, features=(evidence.features + 2.0) * scales)
     if name == "hscore":
         # The reference's pseudo-inverse cannot; the score does not depend on scales.
         expected = compute([name], replace(evidence, features=evidence.features / scales))[

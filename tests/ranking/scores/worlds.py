@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stockpot.ranking.scores import Evidence, SourceEvidence
+from stockpot.ranking.scores import Evidence
 
 
 def world(
@@ -31,13 +31,9 @@ def world(
     else:
         targets = features @ rng.normal(size=(width, 2)) + 2.0 * rng.normal(size=(rows, 2)) + 3.0
     logits = 1.5 * rng.normal(size=(classes, 6))[codes] + rng.normal(size=(rows, 6))
-    source = rng.normal(size=(rows, width)) * 1.5
-    words = rng.normal(size=(classes, 3, 2))[codes] + 0.3 * rng.normal(size=(rows, 3, 2))
     return Evidence(
         features=features.astype(dtype),
         targets=targets,
         kind=kind,
         logits=logits.astype(dtype),
-        source=SourceEvidence(source.astype(dtype), rng.integers(0, 5, rows)),
-        label_embeddings=words.astype(dtype),
     )

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 
 from stockpot.errors import ScoreError
 from stockpot.ranking.scores import (
-    emms,
     etran,
     gbc,
     hscore,
@@ -23,25 +22,23 @@ from stockpot.ranking.scores import (
     occam,
     pactran,
     parc,
-    ped,
     probe,
     ridge,
-    rkme,
     sfda,
-    transport,
     transrate,
 )
 from stockpot.ranking.scores.checks import check_evidence, refusal
-from stockpot.ranking.scores.score import Evidence, Kind, Score, SourceEvidence, Value, join_pair
+from stockpot.ranking.scores.score import Evidence, Kind, Score, Value, join_pair
 from stockpot.ranking.scores.workspace import Workspace
+from stockpot.yaml_lines import suggestion
 
 __all__ = [
     "SCORES",
     "Evidence",
     "Kind",
     "Score",
-    "SourceEvidence",
     "Value",
+    "check_names",
     "compute",
     "defined",
     "join_pair",
@@ -71,12 +68,6 @@ SCORES: dict[str, Score] = {
         knn.SCORE,
         ridge.SCORE,
         probe.SCORE,
-        emms.SCORE,
-        ped.SFDA,
-        ped.LOGME,
-        transport.OTCE,
-        transport.OSBORN,
-        rkme.SCORE,
     )
 }
 
@@ -89,17 +80,24 @@ def compute(names: Iterable[str], evidence: Evidence) -> dict[str, Value]:
     is not defined for it (with those that are).
     """
     wanted = list(dict.fromkeys(names))
+    check_names(wanted)
     check_evidence(evidence)
     for name in wanted:
-        if name not in SCORES:
-            raise ScoreError(
-                f"no score is called '{name}'", hint=f"there are: {', '.join(sorted(SCORES))}"
-            )
         refused = refusal(SCORES[name], evidence, SCORES)
         if refused:
             raise refused
     work = Workspace(evidence)
     return {name: SCORES[name].function(work) for name in wanted}
+
+
+def check_names(names: Iterable[str]) -> None:
+    """``ScoreError`` for a name that no score has."""
+    for name in names:
+        if name not in SCORES:
+            raise ScoreError(
+                f"no score is called '{name}'{suggestion(name, list(SCORES))}",
+                hint=f"there are: {', '.join(sorted(SCORES))}",
+            )
 
 
 def defined(evidence: Evidence, *, cheap: bool = False) -> list[str]:

@@ -17,9 +17,6 @@ _WORDS = {
     "features": "features of the target data",
     "features or moments": "features of the target data, or their running sums",
     "logits": "logits of the source model's own head",
-    "source": "features of the data the model was trained on",
-    "source targets": "features and classes of the data the model was trained on",
-    "label_embeddings": "embeddings of the labels by a language model",
 }
 
 
@@ -34,19 +31,14 @@ def check_evidence(evidence: Evidence) -> None:
     if rows < 2:
         raise ScoreError(f"a score needs two rows or more, got {rows}")
     _check_targets(evidence)
-    width = None
     for name in ("features", "pair", "logits"):
         array = getattr(evidence, name)
         if array is not None:
-            _check_array(array, name, rows, dimensions=2)
-    if evidence.features is not None:
-        width = evidence.features.shape[1]
+            _check_array(array, name, rows)
     if evidence.pair is not None and (
         evidence.features is None or evidence.pair.shape != evidence.features.shape
     ):
         raise ScoreError("pair: both sentences need features of one shape")
-    if evidence.label_embeddings is not None:
-        _check_array(evidence.label_embeddings, "label_embeddings", rows, dimensions=3)
     if evidence.groups is not None and np.shape(evidence.groups) != (rows,):
         raise ScoreError(f"groups: got shape {np.shape(evidence.groups)}, expected ({rows},)")
     if evidence.moments is not None and evidence.moments.rows != rows:
@@ -55,28 +47,12 @@ def check_evidence(evidence: Evidence) -> None:
         )
     if evidence.moments is not None:
         _check_moments(evidence)
-    if evidence.source is not None:
-        _check_array(evidence.source.features, "source features", None, dimensions=2)
-        if width is not None and evidence.source.features.shape[1] != width:
-            raise ScoreError(
-                f"source features: got {evidence.source.features.shape[1]} columns, "
-                f"expected {width} as the target features have"
-            )
-        if evidence.source.targets is not None and len(evidence.source.targets) != len(
-            evidence.source.features
-        ):
-            raise ScoreError(
-                f"source targets: got {len(evidence.source.targets)}, expected one for each of "
-                f"{len(evidence.source.features)} rows"
-            )
 
 
-def _check_array(array: np.ndarray, name: str, rows: int | None, *, dimensions: int) -> None:
-    if array.ndim != dimensions or 0 in array.shape:
-        raise ScoreError(
-            f"{name}: got shape {array.shape}, expected {dimensions} dimensions, none empty"
-        )
-    if rows is not None and len(array) != rows:
+def _check_array(array: np.ndarray, name: str, rows: int) -> None:
+    if array.ndim != 2 or 0 in array.shape:
+        raise ScoreError(f"{name}: got shape {array.shape}, expected 2 dimensions, none empty")
+    if len(array) != rows:
         raise ScoreError(f"{name}: got {len(array)} rows, expected {rows}, one a target")
     if not np.issubdtype(array.dtype, np.floating):
         raise ScoreError(
@@ -152,8 +128,6 @@ def _lacks(score: Score, evidence: Evidence) -> str | None:
     for need in score.needs:
         if need == "features or moments":
             there = evidence.features is not None or evidence.moments is not None
-        elif need == "source targets":
-            there = evidence.source is not None and evidence.source.targets is not None
         else:
             there = getattr(evidence, need) is not None
         if not there:

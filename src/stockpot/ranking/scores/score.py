@@ -17,18 +17,6 @@ KINDS: tuple[Kind, ...] = ("classification", "multilabel", "regression")
 
 
 @dataclass(frozen=True)
-class SourceEvidence:
-    """Features of the data a model was trained on, by that model, in the target features' space.
-
-    features: shape (M, D).
-    targets: class of each row, shape (M,); OTCE and OSBORN need it, PED does not.
-    """
-
-    features: np.ndarray
-    targets: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
 class Evidence:
     """What is known of one model on one task.
 
@@ -38,8 +26,6 @@ class Evidence:
     kind: of the task. A token-level task is a classification with one row a token; a sentence-pair
         task gives both sentences' features, ``features`` and ``pair``.
     logits: of the source model's own head, shape (N, Z).
-    source: data that the model was trained on.
-    label_embeddings: of each row's label by K language or vision-language models, shape (N, E, K).
     pair: features of the second sentence, shape (N, D); both are joined by ``join_pair``.
     groups: rows that must not help to predict each other (tokens of one sentence), shape (N,).
     moments: sums over all rows (``stockpot.ranking.gram``), for scores that need no more.
@@ -50,8 +36,6 @@ class Evidence:
     targets: np.ndarray
     kind: Kind = "classification"
     logits: np.ndarray | None = None
-    source: SourceEvidence | None = None
-    label_embeddings: np.ndarray | None = None
     pair: np.ndarray | None = None
     groups: np.ndarray | None = None
     moments: Moments | None = None
