@@ -11,9 +11,11 @@ from stockpot.ranking.schema import RankResults
 from stockpot.recycling.schema import RecycleResults
 from stockpot.results import VerbResults
 from stockpot.soups import SoupResults
+from stockpot.tangent.forgetting.schema import Certificate
 from stockpot.tangent.schema import TangentResults
 
 MODELS: dict[str, type[VerbResults]] = {
+    "certificate": Certificate,
     "continual": ContinualResults,
     "history": RankingEvaluation,
     "rank": RankResults,

@@ -137,7 +137,7 @@ def accuracy(composed, feed, labels, rows) -> float:
 
 def show(certificate: Certificate, kind: str) -> None:
     """The lines of a certificate that matter most; the file has all of it."""
-    found = certificate.content
+    found = certificate.to_json()
     gap, residue = found["against_composed"], found["residue_of_subtracting"]
     print(f"  against a model composed without Cork: equal bits {gap['equal_bits']}")
     print(

@@ -21,11 +21,13 @@ from stockpot.report import markdown_table, terminal_table
 from stockpot.report.page import render
 from stockpot.results import VerbResults
 from stockpot.soups import SoupResults
+from stockpot.tangent.forgetting.schema import Certificate
 from stockpot.tangent.schema import TangentResults
 
 ROOT = Path(__file__).parents[1]
 OLD = Path(__file__).with_name("old_results")
 MODELS: dict[str, type[VerbResults]] = {
+    "certificate": Certificate,
     "continual": ContinualResults,
     "history": RankingEvaluation,
     "rank": RankResults,

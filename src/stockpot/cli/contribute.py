@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +11,11 @@ from stockpot.cli.options import AllowCode, Json, Quiet
 from stockpot.cli.output import Output
 from stockpot.cli.registry import DEFAULT, Place, opened
 from stockpot.errors import InputError
-from stockpot.files import write_json
 
 if TYPE_CHECKING:
     from stockpot.community.measuring import Meter
     from stockpot.registry import Registry
+    from stockpot.tangent.forgetting.schema import Certificate
 
 Tasks = Annotated[
     Path | None, typer.Option("--tasks", "-t", help="YAML file of the maintainer's tasks.")
@@ -195,8 +194,8 @@ def revert_command(
         digest = registry.manifest(done.model).digest
         dropped = [find_contribution(registry, each).name for each in done.dropped]
         _page(registry, found.line, html, out)
-    if certificate is not None:
-        write_json(certificate, done.certificate)
+    if certificate is not None and done.certificate is not None:
+        done.certificate.save(certificate)
     value = {
         "model": done.model,
         "digest": digest,
@@ -204,7 +203,7 @@ def revert_command(
         "contribution": done.contribution,
         "dropped": dropped,
         "rounds": [each.to_json() for each in done.rounds],
-        "certificate": done.certificate,
+        "certificate": done.certificate and done.certificate.to_json(),
     }
     words = f"{found.line} is at version {done.version}: {done.model[:12]}, without {found.name}"
     if dropped:
@@ -214,13 +213,13 @@ def revert_command(
     out.data(value, words)
 
 
-def _certificate_words(value: Mapping[str, Any]) -> str:
-    gap, residue = value["against_composed"], value["residue_of_subtracting"]
-    bits = "the bits" if gap["equal_bits"] else f"NOT the bits (off by {gap['weights']:.1e})"
+def _certificate_words(made: Certificate) -> str:
+    gap, residue = made.against_composed, made.residue_of_subtracting
+    bits = "the bits" if gap.equal_bits else f"NOT the bits (off by {gap.weights:.1e})"
     return (
-        f"certificate {value['digest'][:12]}: the sum has {bits} of one of the "
-        f"{len(value['kept'])} kept components; subtracting would have left "
-        f"{residue['numbers']:,} numbers different, by up to {residue['largest']:.1e}"
+        f"certificate {made.digest[:12]}: the sum has {bits} of one of the "
+        f"{len(made.kept)} kept components; subtracting would have left "
+        f"{residue.numbers:,} numbers different, by up to {residue.largest:.1e}"
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stockpot.cli.options import AllowCode, Json, Quiet, check_tangent_packages
 from stockpot.cli.output import Output
 from stockpot.errors import InputError
+
+if TYPE_CHECKING:
+    from stockpot.tangent.forgetting.schema import Certificate
 
 Run = Annotated[
     Path, typer.Argument(help="The folder `stockpot tangent train` wrote.", show_default=False)
@@ -58,7 +61,7 @@ def forget_command(
         quiet=quiet or as_json,
     )
     value = {**done.certificate.to_json(), "deleted": [str(path) for path in done.deleted]}
-    out.data(value, certificate_words(done.certificate.to_json()))
+    out.data(value, certificate_words(done.certificate))
     out.say(f"certificate: {done.path}")
 
 
@@ -80,41 +83,43 @@ def verify_command(
 
     out = Output(json=as_json, quiet=quiet)
     found = verify(certificate, recipe=recipe, run=run, retrain=retrain, quiet=quiet or as_json)
-    lines = [f"{'holds' if held else 'FAILS':>6}  {words}" for words, held in found.checks]
+    lines = [f"{'holds' if one.holds else 'FAILS':>6}  {one.check}" for one in found.checks]
     out.data(found.to_json(), "\n".join(lines))
     if not found.holds:
         raise typer.Exit(1)
 
 
-def certificate_words(value: dict[str, Any]) -> str:
+def certificate_words(made: Certificate) -> str:
     """A certificate for people."""
-    names = ", ".join(one["name"] for one in value["removed"])
-    rows = [f"removed: {names}; kept: {len(value['kept'])} components"]
-    for key, words in (
-        ("against_composed", "composed without it"),
-        ("against_retrained", "retrained without it"),
+    names = ", ".join(one.name for one in made.removed)
+    rows = [f"removed: {names}; kept: {len(made.kept)} components"]
+    for gap, words in (
+        (made.against_composed, "composed without it"),
+        (made.against_retrained, "retrained without it"),
     ):
-        gap = value[key]
         if gap is not None:
-            bits = "the same bits" if gap["equal_bits"] else "NOT the same bits"
+            bits = "the same bits" if gap.equal_bits else "NOT the same bits"
             rows.append(
                 f"against a model {words}: {bits}; largest difference in weights "
-                f"{gap['weights']:.1e}, in outputs {gap['outputs']:.1e}"
+                f"{gap.weights:.1e}, in outputs {gap.outputs or 0.0:.1e}"
             )
-    residue = value["residue_of_subtracting"]
+    residue, seconds = made.residue_of_subtracting, made.seconds
     rows.append(
-        f"subtracting instead would have left {residue['numbers']:,} numbers different, "
-        f"by up to {residue['largest']:.1e}"
+        f"subtracting instead would have left {residue.numbers:,} numbers different, "
+        f"by up to {residue.largest:.1e}"
     )
-    for when in ("before", "after"):
-        auc, accuracy = value["membership"][when], value["accuracy"][when]
+    assert made.membership is not None
+    assert made.accuracy is not None
+    assert seconds is not None
+    for when, auc, accuracy in (
+        ("before", made.membership.before, made.accuracy.before),
+        (" after", made.membership.after, made.accuracy.after),
+    ):
         rows.append(
-            f"{when:>6}: membership AUC {auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f}, "
-            f"chance 0.5); accuracy on removed {accuracy['removed']:.1%}, "
-            f"on test {accuracy['test']:.1%}"
+            f"{when}: membership AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}, "
+            f"chance 0.5); accuracy on removed {accuracy.removed:.1%}, on test {accuracy.test:.1%}"
         )
-    seconds = value["seconds"]
-    told = f"forgetting took {seconds['forgetting']:.2g} s"
-    if seconds["training_the_rest"] is not None:
-        told += f", training the rest takes {seconds['training_the_rest']:.2g} s"
-    return "\n".join([*rows, told])
+    said = f"forgetting took {seconds.forgetting:.2g} s"
+    if seconds.training_the_rest is not None:
+        said += f", training the rest takes {seconds.training_the_rest:.2g} s"
+    return "\n".join([*rows, said])

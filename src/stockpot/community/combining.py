@@ -14,6 +14,7 @@ from stockpot.errors import InputError
 from stockpot.merging import get_method, merge
 from stockpot.provenance import FILE_NAME, Parent, Record, write_card, write_record
 from stockpot.registry import Link, Manifest, Registry, add, checkout
+from stockpot.registry.documents import Document
 
 TANGENT = "tangent"
 
@@ -27,7 +28,7 @@ class Round:
     parameters: Mapping[str, Any]
     model: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         own = {"contributions": list(self.contributions), "parameters": dict(self.parameters)}
         return {**vars(self), **own}
 

@@ -10,7 +10,7 @@ from typing import Any
 from stockpot.errors import InputError
 from stockpot.files import digest
 from stockpot.registry import Link, Registry, add
-from stockpot.registry.documents import sealed
+from stockpot.registry.documents import Document, sealed
 
 SCHEMA = 1
 FINETUNE, COMPONENT = "finetune", "component"
@@ -36,7 +36,7 @@ class Contribution:
     def id(self) -> str:
         return digest(self.to_json())[:16]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         return {"schema": SCHEMA, **vars(self)}
 
 

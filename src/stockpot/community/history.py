@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stockpot.community.combining import TANGENT, Round, combine, parse_round
 from stockpot.community.contribution import (
@@ -21,6 +21,10 @@ from stockpot.community.contribution import (
 from stockpot.community.measuring import Meter, words
 from stockpot.errors import InputError, StockpotError
 from stockpot.registry import Registry, checkout
+from stockpot.registry.documents import Document
+
+if TYPE_CHECKING:
+    from stockpot.tangent.forgetting.schema import Certificate
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Reverted:
     contribution: str
     dropped: tuple[str, ...]
     rounds: tuple[Round, ...]
-    certificate: Mapping[str, Any] | None = None
+    certificate: Certificate | None = None
 
 
 def history(registry: Registry, line: str, *, whole: bool = True) -> History:
@@ -162,7 +166,7 @@ def revert(
         said += (
             f"; with it went {', '.join(names[each].name for each in dropped)}, which had seen it"
         )
-    event: dict[str, Any] = {
+    event: Document = {
         "what": "revert",
         "contribution": found.id,
         "dropped": dropped,
@@ -170,7 +174,7 @@ def revert(
         "words": said,
     }
     if certificate is not None:
-        event["certificate"] = certificate
+        event["certificate"] = certificate.to_json()
     event |= measured(registry, model, meter)
     version = registry.advance(found.line, model, event, after=past.versions)
     return Reverted(model, version, found.id, tuple(dropped), tuple(rounds), certificate)
@@ -178,7 +182,7 @@ def revert(
 
 def _certificate(
     registry: Registry, past: History, rounds: Sequence[Round], model: str
-) -> dict[str, Any]:
+) -> Certificate:
     from stockpot.community.forgetting import certify_revert
 
     known = KnownContributions(registry)
@@ -217,7 +221,7 @@ def replay(registry: Registry, line: str) -> str:
     return before
 
 
-def measured(registry: Registry, model: str, meter: Meter | None) -> dict[str, Any]:
+def measured(registry: Registry, model: str, meter: Meter | None) -> Document:
     """Scores of a version for its event; nothing without tasks."""
     if meter is None or not meter.tasks:
         return {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from stockpot.community.tasks import MaintainerTask, Scores
 from stockpot.evaluation import Estimate, paired_bootstrap
@@ -62,10 +61,10 @@ def fall(lambdas: list[float], values: list[Scores]) -> float:
     return barrier(lambdas, [float(each.mean()) for each in values])
 
 
-def task_json(estimate: Estimate) -> dict[str, Any]:
+def task_json(estimate: Estimate) -> dict[str, object]:
     """Numbers of a comparison for a document."""
     gap = estimate.difference
-    value: dict[str, Any] = dict(estimate.overall.to_json())
+    value: dict[str, object] = dict(estimate.overall.to_json())
     if gap is not None:
         value["difference"] = {"mean": gap.mean, "low": gap.low, "high": gap.high}
     return value

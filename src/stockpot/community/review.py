@@ -59,7 +59,7 @@ class Check:
     name: str
     passed: bool
     words: str
-    numbers: dict[str, Any]
+    numbers: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Review:
         failed = [f"{check.name}: {check.words}" for check in self.checks if not check.passed]
         return "; ".join(failed) or "nothing speaks against it"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         return {
             "schema": 1,
             "contribution": self.contribution,

@@ -20,6 +20,7 @@ from stockpot.community.measuring import Meter, is_worse
 from stockpot.community.review import last_review
 from stockpot.errors import InputError
 from stockpot.registry import Manifest, Registry, checkout
+from stockpot.registry.documents import Document
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def accept(
         _check_holds(registry, made, before, meter)
     turn = Round(tuple(sorted(each.id for each in found)), method, dict(parameters or {}), made.id)
     names = ", ".join(sorted(each.name for each in found))
-    event: dict[str, Any] = {"what": "accept", "round": number, **turn.to_json()}
+    event: Document = {"what": "accept", "round": number, **turn.to_json()}
     event["words"] = f"round {number}: {names} by {method}"
     event |= measured(registry, made.id, meter)
     if not force:

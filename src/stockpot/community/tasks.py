@@ -27,8 +27,8 @@ class MaintainerTask(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$", description="one word")
-    task: dict[str, Any] = Field(description="the data, as in a recipe")
-    backbone: dict[str, Any] = Field(
+    task: Mapping[str, Any] = Field(description="the data, as in a recipe")
+    backbone: Mapping[str, Any] = Field(
         description="kind, pooling and the like, as in a recipe; for transformers and timm the "
         "name is the model folder, for functions the weights are"
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from stockpot.continual.methods import METHODS, Strategy
 from stockpot.continual.recipe import ContinualRecipe, Setting
 from stockpot.continual.splits import Stream, deal
-from stockpot.execution import Job
+from stockpot.execution import Arguments, Job
 from stockpot.execution.arguments import JobMaker, backbone_argument, data_argument
 from stockpot.tangent.statistics import FeatureMap
 from stockpot.tasks import Task
@@ -150,7 +149,7 @@ class _Builder:
         if method.trains != "tangent":
             square = method.trains == "square"
             base = self.recipe.square_settings() if square else self.recipe.nonlinear
-        arguments: dict[str, Any] = {
+        arguments: Arguments = {
             "name": name,
             "rows": rows.tolist(),
             "settings": base.model_copy(update={"kappa": kappa}).model_dump(mode="json"),

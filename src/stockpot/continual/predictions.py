@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,10 +66,14 @@ class Setup:
         return [self.inputs[f"task-{index}"] / file for index in range(len(self.tasks))]
 
 
-def predictions(setup: Setup, method: str) -> tuple[np.ndarray, dict[str, Any]]:
+Notes = dict[str, float | None]
+"""What is worth noting of a method's predictions, as ``MethodNotes`` has it for one trial."""
+
+
+def predictions(setup: Setup, method: str) -> tuple[np.ndarray, Notes]:
     """Predicted classes (T, N), or (1, N) for joint training, and what is worth noting."""
     row = METHODS[method]
-    notes: dict[str, Any] = {}
+    notes: Notes = {}
     start = time.perf_counter()
     if row.combine in ("statistics", "means"):
         outputs = _of_statistics(setup, row.combine == "means", notes)
@@ -118,7 +121,7 @@ def _of_states(setup: Setup, combine: str, trains: str) -> Iterator[np.ndarray]:
         yield outputs
 
 
-def _of_statistics(setup: Setup, means: bool, notes: dict[str, Any]) -> Iterator[np.ndarray]:
+def _of_statistics(setup: Setup, means: bool, notes: Notes) -> Iterator[np.ndarray]:
     """Statistics, one component a task, from feature vectors that were kept."""
     assert setup.features is not None
     composer = StatisticsComposer(

@@ -98,7 +98,7 @@ class ContinualRecipe(_Strict):
     nonlinear: TangentSettings = Field(
         TangentSettings(loss="cross_entropy"), description="training of non-linear models"
     )
-    nonlinear_square: dict[str, Any] = Field(
+    nonlinear_square: dict[str, bool | int | float | str | None] = Field(
         {}, description="changes to `nonlinear` where it trains with the square loss"
     )
     kappa: dict[Mode, float] = Field(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from stockpot.evaluation import paired_bootstrap
 from stockpot.evaluation.intervals import Estimate, Interval
 from stockpot.execution import Job, in_order
 from stockpot.provenance import versions
+from stockpot.reading import read_json
 from stockpot.tasks import Task
 
 PAIRS = (
@@ -142,7 +142,9 @@ def _method(
             for values in (matrices.mean(axis=0) if len(matrices) else ())
         ),
         seconds=_training_seconds(name, cells, folders),
-        notes=_merged([_json(folders[cell.evaluations[name]] / "notes.json") for cell in cells]),
+        notes=_merged(
+            [read_json(folders[cell.evaluations[name]] / "notes.json") for cell in cells]
+        ),
         # The bootstrap is linear and may leave the range of an accuracy near its ends.
         final=Interval(
             *(min(max(end, 0.0), 1.0) for end in (overall.mean, overall.low, overall.high))
@@ -212,8 +214,8 @@ def _training_seconds(
         total = sum(_seconds(folders[job]) for job in cell.trained[name])
         evaluation = cell.evaluations[name]
         if "phi" in evaluation.inputs:
-            made = _json(folders[evaluation.inputs["phi"]] / "phi.json")
-            notes = _json(folders[evaluation] / "notes.json")
+            made = read_json(folders[evaluation.inputs["phi"]] / "phi.json")
+            notes = read_json(folders[evaluation] / "notes.json")
             total += made["seconds_per_row"] * len(cell.stream.rows) + notes["solve_seconds"]
         totals.append(total)
     return float(np.mean(totals))
@@ -221,7 +223,7 @@ def _training_seconds(
 
 def _merged(notes: Sequence[Mapping[str, Any]]) -> MethodNotes:
     """Largest gaps, mean times, and the penalties that were chosen."""
-    merged: dict[str, Any] = {}
+    merged: dict[str, float | list[float]] = {}
     for key in notes[0]:
         values = [each[key] for each in notes]
         if key.startswith("gap") or key == "component_bytes":
@@ -234,9 +236,4 @@ def _merged(notes: Sequence[Mapping[str, Any]]) -> MethodNotes:
 
 
 def _seconds(folder: Path) -> float:
-    return float(_json(folder / "done.json")["seconds"])
-
-
-def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return float(read_json(folder / "done.json")["seconds"])

@@ -2,10 +2,11 @@
 
 from stockpot.execution.backends import Local, Serial, make_backend
 from stockpot.execution.cluster import Ray
-from stockpot.execution.job import Backend, Job, in_order
+from stockpot.execution.job import Arguments, Backend, Job, in_order
 from stockpot.execution.run import run_all, run_jobs
 
 __all__ = [
+    "Arguments",
     "Backend",
     "Job",
     "Local",

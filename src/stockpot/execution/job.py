@@ -12,6 +12,9 @@ from typing import Any, Protocol
 from stockpot.files import digest
 from stockpot.version import VERSION
 
+Arguments = dict[str, Any]
+"""Keyword arguments of a job's function: JSON values."""
+
 
 @dataclass(frozen=True, eq=False)
 class Job:

@@ -13,8 +13,8 @@ value would move by more than it may asks for ``precision=64`` instead; see ``wo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
-from typing import Any
 
 import numpy as np
 
@@ -208,17 +208,17 @@ class Moments:
         )
 
     # -------------------------------------------------------------------------------- to and fro
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, np.ndarray]:
         """Everything as arrays, for ``numpy.savez``; ``Moments.from_state`` reads it back."""
         names = ("shift", "scale", "products", "sums", "cross", "cubes", "lengths")
-        kept: dict[str, Any] = {name: getattr(self, name) for name in names}
+        kept: dict[str, np.ndarray] = {name: getattr(self, name) for name in names}
         kept["targets"] = np.stack([self.target_sums, self.target_squares])
         kept["fourths"] = np.array(self.fourths)
         kept["shape"] = np.array([self.rows, self.precision, int(self.classes is not None)])
         return kept
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Moments:
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> Moments:
         """The moments that ``state()`` described; more rows may be added."""
         rows, precision, classes = (int(each) for each in state["shape"])
         outputs = state["targets"].shape[1]

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from stockpot.files import write_text
 from stockpot.provenance import RunModel, read_models
@@ -28,7 +27,7 @@ def write_recipe(path: Path, prepared: Prepared, name: str, entry: ModelEntry) -
     if request.limit_per_domain is not None:
         training["limit_per_domain"] = request.limit_per_domain
     held_out: list[str] | str = list(request.held_out) or "all"
-    recipe: dict[str, Any] = {
+    recipe: dict[str, object] = {
         "title": f"{prepared.title}, from {name}",
         "task": _moved(
             request.task.model_dump(mode="json", exclude_none=True), prepared.root, path
@@ -68,7 +67,7 @@ def kept_models(tuned: Sequence[Tuned], title: str, output: Path) -> list[RunMod
     return list(found.values())
 
 
-def _moved(spec: dict[str, Any], root: Path, recipe: Path) -> dict[str, Any]:
+def _moved(spec: dict[str, object], root: Path, recipe: Path) -> dict[str, object]:
     """The spec with paths that start at ``root`` written from the recipe's folder."""
     here = recipe.parent.absolute()
 
@@ -79,8 +78,9 @@ def _moved(spec: dict[str, Any], root: Path, recipe: Path) -> dict[str, Any]:
     found = dict(spec)
     files = ("path", "weights") if found.get("kind") == "datasets" else _FILES
     for key in files:
-        if isinstance(found.get(key), str):
-            found[key] = moved(found[key])
+        value = found.get(key)
+        if isinstance(value, str):
+            found[key] = moved(value)
     for key in ("function", "name"):
         value = found.get(key)
         if isinstance(value, str):

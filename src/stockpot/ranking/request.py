@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from stockpot.errors import RecipeError, TaskError
+from stockpot.execution import Arguments
 from stockpot.execution.arguments import data_argument
 from stockpot.tasks.specs import (
     ArraySpec,
@@ -71,7 +72,7 @@ class Request(_Strict):
     sample: Sample = Field(Sample(), description="what the scores look at")
     training: Tuning = Field(Tuning(), description="one fine-tuning")
 
-    def rows_of(self, content: str, *, skip_corrupt: bool) -> dict[str, Any]:
+    def rows_of(self, content: str, *, skip_corrupt: bool) -> Arguments:
         """Arguments of a job that opens the task, whose fingerprint is ``content``: ``data`` for
         ``open_task``, ``split`` for ``split_task``.
         """

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from stockpot.errors import InputError
 from stockpot.execution import Backend
 from stockpot.ranking.beliefs import Beliefs, believe, trusted
 from stockpot.ranking.features import Extractor, Failed
+from stockpot.ranking.features.cache import LoadedFacts
 from stockpot.ranking.halving import Rung
 from stockpot.ranking.history import Table
 from stockpot.ranking.posterior import Posterior
@@ -182,7 +182,7 @@ class RankingRun:
             found = {name: value * scale for name, value in found.items()}
         return found
 
-    def facts(self, name: str) -> dict[str, Any]:
+    def facts(self, name: str) -> LoadedFacts:
         """What was measured of a model when it was run; empty if it was not."""
         made = self.scored.extracted.get(name)
         return {} if made is None else made.facts

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from stockpot.errors import RecipeError, TaskError
+from stockpot.execution import Arguments
 from stockpot.recycling.recipe import Auxiliary, Recipe
 from stockpot.tasks import Task, split_task
 from stockpot.tasks.task import quoted
@@ -81,12 +82,12 @@ def why_trained_on(name: str | None, held_out: Sequence[str], cells: int) -> str
     )
 
 
-def split_arguments(recipe: Recipe, held_out: Sequence[str] | None, trial: int) -> dict[str, Any]:
+def split_arguments(recipe: Recipe, held_out: Sequence[str] | None, trial: int) -> Arguments:
     """Arguments of ``split_task`` for a cell; ``held_out`` None: train on all, judge on nothing.
 
     Test rows are the same in all trials: averages over trials would else have trained on them.
     """
-    split: dict[str, Any] = {
+    split: Arguments = {
         "held_out": list(held_out or ()),
         "seed": hash_seed("split", recipe.seed, trial),
         "validation_fraction": recipe.training.validation_fraction,

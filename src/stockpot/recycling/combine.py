@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stockpot.backbones.backbone import State
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.evaluation import ensemble
 from stockpot.evaluation.connectivity import interpolate
@@ -19,8 +20,6 @@ from stockpot.recycling.schema import FrontierPoint, How
 from stockpot.recycling.starts import unusable
 from stockpot.training.mixing import Combine, mix
 from stockpot.training.rows import Outputs, Rows, all_finite, read_outputs
-
-State = dict[str, Any]
 
 # Steps of WiSE-FT's interpolation coefficient.
 _COEFFICIENTS = [round(0.1 * i, 1) for i in range(11)]

@@ -42,6 +42,7 @@ from stockpot.training import (
 from stockpot.training import (
     finetune as run_finetuning,
 )
+from stockpot.training.finetune import Diverged
 from stockpot.training.rows import (
     Outputs,
     Rows,
@@ -191,8 +192,11 @@ def finetune(
             if name.startswith("init") and (lost := read_metrics(folder).diverged)
         }
         if init["kind"] == "weights" and bad:
-            what = f"its auxiliary diverged: {bad['init'].what}"
-            why = {**bad["init"].to_json(), "what": what}
+            why: Diverged = {
+                "step": bad["init"].step,
+                "learning_rate": bad["init"].learning_rate,
+                "what": f"its auxiliary diverged: {bad['init'].what}",
+            }
             done = FineTuned(base, base, base, base if swad else None, {}, 0, 0, 0.0, [], why)
             _keep_run(out, rows, model, done, base, known)
             return
@@ -223,7 +227,7 @@ def _keep_run(
     states = {"best": done.best, "average": rows.ready(model, done.average)}
     if done.swad is not None:
         states["swad"] = rows.ready(model, done.swad)
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, dict[str, float]] = {}
     for name, state in states.items():
         model.load_state(state)
         outputs = rows.outputs(model, test=name == "best")
@@ -393,7 +397,7 @@ def connectivity(
     write_json(out / "connectivity.json", curves)
 
 
-def _numbers(rows: Rows, outputs: Outputs) -> dict[str, Any]:
+def _numbers(rows: Rows, outputs: Outputs) -> dict[str, float]:
     return {**rows.metrics(outputs), "plain_score": rows.plain_score(outputs)}
 
 

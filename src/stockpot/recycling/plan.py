@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from stockpot.execution import Job
+from stockpot.execution import Arguments, Job
 from stockpot.execution.arguments import JobMaker, backbone_argument, data_argument
 from stockpot.recycling.cells import (
     cell_name,
@@ -163,7 +163,7 @@ class _Builder:
         self.target = self._data(recipe.task, facts.task, training.limit_per_domain)
         self.backbone = backbone_argument(recipe.backbone, facts.backbone)
 
-    def _data(self, spec: BaseModel, content: str, limit: int | None) -> dict[str, Any]:
+    def _data(self, spec: BaseModel, content: str, limit: int | None) -> Arguments:
         skip_corrupt, seed = self.facts.skip_corrupt, self.recipe.seed
         return data_argument(spec, content, seed=seed, limit=limit, skip_corrupt=skip_corrupt)
 
@@ -219,7 +219,7 @@ class _Builder:
             drawn = self.hyperparameters(cell, self._draw(pool, index))
             plain = drawn == self.hyperparameters(cell, index)
             init, extra = starts[index % len(starts)]
-            arguments: dict[str, Any] = {
+            arguments: Arguments = {
                 **common,
                 "hyperparameters": drawn,
                 "seed": hash_seed("run", recipe.seed, cell.held_out, cell.trial, index),
@@ -282,7 +282,7 @@ class _Builder:
         content = self.facts.auxiliaries[auxiliary.name]
         training = self.recipe.training
         if auxiliary.weights is not None:
-            arguments: dict[str, Any] = {
+            arguments: Arguments = {
                 "backbone": self.backbone,
                 "weights": auxiliary.weights,
                 "content": content,
@@ -314,7 +314,7 @@ class _Builder:
         self.auxiliaries.setdefault(auxiliary.name, job)
         return job
 
-    def hyperparameters(self, cell: Cell, index: int) -> dict[str, Any]:
+    def hyperparameters(self, cell: Cell, index: int) -> Arguments:
         """Draw ``index`` of a trial, whatever is held out. Draw 0 takes the first values."""
         drawn = draw_hyperparameters(
             choices(self.recipe.training),
@@ -338,9 +338,7 @@ class _Builder:
             if name not in split["held_out"]
         }
 
-    def _auxiliary_settings(
-        self, auxiliary: Auxiliary, cell: Cell, limit: int | None
-    ) -> dict[str, Any]:
+    def _auxiliary_settings(self, auxiliary: Auxiliary, cell: Cell, limit: int | None) -> Arguments:
         """Those of run 0 with the auxiliary's own over them, and the loss of any task."""
         changes = auxiliary.training.model_dump(exclude_none=True)
         if "steps" in changes or "epochs" in changes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -330,8 +330,8 @@ def _table(recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]) 
     against = next(
         (name for name in ("soup_uniform", "erm", "linear_probe") if name in costs), None
     )
-    settings: dict[str, Any] = {"resamples": recipe.resamples, "seed": recipe.seed}
-    estimates = paired_bootstrap(scores[metric], **settings)
+    bootstrap = partial(paired_bootstrap, resamples=recipe.resamples, seed=recipe.seed)
+    estimates = bootstrap(scores[metric])
     labels = {name: PROTOCOLS[name].label for name in costs}
     compared = differences(
         trained,
@@ -344,7 +344,7 @@ def _table(recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]) 
     others = {
         f"{name} by {each.name}": own for each in beside for name, own in scores[each].items()
     }
-    also = paired_bootstrap(others, **settings) if others else {}
+    also = bootstrap(others) if others else {}
     rows = []
     for name, estimate in estimates.items():
         protocol = PROTOCOLS[name]

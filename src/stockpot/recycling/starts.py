@@ -16,6 +16,7 @@ from stockpot.evaluation.metrics import default_metric
 from stockpot.recycling.metrics import read_metrics
 from stockpot.recycling.schema import LeftOutRun
 from stockpot.training import FineTuned, PeriodicStock, linear_probe
+from stockpot.training.finetune import Diverged
 from stockpot.training.mixing import mix
 from stockpot.training.rows import Rows, read_outputs
 
@@ -80,7 +81,7 @@ def initial_state(
 
 def divergence(
     rows: Rows, model: Model, done: FineTuned | PeriodicStock, start: Start, learning_rate: float
-) -> dict[str, Any] | None:
+) -> Diverged | None:
     """Where and how a run became useless: non-finite, or far below the probe at its end."""
     if done.diverged is not None or not done.history:
         return done.diverged

@@ -179,13 +179,12 @@ def _laid_over(source: Path, overlay: Path, parts: Mapping[str, str]) -> Iterato
         yield folder
 
 
-def _about(source: Path) -> dict[str, Any]:
+def _about(source: Path) -> Any:
     """What a model folder says about its head; empty where it says nothing."""
     path = source / ABOUT
-    found: dict[str, Any] = {}
-    if path.is_file():
-        found = read_json(path, "what a model folder says about its head", error=CheckpointError)
-    return found
+    if not path.is_file():
+        return {}
+    return read_json(path, "what a model folder says about its head", error=CheckpointError)
 
 
 def _say_headless(path: Path, changes: Mapping[str, Any]) -> None:
@@ -209,7 +208,7 @@ def _write_joined(
         for name in under.names
         if name not in layout.names
     }
-    placed: dict[str, Any] = {}
+    placed: Mapping[str, Any] = {}
     if head is not None:
         placed = layout.place(over.read(f"{head}weight"), over.read(f"{head}bias"))
     _write(path, under, over, named, placed)

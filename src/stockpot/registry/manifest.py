@@ -19,7 +19,7 @@ from stockpot.errors import CheckpointError
 from stockpot.files import digest
 from stockpot.provenance import check_parent
 from stockpot.reading import parse_json
-from stockpot.registry.documents import NewerError
+from stockpot.registry.documents import Document, NewerError
 from stockpot.schema import fields
 
 SCHEMA = 1
@@ -95,7 +95,7 @@ class Manifest:
     sketch: str | None = None
     note: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Document:
         """A JSON value; canonical once its keys are sorted."""
         return {
             "schema": SCHEMA,
@@ -207,7 +207,7 @@ def _parse_link(value: Any) -> Link:
     return link
 
 
-def _parse_loss(value: Any) -> dict[str, Any] | None:
+def _parse_loss(value: Any) -> Document | None:
     if value is None:
         return None
     fields.name(value["option"], "lossy: option")
@@ -236,8 +236,8 @@ def _check_files(manifest: Manifest, model: str) -> None:
         raise _damaged(model, f"its files have {manifest.nbytes} bytes")
 
 
-def _file_json(file: File) -> dict[str, Any]:
-    value: dict[str, Any] = {"path": file.path, "size": file.size}
+def _file_json(file: File) -> Document:
+    value: Document = {"path": file.path, "size": file.size}
     if file.header is None:
         return {**value, "blob": file.blob}
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from stockpot.registry.index import Edge, Row
 from stockpot.registry.registry import Registry
@@ -30,7 +29,7 @@ def family(
 
 def lineage(
     rows: Sequence[Row], edges: Sequence[Edge], lines: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
+) -> dict[str, list[dict[str, object]]]:
     """Nodes and edges as ``report.tree.family_tree`` draws them.
 
     ``lines`` maps names of lines to the ids of their versions, which are drawn as such.
@@ -42,7 +41,7 @@ def lineage(
     }
     inner = {edge.parent for edge in edges}
     ending = {edge.child for edge in edges}
-    nodes = []
+    nodes: list[dict[str, object]] = []
     for row in rows:
         kind = row.kind
         if row.num not in ending and row.num in inner:
@@ -52,7 +51,7 @@ def lineage(
         label = f"{row.name} ({versions[row.id]})" if row.id in versions else row.name
         nodes.append({"id": row.id, "label": label, "kind": kind})
     names = {row.num: row.id for row in rows}
-    drawn = [
+    drawn: list[dict[str, object]] = [
         {
             "from": names[edge.parent],
             "to": names[edge.child],

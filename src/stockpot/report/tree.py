@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -62,7 +63,7 @@ class TreeEdge:
     weight: float | None
 
 
-def standalone(lineage: dict[str, Any]) -> str:
+def standalone(lineage: Mapping[str, Any]) -> str:
     """``lineage`` as an SVG file with its own colours, as wide as it is deep; light and dark."""
     drawing = family_tree(lineage, "tree", max(360.0, 230.0 * generations(lineage)), "Family tree")
     if not drawing:
@@ -75,13 +76,13 @@ def standalone(lineage: dict[str, Any]) -> str:
     )
 
 
-def generations(lineage: dict[str, Any]) -> int:
+def generations(lineage: Mapping[str, Any]) -> int:
     """How many columns the drawing has."""
     return max(depths(*_read(lineage)).values(), default=0) + 1
 
 
 def family_tree(
-    lineage: dict[str, Any],
+    lineage: Mapping[str, Any],
     ident: str,
     width: float,
     title: str = "Family tree of the final weights",
@@ -175,7 +176,7 @@ def gather(
     return kept, [TreeEdge(*name, weight) for name, weight in joined.items()]
 
 
-def _read(lineage: dict[str, Any]) -> tuple[list[Node], list[TreeEdge]]:
+def _read(lineage: Mapping[str, Any]) -> tuple[list[Node], list[TreeEdge]]:
     nodes = [
         Node(n["id"], n["label"], n["kind"], href=n.get("href", ""), here=n.get("here", False))
         for n in lineage.get("nodes", [])

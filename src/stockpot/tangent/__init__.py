@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from stockpot.tangent.composer import AverageComposer, Composed, Composer
     from stockpot.tangent.feeds import TensorFeed, cache_trunk
     from stockpot.tangent.fitting import train_component
-    from stockpot.tangent.forgetting.certificate import AuditData, Certificate, certify, outputs
+    from stockpot.tangent.forgetting.certificate import AuditData, certify, outputs
     from stockpot.tangent.forgetting.run import forget, verify
+    from stockpot.tangent.forgetting.schema import Certificate
     from stockpot.tangent.head import draw_head, save_head
     from stockpot.tangent.linear import TangentModel
     from stockpot.tangent.run import check, plan_recipe, train
@@ -71,8 +72,9 @@ __getattr__ = lazily(
         "composer": "AverageComposer Composed Composer",
         "feeds": "TensorFeed cache_trunk",
         "fitting": "train_component",
-        "forgetting.certificate": "AuditData Certificate certify outputs",
+        "forgetting.certificate": "AuditData certify outputs",
         "forgetting.run": "forget verify",
+        "forgetting.schema": "Certificate",
         "head": "draw_head save_head",
         "linear": "TangentModel",
         "run": "check plan_recipe train",

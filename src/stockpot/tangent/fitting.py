@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -189,7 +188,7 @@ class _Run:
 
     def load(self, path: Path) -> None:
         """Go on where ``save`` was called; a run of other settings starts anew."""
-        value: dict[str, Any] = torch.load(path, map_location=self.model.device, weights_only=True)
+        value = torch.load(path, map_location=self.model.device, weights_only=True)
         if value["key"] != self._key():
             return
         self.step = value["step"]

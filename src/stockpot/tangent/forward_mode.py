@@ -13,7 +13,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +65,7 @@ class _PlainHardsigmoid(TorchFunctionMode):
     _NAMES = ("hardsigmoid", "hardsigmoid_")
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if getattr(func, "__name__", "") in self._NAMES:
             return torch.nn.functional.relu6(args[0] + 3) / 6

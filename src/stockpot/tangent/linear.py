@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -57,20 +57,18 @@ class TangentModel:
     ) -> None:
         self.precision = precision
         self.dtype: torch.dtype = getattr(torch, precision)
-        wanted: dict[str, Any] = {
-            "parameters": parameters,
-            "from_block": from_block,
-            "head": head,
-            "example": example,
-        }
-        self._wanted = wanted
-        self._halves = split_module(module, **wanted)
+        split = partial(
+            split_module, parameters=parameters, from_block=from_block, head=head, example=example
+        )
+        self._halves = split(module)
         self.base_digest, self.head_digest = _digests(self._halves)
         kinds = {p.dtype for p in module.parameters()}
         if kinds - {self.dtype}:
             module = copy.deepcopy(module).to(self.dtype)
-            wanted["example"] = _cast(example, next(module.parameters()).device, self.dtype)
-            self._halves = split_module(module, **wanted)
+            cast = _cast(example, next(module.parameters()).device, self.dtype)
+            split = partial(split, example=cast)
+            self._halves = split(module)
+        self._split = split
         module.eval()
         self._upper = self._halves.upper
         self._bind()
@@ -130,7 +128,7 @@ class TangentModel:
 
     def widened(self) -> TangentModel:
         """The same on a float64 copy of the module."""
-        return TangentModel(self.module, precision="float64", **self._wanted)
+        return TangentModel(self.module, precision="float64", **self._split.keywords)
 
     def zeros(self) -> dict[str, Tensor]:
         """A delta of zeros, float32 (float64 under that precision), with the weights' strides."""

@@ -108,6 +108,6 @@ def from_arrays(arrays: Sequence[np.ndarray], about: Mapping[str, Any]) -> Compo
     return component
 
 
-def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _shared(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """What components of one base have in common: the head's columns, the feature map."""
     return {name: settings[name] for name in ("head_classes", "features") if name in settings}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from stockpot.backbones.backbone import State
 from stockpot.backbones.model import Model
@@ -17,6 +17,14 @@ from stockpot.training.hyperparameters import HyperParameters
 from stockpot.training.trainer import Trainer
 
 _RESUME = "trainer.pt"
+
+
+class Diverged(TypedDict):
+    """Where a run became useless, and how: as ``metrics.json`` has it."""
+
+    step: int
+    learning_rate: float
+    what: str
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class FineTuned:
     steps: int
     seconds: float
     history: list[dict[str, Any]]
-    diverged: dict[str, Any] | None
+    diverged: Diverged | None
 
 
 def finetune(
@@ -123,7 +131,7 @@ def _result(trainer: Trainer, start: State, snapshots: Sequence[int], swad: bool
     )
 
 
-def describe(error: DivergedError) -> dict[str, Any]:
+def describe(error: DivergedError) -> Diverged:
     """How ``metrics.json`` and ``results.json`` say that a run diverged."""
     what = f"the {error.what} is not finite"
     return {"step": error.step, "learning_rate": error.learning_rate, "what": what}

@@ -18,7 +18,7 @@ from stockpot.files import write_json
 from stockpot.progress import progress
 from stockpot.tasks import Split, Task
 from stockpot.training.feed import Feed
-from stockpot.training.finetune import describe
+from stockpot.training.finetune import Diverged, describe
 from stockpot.training.hyperparameters import HyperParameters
 from stockpot.training.mixing import mix
 from stockpot.training.trainer import Trainer, is_stopped
@@ -40,7 +40,7 @@ class PeriodicStock:
     steps: int
     seconds: float
     history: list[dict[str, Any]]
-    diverged: dict[str, Any] | None
+    diverged: Diverged | None
 
 
 def stock(states: Sequence[Mapping[str, Tensor]], anchor: Mapping[str, Tensor]) -> State:

@@ -265,14 +265,14 @@ def _parent(edge: Edge, known: Mapping[int, Row]) -> ParentView:
 
 def _linked(
     rows: list[Row], edges: list[Edge], lines: Iterable[LineView], here: str | None = None
-) -> dict[str, Any]:
+) -> dict[str, list[dict[str, object]]]:
     versions = {line.name: models_of(line.versions) for line in lines}
     drawing = lineage(rows, edges, versions)
     for node in drawing["nodes"]:
         if node["id"] == here:
             node["here"] = True
         else:
-            node["href"] = address(node["id"])
+            node["href"] = address(str(node["id"]))
     return drawing
 
 

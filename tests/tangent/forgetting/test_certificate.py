@@ -14,7 +14,7 @@ from stockpot.errors import InputError
 from stockpot.tangent import AverageComposer, TangentModel, train_component
 from stockpot.tangent.forgetting import certify
 from stockpot.tangent.forgetting.certificate import AuditData, compare
-from stockpot.tangent.forgetting.run import read_certificate
+from stockpot.tangent.forgetting.schema import Certificate
 from stockpot.tangent.settings import TangentSettings
 from tests.tangent.core.tiny import Network
 from tests.tangent.statistics.tiny import composer as statistics_composer
@@ -80,7 +80,7 @@ def test_what_is_left_has_the_bits_of_never_having_had_it(world) -> None:
     composer, parts, *_ = world
     whole = composer.compose(parts)
     after, made = certify(whole, ["site-1"], evidence(world), training_seconds=3.0)
-    content = made.content
+    content = made.to_json()
     assert made.exact
     assert after.digest == composer.compose([parts[2], parts[0]]).digest == content["after"]
     assert content["before"] == whole.digest != content["after"]
@@ -97,10 +97,10 @@ def test_what_is_left_has_the_bits_of_never_having_had_it(world) -> None:
 def test_membership_shows_before_and_goes_to_chance(deltas) -> None:
     composer, parts, *_ = deltas
     _, made = certify(composer.compose(parts), ["site-1"], evidence(deltas))
-    before, after = (made.content["membership"][when] for when in ("before", "after"))
+    before, after = (made.to_json()["membership"][when] for when in ("before", "after"))
     assert before["low"] > 0.55
     assert after["low"] <= 0.5 <= after["high"]
-    assert made.content["accuracy"]["before"]["removed"] > 0.35
+    assert made.to_json()["accuracy"]["before"]["removed"] > 0.35
 
 
 def test_retrained_components_are_compared(deltas) -> None:
@@ -108,11 +108,11 @@ def test_retrained_components_are_compared(deltas) -> None:
     whole = composer.compose(parts)
     _, same = certify(whole, ["site-1"], evidence(deltas), retrained=[parts[2], parts[0]])
     assert same.exact
-    assert same.content["against_retrained"]["equal_components"]
+    assert same.to_json()["against_retrained"]["equal_components"]
     moved = {n: t + 1e-3 for n, t in parts[2].tensors.items()}
     others = [parts[0], replace(parts[2], tensors=moved)]
     _, other = certify(whole, ["site-1"], evidence(deltas), retrained=others)
-    gap = other.content["against_retrained"]
+    gap = other.to_json()["against_retrained"]
     assert not other.exact
     assert gap["weights"] == pytest.approx(5e-4, rel=1e-3)
     assert gap["outputs"] > 0
@@ -124,7 +124,7 @@ def test_given_weights_stay_with_their_components(deltas) -> None:
     whole = composer.compose(parts, [0.5, 0.3, 0.2])
     after, made = certify(whole, ["site-1"], evidence(deltas), retrained=[parts[2], parts[0]])
     assert made.exact
-    assert made.content["weights"] == [0.5, 0.2]
+    assert made.to_json()["weights"] == [0.5, 0.2]
     assert after.digest == composer.compose([parts[0], parts[2]], [0.5, 0.2]).digest
     stranger = replace(parts[0], task="nobody")
     with pytest.raises(InputError, match="nobody"):
@@ -141,7 +141,7 @@ def test_two_go_at_once(world) -> None:
 def test_differences_are_found(world) -> None:
     composer, parts, *_ = world
     gap = compare(composer.compose(parts), composer.compose(parts[:2]), evidence(world))
-    assert not gap.bits
+    assert not gap.equal_bits
     assert gap.weights > 0
     assert gap.outputs > 0
 
@@ -158,10 +158,15 @@ def test_removing_all_or_strangers_is_refused(world) -> None:
 def test_a_changed_certificate_has_another_digest(world, tmp_path: Path) -> None:
     composer, parts, *_ = world
     _, made = certify(composer.compose(parts), ["site-1"], evidence(world))
-    value = read_certificate(made.save(tmp_path / "certificate.json"))
+    path = made.save(tmp_path / "certificate.json")
+    assert Certificate.load(path) == (made, True)
+    value = json.loads(path.read_text())
     assert value["digest"] == made.digest
-    assert value == json.loads((tmp_path / "certificate.json").read_text())
+    path.write_text(json.dumps({**value, "after": "0" * 64}))
+    again, whole = Certificate.load(path)
+    assert not whole
+    assert again.digest != made.digest
     for text in ("{}", "[1", '{"kind": "forgetting-certificate"}'):
         (tmp_path / "other.json").write_text(text)
         with pytest.raises(InputError, match="certificate"):
-            read_certificate(tmp_path / "other.json")
+            Certificate.load(tmp_path / "other.json")

@@ -13,18 +13,35 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 
 from stockpot.files import atomic_file, write_json
 from stockpot.ranking.gram import Moments
 
+if TYPE_CHECKING:
+    from stockpot.ranking.fennec.archi2vec import OperationsJson
+
 CHUNK = 128
 Keep = Literal["features", "moments"]
 Arrays = dict[str, np.ndarray]
 
 _TOLERANCE = 1e-3
+
+
+class LoadedFacts(TypedDict, total=False):
+    """What is known of a model once it was run; ``operations``: what ``archi2vec`` looks at."""
+
+    name: str
+    parameters: int
+    dimensions: int
+    layers: int
+    fingerprint: str
+    operations: OperationsJson
+    seconds: float
+    loading_seconds: float
+    seconds_per_example: float
 
 
 class FeatureCache:
@@ -37,7 +54,7 @@ class FeatureCache:
     def __init__(self, folder: Path, keep: Keep = "features") -> None:
         self.folder = folder
         self.keep = keep
-        self.about: dict[str, Any] = self._read_about()
+        self.about = self._read_about()
 
     @property
     def chunks(self) -> int:
@@ -62,7 +79,7 @@ class FeatureCache:
     def add_moments(self, moments: Moments, chunks: int, seconds: float) -> None:
         """Replace the running moments by those over ``chunks`` chunks."""
         with atomic_file(self._moments) as temporary, temporary.open("wb") as handle:
-            np.savez(handle, **moments.state(), chunks=np.array(chunks))
+            np.savez(handle, **{**moments.state(), "chunks": np.array(chunks)})  # type: ignore[arg-type]
         self.describe({"seconds": round(self.seconds + seconds, 4)})
 
     def moments(self) -> Moments | None:
@@ -88,7 +105,7 @@ class FeatureCache:
         """Time spent on what is there."""
         return float(self.about.get("seconds", 0.0))
 
-    def describe(self, facts: Mapping[str, Any]) -> None:
+    def describe(self, facts: LoadedFacts) -> None:
         """Join facts to ``about.json``."""
         self.about = {**self.about, **facts}
         write_json(self.folder / "about.json", self.about)
@@ -100,9 +117,9 @@ class FeatureCache:
     def _moments(self) -> Path:
         return self.folder / "moments.npz"
 
-    def _read_about(self) -> dict[str, Any]:
+    def _read_about(self) -> LoadedFacts:
         try:
-            found: dict[str, Any] = json.loads((self.folder / "about.json").read_text("utf-8"))
+            found: LoadedFacts = json.loads((self.folder / "about.json").read_text("utf-8"))
         except (OSError, ValueError):
             return {}
         return found

@@ -14,7 +14,7 @@ import numpy as np
 from stockpot.backbones.backbone import Backbone, load_backbone
 from stockpot.errors import BackboneError, InputError, OutputError
 from stockpot.files import digest
-from stockpot.ranking.features.cache import CHUNK, Arrays, FeatureCache, Keep
+from stockpot.ranking.features.cache import CHUNK, Arrays, FeatureCache, Keep, LoadedFacts
 from stockpot.ranking.features.revision import revision
 from stockpot.ranking.gram import Moments
 from stockpot.ranking.zoo import FeatureEntry, ModelEntry
@@ -39,7 +39,7 @@ class Extracted:
     name: str
     rows: Array
     arrays: Arrays
-    facts: dict[str, Any]
+    facts: LoadedFacts
     seconds: float
     reused: bool
     moments: Moments | None = None
@@ -93,7 +93,7 @@ class Extractor:
         if isinstance(entry, FeatureEntry):
             arrays = read_features(self.root / Path(entry.path).expanduser(), len(self.task))
             taken = {key: values[rows] for key, values in arrays.items()}
-            facts = {"dimensions": int(taken["features"].shape[1])}
+            facts: LoadedFacts = {"dimensions": int(taken["features"].shape[1])}
             return Extracted(name, rows, taken, facts, 0.0, True)
         cache = self.open(name, entry)
         wanted = -(-len(rows) // CHUNK)
@@ -235,7 +235,7 @@ class _Reader:
         body.module.to(self.device).eval()
         self.head = _head(entry, root, body.feature_dim)
 
-    def facts(self, task: Task) -> dict[str, Any]:
+    def facts(self, task: Task) -> LoadedFacts:
         """What is known of a model once it is loaded."""
         from stockpot.ranking.fennec.archi2vec import operation_graph
 

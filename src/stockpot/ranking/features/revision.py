@@ -6,7 +6,6 @@ import importlib.util
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from stockpot.checkpoints import open_checkpoint
 from stockpot.errors import BackboneError
@@ -31,12 +30,13 @@ def revision(entry: ModelEntry | FeatureEntry, root: Path) -> str:
             raise BackboneError(f"there is no features file {path}")
         return digest(["features", file_digest(path)])
     spec = entry.spec
-    parts: dict[str, Any] = {"spec": spec.model_dump(mode="json", exclude={"weights"})}
+    declared = spec.model_dump(mode="json", exclude={"weights"})
+    parts: dict[str, object] = {"spec": declared}
     if spec.weights is not None:
         parts["weights"] = _weights(root / Path(spec.weights).expanduser())
     if spec.kind == "function":
         parts["code"] = file_digest(_source_file(spec.name, root))
-        parts["spec"]["name"] = spec.name.rpartition(":")[2]
+        declared["name"] = spec.name.rpartition(":")[2]
     else:
         folder = root / Path(spec.name).expanduser()
         require(spec.kind, f"the model '{entry.label}'")
@@ -46,7 +46,7 @@ def revision(entry: ModelEntry | FeatureEntry, root: Path) -> str:
             needed = f"needs the package '{spec.kind}', which is not installed"
             raise BackboneError(f"the model '{entry.label}' {needed}") from error
         if folder.is_dir():
-            parts["spec"]["name"] = "."
+            declared["name"] = "."
             parts["weights of the folder"] = _weights(folder)
             files = [folder / name for name in _CONFIGURATION]
             parts["configuration"] = [file_digest(file) for file in files if file.is_file()]

@@ -17,7 +17,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -26,6 +26,14 @@ from stockpot.errors import BackboneError
 ITERATIONS = 2
 DIMENSIONS = 128
 PARAMETER = "parameter"
+
+
+class OperationsJson(TypedDict):
+    """An ``OperationGraph`` as plain data: names once, numbers after."""
+
+    names: list[str]
+    labels: list[int]
+    edges: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,8 @@ class OperationGraph:
     labels: tuple[str, ...]
     edges: tuple[tuple[int, int], ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, small: names once, numbers after."""
+    def to_json(self) -> OperationsJson:
+        """Plain data, small."""
         names = sorted(set(self.labels))
         return {
             "names": names,
@@ -49,7 +57,7 @@ class OperationGraph:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> OperationGraph:
+    def from_json(cls, value: OperationsJson) -> OperationGraph:
         """What ``to_json`` wrote."""
         labels = tuple(value["names"][index] for index in value["labels"])
         return cls(labels, tuple((int(a), int(b)) for a, b in value["edges"]))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from pydantic import computed_field
 
 from stockpot.errors import InputError
 from stockpot.ranking.history.table import Array, Table
+from stockpot.results import ResultPart
 
 MISPLACED_POINTS = 6.0
 
 
-@dataclass(frozen=True)
-class Misplaced:
+class Misplaced(ResultPart):
     """A model whose values look right as a set and wrong by column.
 
     ``distance``: mean distance to the reference row, in points; ``sorted_distance``: the same after
@@ -26,6 +25,7 @@ class Misplaced:
     distance: float
     sorted_distance: float
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def reason(self) -> str:
         """One line for people."""
@@ -33,14 +33,6 @@ class Misplaced:
             f"values in the wrong columns: {self.distance:.1f} points from the reference row on "
             f"average, {self.sorted_distance:.1f} once both are sorted"
         )
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "distance": self.distance,
-            "sorted_distance": self.sorted_distance,
-            "reason": self.reason,
-        }
 
 
 def find_misplaced_rows(
@@ -72,7 +64,7 @@ def find_misplaced_rows(
         distance = float(np.abs(here - there).mean())
         ordered = float(np.abs(np.sort(here) - np.sort(there)).mean())
         if distance > points and ordered < ratio * distance:
-            found.append(Misplaced(model, distance, ordered))
+            found.append(Misplaced(model=model, distance=distance, sorted_distance=ordered))
     return found
 
 

@@ -8,10 +8,8 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +17,7 @@ from stockpot.errors import InputError, OutputError
 from stockpot.ranking.history.cleaning import Misplaced, find_misplaced_rows
 from stockpot.ranking.history.importers import Imported, read_metadata, read_results
 from stockpot.ranking.history.table import Fact, Table
+from stockpot.results import ResultPart
 
 _VERSION = 1
 _SCHEMA = """
@@ -37,8 +36,7 @@ CREATE TABLE IF NOT EXISTS results (
 """
 
 
-@dataclass(frozen=True)
-class ImportReport:
+class ImportReport(ResultPart):
     """What an import brought: counts, the rows set aside with their reasons, and notes."""
 
     path: str
@@ -48,17 +46,6 @@ class ImportReport:
     results: int
     aside: tuple[Misplaced, ...]
     notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "path": self.path,
-            "format": self.format,
-            "models": self.models,
-            "tasks": self.tasks,
-            "results": self.results,
-            "aside": [each.to_json() for each in self.aside],
-            "notes": list(self.notes),
-        }
 
 
 class Store:
@@ -188,13 +175,13 @@ class Store:
             {task: table.group(task) for task in table.tasks},
         )
         return ImportReport(
-            str(path),
-            found.format,
-            len(table.models),
-            len(table.tasks),
-            len(rows),
-            tuple(aside),
-            (*found.notes, *suspicious_zeros(table)),
+            path=str(path),
+            format=found.format,
+            models=len(table.models),
+            tasks=len(table.tasks),
+            results=len(rows),
+            aside=tuple(aside),
+            notes=(*found.notes, *suspicious_zeros(table)),
         )
 
     def table(self, *, metric: str | None = None, include_aside: bool = False) -> Table:
@@ -263,7 +250,7 @@ class Store:
         rows = self._connection.execute("SELECT DISTINCT metric FROM results ORDER BY metric")
         return [metric for (metric,) in rows]
 
-    def sources(self) -> list[dict[str, Any]]:
+    def sources(self) -> list[dict[str, str | int]]:
         """Per source: results, models, tasks, set aside."""
         rows = self._connection.execute(
             "SELECT source, count(*), count(DISTINCT model), count(DISTINCT task), "

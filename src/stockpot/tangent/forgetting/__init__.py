@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from stockpot.extras import lazily
 
 if TYPE_CHECKING:
-    from stockpot.tangent.forgetting.certificate import Certificate, certify
-    from stockpot.tangent.forgetting.membership import Auc, auc
+    from stockpot.tangent.forgetting.certificate import certify
+    from stockpot.tangent.forgetting.membership import auc
+    from stockpot.tangent.forgetting.schema import Auc, Certificate
 
 __all__ = [
     "Auc",
@@ -20,7 +21,8 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "certificate": "Certificate certify",
-        "membership": "Auc auc",
+        "certificate": "certify",
+        "membership": "auc",
+        "schema": "Auc Certificate",
     },
 )

@@ -4,67 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stockpot.errors import InputError
-from stockpot.files import digest, write_json
 from stockpot.provenance import versions
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Composed
 from stockpot.tangent.forgetting.membership import auc, margins
+from stockpot.tangent.forgetting.schema import (
+    Accuracies,
+    Accuracy,
+    Auc,
+    Certificate,
+    CertifiedComponent,
+    Gap,
+    Membership,
+    Residue,
+    RetrainedGap,
+    Times,
+)
 from stockpot.training import Feed
 
-SCHEMA = 1
 _BATCH = 128
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Largest difference between two models: of a tensor's numbers, and of outputs.
-
-    ``bits`` is true where not a single bit differs in any tensor.
-    """
-
-    weights: float
-    outputs: float
-    bits: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return {"weights": self.weights, "outputs": self.outputs, "equal_bits": self.bits}
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What ``certify`` found; plain data, ready for JSON. ``digest`` is the hash of the rest."""
-
-    content: dict[str, Any] = field(repr=False)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) of the content."""
-        return digest(self.content)
-
-    @property
-    def exact(self) -> bool:
-        """Whether the model left over has the bits of one that never had the component."""
-        gaps = [self.content["against_composed"], self.content.get("against_retrained")]
-        return all(gap["equal_bits"] for gap in gaps if gap is not None)
-
-    def to_json(self) -> dict[str, Any]:
-        """Content and digest."""
-        return {**self.content, "digest": self.digest}
-
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON, whole or not at all; returns the path."""
-        write_json(Path(path), self.to_json())
-        return Path(path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,33 +72,33 @@ def certify(
     rest = [part for part in composed.parts if part[0].digest in kept]
     weights = after.rule or [weight for _, weight in rest[::-1]]
     never = after.composer.compose([component for component, _ in rest[::-1]], weights)
-    content: dict[str, Any] = {
-        "schema": SCHEMA,
-        "kind": "forgetting-certificate",
-        "composer": after.composer.kind,
-        "base_digest": removed[0].base_digest,
-        "head_digest": removed[0].head_digest,
-        "removed": [describe(component) for component in removed],
-        "kept": [describe(component) for component, _ in rest],
-        "weights": after.rule or weights[::-1],
-        "before": composed.digest,
-        "after": after.digest,
-        "against_composed": compare(after, never, evidence).to_json(),
-        "against_retrained": None,
-        "residue_of_subtracting": residue([c for c, _ in composed.parts], removed),
-        "membership": membership(composed, after, evidence),
-        "accuracy": _accuracies(composed, after, evidence),
-        "seconds": {"forgetting": seconds, "training_the_rest": training_seconds},
-        "versions": versions("torch"),
-    }
+    again: RetrainedGap | None = None
     if retrained is not None:
-        again = after.composer.compose(list(retrained), after.rule or _like(after, retrained))
-        content["against_retrained"] = {
-            **compare(after, again, evidence).to_json(),
-            "digests": sorted(component.digest for component in retrained),
-            "equal_components": sorted(kept) == sorted(c.digest for c in retrained),
-        }
-    return after, Certificate(content)
+        other = after.composer.compose(list(retrained), after.rule or _like(after, retrained))
+        again = RetrainedGap(
+            **vars(compare(after, other, evidence)),
+            digests=tuple(sorted(component.digest for component in retrained)),
+            equal_components=sorted(kept) == sorted(c.digest for c in retrained),
+        )
+    return after, Certificate(
+        version=Certificate.current,
+        kind="forgetting-certificate",
+        composer=after.composer.kind,
+        base_digest=removed[0].base_digest,
+        head_digest=removed[0].head_digest,
+        removed=tuple(map(describe, removed)),
+        kept=tuple(describe(component) for component, _ in rest),
+        weights=after.rule if isinstance(after.rule, str) else tuple(after.rule or weights[::-1]),
+        before=composed.digest,
+        after=after.digest,
+        against_composed=compare(after, never, evidence),
+        against_retrained=again,
+        residue_of_subtracting=residue([c for c, _ in composed.parts], removed),
+        membership=membership(composed, after, evidence),
+        accuracy=Accuracies(before=_accuracy(composed, evidence), after=_accuracy(after, evidence)),
+        seconds=Times(forgetting=seconds, training_the_rest=training_seconds),
+        versions=versions("torch"),
+    )
 
 
 def compare(first: Composed, second: Composed, evidence: AuditData) -> Gap:
@@ -146,21 +111,23 @@ def compare(first: Composed, second: Composed, evidence: AuditData) -> Gap:
         largest = max(largest, float(gap.max()) if gap.numel() else 0.0)
     rows = np.concatenate([evidence.members, evidence.test])
     told = outputs(first, evidence.feed, rows) - outputs(second, evidence.feed, rows)
-    return Gap(largest, float(np.abs(told).max()), bool(bits))
+    return Gap(weights=largest, outputs=float(np.abs(told).max()), equal_bits=bool(bits))
 
 
-def membership(before: Composed, after: Composed, evidence: AuditData) -> dict[str, Any]:
+def membership(before: Composed, after: Composed, evidence: AuditData) -> Membership:
     """AUC of telling the members from test rows of the same classes, before and after."""
     classes = np.unique(evidence.labels[evidence.members])
     others = evidence.test[np.isin(evidence.labels[evidence.test], classes)]
-    found: dict[str, Any] = {"attack": "population, margin of the true class", "level": 0.95}
-    for name, model in (("before", before), ("after", after)):
+
+    def of(model: Composed) -> Auc:
         inside, outside = (
             margins(outputs(model, evidence.feed, rows), evidence.labels[rows])
             for rows in (evidence.members, others)
         )
-        found[name] = auc(inside, outside).to_json()
-    return found
+        return auc(inside, outside)
+
+    attack = "population, margin of the true class"
+    return Membership(attack=attack, level=0.95, before=of(before), after=of(after))
 
 
 @torch.no_grad()
@@ -175,19 +142,15 @@ def outputs(model: Composed, feed: Feed, rows: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _accuracies(before: Composed, after: Composed, evidence: AuditData) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, model in (("before", before), ("after", after)):
-        found[name] = {
-            kind: float(
-                (outputs(model, evidence.feed, rows).argmax(1) == evidence.labels[rows]).mean()
-            )
-            for kind, rows in (("removed", evidence.members), ("test", evidence.test))
-        }
-    return found
+def _accuracy(model: Composed, evidence: AuditData) -> Accuracy:
+    removed, test = (
+        float((outputs(model, evidence.feed, rows).argmax(1) == evidence.labels[rows]).mean())
+        for rows in (evidence.members, evidence.test)
+    )
+    return Accuracy(removed=removed, test=test)
 
 
-def residue(everything: Sequence[Component], removed: Sequence[Component]) -> dict[str, Any]:
+def residue(everything: Sequence[Component], removed: Sequence[Component]) -> Residue:
     """What taking ``removed`` away from the sum of ``everything``, in the tensors' own type, would
     have left: the ``largest`` difference to the sum of the rest, and how many ``numbers`` differ.
     """
@@ -202,7 +165,7 @@ def residue(everything: Sequence[Component], removed: Sequence[Component]) -> di
         gap = (left.double() - exact.double()).abs()
         largest = max(largest, float(gap.max()) if gap.numel() else 0.0)
         differing += int((gap > 0).sum())
-    return {"largest": largest, "numbers": differing}
+    return Residue(largest=largest, numbers=differing)
 
 
 def _plain_sum(components: Sequence[Component]) -> dict[str, Tensor]:
@@ -222,12 +185,12 @@ def _like(after: Composed, retrained: Sequence[Component]) -> list[float]:
     return [by_task[component.task] for component in retrained]
 
 
-def describe(component: Component) -> dict[str, Any]:
+def describe(component: Component) -> CertifiedComponent:
     """A component in a certificate."""
-    return {
-        "name": component.task,
-        "digest": component.digest,
-        "data_fingerprint": component.data_fingerprint,
-        "classes": list(component.classes),
-        "examples": component.examples,
-    }
+    return CertifiedComponent(
+        name=component.task,
+        digest=component.digest,
+        data_fingerprint=component.data_fingerprint,
+        classes=component.classes,
+        examples=component.examples,
+    )

@@ -7,28 +7,12 @@ chance. It is a lower bound on what an attacker can do: attacks with reference m
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
 from stockpot.errors import InputError
-
-
-@dataclass(frozen=True)
-class Auc:
-    """Area under the ROC curve with a confidence interval, and how many of each kind there were."""
-
-    value: float
-    low: float
-    high: float
-    members: int
-    others: int
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
+from stockpot.tangent.forgetting.schema import Auc
 
 
 def auc(members: np.ndarray, others: np.ndarray) -> Auc:
@@ -50,7 +34,13 @@ def auc(members: np.ndarray, others: np.ndarray) -> Auc:
     value = float(of_members.mean())
     variance = of_members.var(ddof=1) / len(members) + of_others.var(ddof=1) / len(others)
     width = NormalDist().inv_cdf(0.975) * float(np.sqrt(variance))
-    return Auc(value, max(0.0, value - width), min(1.0, value + width), len(members), len(others))
+    return Auc(
+        value=value,
+        low=max(0.0, value - width),
+        high=min(1.0, value + width),
+        members=len(members),
+        others=len(others),
+    )
 
 
 def margins(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:

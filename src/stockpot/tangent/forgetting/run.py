@@ -17,7 +17,8 @@ from stockpot.files import write_json
 from stockpot.provenance import RunModel, read_models, write_models
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Rule
-from stockpot.tangent.forgetting.certificate import AuditData, Certificate, certify
+from stockpot.tangent.forgetting.certificate import AuditData, certify
+from stockpot.tangent.forgetting.schema import Certificate, CertificateCheck, HeldCheck
 from stockpot.tangent.jobs import COMPONENT
 from stockpot.tangent.run import Opened, file_name, load_components, open_run, train
 from stockpot.tangent.schema import TangentResults
@@ -30,23 +31,6 @@ class Forgotten:
     certificate: Certificate
     path: Path
     deleted: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class CertificateCheck:
-    """What checking a certificate found: one line each, and whether all of them hold."""
-
-    checks: tuple[tuple[str, bool], ...]
-
-    @property
-    def holds(self) -> bool:
-        """Whether every check held."""
-        return all(held for _, held in self.checks)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        checks = [{"check": words, "holds": held} for words, held in self.checks]
-        return {"holds": self.holds, "checks": checks}
 
 
 def forget(
@@ -92,9 +76,8 @@ def forget(
         retrained=retrained,
         training_seconds=seconds,
     )
-    content = {**made.content, "title": opened.recipe.title}
+    made = made.model_copy(update={"title": opened.recipe.title})
     path = Path(certificate or run / f"forgotten-{file_name('-'.join(names))}.json")
-    made = Certificate(content)
     made.save(path)
     deleted = () if keep else _delete(run, set(names))
     return Forgotten(made, path, deleted)
@@ -116,10 +99,9 @@ def verify(
     remaining data are bit for bit the kept ones.
     Raises ``InputError`` for a file that is no certificate, or a check that lacks what it needs.
     """
-    value = read_certificate(Path(certificate))
-    made = Certificate({key: each for key, each in value.items() if key != "digest"})
+    made, whole = Certificate.load(Path(certificate))
     checks = [
-        ("the certificate's hash fits its content", made.digest == value["digest"]),
+        ("the certificate's hash fits its content", whole),
         ("it reports a model with the bits of one that never had the component", made.exact),
     ]
     if retrain and (recipe is None or run is None):
@@ -129,22 +111,25 @@ def verify(
         opened = open_run(recipe, run)
         found = load_components([run])
         present = {component.digest for component in found}
-        kept = sorted(one["digest"] for one in value["kept"])
-        gone = [one["digest"] for one in value["removed"]]
+        kept = sorted(one.digest for one in made.kept)
+        gone = [one.digest for one in made.removed]
         checks.append(("what was removed is not in the folder", not present & set(gone)))
         complete = sorted(present & set(kept)) == kept
         checks.append(("the kept components are those it names", complete))
         if complete:
             rest = [component for component in found if component.digest in set(kept)]
-            composed = opened.composer.compose(rest, _weights(value, rest))
-            same = composed.digest == value["after"]
+            composed = opened.composer.compose(rest, _weights(made, rest))
+            same = composed.digest == made.after
             checks.append(("composing them gives the model it names", same))
         if retrain:
-            tasks = sorted(one["name"] for one in value["kept"])
+            tasks = sorted(one.name for one in made.kept)
             again, _ = _retrain(recipe, tasks, quiet=quiet)
             equal = sorted(component.digest for component in again) == kept
             checks.append(("training the rest anew gives the same components, bit by bit", equal))
-    return CertificateCheck(tuple(checks))
+    return CertificateCheck(
+        holds=all(held for _, held in checks),
+        checks=tuple(HeldCheck(check=words, holds=held) for words, held in checks),
+    )
 
 
 def evidence(opened: Opened, names: Sequence[str]) -> AuditData:
@@ -160,28 +145,10 @@ def evidence(opened: Opened, names: Sequence[str]) -> AuditData:
     )
 
 
-def read_certificate(path: Path) -> dict[str, Any]:
-    """The content of a certificate file; ``InputError`` for anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a certificate: {error}") from error
-    wanted = ("removed", "kept", "after", "against_composed", "digest")
-    if (
-        not isinstance(value, dict)
-        or value.get("kind") != "forgetting-certificate"
-        or any(key not in value for key in wanted)
-    ):
-        raise InputError(
-            f"{path} is no forgetting certificate", hint="`stockpot tangent forget` writes one"
-        )
-    return value
-
-
-def _weights(value: dict[str, Any], rest: Sequence[Component]) -> Any:
-    if isinstance(value["weights"], str):
-        return value["weights"]
-    by_digest = {one["digest"]: w for one, w in zip(value["kept"], value["weights"], strict=True)}
+def _weights(made: Certificate, rest: Sequence[Component]) -> Any:
+    if isinstance(made.weights, str):
+        return made.weights
+    by_digest = {one.digest: w for one, w in zip(made.kept, made.weights, strict=True)}
     return [by_digest[component.digest] for component in rest]
 
 

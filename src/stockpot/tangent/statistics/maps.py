@@ -41,7 +41,7 @@ class FeatureMap:
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise InputError(f"feature map: {name} is {getattr(self, name)!r}, expected >= 1")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, str | int]:
         """The fields that this kind uses."""
         unused = {"random": {"directions"}, "plain": {"directions", "dimension", "seed"}}
         return {k: v for k, v in asdict(self).items() if k not in unused.get(self.kind, set())}
