@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: help demo test test-all test-install check format bench bench-merge bench-training docs release clean
+.PHONY: help demo test test-all test-install mutate check format bench bench-merge bench-training docs release clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +29,9 @@ test-all: $(READY)  ## everything, also slow tests and those on real weights
 test-install:  ## fresh environments, one for each extra, light and lowest; by hand and in CI
 	$(PYTHON) tools/install_matrix.py
 	$(PYTHON) tools/install_matrix.py --lowest light registry web data
+
+mutate: $(READY)  ## change 120 things in the source at random: do the tests notice? nightly
+	OMP_NUM_THREADS=1 $(BIN)/python tools/mutate.py
 
 check: $(READY)  ## format, lint, types, import contract, size of the house
 	$(BIN)/ruff format --check .

@@ -263,36 +263,7 @@ def validated(
         raise RecipeError(sorted(found, key=lambda text: found[text])) from error
 
 
-def read_recipe(
-    model: type[M], path: Path, changes: Sequence[str] = (), *, known: Sequence[str] = ()
-) -> M:
-    """The recipe of a verb, read from a file.
-
-    ``changes``: ``"training.steps=100"`` and the like, put over what the file says; values are
-    YAML.
-    Raises ``RecipeError`` with all problems at once, each with its line.
-    """
-    value, lines = load_with_lines(path)
-    for change in changes:
-        _put(value, change)
-    return checked_recipe(model, value, source=str(path), lines=lines, known=known)
-
-
-def checked_recipe(
-    model: type[M],
-    value: Any,
-    *,
-    source: str = "recipe",
-    lines: Mapping[Location, int] | None = None,
-    known: Sequence[str] = (),
-) -> M:
-    """The recipe of a verb, given as plain data; see ``validated``."""
-    if not isinstance(value, Mapping):
-        raise RecipeError([f"{source}: a recipe is a mapping with 'task' and 'backbone'"])
-    return validated(model, value, source=source, lines=lines, known=known)
-
-
-def _put(value: Any, change: str) -> None:
+def put_over(value: Any, change: str) -> None:
     """Set ``a.b=value`` in plain data, tables on the path to it made where they are missing."""
     name, equals, text = change.partition("=")
     *path, last = name.split(".")
@@ -311,11 +282,6 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     """``; did you mean 'other'?`` where something known is spelt nearly the same, else nothing."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def field_names(*models: type[BaseModel]) -> list[str]:
-    """The names of all fields of some models, sorted."""
-    return sorted({name for model in models for name in model.model_fields})
 
 
 def _in_file(location: Location, value: Any) -> Location:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from stockpot.declared import Declared
 
 
-class BackboneSpec(BaseModel):
+class BackboneSpec(Declared):
     """A pretrained feature extractor and how it is to be used."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["timm", "transformers", "function"] = Field(
         description="where the architecture comes from"

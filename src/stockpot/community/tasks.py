@@ -13,18 +13,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from stockpot.declared import Declared
 from stockpot.errors import InputError
 from stockpot.yaml_lines import load_with_lines
 
 Scores = NDArray[np.float64]
 
 
-class MaintainerTask(BaseModel):
+class MaintainerTask(Declared):
     """A task, how a model folder becomes a feature extractor for it, and what loss is too much."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$", description="one word")
     task: Mapping[str, Any] = Field(description="the data, as in a recipe")

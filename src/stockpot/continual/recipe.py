@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stockpot.backbones.spec import BackboneSpec
 from stockpot.continual.methods import METHODS
+from stockpot.declared import Declared, VerbRecipe
 from stockpot.tangent.settings import TangentSettings
 from stockpot.tasks.specs import TaskSpec
-from stockpot.yaml_lines import Location, checked_recipe, field_names, read_recipe, suggestion
+from stockpot.yaml_lines import suggestion
 
 Mode = Literal["data", "class", "task"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Setting(_Strict):
+class Setting(Declared):
     """One way of dealing the data to tasks that come one after another."""
 
     mode: Mode = Field(
@@ -58,7 +54,7 @@ class Setting(_Strict):
         return f"{self.mode}-in-{self.parts}"
 
 
-class Data(_Strict):
+class Data(Declared):
     """Which examples are for training and which for testing, drawn anew in every trial."""
 
     test_domains: list[str] = Field(
@@ -72,7 +68,7 @@ class Data(_Strict):
     )
 
 
-class Features(_Strict):
+class Features(Declared):
     """The feature maps of the methods that sum statistics."""
 
     dimension: int = Field(4096, ge=1, description="of sketched gradients")
@@ -81,7 +77,7 @@ class Features(_Strict):
     seed: int = Field(0, ge=0, description="draws sketch and projection, once for all trials")
 
 
-class ContinualRecipe(_Strict):
+class ContinualRecipe(VerbRecipe):
     """The whole of it. Relative paths start at the recipe's own folder."""
 
     title: str = Field("Continual learning", min_length=1, description="shown in the report")
@@ -143,19 +139,4 @@ def _check_methods(names: Iterable[str]) -> None:
             raise ValueError(f"unknown method '{name}'{suggestion(name, list(METHODS))}")
 
 
-def load_recipe(path: Path, changes: Sequence[str] = ()) -> ContinualRecipe:
-    """Read and check a recipe file; ``RecipeError`` with all problems, each with its line.
-
-    ``changes``: ``"trials=2"`` or ``"tangent.epochs=5"``, put over what the file says.
-    """
-    return read_recipe(ContinualRecipe, path, changes, known=_ALL_KEYS)
-
-
-def parse_recipe(
-    value: Any, *, source: str = "recipe", lines: Mapping[Location, int] | None = None
-) -> ContinualRecipe:
-    """Check a recipe given as plain data; ``lines`` says where each value stands in ``source``."""
-    return checked_recipe(ContinualRecipe, value, source=source, lines=lines, known=_ALL_KEYS)
-
-
-_ALL_KEYS = field_names(ContinualRecipe, Setting, Data, Features, TangentSettings, BackboneSpec)
+load_recipe, parse_recipe = ContinualRecipe.load, ContinualRecipe.parse

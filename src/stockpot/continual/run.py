@@ -10,7 +10,7 @@ from typing import Any
 
 from stockpot.backbones import Backbone, Model, load_backbone
 from stockpot.continual.plan import ContinualCell, ContinualFacts, make_plan
-from stockpot.continual.recipe import ContinualRecipe, load_recipe, parse_recipe
+from stockpot.continual.recipe import ContinualRecipe
 from stockpot.continual.results import collect_results
 from stockpot.continual.schema import ContinualResults
 from stockpot.execution import Backend, in_order, make_backend, run_all
@@ -82,11 +82,7 @@ def _examine(
     changes: Sequence[str],
     cache: Path,
 ) -> tuple[ContinualRecipe, tuple[Any, Backbone], list[ContinualCell]]:
-    if isinstance(recipe, str | Path):
-        checked, folder = load_recipe(Path(recipe), changes), Path(recipe).parent
-    else:
-        checked, folder = parse_recipe(recipe), Path.cwd()
-    folder = Path(root if root is not None else folder).resolve()
+    checked, folder = ContinualRecipe.open(recipe, root, changes)
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         keep = cache if cache.exists() else Path(scratch)
         task = load_task(checked.task, root=folder, cache=keep, seed=checked.seed)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from stockpot.declared import Declared, keys
 from stockpot.errors import RecipeError, TaskError
 from stockpot.execution import Arguments
 from stockpot.execution.arguments import data_argument
@@ -17,16 +18,12 @@ from stockpot.tasks.specs import (
     TaskSpec,
     TextSpec,
 )
-from stockpot.yaml_lines import STDIN, Location, field_names, load_with_lines, validated
+from stockpot.yaml_lines import STDIN, Location, load_with_lines, validated
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Tuning(_Strict):
+class Tuning(Declared):
     """How one model is fine-tuned when it is: from its linear probe, all weights."""
 
     steps: int = Field(150, ge=1, description="optimizer steps")
@@ -40,7 +37,7 @@ class Tuning(_Strict):
     augmentation: bool = Field(True, description="of images: crop, flip, colour, grey")
 
 
-class Sample(_Strict):
+class Sample(Declared):
     """How many training examples the scores look at."""
 
     first: int = Field(256, ge=8, description="examples to begin with")
@@ -54,7 +51,7 @@ class Sample(_Strict):
     )
 
 
-class Request(_Strict):
+class Request(Declared):
     """One question: which of the models suits this task."""
 
     title: str | None = Field(None, description="the report's headline; default: the task's name")
@@ -129,11 +126,11 @@ def parse_request(
         return validated(_Bare, {"task": value}, source=source, lines=_inside(lines)).request()
     if "backbone" in value:
         value = {name: value[name] for name in ("title", "task", "seed") if name in value}
-    known = field_names(Request, Tuning, Sample)
+    known = keys(Request)
     return validated(Request, value, source=source, lines=lines, known=known)
 
 
-class _Bare(_Strict):
+class _Bare(Declared):
     task: TaskSpec
 
     def request(self) -> Request:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from stockpot.backbones.spec import BackboneSpec
+from stockpot.declared import Declared, keys
 from stockpot.errors import InputError, RecipeError
 from stockpot.yaml_lines import (
     Location,
-    field_names,
     line_of,
     load_with_lines,
     suggestion,
@@ -70,10 +70,8 @@ class ModelEntry(BackboneSpec):
         return BackboneSpec(**kept)
 
 
-class FeatureEntry(BaseModel):
+class FeatureEntry(Declared):
     """Features that somebody else computed: scored like the rest, but never fine-tuned."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["features"] = "features"
     path: str = Field(
@@ -93,9 +91,7 @@ class FeatureEntry(BaseModel):
 Entry = Annotated[ModelEntry | FeatureEntry, Field(discriminator="kind")]
 
 
-class _ZooFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _ZooFile(Declared):
     models: list[Entry] = Field(min_length=1, description="the models, in any order")
 
     @model_validator(mode="after")
@@ -147,7 +143,7 @@ def parse_zoo(
     if not isinstance(value, Mapping):
         raise RecipeError([f"{source}: a zoo is a mapping with 'models', a list"])
     _check_kinds(value, source, lines)
-    known = field_names(_ZooFile, ModelEntry, FeatureEntry)
+    known = keys(_ZooFile, ModelEntry, FeatureEntry)
     found = validated(_ZooFile, value, source=source, lines=lines, known=known, wants=False)
     return Zoo({entry.label: entry for entry in found.models}, root.resolve())
 

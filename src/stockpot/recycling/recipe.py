@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stockpot.backbones.spec import BackboneSpec
+from stockpot.declared import Declared, VerbRecipe
 from stockpot.evaluation.metrics import METRICS
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.tasks.specs import TaskSpec
-from stockpot.yaml_lines import Location, checked_recipe, field_names, read_recipe, suggestion
+from stockpot.yaml_lines import suggestion
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -22,11 +21,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 AUTO = "auto"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Draw(_Strict):
+class Draw(Declared):
     """What run 0 takes, and what the other runs draw from: ``choices``, or ``low`` to ``high``."""
 
     first: float = Field(description="the value of run 0")
@@ -48,7 +43,7 @@ class Draw(_Strict):
         return self
 
 
-class Swad(_Strict):
+class Swad(Declared):
     """Where SWAD's average starts and ends, by the validation loss."""
 
     converge: int = Field(3, ge=1, description="it starts at the least of so many losses in a row")
@@ -56,7 +51,7 @@ class Swad(_Strict):
     ratio: float = Field(0.3, ge=0, description="the threshold: so much above the first losses")
 
 
-class Training(_Strict):
+class Training(Declared):
     """How one fine-tuning goes. A list is a set of values from which each run draws one.
 
     The first value of a list is the default, which run 0 of every pool takes. Draws and seeds of a
@@ -140,7 +135,7 @@ class Training(_Strict):
         return self
 
 
-class AuxiliaryTraining(_Strict):
+class AuxiliaryTraining(Declared):
     """How an auxiliary is made; what is not given is as in ``training``."""
 
     steps: int | None = Field(None, ge=1)
@@ -156,7 +151,7 @@ class AuxiliaryTraining(_Strict):
         return self
 
 
-class Auxiliary(_Strict):
+class Auxiliary(Declared):
     """Weights to start from besides the base: from the wild, or trained by the recipe.
 
     Exactly one of ``weights`` (a checkpoint of the same base), ``task`` (fine-tune the base on it),
@@ -182,7 +177,7 @@ class Auxiliary(_Strict):
         return self
 
 
-class Final(_Strict):
+class Final(Declared):
     """Which model the output folder holds."""
 
     protocol: str = Field(
@@ -196,7 +191,7 @@ class Final(_Strict):
     )
 
 
-class Periodic(_Strict):
+class Periodic(Declared):
     """Model Stock during training."""
 
     every: int = Field(50, ge=1, description="steps between two merges")
@@ -204,14 +199,14 @@ class Periodic(_Strict):
     optimizer_state: Literal["keep", "reset"] = "keep"
 
 
-class ConnectivitySettings(_Strict):
+class ConnectivitySettings(Declared):
     """How finely paths between weights are looked at for the diagnosis."""
 
     points: int = Field(7, ge=3, description="interpolation coefficients per path, ends included")
     examples: int = Field(300, ge=20, description="validation and held-out examples per point")
 
 
-class Recipe(_Strict):
+class Recipe(VerbRecipe):
     """The whole of it. Relative paths start at the recipe's own folder."""
 
     title: str = Field("Recycling", description="the report's headline")
@@ -370,32 +365,4 @@ class Recipe(_Strict):
         ]
 
 
-def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe file.
-
-    ``changes``: ``"training.steps=100"`` and the like, put over what the file says; values are
-    YAML.
-    Raises ``RecipeError`` with all problems at once, each with its line.
-    """
-    return read_recipe(Recipe, path, changes, known=_ALL_KEYS)
-
-
-def parse_recipe(
-    value: Any, *, source: str = "recipe", lines: Mapping[Location, int] | None = None
-) -> Recipe:
-    """Check a recipe given as plain data; ``lines`` says where each value stands in ``source``."""
-    return checked_recipe(Recipe, value, source=source, lines=lines, known=_ALL_KEYS)
-
-
-_ALL_KEYS = field_names(
-    Recipe,
-    Training,
-    Draw,
-    Swad,
-    Auxiliary,
-    AuxiliaryTraining,
-    Periodic,
-    Final,
-    ConnectivitySettings,
-    BackboneSpec,
-)
+load_recipe, parse_recipe = Recipe.load, Recipe.parse

@@ -13,7 +13,7 @@ from stockpot.execution import Backend, in_order, make_backend, run_all
 from stockpot.extras import require_wanted, wanting
 from stockpot.files import output_error, write_json
 from stockpot.outputs import check_output, recipe_digest
-from stockpot.recycling.recipe import AUTO, Recipe, load_recipe, parse_recipe
+from stockpot.recycling.recipe import AUTO, Recipe
 from stockpot.recycling.schema import RecycleResults
 
 
@@ -158,13 +158,8 @@ def _read(
     seed: int | None,
     changes: Sequence[str],
 ) -> tuple[Recipe, Path]:
-    if isinstance(recipe, str | Path):
-        folder = Path(recipe).parent
-        checked = load_recipe(Path(recipe), changes)
-    else:
-        folder = Path.cwd()
-        checked = recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)
+    checked, root = Recipe.open(recipe, root, changes)
     require_wanted(purpose="this recipe")
     if seed is not None:
         checked = checked.model_copy(update={"seed": seed})
-    return checked, Path(root if root is not None else folder).resolve()
+    return checked, root

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from stockpot.backbones.spec import BackboneSpec
+from stockpot.declared import Declared, VerbRecipe
 from stockpot.tangent.settings import TangentSettings
 from stockpot.tasks.specs import TaskSpec
-from stockpot.yaml_lines import Location, checked_recipe, field_names, read_recipe
 
 KAPPA_FOR_CLASSES = 15.0
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Shards(_Strict):
+class Shards(Declared):
     """How training data is divided into components."""
 
     by: Literal["domains", "rows", "classes"] = Field(
@@ -42,14 +37,14 @@ class Shards(_Strict):
         return self
 
 
-class Head(_Strict):
+class Head(Declared):
     """The head that all components share."""
 
     seed: int = Field(0, ge=0, description="draws its weights")
     file: str | None = Field(None, description="a saved head, instead of a random one")
 
 
-class Composition(_Strict):
+class Composition(Declared):
     """What a component is, and how components become a model."""
 
     kind: Literal["average", "statistics"] = Field(
@@ -67,7 +62,7 @@ class Composition(_Strict):
     )
 
 
-class TangentRecipe(_Strict):
+class TangentRecipe(VerbRecipe):
     """The whole of it. Relative paths start at the recipe's own folder."""
 
     title: str = Field("Components", min_length=1, description="shown in results")
@@ -109,16 +104,4 @@ class TangentRecipe(_Strict):
         return value
 
 
-def load_recipe(path: Path) -> TangentRecipe:
-    """Read and check a recipe file; ``RecipeError`` with all problems, each with its line."""
-    return read_recipe(TangentRecipe, path, known=_ALL_KEYS)
-
-
-def parse_recipe(
-    value: Any, *, source: str = "recipe", lines: Mapping[Location, int] | None = None
-) -> TangentRecipe:
-    """Check a recipe given as plain data; ``lines`` says where each value stands in ``source``."""
-    return checked_recipe(TangentRecipe, value, source=source, lines=lines, known=_ALL_KEYS)
-
-
-_ALL_KEYS = field_names(TangentRecipe, Shards, Head, Composition, TangentSettings, BackboneSpec)
+load_recipe, parse_recipe = TangentRecipe.load, TangentRecipe.parse

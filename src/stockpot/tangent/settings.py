@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from stockpot.declared import Declared
 
 Loss = Literal["square", "cross_entropy"]
 
 
-class TangentSettings(BaseModel):
+class TangentSettings(Declared):
     """Training of one component; the defaults are those of the paper's code for data-incremental
     learning (class-incremental: ``kappa`` 15).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     loss: Loss = Field("square", description="rescaled square loss, or cross-entropy")
     kappa: float = Field(

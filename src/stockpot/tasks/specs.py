@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from stockpot.declared import Declared
 from stockpot.errors import TaskError
 
 AUTO = "auto"
 """Value of a key that names a column: the usual column, where there is one."""
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Spec(Declared):
     name: str | None = Field(default=None, min_length=1, description="shown in reports")
     domains: list[str] | None = Field(
         default=None, min_length=1, description="use only these domains, in this order"
