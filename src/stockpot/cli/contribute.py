@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stockpot.cli.options import AllowCode, Json, Quiet
+from stockpot.cli.options import AllowCode
 from stockpot.cli.output import Output
 from stockpot.cli.registry import DEFAULT, Place, opened
 from stockpot.errors import InputError
@@ -35,13 +35,11 @@ def contribute_command(
     name: Annotated[str | None, typer.Option(help="Name [default: the folder's]")] = None,
     author: Annotated[str, typer.Option(help="Who you are.")] = "",
     note: Annotated[str, typer.Option(help="What you did.")] = "",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Put a fine-tuning of a registered line up for review."""
     from stockpot.community import contribute
 
-    out = Output(json=as_json, quiet=quiet)
     with opened(place) as registry:
         found = contribute(
             registry,
@@ -51,7 +49,7 @@ def contribute_command(
             name=name,
             author=author,
             note=note,
-            quiet=quiet or as_json,
+            quiet=out.silent,
         )
     out.say(f"next: stockpot review {found.name} --tasks tasks.yaml")
     out.data(
@@ -76,15 +74,13 @@ def review_command(
         typer.Option("--refuse", help="Examine nothing, refuse the named ones for this reason."),
     ] = None,
     allow_code: AllowCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Examine contributions: lineage, layers, mode connectivity, every task. Exit 1 if refused."""
     from stockpot.community import contributions, refuse, review
     from stockpot.community.contribution import find_contribution
     from stockpot.community.review import last_review
 
-    out = Output(json=as_json, quiet=quiet)
     if refusal is not None and not contribution:
         raise InputError("--refuse needs the name of a contribution")
     with opened(place) as registry:
@@ -134,13 +130,12 @@ def accept_command(
         bool, typer.Option("--force", help="Without a review, and even if a task gets worse.")
     ] = False,
     allow_code: AllowCode = False,
-    as_json: Json = False,
+    out: Output = Output(),
 ) -> None:
     """Bring contributions together into the next version of their line."""
     from stockpot.cli.merge import read_parameters
     from stockpot.community import accept
 
-    out = Output(json=as_json)
     with opened(place) as registry:
         done = accept(
             registry,
@@ -176,13 +171,12 @@ def revert_command(
     ] = None,
     html: Html = None,
     allow_code: AllowCode = False,
-    as_json: Json = False,
+    out: Output = Output(),
 ) -> None:
     """Take a contribution back: the next version has the bytes of one that never saw it."""
     from stockpot.community import revert
     from stockpot.community.contribution import COMPONENT, find_contribution
 
-    out = Output(json=as_json)
     with opened(place) as registry:
         found = find_contribution(registry, contribution)
         if certificate is not None and found.kind != COMPONENT:

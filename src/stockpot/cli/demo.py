@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from stockpot.cli.options import Json, Quiet
 from stockpot.cli.output import Output
 from stockpot.extras import require_wanted
 
@@ -26,8 +25,7 @@ def demo_command(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Local processes [default: cores].")
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Recycle real fine-tunings of MiniLM for sentiment on a source never seen in training.
 
@@ -38,7 +36,6 @@ def demo_command(
     if not fetch_only:
         require_wanted("text", purpose="the demo")
 
-    out = Output(json=as_json, quiet=quiet)
     folders = fetch(tuple(ASSETS) if fetch_only else DEMO, assets)
     if fetch_only:
         found = {name: str(folder) for name, folder in folders.items()}
@@ -48,6 +45,6 @@ def demo_command(
     from stockpot.recycling import recycle
 
     recipe = write_recipe(folders, output / "recipe.yaml")
-    done = recycle(recipe, output, jobs=jobs, overwrite=True, quiet=quiet or as_json)
+    done = recycle(recipe, output, jobs=jobs, overwrite=True, quiet=out.silent)
     show(out, done)
     out.say(done.summary())

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import typer
 
-from stockpot.cli.options import Json
 from stockpot.cli.output import Output
 from stockpot.extras import DISTRIBUTIONS, EXTRAS, PURPOSES
 from stockpot.system import usable_cores
@@ -38,7 +37,7 @@ class DoctorCheck:
 
 
 def doctor_command(
-    as_json: Json = False,
+    out: Output = Output(),
 ) -> None:
     """Check versions, extras, whether torch and torchvision fit, GPU and free disk space.
 
@@ -53,7 +52,7 @@ def doctor_command(
         for finding in findings
     ]
     value = {"healthy": not broken, "findings": [asdict(finding) for finding in findings]}
-    Output(json=as_json).data(value, "\n".join(lines))
+    out.data(value, "\n".join(lines))
     if broken:
         raise typer.Exit(1)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stockpot.cli.groups import CommandGroup
 from stockpot.cli.inspect import table as columns
-from stockpot.cli.options import Json, Quiet
 from stockpot.cli.output import Output
 from stockpot.errors import InputError
 from stockpot.files import write_text
@@ -16,11 +16,8 @@ from stockpot.files import write_text
 if TYPE_CHECKING:
     from stockpot.history import HistoryRow, Table
 
-history_app = typer.Typer(
-    help="Results of models on tasks: add, import, show, and test how well they rank models.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
+history_app = CommandGroup(
+    "history", "Results of models on tasks: add, import, show, and test how well they rank models."
 )
 
 _StorePath = Annotated[Path, typer.Argument(metavar="STORE", show_default=False)]
@@ -39,8 +36,7 @@ def add_command(
     fact: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE about the model; repeatable.")
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Add one result to a store, which is made if there is none."""
     from stockpot import history
@@ -57,7 +53,7 @@ def add_command(
         facts=_facts(fact or []),
     )
     row = {"model": model, "task": task, "metric": metric, "value": value, "source": source}
-    Output(json=as_json, quiet=quiet).data(row, f"{model} on {task}: {metric} {value:g}")
+    out.data(row, f"{model} on {task}: {metric} {value:g}")
 
 
 @history_app.command("import")
@@ -72,13 +68,11 @@ def import_command(
         str | None, typer.Option(help="Model whose row tells when values are in wrong columns.")
     ] = None,
     clean: Annotated[bool, typer.Option(help="Set misplaced rows aside.")] = True,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Import result files; rows whose values stand in the wrong columns are named and set aside."""
     from stockpot import history
 
-    out = Output(json=as_json, quiet=quiet)
     reports = history.import_results(
         store, files, format=format, metadata=metadata, base=base, clean=clean
     )
@@ -101,7 +95,7 @@ def show_command(
     task: Annotated[str | None, typer.Option(help="Only this task, best model first.")] = None,
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
-    as_json: Json = False,
+    out: Output = Output(),
 ) -> None:
     """Show what a store holds: sources, what was set aside, and the best models."""
     from stockpot import history
@@ -115,7 +109,7 @@ def show_command(
         "aside": contents.aside,
         "rows": [_row(row, model) for row in rows],
     }
-    Output(json=as_json).data(value, _show_text(contents.table, value, task))
+    out.data(value, _show_text(contents.table, value, task))
 
 
 @history_app.command("evaluate")
@@ -141,14 +135,12 @@ def evaluate_command(
     page: Annotated[
         Path | None, typer.Option(help="Write a Markdown page, and the picture beside it.")
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Leave one task out: how well do history, facts and a few real results rank the models?"""
     from stockpot.history import evaluate, open_history
     from stockpot.report import history as report
 
-    out = Output(json=as_json, quiet=quiet)
     contents = open_history(history, format=format, metadata=metadata, clean=clean)
     if contents.aside and clean:
         out.say(f"{len(contents.aside)} models set aside")
@@ -160,7 +152,7 @@ def evaluate_command(
         tasks=task or (),
         every=every,
         scores=_scores(score or []),
-        quiet=quiet or as_json,
+        quiet=out.silent,
     )
     if page is not None:
         picture = page.with_suffix(".svg")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stockpot.cli.options import DryRun, Json, Overwrite, Quiet
+from stockpot.cli.options import DryRun, Overwrite
 from stockpot.cli.output import Output
 
 
@@ -34,8 +34,7 @@ def push_command(
     revision: Annotated[str | None, typer.Option(help="A branch that exists.")] = None,
     message: Annotated[str | None, typer.Option("--message", "-m", help="Of the commit.")] = None,
     dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Send a model with its card and its lineage to the Hugging Face hub, privately.
 
@@ -43,7 +42,6 @@ def push_command(
     """
     from stockpot.hub import push
 
-    out = Output(json=as_json, quiet=quiet)
     done = push(
         folder,
         repository,
@@ -54,7 +52,7 @@ def push_command(
         revision=revision,
         message=message,
         dry_run=dry_run,
-        quiet=quiet or as_json,
+        quiet=out.silent,
     )
     for note in done.notes:
         out.say(f"note: {note}")
@@ -82,15 +80,13 @@ def pull_command(
         Path | None, typer.Option("--output", "-o", help="Folder [default: NAME].")
     ] = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Bring a model of the Hugging Face hub here, with its lineage, its weights checked."""
     from stockpot.hub import pull
 
-    out = Output(json=as_json, quiet=quiet)
     folder = output or Path(source.partition("@")[0].rpartition("/")[2])
-    done = pull(source, folder, overwrite=overwrite, quiet=quiet or as_json)
+    done = pull(source, folder, overwrite=overwrite, quiet=out.silent)
     record = done.record
     if not done.own_record:
         out.say("it brought no lineage; stockpot.json now names where it came from")

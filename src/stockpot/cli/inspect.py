@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stockpot.cli.options import Json, Quiet
 from stockpot.cli.output import Output
 
 if TYPE_CHECKING:
@@ -33,8 +32,7 @@ def inspect_command(
     html: Annotated[
         Path | None, typer.Option(help="Write a page with heat map and angles to this file.")
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Compare models: same names and shapes, same ancestor, angles, signs, what was never trained.
 
@@ -43,8 +41,7 @@ def inspect_command(
     """
     from stockpot.inspection import compare
 
-    out = Output(json=as_json, quiet=quiet)
-    found = compare(models, base, names=names, quick=quick, quiet=quiet or as_json)
+    found = compare(models, base, names=names, quick=quick, quiet=out.silent)
     if html is not None:
         from stockpot.report.inspection import write_inspection
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stockpot.cli.options import Json, Quiet
 from stockpot.cli.output import Output
 from stockpot.cli.registry import DEFAULT, Place, opened
 from stockpot.errors import StockpotError
@@ -107,8 +106,7 @@ def land_command(
     line: Annotated[
         str | None, typer.Option(help="Make the result the newest version of a line.")
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Put in the results of a command and the models that they were made of.
 
@@ -117,7 +115,7 @@ def land_command(
     from stockpot.registry import land
 
     with opened(place) as registry:
-        done = land(registry, output, quiet=quiet or as_json)
+        done = land(registry, output, quiet=out.silent)
         if line is not None:
             registry.advance(line, done.result.id, {"what": "add"})
-        Output(json=as_json, quiet=quiet).data(landed_value(done), landed_words(done))
+        out.data(landed_value(done), landed_words(done))

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from stockpot.cli.groups import grouped
 from stockpot.errors import OutputError, RecipeError, StockpotError
 from stockpot.extras import wanting
 from stockpot.outside import outside
@@ -82,7 +83,8 @@ def _load(name: str) -> Any:
                 group.command(word)(_function(function))
     else:
         group = typer.Typer(add_completion=False, rich_markup_mode=None)
-        group.command(name, context_settings=_SETTINGS.get(name))(_function(place))
+        own = grouped(_function(place))
+        group.command(name, context_settings=_SETTINGS.get(name))(own)
     command = typer.main.get_command(group)
     command.name = name
     return command

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -92,12 +93,27 @@ def check_tangent_packages(recipe: Path, *extras: str) -> None:
     require_wanted("torch", *extras, purpose="this recipe")
 
 
-def backend_extras(backend: str, address: str | None, gpus_per_job: float | None) -> list[str]:
-    """What a backend wants besides. Raises ``InputError`` where its options contradict it."""
+@dataclass(frozen=True)
+class Workers:
+    """Where jobs run."""
 
-    if backend == "ray":
-        return ["ray"]
-    for option, value in (("--address", address), ("--gpus-per-job", gpus_per_job)):
-        if value is not None:
-            raise InputError(f"{option} is for --backend ray, and the backend is '{backend}'")
-    return []
+    backend: Backend = "local"
+    jobs: Jobs = None
+    address: Address = None
+    gpus_per_job: GpusPerJob = None
+
+    def extras(self) -> list[str]:
+        """What the backend wants besides. Raises ``InputError`` where options contradict it."""
+        if self.backend == "ray":
+            return ["ray"]
+        for option in ("address", "gpus_per_job"):
+            if getattr(self, option) is not None:
+                option = option.replace("_", "-")
+                raise InputError(
+                    f"--{option} is for --backend ray, and the backend is '{self.backend}'"
+                )
+        return []
+
+    def options(self) -> dict[str, Any]:
+        """As the functions of Python take them."""
+        return dict(vars(self))

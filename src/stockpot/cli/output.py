@@ -8,18 +8,24 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from stockpot.cli.options import Json, Quiet
 from stockpot.reading import HIDDEN, visible
 
 
 @dataclass(frozen=True)
 class Output:
-    """One way to speak for all commands.
+    """One way to speak for all commands, and their options for it.
 
     ``json``: data as one JSON value with ``"schema": 1``. ``quiet``: no words on stderr.
     """
 
-    json: bool = False
-    quiet: bool = False
+    json: Json = False
+    quiet: Quiet = False
+
+    @property
+    def silent(self) -> bool:
+        """No progress either: it was asked for, or data alone is."""
+        return self.quiet or self.json
 
     def say(self, text: str) -> None:
         """A word to the person at the terminal."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stockpot.cli.options import AllowCode, Json, Quiet, SkipCorrupt
+from stockpot.cli.options import AllowCode, Quiet, SkipCorrupt
 from stockpot.cli.output import Output
 from stockpot.errors import InputError
 from stockpot.files import write_text
@@ -55,8 +55,7 @@ def predict_command(
     device: Device = None,
     root: Root = None,
     allow_code: AllowCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Predict: label and probabilities, or a value, for every input, as CSV or JSON."""
     from stockpot.inference import load
@@ -69,15 +68,15 @@ def predict_command(
         rows = read_lines(sys.stdin.read().splitlines(), "stdin")
     else:
         rows = read_inputs(inputs, predictor.modality, text)
-    done = predictor.predict(rows, batch_size=batch_size, device=device, quiet=quiet)
+    done = predictor.predict(rows, batch_size=batch_size, device=device, quiet=out.quiet)
     value = {"schema": 1, "classes": list(done.classes), "predictions": done.rows()}
     if output is None:
-        Output(as_json).data(value, _table(done).rstrip("\n"))
+        out.data(value, _table(done).rstrip("\n"))
         return
 
-    as_json = as_json or output.suffix == ".json"
-    write_text(output, json.dumps(value, ensure_ascii=False) + "\n" if as_json else _table(done))
-    Output(quiet=quiet).say(f"{len(rows)} predictions: {output}")
+    plain = out.json or output.suffix == ".json"
+    write_text(output, json.dumps(value, ensure_ascii=False) + "\n" if plain else _table(done))
+    out.say(f"{len(rows)} predictions: {output}")
 
 
 def evaluate_command(
@@ -99,8 +98,7 @@ def evaluate_command(
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
     skip_corrupt: SkipCorrupt = False,
     allow_code: AllowCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Evaluate on a task: accuracy, R2 or another metric with an interval, and by domain."""
     from stockpot.inference import evaluate
@@ -115,9 +113,9 @@ def evaluate_command(
         root=root,
         seed=seed,
         skip_corrupt=skip_corrupt,
-        quiet=quiet or as_json,
+        quiet=out.silent,
     )
-    Output(as_json, quiet).data(done.to_json(), _scores(done))
+    out.data(done.to_json(), _scores(done))
 
 
 def export_command(

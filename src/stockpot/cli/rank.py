@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stockpot.cli.landing import Landing
-from stockpot.cli.options import (
-    Address,
-    AllowCode,
-    Backend,
-    DryRun,
-    GpusPerJob,
-    InRegistry,
-    Jobs,
-    Json,
-    Overwrite,
-    Quiet,
-    SkipCorrupt,
-    backend_extras,
-)
+from stockpot.cli.options import AllowCode, DryRun, InRegistry, Overwrite, SkipCorrupt, Workers
 from stockpot.cli.output import Output
 
 if TYPE_CHECKING:
@@ -68,17 +55,13 @@ def rank_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for report, recipe and results.")
     ] = Path("ranked"),
-    backend: Backend = "local",
-    jobs: Jobs = None,
-    address: Address = None,
-    gpus_per_job: GpusPerJob = None,
+    workers: Workers = Workers(),
     registry: InRegistry = None,
     skip_corrupt: SkipCorrupt = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     allow_code: AllowCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Rank the models of a zoo for a task: history, transferability scores, real fine-tunings.
 
@@ -87,10 +70,9 @@ def rank_command(
     """
     from stockpot.ranking.needs import check_packages
 
-    check_packages(task, zoo, *backend_extras(backend, address, gpus_per_job))
+    check_packages(task, zoo, *workers.extras())
     from stockpot.ranking.verb import plan_rank, rank
 
-    out = Output(json=as_json, quiet=quiet)
     if dry_run:
         plan = plan_rank(
             task,
@@ -118,13 +100,10 @@ def rank_command(
         verify=verify,
         append=append,
         download=download,
-        backend=backend,
-        jobs=jobs,
-        address=address,
-        gpus_per_job=gpus_per_job,
+        **workers.options(),
         skip_corrupt=skip_corrupt,
         overwrite=overwrite,
-        quiet=quiet or as_json,
+        quiet=out.silent,
     )
     from stockpot.report.ranking import terminal_ranking, write_ranking
 

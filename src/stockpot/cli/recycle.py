@@ -10,19 +10,13 @@ import typer
 
 from stockpot.cli.landing import Landing
 from stockpot.cli.options import (
-    Address,
     AllowCode,
-    Backend,
     Changes,
     DryRun,
-    GpusPerJob,
     InRegistry,
-    Jobs,
-    Json,
     Overwrite,
-    Quiet,
     SkipCorrupt,
-    backend_extras,
+    Workers,
 )
 from stockpot.cli.output import Output
 from stockpot.extras import require_wanted
@@ -38,10 +32,7 @@ def recycle_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for model, report and results.")
     ] = Path("recycled"),
-    backend: Backend = "local",
-    jobs: Jobs = None,
-    address: Address = None,
-    gpus_per_job: GpusPerJob = None,
+    workers: Workers = Workers(),
     seed: Annotated[int | None, typer.Option(min=0, help="Replaces the recipe's seed.")] = None,
     changes: Changes = None,
     history: Annotated[
@@ -56,8 +47,7 @@ def recycle_command(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     allow_code: AllowCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Fine-tune from diverse weights in parallel, average, and compare with the alternatives.
 
@@ -65,10 +55,9 @@ def recycle_command(
     """
     from stockpot.recycling import load_recipe, plan_recipe, recycle
 
-    extras = backend_extras(backend, address, gpus_per_job)
+    extras = workers.extras()
     load_recipe(recipe, changes or ())
     require_wanted("torch", *extras, purpose="this recipe")
-    out = Output(json=as_json, quiet=quiet)
     if dry_run:
         labels = plan_recipe(recipe, seed=seed, skip_corrupt=skip_corrupt, changes=changes or ())
         out.data({"jobs": labels}, "\n".join(labels))
@@ -77,15 +66,12 @@ def recycle_command(
     done = recycle(
         recipe,
         output,
-        backend=backend,
-        jobs=jobs,
-        address=address,
-        gpus_per_job=gpus_per_job,
+        **workers.options(),
         seed=seed,
         skip_corrupt=skip_corrupt,
         changes=changes or (),
         overwrite=overwrite,
-        quiet=quiet or as_json,
+        quiet=out.silent,
     )
     landing.add(done.folder)
     show(out, done, landing.value)

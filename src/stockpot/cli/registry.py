@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stockpot.cli.groups import CommandGroup
 from stockpot.cli.inspect import table
-from stockpot.cli.options import Json, Overwrite, Quiet
+from stockpot.cli.options import Overwrite
 from stockpot.cli.output import Output
 from stockpot.errors import InputError
 from stockpot.files import write_text
@@ -22,12 +23,8 @@ if TYPE_CHECKING:
     from stockpot.registry.index import Row
     from stockpot.registry.registry import Unusable
 
-registry_app = typer.Typer(
-    name="registry",
-    help="Keep models by content, with their family tree: add, check out, compare, verify.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
+registry_app = CommandGroup(
+    "registry", "Keep models by content, with their family tree: add, check out, compare, verify."
 )
 
 Place = Annotated[
@@ -46,14 +43,14 @@ _SHOWN = 10
 @registry_app.command("init")
 def init_command(
     place: Annotated[str, typer.Argument(help="New folder or fsspec address.")] = DEFAULT,
-    as_json: Json = False,
+    out: Output = Output(),
 ) -> None:
     """Make a registry."""
     from stockpot.registry import init_registry
 
     with init_registry(place) as registry:
         count = registry.index.count()
-        Output(json=as_json).data(
+        out.data(
             {"registry": registry.label, "models": count},
             f"registry at {registry.label}" + (f" ({count} models)" if count else ""),
         )
@@ -82,14 +79,12 @@ def add_command(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Keep NaN and infinity.")
     ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Put a model in. The same model twice changes nothing."""
 
     from stockpot.registry import add
 
-    out = Output(json=as_json, quiet=quiet)
     with opened(place) as registry:
         done = add(
             registry,
@@ -101,7 +96,7 @@ def add_command(
             infer=infer,
             note=note,
             allow_nonfinite=allow_nonfinite,
-            quiet=quiet or as_json,
+            quiet=out.silent,
         )
         if line is not None:
             registry.advance(line, done.id, {"what": "add"})
@@ -113,11 +108,10 @@ def log_command(
     place: Place = DEFAULT,
     line: Annotated[str | None, typer.Option(help="The versions of a line and why.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many models.")] = 20,
-    as_json: Json = False,
+    out: Output = Output(),
 ) -> None:
     """List the newest models, or the versions of a line."""
 
-    out = Output(json=as_json)
     with opened(place) as registry:
         if line is not None:
             versions = registry.line(line)
@@ -150,14 +144,13 @@ def tree_command(
     place: Place = DEFAULT,
     svg: Annotated[Path | None, typer.Option(help="Draw it into this SVG file.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many models.")] = 500,
-    as_json: Json = False,
+    out: Output = Output(),
 ) -> None:
     """Show the family tree."""
 
     from stockpot.registry.registry import models_of
     from stockpot.registry.tree import family, lineage, text
 
-    out = Output(json=as_json)
     with opened(place) as registry:
         rows, edges = family(registry, model, limit=limit)
         lines = {name: models_of(registry.line(name)) for name in registry.lines()}
@@ -178,7 +171,7 @@ def tree_command(
 def show_command(
     model: Annotated[str, typer.Argument(help="Name, id, digest or line (main, main~1).")],
     place: Place = DEFAULT,
-    as_json: Json = False,
+    out: Output = Output(),
 ) -> None:
     """Tell everything about a model."""
 
@@ -187,7 +180,7 @@ def show_command(
         value = {"id": manifest.id, **manifest.to_json()}
         value["ancestors"] = [row.id for row in registry.ancestors(manifest.id)]
         value["descendants"] = [row.id for row in registry.descendants(manifest.id)]
-        Output(json=as_json).data(value, _about(registry, value))
+        out.data(value, _about(registry, value))
 
 
 @registry_app.command("checkout")
@@ -198,16 +191,15 @@ def checkout_command(
     ],
     place: Place = DEFAULT,
     overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Write a model's files, byte for byte as they were added."""
     from stockpot.registry import checkout
 
     with opened(place) as registry:
-        manifest = checkout(registry, model, output, overwrite=overwrite, quiet=quiet or as_json)
+        manifest = checkout(registry, model, output, overwrite=overwrite, quiet=out.silent)
         value = {"id": manifest.id, "output": str(output), "bytes": manifest.nbytes}
-        Output(json=as_json).data(value, f"{output}: {manifest.name} {manifest.id[:12]}")
+        out.data(value, f"{output}: {manifest.name} {manifest.id[:12]}")
 
 
 @registry_app.command("diff")
@@ -215,7 +207,7 @@ def diff_command(
     before: Annotated[str, typer.Argument(help="A model.")],
     after: Annotated[str, typer.Argument(help="Another.")],
     place: Place = DEFAULT,
-    as_json: Json = False,
+    out: Output = Output(),
 ) -> None:
     """Show what differs between two models."""
     from stockpot.registry.difference import diff
@@ -234,17 +226,17 @@ def diff_command(
             change = "" if each.change is None else f"{each.change:.3%}"
             rows.append([each.name, "x".join(map(str, each.shape)), change])
         lines += ["", table(rows)]
-    Output(json=as_json).data(asdict(found), "\n".join(lines))
+    out.data(asdict(found), "\n".join(lines))
 
 
 @registry_app.command("verify")
-def verify_command(place: Place = DEFAULT, as_json: Json = False, quiet: Quiet = False) -> None:
+def verify_command(place: Place = DEFAULT, out: Output = Output()) -> None:
     """Read, decode and hash everything; exit code 1 where something is damaged."""
 
     from stockpot.registry.checking import verify
 
     with opened(place) as registry:
-        found = verify(registry, quiet=quiet or as_json)
+        found = verify(registry, quiet=out.silent)
     words = [f"{found.models} models, {found.blobs} blobs ({found.unused} unused)"]
     for problem in found.problems:
         hit = f"; hits {', '.join(problem.models)}" if problem.models else ""
@@ -252,7 +244,7 @@ def verify_command(place: Place = DEFAULT, as_json: Json = False, quiet: Quiet =
     if found.strays:
         words.append(f"no entries, left alone: {', '.join(found.strays[:20])}")
     words.append("damaged" if found.problems else "everything is as it was written")
-    Output(json=as_json).data(asdict(found), "\n".join(words))
+    out.data(asdict(found), "\n".join(words))
     if found.problems:
         raise typer.Exit(1)
 
@@ -264,7 +256,7 @@ def gc_command(
         float, typer.Option(min=0, help="Hours that a blob must have been marked.")
     ] = 24.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, say what.")] = False,
-    as_json: Json = False,
+    out: Output = Output(),
 ) -> None:
     """Mark what no model needs, and remove what has been marked for a while."""
 
@@ -280,7 +272,7 @@ def gc_command(
     )
     if found.spared:
         words += f"\nno blob is removed: {found.spared} (stockpot registry repair)"
-    Output(json=as_json).data(asdict(found), words)
+    out.data(asdict(found), words)
 
 
 @registry_app.command("remove")
@@ -288,7 +280,7 @@ def remove_command(
     model: Annotated[str, typer.Argument(help="Name, id or digest.")],
     place: Place = DEFAULT,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask back.")] = False,
-    as_json: Json = False,
+    out: Output = Output(),
 ) -> None:
     """Take a model out; its blobs go with gc."""
 
@@ -296,15 +288,14 @@ def remove_command(
         raise InputError(f"removing '{model}' cannot be undone after gc", hint="add --yes")
     with opened(place) as registry:
         ident = registry.remove(model)
-        Output(json=as_json).data({"id": ident}, f"removed {ident[:12]}")
+        out.data({"id": ident}, f"removed {ident[:12]}")
 
 
 @registry_app.command("repair")
 def repair_command(
     place: Place = DEFAULT,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Move nothing, say what.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Move damaged entries and strays to quarantine/, and make the index anew.
 
@@ -313,9 +304,8 @@ def repair_command(
 
     from stockpot.registry.repairing import repair
 
-    out = Output(json=as_json, quiet=quiet)
     with opened(place, out) as registry:
-        done = repair(registry, dry_run=dry_run, quiet=quiet or as_json)
+        done = repair(registry, dry_run=dry_run, quiet=out.silent)
     verb = "would be moved" if dry_run else "moved"
     words = [f"{len(done.moved)} entries {verb}, {done.models} models in the index"]
     words += [f"{entry.key}: {entry.what}" for entry in done.moved]
@@ -326,12 +316,12 @@ def repair_command(
 
 
 @registry_app.command("reindex")
-def reindex_command(place: Place = DEFAULT, as_json: Json = False) -> None:
+def reindex_command(place: Place = DEFAULT, out: Output = Output()) -> None:
     """Make the index anew from the manifests."""
 
     with opened(place) as registry:
         count = registry.reindex()
-        Output(json=as_json).data({"models": count}, f"{count} models")
+        out.data({"models": count}, f"{count} models")
 
 
 def _say_added(done: Added, out: Output) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stockpot.cli.options import AllowCode, Json, Quiet
+from stockpot.cli.options import AllowCode
 from stockpot.cli.output import Output
 from stockpot.extras import require_wanted
 
@@ -44,8 +44,7 @@ def serve_command(
         typer.Option(help="Tasks on which a version must hold before it is accepted, YAML."),
     ] = None,
     allow_code: AllowCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Show family tree, models, results and running jobs in a browser.
 
@@ -57,7 +56,6 @@ def serve_command(
     from stockpot.web.guard import LOOPBACK
     from stockpot.web.keeper import read_token
 
-    out = Output(json=as_json, quiet=quiet)
     if registry is None and Path(".stockpot").is_dir():
         registry = ".stockpot"
     token, made = read_token(token_file) if token_file is not None else (None, False)

@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stockpot.cli.groups import CommandGroup
 from stockpot.cli.landing import Landing
 from stockpot.cli.options import (
-    Address,
     AllowCode,
-    Backend,
     DryRun,
-    GpusPerJob,
     InRegistry,
-    Jobs,
-    Json,
     Overwrite,
-    Quiet,
     SkipCorrupt,
-    backend_extras,
+    Workers,
     check_tangent_packages,
 )
 from stockpot.cli.output import Output
@@ -28,12 +23,8 @@ from stockpot.cli.output import Output
 if TYPE_CHECKING:
     from stockpot.tangent.schema import CompositionScores, TangentResults
 
-tangent_app = typer.Typer(
-    name="tangent",
-    help="Contributions that can be added, scaled, taken away and forgotten.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
+tangent_app = CommandGroup(
+    "tangent", "Contributions that can be added, scaled, taken away and forgotten."
 )
 
 Recipe = Annotated[
@@ -58,27 +49,22 @@ def train_command(
     only: Annotated[
         list[str] | None, typer.Option(help="Train only the component of this name; repeatable.")
     ] = None,
-    backend: Backend = "local",
-    jobs: Jobs = None,
-    address: Address = None,
-    gpus_per_job: GpusPerJob = None,
+    workers: Workers = Workers(),
     registry: InRegistry = None,
     skip_corrupt: SkipCorrupt = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     allow_code: AllowCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Train one component for each part of the data, all from one head.
 
     Run again after an interruption: finished components are not trained again.
     """
 
-    check_tangent_packages(recipe, *backend_extras(backend, address, gpus_per_job))
+    check_tangent_packages(recipe, *workers.extras())
     from stockpot.tangent.run import plan_recipe, train
 
-    out = Output(json=as_json, quiet=quiet)
     if dry_run:
         planned = plan_recipe(recipe, only or (), skip_corrupt=skip_corrupt)
         rows = [
@@ -92,13 +78,10 @@ def train_command(
         recipe,
         output,
         only=only or (),
-        backend=backend,
-        jobs=jobs,
-        address=address,
-        gpus_per_job=gpus_per_job,
+        **workers.options(),
         skip_corrupt=skip_corrupt,
         overwrite=overwrite,
-        quiet=quiet or as_json,
+        quiet=out.silent,
     )
     landing.add(output)
     for note in done.results.notes:
@@ -130,13 +113,11 @@ def compose_command(
     registry: InRegistry = None,
     dry_run: DryRun = False,
     allow_code: AllowCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Sum components into one, for the cost of one; their order changes no byte."""
     from stockpot.tangent.verbs import compose
 
-    out = Output(json=as_json, quiet=quiet)
     landing = Landing(None if dry_run else registry)
     composed = compose(
         components,
@@ -173,8 +154,7 @@ def eval_command(
     ] = None,
     skip_corrupt: SkipCorrupt = False,
     allow_code: AllowCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Accuracy of a composition on the rows that no component has seen."""
 
@@ -189,7 +169,7 @@ def eval_command(
         without=without or (),
         skip_corrupt=skip_corrupt,
     )
-    Output(json=as_json, quiet=quiet).data(done.to_json(), _evaluation(done))
+    out.data(done.to_json(), _evaluation(done))
 
 
 def _run_of(components: Path) -> Path:

@@ -7,19 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stockpot.cli.options import (
-    Address,
-    AllowCode,
-    Backend,
-    Changes,
-    DryRun,
-    GpusPerJob,
-    Jobs,
-    Json,
-    Overwrite,
-    Quiet,
-    backend_extras,
-)
+from stockpot.cli.options import AllowCode, Changes, DryRun, Overwrite, Workers
 from stockpot.cli.output import Output
 from stockpot.extras import require_wanted
 
@@ -29,10 +17,7 @@ def continual_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for report and results.")
     ] = Path("continual"),
-    backend: Backend = "local",
-    jobs: Jobs = None,
-    address: Address = None,
-    gpus_per_job: GpusPerJob = None,
+    workers: Workers = Workers(),
     changes: Changes = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="The tables as Markdown on stdout.")
@@ -40,8 +25,7 @@ def continual_command(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     allow_code: AllowCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Tasks one after another: components, statistics, soups, ensembles and joint training.
 
@@ -49,12 +33,11 @@ def continual_command(
     """
     from stockpot.continual.recipe import load_recipe
 
-    extras = backend_extras(backend, address, gpus_per_job)
+    extras = workers.extras()
     load_recipe(recipe, changes or ())
     require_wanted("torch", *extras, purpose="this recipe")
     from stockpot.continual import compare, plan_recipe
 
-    out = Output(json=as_json, quiet=quiet)
     if dry_run:
         labels = plan_recipe(recipe, changes=changes or ())
         out.data({"jobs": labels}, "\n".join(labels))
@@ -62,13 +45,10 @@ def continual_command(
     done = compare(
         recipe,
         output,
-        backend=backend,
-        jobs=jobs,
-        address=address,
-        gpus_per_job=gpus_per_job,
+        **workers.options(),
         changes=changes or (),
         overwrite=overwrite,
-        quiet=quiet or as_json,
+        quiet=out.silent,
     )
     from stockpot.report.continual import markdown_tables, terminal_tables, write_continual
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stockpot.cli.options import AllowCode, Json, Quiet, check_tangent_packages
+from stockpot.cli.options import AllowCode, check_tangent_packages
 from stockpot.cli.output import Output
 from stockpot.errors import InputError
 
@@ -39,8 +39,7 @@ def forget_command(
         bool, typer.Option("--keep", help="Only write the certificate, delete nothing.")
     ] = False,
     allow_code: AllowCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Remove components, sum the rest again, and write a certificate of what is left of them."""
 
@@ -49,7 +48,6 @@ def forget_command(
 
     if weights not in (None, "uniform", "sum", "examples"):
         raise InputError(f"unknown weights '{weights}'", hint="uniform, sum or examples")
-    out = Output(json=as_json, quiet=quiet)
     done = forget(
         recipe,
         run,
@@ -58,7 +56,7 @@ def forget_command(
         weights=weights,  # type: ignore[arg-type]
         retrain=retrain,
         keep=keep,
-        quiet=quiet or as_json,
+        quiet=out.silent,
     )
     value = {**done.certificate.to_json(), "deleted": [str(path) for path in done.deleted]}
     out.data(value, certificate_words(done.certificate))
@@ -72,8 +70,7 @@ def verify_command(
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train the rest from nothing and compare.")
     ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Check a certificate, by itself, against the components, and by training anew."""
 
@@ -81,8 +78,7 @@ def verify_command(
         check_tangent_packages(recipe)
     from stockpot.tangent.forgetting.run import verify
 
-    out = Output(json=as_json, quiet=quiet)
-    found = verify(certificate, recipe=recipe, run=run, retrain=retrain, quiet=quiet or as_json)
+    found = verify(certificate, recipe=recipe, run=run, retrain=retrain, quiet=out.silent)
     lines = [f"{'holds' if one.holds else 'FAILS':>6}  {one.check}" for one in found.checks]
     out.data(found.to_json(), "\n".join(lines))
     if not found.holds:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stockpot.cli.options import AllowCode, Json, Quiet, check_tangent_packages
+from stockpot.cli.options import AllowCode, check_tangent_packages
 from stockpot.cli.output import Output
 
 
@@ -18,7 +18,7 @@ def show_command(
         list[Path],
         typer.Argument(metavar="COMPONENT", help="Files, or folders of them.", show_default=False),
     ],
-    as_json: Json = False,
+    out: Output = Output(),
 ) -> None:
     """What components hold: base, classes, examples, terms. A corrupted file is refused."""
     from stockpot.tangent.verbs import show
@@ -40,7 +40,6 @@ def show_command(
         }
         for component in show(components)
     ]
-    out = Output(json=as_json)
     out.data({"components": found}, "\n".join(_described(one) for one in found))
 
 
@@ -48,8 +47,7 @@ def check_command(
     recipe: Annotated[Path, typer.Argument(help="The recipe.", show_default=False)],
     rows: Annotated[int, typer.Option(min=1, help="Examples to look at.")] = 8,
     allow_code: AllowCode = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: Output = Output(),
 ) -> None:
     """Compare the model's forward-mode derivative with central differences in float64.
 
@@ -59,7 +57,6 @@ def check_command(
     check_tangent_packages(recipe)
     from stockpot.tangent.run import check
 
-    out = Output(json=as_json, quiet=quiet)
     model, found = check(recipe, rows)
     for note in model.notes:
         out.say(f"note: {note}, because the fused kernel has no forward-mode derivative")
