@@ -93,14 +93,11 @@ def main() -> int:
 
 def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
     """What can be changed: a node and the field of it; the same order for equal trees."""
-    hidden = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AnnAssign | ast.arg)
-        for outer in (node.returns if isinstance(node, ast.FunctionDef) else node.annotation,)
-        if outer is not None
-        for inner in ast.walk(outer)
-    }
+    hidden = set()
+    for node in ast.walk(tree):  # types, and decorators such as dataclass(frozen=True)
+        outside = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        outside += getattr(node, "decorator_list", [])
+        hidden |= {id(inner) for outer in outside if outer for inner in ast.walk(outer)}
     for node in ast.walk(tree):
         if id(node) in hidden:
             continue

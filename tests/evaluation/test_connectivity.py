@@ -123,3 +123,13 @@ def test_curve_as_json():
         "barrier": {"id": 0.25},
         "gain": {"id": -0.25},
     }
+
+
+def test_torch_tensors_keep_the_digits_of_their_type():
+    torch = pytest.importorskip("torch")
+    third = torch.tensor([1.0 / 3.0], dtype=torch.float64)
+    mixed = interpolate({"w": third}, {"w": torch.zeros_like(third)}, 0.5)["w"]
+    assert mixed.dtype == torch.float64
+    assert float(mixed) == 1.0 / 6.0
+    half = torch.tensor([1.0], dtype=torch.float16)
+    assert interpolate({"w": half}, {"w": 2 * half}, 0.5)["w"].dtype == torch.float16

@@ -143,3 +143,27 @@ def test_means_that_cannot_move_are_no_comparison():
     still = CrossedMean(0.0, np.zeros(40), 0.0, 0.0, 0.0, 1, 1)
     assert single_error([still] * 5 + independent(1)[:1], 0.05) == 0.05
     assert still.margin(0.05) == 0.0
+
+
+def test_these_trainings_alone_have_no_scatter():
+    mean = mean_of(simulate(np.random.default_rng(2), 4, 60, 0.1, 0.2))
+    assert mean.scatter > 0
+    assert mean.freedom > 0
+    alone = mean.of_these_trainings()
+    assert (alone.scatter, alone.freedom, alone.covers_trainings) == (0.0, 0.0, False)
+    assert alone.shared == alone.examples == mean.examples
+
+
+def test_domains_do_not_stand_in_for_trainings_where_levels_are_asked_for():
+    cells = simulate(np.random.default_rng(3), 1, 50, 0.2, 0.1, "abc")
+    level = mean_of(cells, across=False)
+    assert (level.scatter, level.freedom) == (0.0, 0.0)
+    assert level.shared == level.examples
+
+
+def test_one_mean_many_times_counts_once_also_where_trainings_are_unknown():
+    """Two trials of one domain: less is shared than examples make, and no training is seen."""
+    one = mean_of(simulate(np.random.default_rng(4), 2, 40, 0.0, 0.4))
+    assert not one.covers_trainings
+    assert one.shared + one.scatter < one.examples
+    assert single_error([one] * 12, 0.05) == 0.05
