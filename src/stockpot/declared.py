@@ -9,7 +9,7 @@ from typing import Any, Self, get_args
 from pydantic import BaseModel, ConfigDict
 
 from stockpot.errors import RecipeError
-from stockpot.yaml_lines import Location, load_with_lines, put_over, validated
+from stockpot.yaml_lines import Location, field_names, load_with_lines, put_over, validated
 
 
 class Declared(BaseModel):
@@ -64,8 +64,7 @@ def keys(*models: type[BaseModel]) -> list[str]:
     """All keys that a file of these models may have, those of their parts included, sorted: what
     misspelt ones are compared with.
     """
-    every = {part for model in models for part in _parts(model)}
-    return sorted({name for part in every for name in part.model_fields})
+    return field_names(*(part for model in models for part in _parts(model)))
 
 
 def _parts(model: type[BaseModel]) -> Iterator[type[BaseModel]]:

@@ -284,6 +284,11 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def field_names(*models: type[BaseModel]) -> list[str]:
+    """The names of all fields of some models, sorted."""
+    return sorted({name for model in models for name in model.model_fields})
+
+
 def _in_file(location: Location, value: Any) -> Location:
     """The part of pydantic's location that exists in the file: union tags are left out."""
     parts: list[str | int] = []
