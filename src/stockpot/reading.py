@@ -88,10 +88,10 @@ def parse_json(raw: bytes | str) -> Any:
     return value
 
 
-def check_depth(value: Any, deepest: int = DEEPEST) -> None:
-    """Raise ``ValueError`` where lists and tables are nested deeper than ``deepest`` levels."""
+def check_depth(value: Any) -> None:
+    """Raise ``ValueError`` where lists and tables are nested deeper than ``DEEPEST`` levels."""
     level = [value]
-    for _ in range(deepest + 1):
+    for _ in range(DEEPEST + 1):
         inner: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -102,7 +102,7 @@ def check_depth(value: Any, deepest: int = DEEPEST) -> None:
             return
         level = inner
     if any(isinstance(item, dict | list | tuple) for item in level):
-        raise ValueError(f"it is nested deeper than {deepest} levels, the limit")
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels, the limit")
 
 
 def read_json(

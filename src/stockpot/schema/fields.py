@@ -68,12 +68,12 @@ def number(value: Any, what: str, low: float = -math.inf, high: float = math.inf
     return value
 
 
-def count(value: Any, what: str, high: int = BIGGEST) -> int:
+def count(value: Any, what: str) -> int:
     """A whole number from 0 on."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"'{what}' is {type(value).__name__}, expected a whole number")
-    if not 0 <= value <= high:
-        raise ValueError(f"'{what}' is not between 0 and {high}")
+    if not 0 <= value <= BIGGEST:
+        raise ValueError(f"'{what}' is not between 0 and {BIGGEST}")
     return value
 
 

@@ -74,7 +74,6 @@ class Fennec:
     _forest: Any
     _meta: Any
     _clusters: int
-    _scaled: bool
 
     @classmethod
     def fit(
@@ -133,7 +132,6 @@ class Fennec:
             forest,
             meta,
             clusters,
-            scale_facts,
         )
 
     def rank(self, proxy: np.ndarray | None = None, task: TaskFacts | None = None) -> FennecRanking:

@@ -38,17 +38,14 @@ class Misplaced(ResultPart):
 def find_misplaced_rows(
     table: Table,
     base: str | Mapping[str, float] | None = None,
-    *,
-    points: float = MISPLACED_POINTS,
-    ratio: float = 0.5,
 ) -> list[Misplaced]:
     """Models whose values stand in the wrong columns, in the order of the table.
 
     A row is compared with a reference row, ``base``: a model of the table, or task -> value; by
     default the median over the models. Values in the wrong columns are far from it column by column
-    (more than ``points`` of the percentage scale on average; values within 0..1 count times 100)
-    but close once both rows are sorted (less than ``ratio`` of that). A model that is merely bad is
-    far both ways. The reference itself is never reported.
+    (more than ``MISPLACED_POINTS`` of the percentage scale on average; values within 0..1 count
+    times 100) but close once both rows are sorted (less than half of that). A model that is merely
+    bad is far both ways. The reference itself is never reported.
 
     Raises ``InputError`` if the table has no model ``base``.
     """
@@ -63,7 +60,7 @@ def find_misplaced_rows(
         here, there = row[both] * unit, reference[both] * unit
         distance = float(np.abs(here - there).mean())
         ordered = float(np.abs(np.sort(here) - np.sort(there)).mean())
-        if distance > points and ordered < ratio * distance:
+        if distance > MISPLACED_POINTS and ordered < distance / 2:
             found.append(Misplaced(model=model, distance=distance, sorted_distance=ordered))
     return found
 

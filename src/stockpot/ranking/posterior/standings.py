@@ -37,7 +37,6 @@ class Reasons:
     ) -> None:
         self._counts = counts
         self._models = models
-        self._mean = mean
         self._parts = parts
         self._alike = alike
         self._sources = sources

@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 MOST_ROWS = 4000
 DECAY = 2.0
 LEAST = 1e-9
+_BLOCK = 512  # rows of distances at a time
 
 
-def _distances(rows: np.ndarray, size: int = 512) -> Iterator[tuple[int, np.ndarray]]:
+def _distances(rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Distances of rows (n, D), float64, to all rows, in blocks; zero on the diagonal."""
     squares = np.einsum("ij,ij->i", rows, rows)
-    for start in range(0, len(rows), size):
-        block = rows[start : start + size]
-        square = squares[start : start + size, None] + squares - 2.0 * (block @ rows.T)
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        square = squares[start : start + _BLOCK, None] + squares - 2.0 * (block @ rows.T)
         np.maximum(square, 0.0, out=square)
         index = np.arange(len(block))
         square[index, start + index] = 0.0

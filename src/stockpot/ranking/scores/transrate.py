@@ -33,12 +33,12 @@ def _half_log_determinant(lower: np.ndarray) -> tuple[float, np.ndarray]:
     return float(np.sum(np.log(np.diagonal(factor)))), factor
 
 
-def coding_rate(rows: np.ndarray, distortion: float = DISTORTION) -> float:
+def coding_rate(rows: np.ndarray) -> float:
     """R of rows as they are, float64, shape (n, D), through the smaller of the two matrices."""
     count, size = rows.shape
     product = rows @ rows.T if count <= size else rows.T @ rows
     matrix = np.asfortranarray(product)
-    matrix /= count * distortion
+    matrix /= count * DISTORTION
     matrix[np.diag_indices(len(matrix))] += 1.0
     return _half_log_determinant(matrix)[0]
 
