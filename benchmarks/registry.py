@@ -264,7 +264,7 @@ def registry_rows(paths: dict[str, Path], scratch: Path) -> str:
         ]
         for label, model, option in choices:
             start = time.perf_counter()
-            done = add(registry, paths[model], parents=["base"], name=label, store_lossy=option)
+            done = add(registry, paths[model], parents=["base"], name=label, lossy=option)
             middle = time.perf_counter()
             checkout(registry, done.id, scratch / "out.safetensors", overwrite=True)
             end = time.perf_counter()
@@ -312,7 +312,7 @@ def measure_effect(models: Path) -> None:
                         paths["a60 F32"],
                         parents=["base"],
                         name=str(option),
-                        store_lossy=option,
+                        lossy=option,
                     )
                     lossy = done.manifest.lossy
                     chosen, error = done.id, f"{lossy['error']:.2%}" if lossy else "0"

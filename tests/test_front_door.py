@@ -145,6 +145,7 @@ NAMES = {
 
 TERMINAL = {
     "as_json": "how results are printed",
+    "json": "how results are printed",
     "quiet": "what is printed beside them",
     "dry_run": "functions beside it plan: plan_recipe, plan_rank",
     "allow_code": "asked of files; what a program says itself is its own (STOCKPOT_ALLOW_CODE=1)",
@@ -202,12 +203,8 @@ FLAGS = {
 """Options that are spelt otherwise than their parameter: `set` and `json` are words of Python."""
 
 RENAMED = {
-    ("registry add", "model"): "source",
-    ("contribute", "model"): "source",
-    ("registry add", "lossy"): "store_lossy",
     ("accept", "contribution"): "chosen",
     ("registry init", "registry"): "place",
-    ("review", "barrier"): "limit",
 }
 
 

@@ -43,7 +43,7 @@ def test_two_rounds_one_refused_one_taken_back(world: World) -> None:
         bad["2.weight"] = bad["2.weight"] * 40
         contribute(registry, save(world.root / "models" / "eve-1", bad), author="eve")
         first = contributions(registry)
-        reviews = {each.name: review(registry, each, meter=meter, limit=0.3) for each in first}
+        reviews = {each.name: review(registry, each, meter=meter, barrier=0.3) for each in first}
         assert [name for name, done in reviews.items() if not done.accepted] == ["eve-1"]
         assert "'2.weight' moved by" in reviews["eve-1"].reason
         with pytest.raises(InputError, match="eve-1 was refused: layers"):
@@ -63,7 +63,7 @@ def test_two_rounds_one_refused_one_taken_back(world: World) -> None:
             contribute(registry, world.tuned(f"{name}-2", 10 + seed, start), author=name)
         second = [each for each in contributions(registry) if each.name.endswith("-2")]
         for each in second:
-            review(registry, each, meter=meter, limit=0.3)
+            review(registry, each, meter=meter, barrier=0.3)
         accept(registry, second, method="stock", meter=meter)
         assert replay(registry, "main") == registry.find("main")
         with_ben = registry.find("main")
@@ -351,7 +351,7 @@ def test_components_are_measured_on_the_tasks_like_others(world: World) -> None:
     meter = Meter(world.tasks)
     with world.registry() as registry:
         contribute(registry, trained_component(world, "good", "north"))
-        done = review(registry, "good", meter=meter, limit=0.5)
+        done = review(registry, "good", meter=meter, barrier=0.5)
         assert [check.name for check in done.checks] == [
             "component",
             "layers",

@@ -57,7 +57,7 @@ def test_the_manifest_states_the_error_that_a_checkout_has(tmp_path: Path, optio
     with init_registry(tmp_path / "r") as registry:
         add(registry, write_model(tmp_path / "base", BASE))
         model = write_model(tmp_path / "tuned", state)
-        done = add(registry, model, parents=["base"], store_lossy=option)
+        done = add(registry, model, parents=["base"], lossy=option)
         checkout(registry, done.id, tmp_path / "out")
         stated = done.manifest.lossy
     assert stated is not None
@@ -102,7 +102,7 @@ def test_what_cannot_be_stored_approximately_is_refused(tmp_path: Path) -> None:
         init_registry(tmp_path / "r") as registry,
         pytest.raises(InputError, match="needs a base"),
     ):
-        add(registry, model, store_lossy="int8")
+        add(registry, model, lossy="int8")
 
 
 def test_a_model_equal_to_its_base_stays_readable(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_model_equal_to_its_base_stays_readable(tmp_path: Path) -> None:
             registry,
             write_model(tmp_path / "copy", BASE),
             parents=["base"],
-            store_lossy="int8",
+            lossy="int8",
             name="copy",
         )
         checkout(registry, copy.id, tmp_path / "out")

@@ -99,7 +99,7 @@ def review_command(
                 reviews.append(refuse(registry, each, refusal))
                 continue
             out.say(f"reviewing {each.name}")
-            reviews.append(review(registry, each, meter=meter, points=points, limit=barrier))
+            reviews.append(review(registry, each, meter=meter, points=points, barrier=barrier))
     lines = []
     for each, done in zip(chosen, reviews, strict=True):
         lines.append(f"{each.name}: {'accepted' if done.accepted else 'refused'}")

@@ -92,7 +92,7 @@ def add_command(
             name=name,
             kind=kind,
             parents=parent,
-            store_lossy=lossy,
+            lossy=lossy,
             infer=infer,
             note=note,
             allow_nonfinite=allow_nonfinite,

@@ -42,7 +42,7 @@ class Contribution:
 
 def contribute(
     registry: Registry,
-    source: str | Path,
+    model: str | Path,
     *,
     line: str = "main",
     base: str | None = None,
@@ -71,10 +71,10 @@ def contribute(
         )
     parent = registry.manifest(origin)
     link = Link(parent.name, parent.digest, "base", None, origin)
-    kind = COMPONENT if _is_component(Path(source)) else FINETUNE
+    kind = COMPONENT if _is_component(Path(model)) else FINETUNE
     # What is said of it is checked before its weights are stored.
     _sealed(Contribution(line, origin, origin, name or "model", author, note, kind))
-    done = add(registry, source, name=name, kind=kind, links=[link], note=note, quiet=quiet)
+    done = add(registry, model, name=name, kind=kind, links=[link], note=note, quiet=quiet)
     proposal = Contribution(line, done.id, origin, done.manifest.name, author, note, kind)
     registry.store.write(_key(proposal), [_sealed(proposal)])
     registry.store.flush()

@@ -100,14 +100,14 @@ def review(
     *,
     meter: Meter | None = None,
     points: int = 3,
-    limit: float = BARRIER,
+    barrier: float = BARRIER,
 ) -> Review:
     """Examine a contribution against its base and the newest version, and keep the outcome.
 
     In this order, ending where it makes no sense to go on: whether its weights are finite and
     descend from its base, whether single layers moved beyond reason, whether the line to its base
-    stays good on the tasks (``points`` models on it, a fall of at most ``limit``), and whether the
-    newest version, averaged with it, loses more than its tolerance on any task: a fine-tuning
+    stays good on the tasks (``points`` models on it, a fall of at most ``barrier``), and whether
+    the newest version, averaged with it, loses more than its tolerance on any task: a fine-tuning
     alone may forget, as long as the average does not. A tangent component is asked the same: the
     line to its base is a growing share of it, and it is summed with those of the newest version.
     ``meter`` remembers scores between reviews.
@@ -122,13 +122,13 @@ def review(
         if checks[0].passed and checks[0].numbers["kind"] == "delta":
             checks.append(_component_layers(registry, found))
             if checks[1].passed and meter.tasks:
-                checks += _measure(registry, found, meter, points, limit)
+                checks += _measure(registry, found, meter, points, barrier)
     else:
         checks = [_lineage(registry, found)]
         if checks[0].passed:
             checks.append(_layers(registry, found))
         if all(check.passed for check in checks) and meter.tasks:
-            checks += _measure(registry, found, meter, points, limit)
+            checks += _measure(registry, found, meter, points, barrier)
     done = Review(found.id, found.model, registry.find(found.line), tuple(checks))
     return _keep(registry, done, before)
 
@@ -274,7 +274,7 @@ def _proportions(moved: Sequence[tuple[str, bool, float]]) -> Check:
 
 
 def _measure(
-    registry: Registry, found: Contribution, meter: Meter, points: int, limit: float
+    registry: Registry, found: Contribution, meter: Meter, points: int, barrier: float
 ) -> list[Check]:
     checks: list[Check] = []
     with tempfile.TemporaryDirectory(prefix="stockpot-review-") as scratch:
@@ -307,8 +307,8 @@ def _measure(
             checks.append(
                 Check(
                     f"connectivity {task.name}",
-                    drop <= limit,
-                    f"{words} (limit {limit:.1%})",
+                    drop <= barrier,
+                    f"{words} (limit {barrier:.1%})",
                     numbers,
                 )
             )

@@ -12,8 +12,8 @@ from stockpot.checkpoints.checkpoint import join_digests
 from stockpot.checkpoints.dtypes import STORAGE, Array
 from stockpot.errors import CheckpointError, InputError, NonFiniteError
 from stockpot.provenance import Record
-from stockpot.registry import lossy
 from stockpot.registry.contents import Contents, read_contents
+from stockpot.registry.lossy import Option, parse_option
 from stockpot.registry.manifest import File, Link, Manifest, parse_manifest
 from stockpot.registry.parents import Guess, find_parents
 from stockpot.registry.registry import Registry, model_key
@@ -41,14 +41,14 @@ class Added:
 
 def add(
     registry: Registry,
-    source: str | Path,
+    model: str | Path,
     *,
     name: str | None = None,
     kind: str | None = None,
     parents: Sequence[str] | None = None,
     record: Record | None = None,
     links: Sequence[Link] | None = None,
-    store_lossy: str | None = None,
+    lossy: str | None = None,
     infer: bool = True,
     note: str = "",
     allow_nonfinite: bool = False,
@@ -58,14 +58,14 @@ def add(
     """Put a model into a registry.
 
     Args:
-        source: model folder, weights file or hub id; its ``stockpot.json`` is read.
+        model: folder, weights file or hub id; its ``stockpot.json`` is read.
         name: how to call it; by default what its record says, else the name of the folder.
         kind: one lower-case word ("base", "finetune", "merge", ...); by default the record's.
         parents: models of the registry it came from, the first being its base. Without them and
             without a record the nearest relatives are looked for (``infer``) and noted with how
             sure that is.
         record: provenance, instead of the folder's own. links: edges, instead of the record's.
-        store_lossy: "int8", "sign" or "low-rank:R": approximate storage of the matrices' difference
+        lossy: "int8", "sign" or "low-rank:R": approximate storage of the matrices' difference
             to the base. What comes out is another model; its manifest states the error.
         note: a sentence to keep with it.
         allow_nonfinite: store NaN and infinity instead of refusing them.
@@ -74,8 +74,8 @@ def add(
     Raises ``CheckpointError`` for what cannot be read (``NonFiniteError`` for NaN), ``InputError``
     for unknown parents, ``OutputError`` where the registry cannot be written.
     """
-    option = lossy.parse_option(store_lossy) if store_lossy else None
-    with read_contents(source) as contents:
+    option = parse_option(lossy) if lossy else None
+    with read_contents(model) as contents:
         known = record if record is not None else contents.record
         if not allow_nonfinite:
             _check_finite(contents)
@@ -246,9 +246,7 @@ def _base(registry: Registry, edges: Sequence[Link], contents: Contents) -> Mani
     return best[1] if best else None
 
 
-def _state_loss(
-    manifest: Manifest, contents: Contents, option: lossy.Option, tally: Tally
-) -> Manifest:
+def _state_loss(manifest: Manifest, contents: Contents, option: Option, tally: Tally) -> Manifest:
     error, change = tally.squares
     digests = {
         info.name: file.checkpoint.tensor_digest(info.name)
