@@ -64,6 +64,17 @@ def test_of_those_that_chose_as_much_an_average_is_kept() -> None:
     assert preferred([run, candidate("swad", 0.001, 0.01)]).protocol == "swad"
 
 
+def test_one_run_is_an_average_along_it_or_with_the_base() -> None:
+    assert {name for name, row in PROTOCOLS.items() if row.averages_one_run} == {
+        "moving_average",
+        "swad",
+        "wise_ft",
+        "wise_ft_half",
+        "stock_periodic",
+        "ratatouille_average",
+    }
+
+
 def test_of_averages_the_one_of_more_runs_is_kept_although_it_took_more_training() -> None:
     two = candidate("stock_2", 0, 0, runs=2.0, steps=50.0)
     assert preferred([two, candidate("soup_uniform", 0.001, 0.01)]).protocol == "soup_uniform"

@@ -207,12 +207,7 @@ class _Validation:
     def is_averaged(self, name: str) -> bool:
         """Whether the noise of one training is averaged out: over runs (a greedy soup may hold one
         only), along a run, or with the base."""
-        protocol = PROTOCOLS[name]
-        if protocol.pool == "periodic" or protocol.take in ("average", "swad"):
-            return True
-        if protocol.combine in ("interpolate", "half"):
-            return True
-        return self.runs(name) >= 2
+        return PROTOCOLS[name].averages_one_run or self.runs(name) >= 2
 
     def runs(self, name: str) -> float:
         """Runs that its weights are made of, mean over cells."""

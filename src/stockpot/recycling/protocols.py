@@ -67,6 +67,12 @@ class Protocol:
         return (self.select in ("best", "greedy")) + (self.combine == "interpolate")
 
     @property
+    def averages_one_run(self) -> bool:
+        """Whether one run alone gives an average: along it, in its training, or with the base."""
+        along = self.pool == "periodic" or self.take in ("average", "swad")
+        return along or self.combine in ("interpolate", "half")
+
+    @property
     def can_be_final(self) -> bool:
         """Whether validation rows that its runs never trained on can speak for its weights."""
         return self.gives_weights and not self.over_trials
