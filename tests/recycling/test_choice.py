@@ -222,6 +222,8 @@ def preference(row: dict[str, Any]) -> tuple[int, bool, float, float, float]:
 def check_kept(final: dict[str, Any]) -> None:
     """The kept row is level with the best, first by the rule of those, and below nothing simple."""
     rows = {row["protocol"]: row for row in final["candidates"]}
+    for name, row in rows.items():
+        assert row["is_averaged"] == (PROTOCOLS[name].averages_one_run or row["runs"] >= 2)
     best = max(final["candidates"], key=lambda row: row["validation"])
     assert rows[final["best"]]["validation"] == best["validation"]
     level = [row for row in final["candidates"] if row["behind"]["mean"] <= row["behind"]["margin"]]
