@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from stockpot.backbones import BackboneSpec, load_backbone
-from stockpot.checkpoints.layers import layer_of
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.errors import InputError
 from stockpot.recycling.combine import Combination, combine_runs
