@@ -114,6 +114,10 @@ def write_world(folder: Path) -> None:
         "pictures": {"models": [timm]},
         "texts": {"models": [bert]},
         "continual": {
+            "trials": 1,
+            "features": {"dimension": 32, "directions": 1, "random_dimension": 32},
+            "tangent": {"epochs": 1},
+            "nonlinear": {"epochs": 1},
             "task": arrays,
             "backbone": network,
             "settings": [{"mode": "class", "classes": 2}],
