@@ -18,9 +18,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stockpot.checkpoints import open_checkpoint
 from stockpot.checkpoints.hub import fetch_folder
-from stockpot.checkpoints.open import PICKLE_SUFFIXES
+from stockpot.checkpoints.open import PICKLE_SUFFIXES, open_stored
 from stockpot.errors import (
     CheckpointError,
     InputError,
@@ -218,7 +217,7 @@ def pull(source: str, output: str | Path, *, overwrite: bool = False, quiet: boo
             names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
             _check_weights(folder, record, sorted(names))
         else:
-            with open_checkpoint(folder) as checkpoint:
+            with open_stored(folder) as checkpoint:
                 found = checkpoint.digest()
             record = Record(
                 kind="base",
@@ -246,11 +245,11 @@ def _check_weights(folder: Path, record: Record, names: Iterable[str]) -> None:
     """
     for name in names:
         if name.endswith((".safetensors", *PICKLE_SUFFIXES)):
-            with open_checkpoint(folder / name):
+            with open_stored(folder / name):
                 pass
     if record.digest is None or not _has_weights(folder):
         return
-    with open_checkpoint(folder) as checkpoint:
+    with open_stored(folder) as checkpoint:
         found = checkpoint.digest()
     if found != record.digest:
         raise CheckpointError(

@@ -51,6 +51,11 @@ class Checkpoint(ABC):
         return folder if (folder / "config.json").is_file() else None
 
     @property
+    def stored(self) -> Checkpoint:
+        """The checkpoint as it lies there, where this one is another view of its weights."""
+        return self
+
+    @property
     def names(self) -> list[str]:
         """Names of the tensors, in stored order."""
         return list(self.tensors)

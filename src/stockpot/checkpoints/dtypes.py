@@ -26,6 +26,7 @@ STORAGE: dict[str, np.dtype[Any]] = {
     "I64": np.dtype(np.int64),
     "F8_E4M3": np.dtype(np.uint8),
     "F8_E5M2": np.dtype(np.uint8),
+    "F8_E8M0": np.dtype(np.uint8),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(np.uint16),
     "F32": np.dtype(np.float32),
@@ -38,7 +39,8 @@ _EXTRA: dict[str, np.dtype[Any]] = {
 }
 FLOATS = ("F8_E5M2", "F8_E4M3", "BF16", "F16", "F32", "F64")
 
-_NUMPY_CODES = {storage: code for code, storage in STORAGE.items() if code not in _EXTRA}
+_BITS = {*_EXTRA, "F8_E8M0"}  # stored under another type's numbers; E8M0 are scales, no weights
+_NUMPY_CODES = {storage: code for code, storage in STORAGE.items() if code not in _BITS}
 
 
 def code_of(array: Array) -> str | None:

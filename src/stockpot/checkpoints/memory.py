@@ -20,6 +20,7 @@ _TORCH_CODES = {
     "torch.bfloat16": "BF16",
     "torch.float8_e4m3fn": "F8_E4M3",
     "torch.float8_e5m2": "F8_E5M2",
+    "torch.float8_e8m0fnu": "F8_E8M0",
     "torch.int64": "I64",
     "torch.int32": "I32",
     "torch.int16": "I16",
@@ -97,7 +98,7 @@ def storage_array(value: Any, code: str) -> Array:
         native = value.astype(value.dtype.newbyteorder("="), copy=False)
         return np.ascontiguousarray(native).reshape(value.shape)
     tensor = value.detach().cpu().resolve_neg().contiguous()
-    if code in ("BF16", "F8_E4M3", "F8_E5M2"):
+    if code in ("BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0"):
         torch = sys.modules["torch"]
         bits = torch.int16 if code == "BF16" else torch.uint8
         return np.asarray(tensor.view(bits).numpy()).view(STORAGE[code])
@@ -110,6 +111,6 @@ def torch_tensor(stored: Array, code: str) -> Any:
 
     if code == "BF16":
         return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
-    if code in ("F8_E4M3", "F8_E5M2"):
+    if code.startswith("F8"):
         return torch.from_numpy(stored).view(getattr(torch, _TORCH_NAMES[code]))
     return torch.from_numpy(stored)

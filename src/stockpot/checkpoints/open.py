@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.checkpoints.checkpoint import Checkpoint
+from stockpot.checkpoints.decoded import decoded
 from stockpot.checkpoints.memory import MemoryCheckpoint
 from stockpot.checkpoints.safetensors_file import check_link, open_file, open_sharded
 from stockpot.errors import CheckpointError
@@ -26,6 +27,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 def open_checkpoint(source: str | Path | Mapping[str, Any] | Checkpoint) -> Checkpoint:
     """Open weights for reading; nothing but headers is read.
 
+    Encoded weights (FP8, GPTQ, bitsandbytes, ...; docs/formats.md) are read as the floats that they
+    stand for; ``open_stored`` gives what lies there.
+
     Args:
         source: a safetensors file or index, a PyTorch file, a folder (Hugging Face, timm,
             sharded, LoRA adapter), a hub id ``owner/name`` or ``owner/name@revision`` (asked for
@@ -33,11 +37,19 @@ def open_checkpoint(source: str | Path | Mapping[str, Any] | Checkpoint) -> Chec
             it is).
 
     Raises:
-        CheckpointError: nothing there, or a damaged file.
+        CheckpointError: nothing there, a damaged file, or weights in an encoding that is not
+            decoded.
         UnsafeFileError: a file that would run code or leaves its folder.
     """
     if isinstance(source, Checkpoint):
         return source
+    return decoded(open_stored(source))
+
+
+def open_stored(source: str | Path | Mapping[str, Any]) -> Checkpoint:
+    """Open weights as they are stored, for who keeps or counts them. Raises as
+    ``open_checkpoint``.
+    """
     if isinstance(source, Mapping):
         return MemoryCheckpoint(source)
     label = str(source)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 from stockpot.checkpoints import Checkpoint, MemoryCheckpoint, TensorInfo, open_checkpoint
 from stockpot.checkpoints.checkpoint import join_digests
+from stockpot.checkpoints.decoded import decoded
 from stockpot.checkpoints.open import open_adapted, weights_folder
 from stockpot.checkpoints.writer import CheckpointWriter
 from stockpot.errors import InputError
@@ -108,7 +109,7 @@ class MergeJob:
             base = self._open(source.base, label)
             return open_adapted(folder, f"{base.label}+{source.adapter}", base)
         if isinstance(source, Mapping):
-            return MemoryCheckpoint(source, label=label)
+            return decoded(MemoryCheckpoint(source, label=label))
         return self._stack.enter_context(open_checkpoint(source))
 
     def _make_plan(self) -> MergePlan:
@@ -245,6 +246,7 @@ def dtype_code(dtype: str | None) -> str | None:
 
 def digests(sources: Sequence[Checkpoint], threads: int | None = None) -> list[str]:
     """``Checkpoint.digest()`` of each source, tensors shared among threads."""
+    sources = [source.stored for source in sources]
     known = {i: digest for i, s in enumerate(sources) if (digest := s.known_digest()) is not None}
     unknown = [i for i in range(len(sources)) if i not in known]
     found: dict[int, dict[str, bytes]] = {i: {} for i in unknown}

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stockpot.checkpoints import open_checkpoint
+from stockpot.checkpoints.open import open_stored
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
 from stockpot.errors import InputError, OutputError
 from stockpot.files import atomic_folder, write_json
@@ -123,13 +123,13 @@ def written_digest(output: Path, report: MergeReport) -> str | None:
     """
     if all(parent.digest is None for parent in report.parents):
         return None
-    with open_checkpoint(output) as checkpoint:
+    with open_stored(output) as checkpoint:
         return checkpoint.digest()
 
 
 def renew_digest(output: Path) -> None:
     """Bring the record of a merge up to date with weights that were changed after it."""
-    with open_checkpoint(output) as checkpoint:
+    with open_stored(output) as checkpoint:
         known = checkpoint.digest()
     if output.is_dir():
         write_record(output, replace(read_record(output), digest=known))

@@ -8,9 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from stockpot.checkpoints import Checkpoint, TensorInfo, open_checkpoint
+from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.header import build_header, header_bytes
-from stockpot.checkpoints.open import PICKLE_SUFFIXES, find_weights, weights_folder
+from stockpot.checkpoints.open import (
+    PICKLE_SUFFIXES,
+    find_weights,
+    open_stored,
+    weights_folder,
+)
 from stockpot.checkpoints.safetensors_file import check_link, open_file, read_index
 from stockpot.errors import CheckpointError, InputError
 from stockpot.merging.output import read_report, report_beside
@@ -111,7 +116,7 @@ def read_contents(source: str | Path) -> Contents:
 
 
 def _single(path: Path, stack: ExitStack) -> Contents:
-    checkpoint = stack.enter_context(open_checkpoint(path))
+    checkpoint = stack.enter_context(open_stored(path))
     file = (
         _as_it_is(path, path.name, checkpoint)
         if path.suffix == ".safetensors"
@@ -149,12 +154,12 @@ def _folder(home: Path, label: str, stack: ExitStack) -> Contents:
     main: tuple[str, ...]
     if chosen.name.endswith(".safetensors.index.json"):
         # Through the index once, which checks that shards and index agree.
-        stack.enter_context(open_checkpoint(chosen))
+        stack.enter_context(open_stored(chosen))
         main = tuple(dict.fromkeys(read_index(chosen).values()))
     elif chosen.suffix == ".safetensors":
         main = (chosen.name,)
     else:
-        weights.append(_converted(stack.enter_context(open_checkpoint(chosen))))
+        weights.append(_converted(stack.enter_context(open_stored(chosen))))
         main = (weights[0].path,)
     others: dict[str, Path] = {}
     for file in sorted(home.rglob("*")):

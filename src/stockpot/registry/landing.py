@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from stockpot.backbones.layout import ABOUT, HEAD, WEIGHTS, Layout, parse_layout
-from stockpot.checkpoints import Checkpoint, TensorInfo, open_checkpoint
-from stockpot.checkpoints.open import weights_folder
+from stockpot.checkpoints import Checkpoint, TensorInfo
+from stockpot.checkpoints.open import open_stored, weights_folder
 from stockpot.checkpoints.writer import file_writer
 from stockpot.errors import CheckpointError, InputError
 from stockpot.files import write_json
@@ -115,7 +115,7 @@ def _ranked(output: Path, left_out: list[str]) -> list[RunModel]:
     if not (has_weights or spec.get("weights")):
         left_out.append(f"{place}: the winner is made by a function, and lies in no file")
         return []
-    with open_checkpoint(output / place if (output / place).exists() else place) as checkpoint:
+    with open_stored(output / place if (output / place).exists() else place) as checkpoint:
         return [RunModel(place, digest=checkpoint.digest())]
 
 
@@ -132,7 +132,7 @@ def _land(registry: Registry, output: Path, made: RunModel, quiet: bool) -> Adde
         with _laid_over(Path(source), output / made.overlay, made.parts) as folder:
             return add(registry, folder, name=made.name, record=made.record, quiet=quiet)
     if made.digest is not None:
-        with open_checkpoint(source) as checkpoint:
+        with open_stored(source) as checkpoint:
             if checkpoint.digest() != made.digest:
                 raise InputError("its weights have changed since")
         home = weights_folder(source)
@@ -165,11 +165,11 @@ def _laid_over(source: Path, overlay: Path, parts: Mapping[str, str]) -> Iterato
                 continue
             (folder / inside).parent.mkdir(exist_ok=True)
             shutil.copyfile(file, folder / inside)
-        with open_checkpoint(overlay) as over:
+        with open_stored(overlay) as over:
             for name, prefix in parts.items():
                 if name == HEAD and layout is not None:
                     continue  # it is in the other file
-                with open_checkpoint(source / name) as under:
+                with open_stored(source / name) as under:
                     if name == WEIGHTS and layout is not None:
                         _write_joined(folder / name, under, over, prefix, layout, parts.get(HEAD))
                     else:
