@@ -20,15 +20,36 @@ def actions(report):
     return {tensor.name: tensor.action for tensor in report.tensors}
 
 
-def test_counters_and_masks_are_copied_from_the_first_model():
+def test_counters_are_copied_from_the_first_model():
     """Averaging ``num_batches_tracked`` means nothing; different ones must not stop a merge."""
     a = state(count=np.array(10), mask=np.array([True, False]))
-    b = state(count=np.array(99), mask=np.array([False, True]))
+    b = state(count=np.array(99), mask=np.array([True, False]))
     for method, base in (("linear", None), ("stock", state(count=np.array(0)))):
         merged = merge([a, b], method=method, base=base)
         assert merged.state["count"] == 10
         assert merged.state["mask"].tolist() == [True, False]
         assert actions(merged.report)["count"] == "copy"
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        (np.array([True, False]), np.array([False, True])),
+        (np.arange(4), np.arange(4)[::-1].copy()),
+        (np.arange(4), np.arange(4.0)),
+        (np.arange(4.0), np.arange(4)),
+        (np.arange(4), np.arange(5)),
+    ],
+)
+@pytest.mark.parametrize(("method", "base"), [("linear", None), ("ties", state())])
+def test_integers_that_differ_are_never_one_models_own(mine, theirs, method, base):
+    models = [state(ids=mine), state(ids=theirs)]
+    for heads in ("auto", "mean"):
+        with pytest.raises(CheckpointError, match="'ids'"):
+            merge(models, method=method, base=base, heads=heads)
+    kept = merge(models, method=method, base=base, heads="first")
+    np.testing.assert_array_equal(kept.state["ids"], mine)
+    assert "ids" not in merge(models, method=method, base=base, heads="drop").state
 
 
 def test_batchnorm_statistics_are_averaged_with_a_warning():

@@ -56,6 +56,11 @@ class Checkpoint(ABC):
         return self
 
     @property
+    def notes(self) -> list[str]:
+        """What a report says of how these weights were read; empty where they lie as they are."""
+        return []
+
+    @property
     def names(self) -> list[str]:
         """Names of the tensors, in stored order."""
         return list(self.tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -51,6 +52,21 @@ class DecodedCheckpoint(Checkpoint):
     @property
     def stored(self) -> Checkpoint:
         return self._stored
+
+    @property
+    def notes(self) -> list[str]:
+        from stockpot.checkpoints.encodings.formats import FORMATS
+
+        notes = [
+            f"{self.label}: {count} weights were decoded from {FORMATS[key].title}"
+            for key, count in Counter(self.formats.values()).items()
+        ]
+        if self.left_out:
+            notes.append(
+                f"{self.label}: '{self.left_out[0]}' and {len(self.left_out) - 1} more tensors "
+                "are of use to quantised arithmetic alone and were left out"
+            )
+        return notes
 
     def raw(self, name: str) -> Array:
         if name not in self._weights:

@@ -4,8 +4,10 @@ Decided here, for every method alike:
 
 - **Floating tensors that all models (and the base, where the method needs one) have in one
   shape** are merged by the method.
-- **Integer and boolean tensors** (``num_batches_tracked``, position ids) are copied from the
-  first model; averaging counters means nothing.
+- **Integer and boolean tensors** (position ids, masks) must be equal in all models that have them;
+  a mean of them means nothing. Where they differ, "auto" and "mean" refuse and name them, "first"
+  keeps the first model's, "drop" leaves them out. A single number (``num_batches_tracked``) is a
+  counter: the first model's is kept.
 - **New heads**: tensors all models have in one shape, but not the base: policy ``heads``. "auto"
   and "mean" average them, "first" keeps the first model's, "drop" leaves them out.
 - **Tensors that only some models have, or that differ in shape**: "auto" refuses and names them,
@@ -19,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.dtypes import is_float
@@ -73,8 +77,15 @@ def align(
         holders = [i for i, model in enumerate(models) if name in model]
         first = models[holders[0]].info(name)
         agreeing = [i for i in holders if models[i].info(name).shape == first.shape]
-        if not is_float(first.dtype):
-            aligned.append(Aligned(first, "copy", (holders[0],), "not a floating tensor"))
+        if not all(is_float(models[i].info(name).dtype) for i in holders):
+            reason = _difference(models, holders, name)
+            if reason is None or heads == "first":
+                note = "not a floating tensor"
+                aligned.append(Aligned(first, "copy", (holders[0],), reason or note))
+            elif heads == "drop":
+                dropped.append(name)
+            else:
+                misfits.append(f"'{name}' ({reason})")
             continue
         everywhere = len(agreeing) == len(models)
         base = base_for(name)
@@ -96,7 +107,7 @@ def align(
     if misfits:
         raise CheckpointError(
             f"{len(misfits)} tensors do not fit together, the first: {misfits[0]}",
-            hint="choose heads: mean, first or drop",
+            hint="choose heads: mean (not for integers), first or drop",
         )
     if not any(item.action == "merge" for item in aligned):
         raise CheckpointError(
@@ -121,6 +132,20 @@ def _result(
         # 8-bit floats hold quantised weights; their average needs more digits than they have.
         dtype = "BF16" if dtype.startswith("F8") else dtype
     return TensorInfo(name, models[sources[0]].info(name).shape, dtype)
+
+
+def _difference(models: Sequence[Checkpoint], holders: Sequence[int], name: str) -> str | None:
+    """How integers differ among the models that have them; None where they agree, or count."""
+    first = models[holders[0]]
+    info, values = first.info(name), first.raw(name)
+    for i in holders[1:]:
+        other = models[i].info(name)
+        if other.shape != info.shape or is_float(other.dtype) != is_float(info.dtype):
+            kinds = (f"{x.dtype} {list(x.shape)}" for x in (info, other))
+            return f"{' and '.join(kinds)} in {first.label} and {models[i].label}"
+        if info.size > 1 and not np.array_equal(values, models[i].raw(name)):
+            return f"integers that differ in {first.label} and {models[i].label}"
+    return None
 
 
 def _disagreement(models: Sequence[Checkpoint], name: str) -> str:

@@ -91,6 +91,7 @@ class MergeJob:
             self.models = [self._open(s, f"model {i + 1}") for i, s in enumerate(spec.models)]
             self.base = None if spec.base is None else self._open(spec.base, "base")
             self.plan = self._make_plan()
+            self.plan.warnings[:0] = [note for source in self.sources for note in source.notes]
         except BaseException:
             self.close()
             raise

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stockpot.checkpoints import open_checkpoint
 from stockpot.checkpoints.open import open_stored
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
 from stockpot.errors import InputError, OutputError
@@ -194,6 +195,27 @@ def _copy_companions(job: MergeJob, folder: Path) -> bool:
     return False
 
 
+def _drop_quantization(home: Path, folder: Path) -> None:
+    """Let what was copied from ``home`` say nothing of an encoding that was decoded.
+
+    A config may also ask for quantisation when plain weights are loaded; that stays.
+    """
+    from stockpot.checkpoints.encodings.config import FILES, without_quantization
+
+    path = folder / "config.json"
+    config = read_json(path, "a model's config") if path.is_file() else {}
+    plain = without_quantization(config) if isinstance(config, dict) else config
+    files = [folder / name for name in FILES if (folder / name).is_file()]
+    if plain == config and not files:
+        return
+    with open_checkpoint(home) as source:
+        if source.stored is source:
+            return
+    write_json(path, plain)
+    for file in files:
+        file.unlink()
+
+
 def copy_companions(home: Path, folder: Path) -> None:
     """Copy to ``folder`` what makes weights a model: config, tokenizer and the like of ``home``."""
     for file in sorted(home.rglob("*")):
@@ -204,6 +226,7 @@ def copy_companions(home: Path, folder: Path) -> None:
         if file.is_file() and _is_companion(file):
             (folder / inside).parent.mkdir(exist_ok=True)
             shutil.copyfile(file, folder / inside)
+    _drop_quantization(home, folder)
 
 
 def _is_companion(file: Path) -> bool:

@@ -73,7 +73,7 @@ def make_plan(
     dtype: str | None = None,
     extras: Mapping[str, Sequence[Checkpoint]] | None = None,
 ) -> MergePlan:
-    """Decide for every tensor what is done with it; reads no data.
+    """Decide for every tensor what is done with it; reads integers, and no other data.
 
     Raises ``MethodError`` where a method needs a base and there is none, ``CheckpointError`` where
     tensors do not fit together.

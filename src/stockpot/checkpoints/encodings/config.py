@@ -11,12 +11,13 @@ from stockpot.errors import CheckpointError
 from stockpot.reading import read_json
 
 # Older tools write a file of their own; the name says which.
-_FILES = {
+FILES = {
     "quantize_config.json": "gptq",
     "quant_config.json": "awq",
     "hf_quant_config.json": "modelopt",
 }
 _KEYS = ("quantization_config", "compression_config")
+_PARTS = ("text_config", "llm_config")
 _CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 """Model types of transformers whose linear layers are ``Conv1D``: weights are (inputs, outputs)."""
 
@@ -56,16 +57,25 @@ def declared(stored: Checkpoint) -> dict[str, Any]:
     if home is None:
         return {}
     config = _json(home / "config.json")
-    for part in (config, *(config.get(key) for key in ("text_config", "llm_config"))):
+    for part in (config, *(config.get(key) for key in _PARTS)):
         if isinstance(part, dict):
             value = next((part[key] for key in _KEYS if isinstance(part.get(key), dict)), None)
             if value:
                 return dict(value)
-    for file, method in _FILES.items():
+    for file, method in FILES.items():
         value = _json(home / file)
         if value:
             return {"quant_method": method, **value.get("quantization", value)}
     return {}
+
+
+def without_quantization(config: dict[str, Any]) -> dict[str, Any]:
+    """A model's config without what it says about quantisation, in its parts as well."""
+    kept = {key: value for key, value in config.items() if key not in _KEYS}
+    for key in _PARTS:
+        if isinstance(kept.get(key), dict):
+            kept[key] = {k: v for k, v in kept[key].items() if k not in _KEYS}
+    return kept
 
 
 def is_transposed(stored: Checkpoint) -> bool:
