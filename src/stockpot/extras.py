@@ -31,6 +31,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "ray": ("ray",),
     "onnx": (*_TORCH, "onnx", "onnxscript"),
     "soup": ("cmaes", "optuna"),
+    "gguf": ("gguf",),
 }
 """What each extra brings, by the names under which Python imports it; a package's own extra comes
 before those that include it."""
@@ -46,6 +47,7 @@ PURPOSES: Mapping[str, str] = {
     "ray": "many machines",
     "onnx": "exporting to ONNX",
     "soup": "the search of a soup's coefficients",
+    "gguf": "GGUF files",
 }
 
 DISTRIBUTIONS: Mapping[str, str] = {

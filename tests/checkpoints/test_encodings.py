@@ -136,3 +136,37 @@ def test_plain_models_are_opened_as_they_are(tmp_path):
     stored.put("attn.bias", np.tril(np.ones((1, 1, 4, 4), np.uint8)))
     with open_checkpoint(stored.write(tmp_path / "model")) as checkpoint:
         assert not isinstance(checkpoint, DecodedCheckpoint)
+
+
+def test_transformers_reads_the_same_fp8_and_mxfp4(tmp_path):
+    """Its own functions, on the same bytes, bit for bit."""
+    torch = pytest.importorskip("torch")
+    from stockpot.backbones.compat import ensure_torchvision
+
+    ensure_torchvision(quiet=True)
+    fp8 = pytest.importorskip("transformers.integrations.finegrained_fp8")
+    mxfp4 = pytest.importorskip("transformers.integrations.mxfp4")
+    from .encoded import Stored
+
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 126, (64, 96)).astype(np.uint8)
+    scales = rng.random((2, 3), dtype=np.float32)
+    stored = Stored(config={"quant_method": "fp8", "weight_block_size": [32, 32]})
+    stored.put("a.weight", bits, "F8_E4M3")
+    stored.put("a.weight_scale_inv", scales)
+    theirs = fp8.Fp8Dequantize(None)._dequantize_one(
+        torch.from_numpy(bits).view(torch.float8_e4m3fn), torch.from_numpy(scales), torch.float32
+    )
+    with open_checkpoint(stored.write(tmp_path / "fp8")) as checkpoint:
+        np.testing.assert_array_equal(checkpoint.read("a.weight"), theirs.numpy())
+
+    blocks = rng.integers(0, 256, (2, 24, 3, 16)).astype(np.uint8)
+    powers = rng.integers(100, 140, (2, 24, 3)).astype(np.uint8)
+    stored = Stored(config={"quant_method": "mxfp4"})
+    stored.put("a.down_proj_blocks", blocks)
+    stored.put("a.down_proj_scales", powers)
+    theirs = mxfp4.convert_moe_packed_tensors(
+        torch.from_numpy(blocks), torch.from_numpy(powers), dtype=torch.float32
+    )
+    with open_checkpoint(stored.write(tmp_path / "mxfp4")) as checkpoint:
+        np.testing.assert_array_equal(checkpoint.read("a.down_proj"), theirs.numpy())

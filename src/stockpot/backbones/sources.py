@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stockpot.backbones.compat import ensure_torchvision, import_transformers
@@ -21,6 +22,8 @@ from stockpot.backbones.preparation import (
     TextPreparation,
 )
 from stockpot.backbones.spec import BackboneSpec
+from stockpot.checkpoints.open import is_encoded
+from stockpot.checkpoints.torch_io import load_state
 from stockpot.errors import BackboneError
 from stockpot.extras import require
 from stockpot.programs import load_function
@@ -166,7 +169,7 @@ def _from_transformers(spec: BackboneSpec, root: Path) -> Source:
     name = str(folder) if local else spec.name
     try:
         with _no_progress_bar(transformers):
-            network = transformers.AutoModel.from_pretrained(name, **spec.options)
+            network = _from_pretrained(transformers, name, spec.options, local=local)
     except Exception as error:
         raise BackboneError(
             f"transformers cannot load '{spec.name}': {_first_line(error)}",
@@ -187,6 +190,19 @@ def _from_transformers(spec: BackboneSpec, root: Path) -> Source:
     longest = getattr(network.config, "max_position_embeddings", spec.max_length)
     text = TextPreparation(tokenizer, min(spec.max_length, longest))
     return Source(network, call_text, readout, text, folder=config_folder)
+
+
+def _from_pretrained(
+    transformers: Any, name: str, options: Mapping[str, Any], *, local: bool
+) -> Any:
+    """The model, its encoded weights decoded: the library would need another one for that."""
+    if local and is_encoded(Path(name)):
+        config = transformers.AutoConfig.from_pretrained(name, **options)
+        del config.quantization_config
+        with torch.device("meta"):
+            kind = type(transformers.AutoModel.from_config(config))
+        return kind.from_pretrained(None, config=config, state_dict=load_state(name))
+    return transformers.AutoModel.from_pretrained(name, **options)
 
 
 def _tokenizer(transformers: Any, name: str, folder: Path | None) -> Any:

@@ -14,6 +14,7 @@ from stockpot.checkpoints.safetensors_file import check_link, open_file, open_sh
 from stockpot.errors import CheckpointError
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+GGUF_SUFFIX = ".gguf"
 _SINGLE = (
     "model.safetensors",
     "adapter_model.safetensors",
@@ -83,6 +84,20 @@ def weights_folder(source: str | Path) -> Path | None:
     return None
 
 
+def is_encoded(folder: Path) -> bool:
+    """Whether a folder's config declares a quantisation and its weights are encoded.
+
+    A config may also ask for quantisation when plain weights are loaded. Raises as
+    ``open_checkpoint`` does.
+    """
+    from stockpot.checkpoints.encodings.config import declares
+
+    if not declares(folder):
+        return False
+    with open_checkpoint(folder) as checkpoint:
+        return checkpoint.stored is not checkpoint
+
+
 def open_adapted(
     folder: Path, label: str, base: str | Path | Checkpoint | None = None
 ) -> Checkpoint:
@@ -102,7 +117,7 @@ def _is_hub_id(source: str | Path) -> bool:
     """Whether a text can be a hub id: ``owner/name`` that does not end like a weights file."""
     if not isinstance(source, str) or not _HUB_ID.fullmatch(source):
         return False
-    return not source.endswith((".safetensors", ".json", *PICKLE_SUFFIXES))
+    return not source.endswith((".safetensors", ".json", GGUF_SUFFIX, *PICKLE_SUFFIXES))
 
 
 def _open_single(path: Path, label: str) -> Checkpoint:
@@ -114,9 +129,14 @@ def _open_single(path: Path, label: str) -> Checkpoint:
         from stockpot.checkpoints.pickle_file import open_pickle
 
         return open_pickle(path, label)
+    if path.suffix == GGUF_SUFFIX:
+        from stockpot.checkpoints.gguf_file import GgufCheckpoint
+
+        return GgufCheckpoint(path, label=label)
     raise CheckpointError(
         f"{path} is no weights file",
-        hint=f"expected .safetensors, {', '.join(PICKLE_SUFFIXES)} or a model folder",
+        hint=f"expected .safetensors, {', '.join((*PICKLE_SUFFIXES, GGUF_SUFFIX))} or a model "
+        "folder",
     )
 
 
@@ -150,8 +170,11 @@ def find_weights(folder: Path) -> Path:
     for name in (*_PICKLES, "pytorch_model.bin.index.json"):
         if (folder / name).is_file():
             return folder / name
-    if tensors or indexes:
-        names = ", ".join(file.name for file in (*indexes, *tensors)[:5])
+    packed = sorted(folder.glob(f"*{GGUF_SUFFIX}"))
+    if len(packed) == 1 and not tensors and not indexes:
+        return packed[0]
+    if tensors or indexes or packed:
+        names = ", ".join(file.name for file in (*indexes, *tensors, *packed)[:5])
         raise CheckpointError(f"{folder} holds several weights files ({names})", hint="name one")
     raise CheckpointError(
         f"{folder} holds no weights", hint="expected model.safetensors or an index of shards"

@@ -6,18 +6,17 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stockpot.checkpoints import open_checkpoint
-from stockpot.checkpoints.open import open_stored
+from stockpot.checkpoints.open import GGUF_SUFFIX, is_encoded, open_stored
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
 from stockpot.errors import InputError, OutputError
 from stockpot.files import atomic_folder, write_json
-from stockpot.merging.job import DTYPES, MergeJob, Spec, dtype_code
+from stockpot.merging.job import DTYPES, MergeJob, Source, Spec, dtype_code
 from stockpot.merging.report import MergeReport
 from stockpot.provenance import Parent, Record, has_record, read_record, write_card, write_record
 from stockpot.reading import read_json
@@ -39,6 +38,11 @@ def check_output(output: Path, spec: Spec, *, overwrite: bool) -> None:
             f"{output}: one file cannot hold the tokenizer that the recipe asks for",
             hint="name a folder",
         )
+    if output.suffix != ".safetensors" and _is_gguf(spec.models[:1]):
+        raise OutputError(
+            f"{output}: tensors of GGUF files have names that no model folder has",
+            hint="name one file: -o merged.safetensors",
+        )
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists already", hint="choose another name, or --overwrite")
     if output.suffix != ".safetensors" and output.is_file():
@@ -46,6 +50,12 @@ def check_output(output: Path, spec: Spec, *, overwrite: bool) -> None:
     parent = next(folder for folder in output.absolute().parents if folder.exists())
     if not os.access(parent, os.W_OK):
         raise OutputError(f"cannot write {output}: permission denied in {parent}")
+
+
+def _is_gguf(sources: Sequence[Source]) -> bool:
+    return any(
+        str(source).endswith(GGUF_SUFFIX) for source in sources if isinstance(source, str | Path)
+    )
 
 
 def write_output(
@@ -196,24 +206,15 @@ def _copy_companions(job: MergeJob, folder: Path) -> bool:
 
 
 def _drop_quantization(home: Path, folder: Path) -> None:
-    """Let what was copied from ``home`` say nothing of an encoding that was decoded.
-
-    A config may also ask for quantisation when plain weights are loaded; that stays.
-    """
+    """Let what was copied from ``home`` say nothing of an encoding that was decoded."""
+    if not is_encoded(home):
+        return
     from stockpot.checkpoints.encodings.config import FILES, without_quantization
 
     path = folder / "config.json"
-    config = read_json(path, "a model's config") if path.is_file() else {}
-    plain = without_quantization(config) if isinstance(config, dict) else config
-    files = [folder / name for name in FILES if (folder / name).is_file()]
-    if plain == config and not files:
-        return
-    with open_checkpoint(home) as source:
-        if source.stored is source:
-            return
-    write_json(path, plain)
-    for file in files:
-        file.unlink()
+    write_json(path, without_quantization(read_json(path, "a model's config")))
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
 
 
 def copy_companions(home: Path, folder: Path) -> None:

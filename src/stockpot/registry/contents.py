@@ -11,6 +11,7 @@ from typing import Self
 from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.header import build_header, header_bytes
 from stockpot.checkpoints.open import (
+    GGUF_SUFFIX,
     PICKLE_SUFFIXES,
     find_weights,
     open_stored,
@@ -116,6 +117,7 @@ def read_contents(source: str | Path) -> Contents:
 
 
 def _single(path: Path, stack: ExitStack) -> Contents:
+    _refuse_gguf(path)
     checkpoint = stack.enter_context(open_stored(path))
     file = (
         _as_it_is(path, path.name, checkpoint)
@@ -126,6 +128,14 @@ def _single(path: Path, stack: ExitStack) -> Contents:
     if record is not None and record.digest not in (None, checkpoint.digest()):
         record = None
     return Contents(str(path), [file], (file.path,), {}, record, stack)
+
+
+def _refuse_gguf(path: Path) -> None:
+    if path.suffix == GGUF_SUFFIX:
+        raise InputError(
+            f"{path} is a GGUF file, a registry keeps safetensors",
+            hint=f"stockpot merge {path} -o model.safetensors gives its floats",
+        )
 
 
 def _record_of_file(path: Path, checkpoint: Checkpoint) -> Record | None:
@@ -149,6 +159,7 @@ def _record_of_file(path: Path, checkpoint: Checkpoint) -> Record | None:
 
 def _folder(home: Path, label: str, stack: ExitStack) -> Contents:
     chosen = find_weights(home)
+    _refuse_gguf(chosen)
     check_link(chosen, home)
     weights: list[WeightsFile] = []
     main: tuple[str, ...]

@@ -54,8 +54,15 @@ def read_quantization(stored: Checkpoint) -> QuantConfig:
 def declared(stored: Checkpoint) -> dict[str, Any]:
     """The quantisation config as it stands; empty where there is none."""
     home = stored.home or (stored.path.parent if stored.path and stored.path.is_file() else None)
-    if home is None:
-        return {}
+    return {} if home is None else _declared(home)
+
+
+def declares(folder: Path) -> bool:
+    """Whether the files of a folder declare a quantisation."""
+    return bool(_declared(folder))
+
+
+def _declared(home: Path) -> dict[str, Any]:
     config = _json(home / "config.json")
     for part in (config, *(config.get(key) for key in _PARTS)):
         if isinstance(part, dict):

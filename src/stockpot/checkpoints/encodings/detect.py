@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from stockpot.checkpoints.encodings.values import (
     unpack_bits,
     unpack_fp4,
 )
+from stockpot.checkpoints.gguf_file import GgufCheckpoint
 from stockpot.errors import CheckpointError
 from stockpot.reading import parse_json
 
@@ -74,7 +76,17 @@ class Detected:
 
 def detect(stored: Checkpoint) -> Detected:
     """What is encoded in a checkpoint. Raises ``CheckpointError`` naming what is not decoded."""
+    if isinstance(stored, GgufCheckpoint):
+        return _of_gguf(stored)
     return _Detector(stored, read_quantization(stored)).run()
+
+
+def _of_gguf(stored: GgufCheckpoint) -> Detected:
+    weights = []
+    for name, (_, shape) in stored.encoded.items():
+        stored.values(name)  # an unknown type is refused now, not when its turn comes
+        weights.append(Encoded(name, shape, "gguf", (name,), partial(stored.values, name)))
+    return Detected(tuple(weights), ())
 
 
 class _Detector:
@@ -417,8 +429,8 @@ class _Detector:
                     first += stop - start
                 return np.ascontiguousarray(np.concatenate(pieces))
 
-            table = power_of_two(self.stored.raw(scales)).reshape(experts, outputs, groups)
-            table = table.transpose(0, 2, 1).reshape(experts * groups, outputs)
+            grid = power_of_two(self.stored.raw(scales)).reshape(experts, outputs, groups)
+            table = grid.transpose(0, 2, 1).reshape(experts * groups, outputs)
             rows = np.arange(experts * inputs) // (half * 2)
             return ScaledRows(outputs, unpack, table, rows, np.arange(outputs))
 
