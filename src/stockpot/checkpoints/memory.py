@@ -105,6 +105,13 @@ def storage_array(value: Any, code: str) -> Array:
     return np.asarray(tensor.numpy())
 
 
+def torch_dtype(code: str) -> Any:
+    """The torch dtype of a safetensors code."""
+    import torch
+
+    return getattr(torch, _TORCH_NAMES[code])
+
+
 def torch_tensor(stored: Array, code: str) -> Any:
     """A torch tensor over the memory of a storage array (writable, C-contiguous), in its shape."""
     import torch

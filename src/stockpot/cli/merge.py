@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,8 +89,13 @@ def merge_command(
         bool, typer.Option("--allow-nonfinite", help="Merge NaN and infinity too.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Merge models that have no ancestor in common.")
+        bool,
+        typer.Option("--force", help="Merge strangers, and models whose configs disagree."),
     ] = False,
+    check_load: Annotated[
+        bool,
+        typer.Option(help="Have transformers or timm load the folder (no data) before it is kept."),
+    ] = True,
     overwrite: Overwrite = False,
     registry: InRegistry = None,
     list_methods: Annotated[
@@ -132,7 +138,7 @@ def merge_command(
     if not force:
         _refuse_strangers(spec)
     if dry_run:
-        _show_plan(out, spec)
+        _show_plan(out, replace(spec, force=force))
         return
     if output is None:
         raise InputError("no output was given", hint="add -o FOLDER or -o FILE.safetensors")
@@ -147,6 +153,8 @@ def merge_command(
         jobs=jobs,
         address=address,
         allow_nonfinite=allow_nonfinite,
+        force=force,
+        check_load=check_load,
         max_shard_size=_bytes(max_shard_size),
         hash_parents=hash_parents,
         overwrite=overwrite,

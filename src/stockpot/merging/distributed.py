@@ -28,6 +28,7 @@ from stockpot.merging.engine import Options, Work, model_groups
 from stockpot.merging.job import MergeJob, Spec
 from stockpot.merging.output import (
     METADATA,
+    begin_check,
     check_output,
     complete_folder,
     write_beside,
@@ -223,13 +224,13 @@ def _write_at(path: Path, pieces: Sequence[tuple[int, bytes]]) -> None:
 
 
 def _unhashed(job: MergeJob) -> list[int]:
-    return [i for i, source in enumerate(job.sources) if source.known_digest() is None]
+    return [i for i, source in enumerate(job.stored) if source.known_digest() is None]
 
 
 def _digests(job: MergeJob, hashed: Sequence[int], notes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Content hashes of the parents; tensors that are not in the output are read here."""
     found = []
-    for number, source in enumerate(job.sources):
+    for number, source in enumerate(job.stored):
         known = source.known_digest()
         if known is None or number in hashed:
             parts = {
@@ -260,7 +261,7 @@ def _put_in_place(
             first.replace(temporary)
         write_beside(output, report)
         return
-    with atomic_folder(output, replace=overwrite) as folder:
+    with begin_check(job) as check, atomic_folder(output, replace=overwrite) as folder:
         for file in sorted(first.parent.iterdir()):
             file.rename(folder / file.name)
-        complete_folder(job, folder, report, output.name)
+        complete_folder(job, folder, report, output.name, check)

@@ -16,6 +16,7 @@ from stockpot.checkpoints.writer import CheckpointWriter
 from stockpot.errors import InputError
 from stockpot.merging.alignment import Heads
 from stockpot.merging.chained import open_merged
+from stockpot.merging.configs import compare_configs
 from stockpot.merging.engine import Engine, Options, Sink
 from stockpot.merging.plan import MergePlan, make_plan
 from stockpot.merging.pool import WorkerPool
@@ -56,7 +57,9 @@ class SelfPlanned(Protocol):
 class Spec:
     """What to merge and by which rules: a recipe without its sources' contents.
 
-    Fields are the arguments of ``stockpot.merging.merge``. With a ``layout``, that says what is
+    Fields are the arguments of ``stockpot.merging.merge``; ``force`` accepts parents whose configs
+    give their weights other meanings, ``check_load`` has a folder loaded by its library before it
+    is kept (``loading.py``). With a ``layout``, that says what is
     done with each tensor: parameters, rules and heads are its own.
     """
 
@@ -68,6 +71,8 @@ class Spec:
     heads: Heads = "auto"
     dtype: str | None = None
     layout: SelfPlanned | None = None
+    force: bool = False
+    check_load: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class MergeJob:
             self.base = None if spec.base is None else self._open(spec.base, "base")
             self.plan = self._make_plan()
             self.plan.warnings[:0] = [note for source in self.sources for note in source.notes]
+            self.plan.warnings += self._compare_configs()
         except BaseException:
             self.close()
             raise
@@ -143,10 +149,25 @@ class MergeJob:
         plan.warnings += words
         return plan
 
+    def _compare_configs(self) -> list[str]:
+        """Differences of the parents' configs, for the report. Raises where they are refused.
+
+        A recipe of another tool is carried out as that tool does it.
+        """
+        compared = compare_configs(self.models, self.base)
+        if not self.spec.force and self.spec.layout is None:
+            compared.refuse()
+        return [*compared.meaning, *compared.rest]
+
     @property
     def sources(self) -> list[Checkpoint]:
         """The models and, last, the base: the order in which parents are numbered."""
         return [*self.models, *([self.base] if self.base is not None else [])]
+
+    @property
+    def stored(self) -> list[Checkpoint]:
+        """``sources`` as they lie there: what is hashed, however they are read."""
+        return [source.stored for source in self.sources]
 
     @property
     def donors(self) -> list[Checkpoint]:
@@ -180,7 +201,7 @@ class MergeJob:
 
     def digests(self) -> list[str]:
         """Content hashes of the models and, last, the base."""
-        return digests(self.sources, self._options.threads)
+        return digests(self.stored, self._options.threads)
 
     def report(self, digests: Sequence[str] | None, seconds: float) -> MergeReport:
         """What was done; to be called after ``run``."""
@@ -247,7 +268,6 @@ def dtype_code(dtype: str | None) -> str | None:
 
 def digests(sources: Sequence[Checkpoint], threads: int | None = None) -> list[str]:
     """``Checkpoint.digest()`` of each source, tensors shared among threads."""
-    sources = [source.stored for source in sources]
     known = {i: digest for i, s in enumerate(sources) if (digest := s.known_digest()) is not None}
     unknown = [i for i in range(len(sources)) if i not in known]
     found: dict[int, dict[str, bytes]] = {i: {} for i in unknown}

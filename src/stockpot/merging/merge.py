@@ -60,6 +60,8 @@ def merge(
     jobs: int | None = None,
     address: str | None = None,
     allow_nonfinite: bool = False,
+    force: bool = False,
+    check_load: bool = True,
     max_shard_size: int = DEFAULT_SHARD,
     hash_parents: bool | None = None,
     overwrite: bool = False,
@@ -86,6 +88,9 @@ def merge(
         backend, jobs, address: share the tensors out over ``jobs`` workers, see
             :func:`.distributed.merge_with`; models and output are paths then.
         allow_nonfinite: merge NaN and infinity instead of refusing them.
+        force: merge models whose configs give their weights other meanings.
+        check_load: have transformers or timm, where installed, load an output folder of theirs,
+            without data, before it is kept; what is missing or left over is an error.
         max_shard_size: bytes of a file in an output folder.
         hash_parents: record the parents' content hashes; by default for outputs on disk (half a
             second a gigabyte on one core, mostly while the disk writes).
@@ -103,6 +108,7 @@ def merge(
         OutputError: the output exists or cannot be written.
     """
     spec = read_spec(models, method, base, parameters, rules, heads, dtype)
+    spec = replace(spec, force=spec.force or force, check_load=spec.check_load and check_load)
     if backend is not None or jobs is not None or address is not None:
         return _merge_elsewhere(
             spec,

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_wr
 from stockpot.errors import InputError, OutputError
 from stockpot.files import atomic_folder, write_json
 from stockpot.merging.job import DTYPES, MergeJob, Source, Spec, dtype_code
+from stockpot.merging.loading import LoadCheck, checking_library
 from stockpot.merging.report import MergeReport
 from stockpot.provenance import Parent, Record, has_record, read_record, write_card, write_record
 from stockpot.reading import read_json
@@ -86,20 +87,37 @@ def write_output(
             report = fill(writer)
         write_beside(output, report)
         return report
-    with atomic_folder(output, replace=overwrite) as folder:
+    with begin_check(job) as check, atomic_folder(output, replace=overwrite) as folder:
         with folder_writer(folder, tensors, METADATA, max_shard_size) as writer:
             report = fill(writer)
-        complete_folder(job, folder, report, output.name)
-    return report
+        return complete_folder(job, folder, report, output.name, check)
 
 
-def complete_folder(job: MergeJob, folder: Path, report: MergeReport, name: str) -> None:
-    """Add to the weights in ``folder`` what makes it a model: config, report, record and card."""
+def begin_check(job: MergeJob) -> AbstractContextManager[LoadCheck | None]:
+    """The check of a folder by its library, begun while there is still work to do."""
+    home = next((source.home for source in job.donors if source.home is not None), None)
+    library = checking_library(home) if job.spec.check_load else None
+    return nullcontext() if library is None else LoadCheck(library)
+
+
+def complete_folder(
+    job: MergeJob, folder: Path, report: MergeReport, name: str, check: LoadCheck | None
+) -> MergeReport:
+    """Add to the weights in ``folder`` what makes it a model: config, report, record and card.
+
+    Returns the report, with what ``check`` has noted. Raises ``CheckpointError`` for a folder that
+    would not load.
+    """
     _copy_companions(job, folder)
+    if check is not None:
+        donor = next(source for source in job.donors if source.home is not None)
+        note = check.check(folder, job.plan.tensors, donor)
+        report = replace(report, warnings=(*report.warnings, note)) if note else report
     write_json(folder / REPORT_NAME, report.to_json())
     record = make_record(report, name, written_digest(folder, report))
     write_record(folder, record)
     write_card(folder, record, library_name=library_of(folder))
+    return report
 
 
 def report_beside(output: Path) -> Path:

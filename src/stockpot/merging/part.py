@@ -82,7 +82,7 @@ def merge_part(
         works = [work for work in job.plan.works if work.info.name in wanted]
         engine.run(works)
         sink.finish()
-        parents = job.sources
+        parents = job.stored
         reports = [report.to_json() for report in job.plan.reports() if report.name in wanted]
         write_json(
             out / "part.json",

@@ -26,6 +26,8 @@ def spec_to_json(spec: Spec) -> dict[str, Any]:
         ],
         "heads": spec.heads,
         "dtype": spec.dtype,
+        "force": spec.force,
+        "check_load": spec.check_load,
         "mergekit": None if spec.layout is None else spec.layout.to_json(),
     }
 
@@ -43,6 +45,8 @@ def spec_from_json(value: Mapping[str, Any]) -> Spec:
         ],
         heads=value["heads"],
         dtype=value["dtype"],
+        force=value["force"],
+        check_load=value["check_load"],
         layout=None if value["mergekit"] is None else recipe_from_json(value["mergekit"]),
     )
 
