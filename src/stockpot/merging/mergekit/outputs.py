@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,18 @@ from stockpot.merging.mergekit.tokens import FILES, with_vocabulary_size
 from stockpot.reading import read_json, read_text
 
 _DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "depth")
+_SIDES = {
+    "encoder": ("encoder_layers", "num_encoder_layers"),
+    "decoder": ("decoder_layers", "num_decoder_layers"),
+}
+_PARTS = {
+    "vision_config": ("vision", "visual"),
+    "audio_config": ("audio",),
+    "text_config": ("language", "text"),
+    "encoder": ("encoder",),
+    "decoder": ("decoder",),
+}
+"""Parts of nested configs, by words in the names of their tensors."""
 _SETTINGS = "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"
 CHATML = (
@@ -81,17 +95,35 @@ def write_template(folder: Path, template: str) -> None:
 
 def with_depth(config: dict[str, Any], layout: ForeignLayout) -> dict[str, Any]:
     """``config`` with the number of layers that the result has, lists of layers included."""
-    document = layout.document
-    if len(layout.depths) != 1 or all(module.whole for module in document.modules):
+    if all(module.whole for module in layout.document.modules):
         return config
-    (origin,) = layout.depths.values()
-    for key in _DEPTHS:
-        if isinstance(config.get(key), int):
-            old = config[key]
-            lists = {
-                name: [value[layer] for layer in origin]
-                for name, value in config.items()
-                if isinstance(value, list) and len(value) == old and max(origin) < old
-            }
-            return {**config, **lists, key: len(origin)}
+    donor = layout.names[layout.document.donor]
+    for stack, origin in layout.depths.items():
+        config = with_layers(config, stack, origin, donor.depth(stack))
     return config
+
+
+def with_layers(
+    config: dict[str, Any], stack: str, origin: Sequence[int], depth: int
+) -> dict[str, Any]:
+    """``config`` where the layers whose names begin with ``stack`` are now those in ``origin``.
+
+    ``depth``: how many there were; only keys that say so are changed, in the part of a nested
+    config that the stack's name speaks of, on the side of an encoder-decoder that it speaks of.
+    """
+    words = re.split(r"[._]", stack)
+    for key, names in _PARTS.items():
+        spoken = words[:1] if key in names else words  # of an encoder-decoder the first word counts
+        if isinstance(config.get(key), dict) and any(name in spoken for name in names):
+            return {**config, key: with_layers(config[key], stack, origin, depth)}
+    sided = {side: keys for side, keys in _SIDES.items() if side in words}
+    own = [key for side in ("decoder", "encoder") for key in sided.get(side, ())]
+    keys = [key for key in own if config.get(key) == depth]
+    if "decoder" not in words or not keys:
+        keys += [key for key in _DEPTHS if config.get(key) == depth]
+    lists = {
+        name: [value[layer] for layer in origin]
+        for name, value in config.items()
+        if isinstance(value, list) and len(value) == depth and max(origin, default=0) < depth
+    }
+    return {**config, **(lists if keys else {}), **dict.fromkeys(keys, len(origin))}
