@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from stockpot.checkpoints.checkpoint import Checkpoint
+from stockpot.checkpoints.composite import CompositeCheckpoint
 from stockpot.checkpoints.dtypes import STORAGE, Array, encode, first_nonfinite, is_float
 from stockpot.checkpoints.header import TensorInfo
 
@@ -121,6 +122,8 @@ def decoded(stored: Checkpoint) -> Checkpoint:
 
     Raises ``CheckpointError`` that names an encoding that is not decoded.
     """
+    if isinstance(stored, CompositeCheckpoint):
+        return stored.mapped(decoded)
     if not _may_be_encoded(stored):
         return stored
     checkpoint = DecodedCheckpoint(stored)

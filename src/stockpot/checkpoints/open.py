@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.checkpoints.checkpoint import Checkpoint
+from stockpot.checkpoints.composite import CompositeCheckpoint, component_names
 from stockpot.checkpoints.decoded import decoded
 from stockpot.checkpoints.memory import MemoryCheckpoint
 from stockpot.checkpoints.safetensors_file import check_link, open_file, open_sharded
@@ -151,9 +152,36 @@ def _open_index(path: Path, label: str) -> Checkpoint:
 def _open_folder(folder: Path, label: str) -> Checkpoint:
     if (folder / "adapter_config.json").is_file() and not (folder / "model.safetensors").exists():
         return open_adapted(folder, label)
-    file = find_weights(folder)
-    check_link(file, folder)
-    return _open_single(file, label)
+    components = [name for name in component_names(folder) if _has_weights(folder / name)]
+    if not any(components):
+        file = find_weights(folder)
+        check_link(file, folder)
+        return _open_single(file, label)
+    opened: dict[str, Checkpoint] = {}
+    files = {}
+    for name in components:
+        file = find_weights(folder / name)
+        check_link(file, folder / name)
+        prefix = f"{name}/" if name else ""
+        opened[prefix] = _open_single(file, f"{label}/{name}" if name else label)
+        files[prefix] = _written_name(file)
+    return CompositeCheckpoint(opened, files, label=label, path=folder)
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        return bool(find_weights(folder))
+    except CheckpointError as error:
+        if "several" in error.message:
+            raise
+        return False
+
+
+def _written_name(file: Path) -> str:
+    """Name of a component's weights when they are written as safetensors, without shards."""
+    begin = re.split(r"[.-]", file.name)[0].replace("pytorch_model", "model")
+    begin = "diffusion_pytorch_model" if file.name.startswith("diffusion") else begin
+    return f"{begin}.safetensors"
 
 
 def find_weights(folder: Path) -> Path:

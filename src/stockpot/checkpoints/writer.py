@@ -31,8 +31,15 @@ class CheckpointWriter:
     once. Large files are written past the page cache where the file system can do that.
     """
 
-    def __init__(self, layout: Mapping[Path, Header], *, fresh: bool = True) -> None:
+    def __init__(
+        self,
+        layout: Mapping[Path, Header],
+        *,
+        fresh: bool = True,
+        prefixes: Mapping[Path, str] | None = None,
+    ) -> None:
         self._layout = layout
+        self._prefixes = prefixes or {}
         self._files: list[CachedFile | DirectFile] = []
         self._place: dict[str, tuple[CachedFile | DirectFile, int]] = {}
         self.tensors: dict[str, TensorInfo] = {}
@@ -50,14 +57,15 @@ class CheckpointWriter:
         self._files.append(file)
         if fresh:
             file.write(memoryview(header_bytes(header.tensors, header.metadata)), 0)
+        prefix = self._prefixes.get(path, "")
         for name, offset in header.offsets.items():
-            self._place[name] = (file, offset)
-        self.tensors |= header.tensors
+            self._place[prefix + name] = (file, offset)
+            self.tensors[prefix + name] = header.tensors[name]
 
     @contextmanager
     def again(self) -> Iterator[CheckpointWriter]:
         """The same files, opened once more: for a process that writes some of the tensors."""
-        writer = CheckpointWriter(self._layout, fresh=False)
+        writer = CheckpointWriter(self._layout, fresh=False, prefixes=self._prefixes)
         try:
             yield writer
         finally:
@@ -156,13 +164,29 @@ def folder_writer(
     tensors: Mapping[str, TensorInfo],
     metadata: Mapping[str, str],
     max_shard_size: int = DEFAULT_SHARD,
+    components: Mapping[str, str] | None = None,
 ) -> Iterator[CheckpointWriter]:
     """A writer for ``model.safetensors``, or shards and their index, inside an existing folder.
 
-    The folder is the caller's to make whole (``stockpot.files.atomic_folder``).
+    ``components``: of a folder of several models the prefixes of their tensors, ``"unet/"``, and
+    the names of their files. The folder is the caller's to make whole
+    (``stockpot.files.atomic_folder``).
     """
-    layout = folder_layout(folder, tensors, metadata, max_shard_size)
-    writer = CheckpointWriter(layout)
+    layout: dict[Path, Header] = {}
+    prefixes: dict[Path, str] = {}
+    for prefix, file in (components or {"": "model.safetensors"}).items():
+        plain = {
+            name.removeprefix(prefix): info
+            for name, info in tensors.items()
+            if _component(name, components) == prefix
+        }
+        if not plain and components:
+            continue
+        (folder / prefix).mkdir(exist_ok=True)
+        part = folder_layout(folder / prefix, plain, metadata, max_shard_size, file)
+        layout |= part
+        prefixes |= dict.fromkeys(part, prefix)
+    writer = CheckpointWriter(layout, prefixes=prefixes)
     try:
         yield writer
         writer.finish()
@@ -170,18 +194,25 @@ def folder_writer(
         writer.close()
 
 
+def _component(name: str, components: Mapping[str, str] | None) -> str:
+    """Prefix of the component that a tensor belongs to."""
+    return next((p for p in components or () if p and name.startswith(p)), "")
+
+
 def folder_layout(
     folder: Path,
     tensors: Mapping[str, TensorInfo],
     metadata: Mapping[str, str],
     max_shard_size: int = DEFAULT_SHARD,
+    file: str = "model.safetensors",
 ) -> dict[Path, Header]:
     """Files of a model folder and what each will hold; writes the index where there are several."""
     shards = split_shards(tensors, max_shard_size)
     if len(shards) == 1:
-        names = ["model.safetensors"]
+        names = [file]
     else:
-        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        begin, count = file.removesuffix(".safetensors"), len(shards)
+        names = [f"{begin}-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
         weight_map = {
             name: file for file, shard in zip(names, shards, strict=True) for name in shard
         }
@@ -190,7 +221,7 @@ def folder_layout(
             "total_size": sum(info.nbytes for info in tensors.values()),
         }
         write_json(
-            folder / "model.safetensors.index.json",
+            folder / f"{file}.index.json",
             {"metadata": sizes, "weight_map": dict(sorted(weight_map.items()))},
         )
     return {

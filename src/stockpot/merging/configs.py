@@ -27,6 +27,7 @@ _MEANING = re.compile(
     r"use_parallel_residual|(attention|embedding|residual|logits?)_(multiplier|scaling|scale)|"
     r"scale_embedding|scale_attn_\w+|query_pre_attn_scalar|\w*_softcapping|normalize_before|"
     r"num_experts_per_tok|norm_topk_prob|routed_scaling_factor|scoring_func|"
+    r"word_embedding_dimension|prediction_type|"
     r"patch_size|tubelet_size|vision_feature_(layer|select_strategy)|pooling_mode\w*|"
     r"image_mean|image_std|do_normalize|do_rescale|rescale_factor|mean|std|"
     r"do_lower_case|strip_accents|normalizer|pre_tokenizer|merges"
@@ -112,6 +113,9 @@ def _said(*sources: Checkpoint) -> list[dict[str, Any]]:
     differ = differ and len({file_digest(path) for path in tokenizers}) > 1
     for home, tokenizer in zip(homes, tokenizers, strict=True):
         own = dict(_flat(_with_one_rope(_json(home / "config.json"))))
+        for config in sorted(home.glob("*/config.json")):
+            content = _flat(_with_one_rope(_json(config)))
+            own |= {f"{config.parent.name}/config.json: {k}": value for k, value in content}
         for file in ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json"):
             own |= {f"{file}: {key}": value for key, value in _flat(_json(home / file))}
         if differ:

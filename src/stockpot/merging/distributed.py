@@ -31,6 +31,7 @@ from stockpot.merging.output import (
     begin_check,
     check_output,
     complete_folder,
+    components_of,
     write_beside,
 )
 from stockpot.merging.portable import spec_to_json, stamps
@@ -82,6 +83,11 @@ def merge_with(
     options = Options(threads, None, allow_nonfinite, backend_for(device))
     with MergeJob(spec, options) as job:
         _refuse_whole(job)
+        if components_of(job):
+            raise InputError(
+                f"{job.sources[0].label} has several components, which workers do not share",
+                hint="leave out --backend",
+            )
         stamp = digest([portable, stamps(portable), max_shard_size])[:12]
         # One folder for one merge: that of another one to the same output is left alone.
         staging = output.absolute().parent / f".{output.name}.{stamp}.parts"

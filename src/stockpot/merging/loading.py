@@ -66,7 +66,11 @@ class LoadCheck:
         return f"{said}: {problems[0]}{more}"
 
     def _ask(self, config: Any, tensors: Mapping[str, TensorInfo]) -> list[str] | None:
-        shapes = {name: (info.dtype, list(info.shape)) for name, info in tensors.items()}
+        shapes = {
+            name: (info.dtype, list(info.shape))
+            for name, info in tensors.items()
+            if "/" not in name  # those of other components (checkpoints.composite)
+        }
         if self._child is None:
             return load_problems(self._library, config, shapes)
         assert self._child.stdin is not None
@@ -135,13 +139,14 @@ def load_problems(library: str, config: Any, shapes: Shapes) -> list[str] | None
 def _transformers(config: Mapping[str, Any], state: dict[str, Any]) -> list[str] | None:
     import transformers
 
+    logging: Any = transformers.logging
     kind = getattr(transformers, str(config["architectures"][0]), None)
     if kind is None:
         return None
-    level = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         kept = {key: value for key, value in config.items() if key != "quantization_config"}
         described = transformers.AutoConfig.for_model(**kept)
@@ -156,9 +161,9 @@ def _transformers(config: Mapping[str, Any], state: dict[str, Any]) -> list[str]
     except Exception as error:  # whatever a config and a class come to
         return [f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"]
     finally:
-        transformers.logging.set_verbosity(level)
+        logging.set_verbosity(level)
         if bars:
-            transformers.logging.enable_progress_bar()
+            logging.enable_progress_bar()
     return [
         *(f"'{name}' is missing" for name in sorted(found["missing_keys"])),
         *(f"'{name}' is unexpected" for name in sorted(found["unexpected_keys"])),

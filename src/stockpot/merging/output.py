@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stockpot.checkpoints.composite import CompositeCheckpoint
 from stockpot.checkpoints.open import GGUF_SUFFIX, is_encoded, open_stored
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
 from stockpot.errors import InputError, OutputError
@@ -83,14 +84,26 @@ def write_output(
         return job.report(digests, time.perf_counter() - started)
 
     if output.suffix == ".safetensors":
+        if components_of(job):
+            raise OutputError(
+                f"{output}: one file cannot hold a model of several components",
+                hint="name a folder",
+            )
         with file_writer(output, tensors, METADATA) as writer:
             report = fill(writer)
         write_beside(output, report)
         return report
     with begin_check(job) as check, atomic_folder(output, replace=overwrite) as folder:
-        with folder_writer(folder, tensors, METADATA, max_shard_size) as writer:
+        components = components_of(job)
+        with folder_writer(folder, tensors, METADATA, max_shard_size, components) as writer:
             report = fill(writer)
         return complete_folder(job, folder, report, output.name, check)
+
+
+def components_of(job: MergeJob) -> dict[str, str] | None:
+    """Prefixes and files of the components, where the model whose config is taken has several."""
+    donor = next((source for source in job.donors if source.home is not None), None)
+    return donor.files if isinstance(donor, CompositeCheckpoint) else None
 
 
 def begin_check(job: MergeJob) -> AbstractContextManager[LoadCheck | None]:
@@ -216,7 +229,8 @@ def _copy_companions(job: MergeJob, folder: Path) -> bool:
             copy_companions(source.home, folder)
         elif inner is None or not _copy_companions(inner, folder):
             continue
-        _correct_config(folder / "config.json", job.spec.dtype)
+        if (folder / "config.json").is_file():
+            _correct_config(folder / "config.json", job.spec.dtype)
         if job.spec.layout is not None:
             job.spec.layout.complete(folder, job.sources)
         return True
