@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -170,3 +173,13 @@ def test_transformers_reads_the_same_fp8_and_mxfp4(tmp_path):
     )
     with open_checkpoint(stored.write(tmp_path / "mxfp4")) as checkpoint:
         np.testing.assert_array_equal(checkpoint.read("a.down_proj"), theirs.numpy())
+
+
+def test_the_page_of_formats_is_what_the_declaration_gives():
+    path = Path(__file__).parents[2] / "docs" / "make_formats.py"
+    spec = importlib.util.spec_from_file_location("make_formats", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.page()

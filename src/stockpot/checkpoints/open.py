@@ -23,6 +23,30 @@ _SINGLE = (
     "diffusion_pytorch_model.safetensors",
 )
 _PICKLES = ("pytorch_model.bin", "adapter_model.bin", "model.pt", "model.pth")
+_SHARES = (
+    (
+        "*.distcp",
+        "a distributed checkpoint of PyTorch (DCP, FSDP)",
+        "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt",
+    ),
+    (
+        "*mp_rank_*_model_states.pt",
+        "a checkpoint of DeepSpeed",
+        "python zero_to_fp32.py FOLDER model, the script that DeepSpeed puts beside it; or name "
+        "one file, where the model is not cut",
+    ),
+    (
+        "global_step*/*mp_rank_*_model_states.pt",
+        "a checkpoint of DeepSpeed",
+        "python zero_to_fp32.py FOLDER model, the script that DeepSpeed puts beside it",
+    ),
+    (
+        "rank*.pt",
+        "a checkpoint cut by ranks",
+        "gather the full state dict where it was trained, and save that",
+    ),
+)
+"""Containers of which no file holds whole tensors: pattern, name, and what makes one of them."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
@@ -33,10 +57,11 @@ def open_checkpoint(source: str | Path | Mapping[str, Any] | Checkpoint) -> Chec
     stand for; ``open_stored`` gives what lies there.
 
     Args:
-        source: a safetensors file or index, a PyTorch file, a folder (Hugging Face, timm,
-            sharded, LoRA adapter), a hub id ``owner/name`` or ``owner/name@revision`` (asked for
-            only when no such path exists), a state in memory, or an open checkpoint (returned as
-            it is).
+        source: a safetensors file or index, a PyTorch file or one table in it
+            (``file.pt::ema``), a GGUF file, a folder (Hugging Face, timm, sharded, LoRA adapter,
+            sentence-transformers, diffusers), a hub id ``owner/name`` or ``owner/name@revision``
+            (asked for only when no such path exists), a state in memory, or an open checkpoint
+            (returned as it is).
 
     Raises:
         CheckpointError: nothing there, a damaged file, or weights in an encoding that is not
@@ -60,6 +85,11 @@ def open_stored(source: str | Path | Mapping[str, Any]) -> Checkpoint:
         return _open_folder(path, label)
     if path.is_file():
         return _open_single(path, label)
+    file, _, key = label.rpartition("::")
+    if file and Path(file).suffix in PICKLE_SUFFIXES and Path(file).expanduser().is_file():
+        from stockpot.checkpoints.pickle_file import open_pickle
+
+        return open_pickle(Path(file).expanduser(), label, key)
     if _is_hub_id(source):
         from stockpot.checkpoints.hub import fetch_folder
 
@@ -204,6 +234,11 @@ def find_weights(folder: Path) -> Path:
     if tensors or indexes or packed:
         names = ", ".join(file.name for file in (*indexes, *tensors, *packed)[:5])
         raise CheckpointError(f"{folder} holds several weights files ({names})", hint="name one")
+    for pattern, kind, hint in _SHARES:
+        if any(folder.glob(pattern)):
+            raise CheckpointError(
+                f"{folder} holds {kind}: each file is a share of the tensors", hint=hint
+            )
     raise CheckpointError(
         f"{folder} holds no weights", hint="expected model.safetensors or an index of shards"
     )

@@ -19,6 +19,7 @@ from stockpot.extras import require
 
 NESTED_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "weights", "params")
 _TRAINING = ("optim", "lr_sched", "sched", "scaler", "rng", "callbacks", "loops", "args", "hyper")
+_AVERAGED = re.compile(r"(^|[._])(ema|averaged|avg|shadow)([._]|$)", re.IGNORECASE)
 _SHARD_NAME = re.compile(r"[^/\\:\0]+\.(bin|pt|pth)")
 
 
@@ -30,9 +31,11 @@ class PickleCheckpoint(MemoryCheckpoint):
         self.path = path
 
 
-def open_pickle(path: Path, label: str) -> PickleCheckpoint:
-    """Open a PyTorch file. Raises ``UnsafeFileError`` for one that holds code."""
-    return PickleCheckpoint(read_pickle(path), label=label, path=path)
+def open_pickle(path: Path, label: str, key: str | None = None) -> PickleCheckpoint:
+    """Open a PyTorch file, or the table called ``key`` in it. Raises ``UnsafeFileError`` for one
+    that holds code.
+    """
+    return PickleCheckpoint(read_pickle(path, key), label=label, path=path)
 
 
 def open_sharded_pickle(index: Path, label: str) -> PickleCheckpoint:
@@ -50,7 +53,7 @@ def open_sharded_pickle(index: Path, label: str) -> PickleCheckpoint:
     return PickleCheckpoint(state, label=label, path=index.parent)
 
 
-def read_pickle(path: Path) -> dict[str, Any]:
+def read_pickle(path: Path, key: str | None = None) -> dict[str, Any]:
     """The state dict of a PyTorch file: names -> torch tensors on the CPU.
 
     Training checkpoints are unwrapped through the keys ``NESTED_KEYS``; entries that are no tensors
@@ -77,6 +80,13 @@ def read_pickle(path: Path) -> dict[str, Any]:
     except (AssertionError, ArithmeticError, RecursionError, MemoryError) as error:
         reason = str(error) or type(error).__name__
         raise CheckpointError(f"{path} is no PyTorch checkpoint: {reason}") from None
+    if key is not None:
+        if not isinstance(content, Mapping) or not isinstance(content.get(key), Mapping):
+            named = [str(k) for k, v in content.items() if isinstance(v, Mapping)]
+            raise CheckpointError(
+                f"{path} holds no table '{key}'", hint=f"its tables: {', '.join(named) or 'none'}"
+            )
+        content = content[key]
     state = unwrap(content, path)
     _check_proportions(state, path)
     return state
@@ -101,6 +111,7 @@ def unwrap(content: Any, path: Path) -> dict[str, Any]:
         if not isinstance(content, Mapping):
             break
         nested = next((key for key in NESTED_KEYS if isinstance(content.get(key), Mapping)), None)
+        _refuse_ambiguous(content, nested, path)
         if nested is None:
             state = _tensors(content, path)
             if state:
@@ -111,6 +122,24 @@ def unwrap(content: Any, path: Path) -> dict[str, Any]:
         f"{path} holds no table of tensors",
         hint=f"looked at the top and under {', '.join(NESTED_KEYS)}",
     )
+
+
+def _refuse_ambiguous(content: Mapping[Any, Any], nested: str | None, path: Path) -> None:
+    """Refuse shares of tensors, and averaged weights beside plain ones: which is meant?"""
+    module = content.get("module") if content.get("param_shapes") else None
+    parts = list(module.values()) if isinstance(module, Mapping) else []
+    if not all(tensor.numel() for tensor in parts if is_torch(tensor)):
+        raise CheckpointError(
+            f"{path} is DeepSpeed's (ZeRO 3): its tensors lie in the files of the ranks",
+            hint="python zero_to_fp32.py FOLDER model, the script that lies beside it",
+        )
+    tables = [str(key) for key, value in content.items() if isinstance(value, Mapping)]
+    averaged = [key for key in tables if _AVERAGED.search(key)]
+    if averaged and nested is not None:
+        raise CheckpointError(
+            f"{path} holds plain weights ('{nested}') and averaged ones ('{averaged[0]}')",
+            hint=f"name one table: {path}::{nested} or {path}::{averaged[0]}",
+        )
 
 
 def _tensors(content: Mapping[Any, Any], path: Path) -> dict[str, Any]:
