@@ -83,11 +83,6 @@ def merge_with(
     options = Options(threads, None, allow_nonfinite, backend_for(device))
     with MergeJob(spec, options) as job:
         _refuse_whole(job)
-        if components_of(job):
-            raise InputError(
-                f"{job.sources[0].label} has several components, which workers do not share",
-                hint="leave out --backend",
-            )
         stamp = digest([portable, stamps(portable), max_shard_size])[:12]
         # One folder for one merge: that of another one to the same output is left alone.
         staging = output.absolute().parent / f".{output.name}.{stamp}.parts"
@@ -125,6 +120,11 @@ def merge_with(
 
 
 def _refuse_whole(job: MergeJob) -> None:
+    if components_of(job):
+        raise InputError(
+            f"{job.sources[0].label} has several components, which workers do not share",
+            hint="leave out --backend",
+        )
     for work in job.plan.works:
         if isinstance(work, Work) and work.method.granularity_for(work.parameters) == "model":
             raise MethodError(

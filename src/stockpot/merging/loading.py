@@ -17,6 +17,7 @@ from io import StringIO
 from pathlib import Path
 from typing import IO, Any
 
+from stockpot.backbones.compat import ensure_torchvision, import_transformers
 from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.errors import CheckpointError
 from stockpot.extras import installed
@@ -109,8 +110,6 @@ def checking_library(folder: Path | None) -> str | None:
 
 def answer() -> None:
     """The process of its own: questions on stdin, answers on stdout, a line each."""
-    from stockpot.backbones.compat import ensure_torchvision
-
     output: IO[str] = sys.stdout
     sys.stdout = sys.stderr
     ensure_torchvision(quiet=True)
@@ -137,9 +136,8 @@ def load_problems(library: str, config: Any, shapes: Shapes) -> list[str] | None
 
 
 def _transformers(config: Mapping[str, Any], state: dict[str, Any]) -> list[str] | None:
-    import transformers
-
-    logging: Any = transformers.logging
+    transformers = import_transformers()
+    logging = transformers.logging
     kind = getattr(transformers, str(config["architectures"][0]), None)
     if kind is None:
         return None

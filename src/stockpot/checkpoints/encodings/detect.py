@@ -138,7 +138,7 @@ class _Detector:
             number = info.dtype not in (*FLOATS, "I64", "BOOL")
             if (
                 self._remains(name)
-                or (number and name.endswith(("weight", "weights")))
+                or (number and len(info.shape) > 1 and name.endswith(("weight", "weights")))
                 or (number and known is not None and known.refused)
             ):
                 reason = f"it is {info.dtype} {list(info.shape)}"
