@@ -47,7 +47,8 @@ Refused, by name:
 REST = """
 Also refused: encoded weights of models whose layers keep their weights transposed (GPT-2's
 `Conv1D`) under GPTQ, AWQ and bitsandbytes; GPTQ without a config that says bits and layout; blocks
-of scales that neither a config nor the shapes tell (128 x 128 are DeepSeek-V3's, arXiv 2412.19437); `transform_config` (rotated weights); scales,
+of scales that neither a config nor the shapes tell (128 x 128 are DeepSeek-V3's, arXiv 2412.19437);
+`transform_config` (rotated weights); scales,
 zero points and codes without their weights; integers called `weight` of any other kind.
 
 A config may declare a quantisation for plain weights, to be made when they are loaded: that stays.
@@ -79,7 +80,8 @@ with weights, as `component/name`; written component by component under the same
 
 Parents' configs, image processors and tokenizers are compared before anything is written. What
 changes the meaning of weights refuses (`--force` accepts): rotary embeddings (arXiv 2104.09864;
-in the words of transformers 4 and 5, base 10,000 where none is named), activations, head counts, epsilons of norms, windows and layer types, scale
+in the words of transformers 4 and 5, base 10,000 where none is named), activations, head counts,
+epsilons of norms, windows and layer types, scale
 factors, experts per token, image mean and deviation, lower case, normaliser, pre-tokenizer and
 merges of a tokenizer, and the labels of a head in another order. Other differences are noted in the
 report. A recipe of mergekit is carried out as mergekit does it, with all of it noted.

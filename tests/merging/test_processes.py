@@ -39,7 +39,7 @@ def own_method():
 @pytest.fixture
 def paths(tmp_path):
     base, models = numpy_states(3, code="BF16", shapes=SHAPES)
-    for number, state in enumerate((base, *models)):
+    for state in (base, *models):
         state["steps"] = np.array([3, 7], dtype=np.int64)
     return write_states(tmp_path, base, models, "BF16")
 

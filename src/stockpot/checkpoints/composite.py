@@ -100,6 +100,11 @@ class CompositeCheckpoint(Checkpoint):
         return self._origin[name]
 
 
+def component_files(source: Checkpoint | None) -> dict[str, str] | None:
+    """Prefixes and weights files of a model's components; None for a model of one piece."""
+    return source.files if isinstance(source, CompositeCheckpoint) else None
+
+
 def component_names(folder: Path) -> list[str]:
     """Folders that ``modules.json`` or ``model_index.json`` lists, "" for the folder itself; empty
     for a folder that is one model.

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stockpot.checkpoints.composite import CompositeCheckpoint
+from stockpot.checkpoints.composite import component_files
 from stockpot.checkpoints.open import GGUF_SUFFIX, is_encoded, open_stored
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
 from stockpot.errors import InputError, OutputError
@@ -103,7 +103,7 @@ def write_output(
 def components_of(job: MergeJob) -> dict[str, str] | None:
     """Prefixes and files of the components, where the model whose config is taken has several."""
     donor = next((source for source in job.donors if source.home is not None), None)
-    return donor.files if isinstance(donor, CompositeCheckpoint) else None
+    return component_files(donor)
 
 
 def begin_check(job: MergeJob) -> AbstractContextManager[LoadCheck | None]:

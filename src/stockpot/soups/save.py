@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from stockpot.checkpoints import Checkpoint, open_checkpoint
+from stockpot.checkpoints.composite import component_files
 from stockpot.checkpoints.writer import folder_writer
 from stockpot.evaluation.wording import declared
 from stockpot.files import atomic_folder
@@ -23,7 +24,8 @@ def save_soup(output: Path, dish: Dish, results: SoupResults) -> None:
     engine, blend = dish.kitchen.engine, dish.kept.blend
     model = engine.checkpoint(blend)
     with atomic_folder(output / FOLDER, replace=True) as folder:
-        with folder_writer(folder, model.tensors, METADATA) as writer:
+        components = component_files(engine.ingredients[0])
+        with folder_writer(folder, model.tensors, METADATA, components=components) as writer:
             for name, stored in engine.stream(model.names, blend):
                 writer.write(name, 0, stored)
         if model.home is not None:
