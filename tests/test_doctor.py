@@ -7,13 +7,10 @@ from collections import namedtuple
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from stockpot.cli import doctor
-
-app = typer.Typer()
-app.command()(doctor.doctor_command)
+from stockpot.cli.main import app
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -74,13 +71,13 @@ def test_a_missing_extra_is_no_fault_and_comes_with_its_command(machine: dict[st
     assert found.state == "missing"
     assert found.fix == "pip install 'stockpot[text]'"
     assert finding("torch").state == "ok"
-    result = CliRunner().invoke(app, [])
+    result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0
 
 
 def test_a_full_disk_is_a_problem_with_exit_code_1(machine: dict[str, Any]) -> None:
     machine["free"] = 10**8
-    result = CliRunner().invoke(app, ["--json"])
+    result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 1
     value = json.loads(result.stdout)
     assert not value["healthy"]

@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from stockpot.checkpoints import write_checkpoint
-from stockpot.cli.inspect import as_text, inspect_command, table
-from stockpot.errors import CheckpointError
+from stockpot.cli.inspect import as_text, table
+from stockpot.cli.main import app
 from stockpot.inspection import compare
 from tests.inspection.models import fresh, tuned
-
-app = typer.Typer()
-app.command()(inspect_command)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +28,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def run(*words: str) -> Any:
-    result = CliRunner().invoke(app, list(words), catch_exceptions=False)
+    result = CliRunner().invoke(app, ["inspect", *words], catch_exceptions=False)
     assert result.exit_code == 0
     return result
 
@@ -72,8 +68,10 @@ def test_the_page_is_written_and_named_on_stderr(files: dict[str, str], tmp_path
 
 
 def test_a_missing_model_is_an_error_of_ours(files: dict[str, str]) -> None:
-    with pytest.raises(CheckpointError, match="nowhere"):
-        CliRunner().invoke(app, [files["a"], "./nowhere"], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["inspect", files["a"], "./nowhere"])
+    assert result.exit_code == 2
+    assert "error: " in result.stderr
+    assert "nowhere" in result.stderr
 
 
 def test_inspecting_safetensors_works_without_torch(files: dict[str, str], tmp_path: Path) -> None:

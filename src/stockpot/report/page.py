@@ -26,8 +26,8 @@ _DATA_HERE = "data-of-the-page-go-here"
 _ROWS = 120
 _BULKY = (
     *(
-        "trace",
         "history",
+        "trace",
         "evidence",
         "findings",
         "domain_differences",
