@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from stockpot.backbones.compat import ensure_torchvision
 from stockpot.checkpoints import open_checkpoint, save_state
+from stockpot.compat import ensure_torchvision
 
 ROWS, COLUMNS = 256, 512
 Case = tuple[str, dict[str, torch.Tensor], dict[str, Any], torch.Tensor]

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stockpot.backbones.compat import ensure_torchvision
+from stockpot.compat import ensure_torchvision
 from stockpot.demo.assets import fetch
 from stockpot.merging import available_methods, get_method, merge
 from stockpot.merging.methods.adamerging import learn_coefficients

@@ -104,8 +104,8 @@ def fine_tune(name: str, how: tuple[int, float] | None) -> dict[str, Any]:
 
     import torch
 
-    from stockpot.backbones.compat import ensure_torchvision
     from stockpot.checkpoints.torch_io import load_state
+    from stockpot.compat import ensure_torchvision
 
     assets = cache_folder() / "assets"
     if how is None:

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stockpot.backbones.compat import import_transformers
 from stockpot.checkpoints import open_checkpoint
+from stockpot.compat import import_transformers
 from stockpot.evaluators.contract import changing
 from stockpot.evaluators.function import load_in_place
 from stockpot.evaluators.scratch import ScratchFolder

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stockpot.backbones.compat import ensure_torchvision
+from stockpot.compat import ensure_torchvision
 from stockpot.tangent import AverageComposer, Component, TangentModel
 from stockpot.tangent.statistics.sketch import TangentSketch
 

@@ -159,7 +159,7 @@ def plain_loop(
     from PIL import Image
     from torch import nn
 
-    from stockpot.backbones.compat import ensure_torchvision
+    from stockpot.compat import ensure_torchvision
 
     ensure_torchvision()
     from torchvision import transforms

@@ -106,7 +106,7 @@ for name, value in files.items():
 
 PICTURES = """
 import numpy as np
-from stockpot.backbones.compat import ensure_torchvision
+from stockpot.compat import ensure_torchvision
 ensure_torchvision()
 import timm
 from pathlib import Path

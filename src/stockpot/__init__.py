@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from stockpot.hub import pull, push
     from stockpot.inference import evaluate, export, predict
     from stockpot.inspection import compare, inspect
+    from stockpot.inspection.guarded import merge
     from stockpot.merging import load_recipe
-    from stockpot.merging.merge import merge
     from stockpot.ranking import rank
     from stockpot.recycling import recycle
     from stockpot.registry import Registry
@@ -72,7 +72,8 @@ __getattr__ = lazily(
         "hub": "pull push",
         "inference": "evaluate export predict",
         "inspection": "compare inspect",
-        "merging": "load_recipe merge",
+        "inspection.guarded": "merge",
+        "merging": "load_recipe",
         "ranking": "rank",
         "recycling": "recycle",
         "registry": "Registry",

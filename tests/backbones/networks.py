@@ -137,7 +137,7 @@ def text_folder(
     """
     import transformers
 
-    from stockpot.backbones.compat import ensure_torchvision
+    from stockpot.compat import ensure_torchvision
 
     ensure_torchvision()
     size: dict[str, Any] = {
@@ -197,7 +197,7 @@ def vit_folder(folder: Path, image_size: int = 16) -> Path:
     """A transformers folder with a tiny vision transformer."""
     import transformers
 
-    from stockpot.backbones.compat import ensure_torchvision
+    from stockpot.compat import ensure_torchvision
 
     ensure_torchvision()
     config = transformers.ViTConfig(

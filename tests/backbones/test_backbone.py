@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import stockpot.backbones
-from stockpot.backbones import BackboneSpec, Model, compat, load_backbone, reestimate_batchnorm
+from stockpot import compat
+from stockpot.backbones import BackboneSpec, Model, load_backbone, reestimate_batchnorm
 from stockpot.backbones.names import strip_prefix
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.errors import BackboneError, MissingDependencyError, StockpotError
@@ -306,7 +307,7 @@ def test_a_mismatched_torchvision_is_told_once_and_lived_with(
         monkeypatch.delitem(sys.modules, name)
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(
-        "from stockpot.backbones import compat\n"
+        "from stockpot import compat\n"
         "if not compat._alive:\n"
         "    raise RuntimeError('operator torchvision::nms does not exist')\n"
     )

@@ -13,7 +13,7 @@ from stockpot.checkpoints import load_state, write_checkpoint
 
 
 def test_an_fp8_folder_is_the_network_of_its_floats(tmp_path):
-    from stockpot.backbones.compat import ensure_torchvision
+    from stockpot.compat import ensure_torchvision
 
     ensure_torchvision(quiet=True)
     from transformers import BertConfig, BertModel

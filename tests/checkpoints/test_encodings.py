@@ -144,7 +144,7 @@ def test_plain_models_are_opened_as_they_are(tmp_path):
 def test_transformers_reads_the_same_fp8_and_mxfp4(tmp_path):
     """Its own functions, on the same bytes, bit for bit."""
     torch = pytest.importorskip("torch")
-    from stockpot.backbones.compat import ensure_torchvision
+    from stockpot.compat import ensure_torchvision
 
     ensure_torchvision(quiet=True)
     fp8 = pytest.importorskip("transformers.integrations.finegrained_fp8")

@@ -20,7 +20,7 @@ PAPER = Path(__file__).parents[2] / "examples" / "tangent" / "paper"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from stockpot.backbones.compat import ensure_torchvision
+    from stockpot.compat import ensure_torchvision
 
     ensure_torchvision()
     import timm

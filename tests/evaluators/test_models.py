@@ -10,8 +10,8 @@ import torch
 import yaml
 
 import stockpot
-from stockpot.backbones.compat import import_transformers
 from stockpot.checkpoints import open_checkpoint
+from stockpot.compat import import_transformers
 from stockpot.errors import InputError
 from stockpot.evaluators import load_evaluator
 from stockpot.soups import soup

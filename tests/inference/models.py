@@ -93,7 +93,7 @@ def base(folder: Path, kind: str) -> Path:
         return vit_folder(folder, image_size=SIZE)
     import transformers
 
-    from stockpot.backbones.compat import ensure_torchvision
+    from stockpot.compat import ensure_torchvision
 
     ensure_torchvision(quiet=True)
     text = {
@@ -135,8 +135,8 @@ def base(folder: Path, kind: str) -> Path:
 
 def timm_base(folder: Path) -> dict[str, Any]:
     """timm's smallest network, whose own configuration says 160 pixels; weights in a file."""
-    from stockpot.backbones.compat import ensure_torchvision
     from stockpot.checkpoints.torch_io import save_state
+    from stockpot.compat import ensure_torchvision
 
     ensure_torchvision(quiet=True)
     import timm

@@ -15,10 +15,10 @@ import torch
 
 import stockpot
 from stockpot.backbones import BackboneSpec, load_backbone, load_model
-from stockpot.backbones.compat import ensure_torchvision
 from stockpot.backbones.layout import Layout, parse_layout
 from stockpot.backbones.library import express
 from stockpot.checkpoints import open_checkpoint
+from stockpot.compat import ensure_torchvision
 from stockpot.errors import BackboneError
 from stockpot.evaluation.metrics import softmax
 from stockpot.provenance import read_models, read_record

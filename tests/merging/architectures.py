@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from stockpot.backbones.compat import ensure_torchvision
+from stockpot.compat import ensure_torchvision
 
 ensure_torchvision(quiet=True)
 import transformers  # noqa: E402

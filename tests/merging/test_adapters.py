@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from stockpot.backbones.compat import ensure_torchvision
-from stockpot.checkpoints.lora import Factors, read_adapter
+from stockpot.checkpoints.adapters import Factors, read_adapter
 from stockpot.checkpoints.torch_io import save_state
+from stockpot.compat import ensure_torchvision
 from stockpot.errors import CheckpointError, InputError, OutputError
 from stockpot.merging import merge
 from stockpot.merging.lora import cut_sum, merge_adapters
@@ -127,6 +127,8 @@ def test_what_cannot_be_summed(tmp_path):
         merge_adapters([adapter, other], tmp_path / "y")
     replaced = {**factors, "base_model.model.head.weight": np.ones((2, 2))}
     write_checkpoint(other / "adapter_model.safetensors", replaced)
+    settings = {"peft_type": "LORA", "modules_to_save": ["head"]}
+    (other / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match=r"'head\.weight' as a whole"):
         merge_adapters([other], tmp_path / "y")
     assert not (tmp_path / "y").exists()

@@ -77,6 +77,19 @@ def test_strangers_are_refused_unless_forced(paths, tmp_path):
     assert invoke(*arguments, "--force").exit_code == 0
 
 
+def test_the_result_as_an_adapter_of_the_base(tmp_path):
+    shapes = {f"layers.{i}.fc.weight": (32, 24) for i in range(6)} | {"layers.0.norm.weight": (24,)}
+    base, models = write_states(tmp_path, *numpy_states(2, shapes=shapes))
+    arguments = ("-b", base, *models, "-m", "ties", "-o")
+    done = invoke(*arguments, tmp_path / "a", "--rank", "4")
+    assert done.exit_code == 0, done.output
+    assert "6 updates of rank 4 to 4" in done.stdout
+    assert "stored whole, being no matrices: 1 tensors" in done.stdout
+    value = json.loads(invoke(*arguments, tmp_path / "b", "--error", "0.3", "--json").stdout)
+    assert max(value["errors"].values()) <= 0.3
+    assert value["whole"] == ["layers.0.norm.weight"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -92,13 +105,11 @@ def test_strangers_are_refused_unless_forced(paths, tmp_path):
         (("M", "M", "-o", "OUT", "--max-shard-size", "big"), "expected for instance 5GB"),
         (("M", "M", "-o", "OUT", "--device", "nonsense"), "cannot be used"),
         (("M", "M", "-o", "OUT", "--heads", "x"), "heads: got 'x'"),
-        (("M", "-o", "OUT", "--rank", "2"), "cannot be read"),
+        (("M", "-o", "OUT", "--rank", "2"), "holds no adapter"),
         (("M", "--rank", "2"), "no output"),
         *(
             (("M", "-o", "OUT", "--rank", "2", *option), f"{option[0]} has no effect")
             for option in (
-                ("--method", "ties"),
-                ("--base", "M"),
                 ("--heads", "mean"),
                 ("--dtype", "float16"),
                 ("--backend", "local"),
@@ -107,6 +118,9 @@ def test_strangers_are_refused_unless_forced(paths, tmp_path):
             )
         ),
         (("M", "-o", "OUT", "--rank", "2", "-s", "scale=1"), "weights only"),
+        (("M", "-o", "OUT", "--error", "0.1"), "measured against a base"),
+        (("M", "-o", "OUT", "--rank", "2", "--method", "linear"), "measured against a base"),
+        (("M", "-o", "OUT", "--rank", "2", "--base", "M"), "changes no matrix"),
         (("M", "M", "-o", "M"), "exists already"),
     ],
 )

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from stockpot.backbones.compat import ensure_torchvision
 from stockpot.checkpoints import load_state, open_checkpoint, save_state, write_checkpoint
 from stockpot.checkpoints.open import open_stored
+from stockpot.compat import ensure_torchvision
 from stockpot.errors import CheckpointError, OutputError
 from stockpot.inspection import compare
 from stockpot.merging import merge

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from stockpot.backbones.compat import ensure_torchvision
 from stockpot.checkpoints import load_state, save_state
+from stockpot.compat import ensure_torchvision
 from stockpot.errors import CheckpointError
 from stockpot.merging import merge
 

@@ -221,6 +221,16 @@ def test_a_mean_of_one_is_that_one_and_of_none_is_empty() -> None:
     assert torch.equal(mean.mean()["w"], state["w"])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_mean_never_touches_what_was_added(dtype: torch.dtype) -> None:
+    state = {"w": torch.ones(3, dtype=dtype)}
+    mean = RunningMean()
+    mean.add(state)
+    mean.add(state)
+    assert torch.equal(state["w"], torch.ones(3, dtype=dtype))
+    assert torch.equal(mean.mean()["w"], torch.ones(3))
+
+
 def valley(losses: list[float], **options) -> LossValley:
     """Segment i holds one iterate, whose only weight is i."""
     made = LossValley(**options)

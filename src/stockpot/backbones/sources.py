@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stockpot.backbones.compat import ensure_torchvision, import_transformers
 from stockpot.backbones.preparation import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -24,6 +23,7 @@ from stockpot.backbones.preparation import (
 from stockpot.backbones.spec import BackboneSpec
 from stockpot.checkpoints.open import is_encoded
 from stockpot.checkpoints.torch_io import load_state
+from stockpot.compat import ensure_torchvision, import_transformers
 from stockpot.errors import BackboneError
 from stockpot.extras import require
 from stockpot.programs import load_function

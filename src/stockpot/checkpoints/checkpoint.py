@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -25,7 +25,12 @@ class Checkpoint(ABC):
         label: what the user called it; used in messages and reports.
         path: file or folder, None for weights in memory.
         metadata: texts stored beside the tensors.
+        base: what the adapter lies on, where this is a model with an adapter.
+        config_changes: what the model's config must say other than that in ``home``.
     """
+
+    base: Checkpoint | None = None
+    config_changes: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 from stockpot.checkpoints.checkpoint import Checkpoint
 from stockpot.checkpoints.composite import CompositeCheckpoint, component_names
 from stockpot.checkpoints.decoded import decoded
+from stockpot.checkpoints.matching import is_adapter
 from stockpot.checkpoints.memory import MemoryCheckpoint
 from stockpot.checkpoints.safetensors_file import check_link, open_file, open_sharded
 from stockpot.errors import CheckpointError
@@ -130,18 +131,50 @@ def is_encoded(folder: Path) -> bool:
 
 
 def open_adapted(
-    folder: Path, label: str, base: str | Path | Checkpoint | None = None
+    adapter: Path, label: str, base: str | Path | Checkpoint | None = None
 ) -> Checkpoint:
-    """The adapter in ``folder`` applied to ``base``, by default the one its config names."""
-    from stockpot.checkpoints.adapter import AdaptedCheckpoint, read_adapter
+    """An adapter (PEFT's folder, or a LoRA file of diffusers' or kohya's) applied to ``base``, by
+    default the one its config names.
 
-    adapter = read_adapter(folder)
-    named = base or adapter.config.get("base_model_name_or_path")
-    if not named:
+    Raises ``CheckpointError`` where it names none, or one that is not here.
+    """
+    from stockpot.checkpoints.adapters import AdaptedCheckpoint, read_adapter
+
+    read = read_adapter(adapter)
+    named = base or named_base(adapter, read.settings.base)
+    return AdaptedCheckpoint(open_checkpoint(named), read, label=label)
+
+
+def adapter_folder(source: object) -> Path | None:
+    """The folder of PEFT's that ``source`` is; None for all else."""
+    if not isinstance(source, str | Path):
+        return None
+    folder = Path(source).expanduser()
+    return folder if _holds_adapter(folder) else None
+
+
+def _holds_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file() and not (
+        folder / "model.safetensors"
+    ).exists()
+
+
+def named_base(folder: Path, name: str | None) -> str | Path:
+    """The base that an adapter names: a hub id, a path, or a path from the adapter's folder."""
+    if not name:
         raise CheckpointError(
-            f"{folder} is an adapter that names no base", hint="set base_model_name_or_path"
+            f"{folder} is an adapter that names no base",
+            hint="give it with --base, or set base_model_name_or_path",
         )
-    return AdaptedCheckpoint(open_checkpoint(named), adapter, label=label)
+    for path in (Path(name).expanduser(), folder / name, folder.parent / name):
+        if path.exists():
+            return path
+    if not _is_hub_id(name):
+        raise CheckpointError(
+            f"{folder} is an adapter of {name}, which does not exist here",
+            hint="give its base with --base",
+        )
+    return name
 
 
 def _is_hub_id(source: str | Path) -> bool:
@@ -155,11 +188,11 @@ def _open_single(path: Path, label: str) -> Checkpoint:
     if path.name.endswith(".index.json"):
         return _open_index(path, label)
     if path.suffix == ".safetensors":
-        return open_file(path, label)
+        return _no_adapter(open_file(path, label))
     if path.suffix in PICKLE_SUFFIXES:
         from stockpot.checkpoints.pickle_file import open_pickle
 
-        return open_pickle(path, label)
+        return _no_adapter(open_pickle(path, label))
     if path.suffix == GGUF_SUFFIX:
         from stockpot.checkpoints.gguf_file import GgufCheckpoint
 
@@ -168,6 +201,17 @@ def _open_single(path: Path, label: str) -> Checkpoint:
         f"{path} is no weights file",
         hint=f"expected .safetensors, {', '.join((*PICKLE_SUFFIXES, GGUF_SUFFIX))} or a model "
         "folder",
+    )
+
+
+def _no_adapter(weights: Checkpoint) -> Checkpoint:
+    """``weights``, unless they are factors: an average of factors is no average of models."""
+    if not is_adapter(weights.names):
+        return weights
+    weights.close()
+    raise CheckpointError(
+        f"{weights.label} holds the factors of an adapter, no weights of a model",
+        hint="give PEFT's folder, or with its base: {model: BASE, lora: FILE} in a mergekit recipe",
     )
 
 
@@ -180,7 +224,7 @@ def _open_index(path: Path, label: str) -> Checkpoint:
 
 
 def _open_folder(folder: Path, label: str) -> Checkpoint:
-    if (folder / "adapter_config.json").is_file() and not (folder / "model.safetensors").exists():
+    if _holds_adapter(folder):
         return open_adapted(folder, label)
     components = [name for name in component_names(folder) if _has_weights(folder / name)]
     if not any(components):

@@ -61,8 +61,12 @@ def merge_command(
     ] = None,
     rank: Annotated[
         int | None,
+        typer.Option(min=1, help="Write a LoRA adapter of --base, of this rank at most."),
+    ] = None,
+    error: Annotated[
+        float | None,
         typer.Option(
-            min=1, help="LoRA adapters only: merge factors, into an adapter of this rank."
+            min=0.0, max=1.0, help="As --rank, by the relative error that an update may have."
         ),
     ] = None,
     recalibrate: Annotated[
@@ -111,7 +115,8 @@ def merge_command(
 
     stockpot merge --method stock --base BASE A B -o merged
     """
-    from stockpot.merging.merge import merge, read_spec
+    from stockpot.inspection.guarded import check_models, merge
+    from stockpot.merging.merge import read_spec
 
     out = Output(json=as_json, quiet=quiet)
     if list_methods:
@@ -120,12 +125,16 @@ def merge_command(
     if not models:
         raise InputError("nothing to merge", hint="give a recipe, or models and --method")
     changes = read_parameters(parameters or [])
-    if rank is not None:
-        texts = {"method": method, "base": base, "heads": heads, "dtype": dtype}
-        rest = {"backend": backend, "dry-run": dry_run, "overwrite": overwrite}
+    as_sum = method is None and base is None and _models(models) is models
+    if rank is not None or error is not None:
+        texts = {"dtype": dtype, "backend": backend, "recalibrate": recalibrate}
+        rest = {"dry-run": dry_run, "overwrite": overwrite, "heads": as_sum and heads}
         for option in (name for name, value in {**texts, **rest}.items() if value):
-            raise InputError(f"--{option} has no effect on adapters merged with --rank")
-        _merge_adapters(out, models, output, rank, changes, registry)
+            raise InputError(f"--{option} has no effect on an adapter (--rank, --error)")
+        if output is None:
+            raise InputError("no output was given", hint="add -o FOLDER")
+    if as_sum and rank is not None and output is not None:
+        _add_adapters(out, models, output, rank, changes, registry, force=force)
         return
     spec = read_spec(
         _models(models),
@@ -135,8 +144,12 @@ def merge_command(
         heads=heads,  # type: ignore[arg-type]
         dtype=dtype,
     )
-    if not force:
-        _refuse_strangers(spec)
+    aside = dry_run or rank is not None or error is not None
+    if aside and not force:
+        check_models(spec)
+    if (rank is not None or error is not None) and output is not None:
+        _extract(out, replace(spec, force=force), output, rank, error, registry)
+        return
     if dry_run:
         _show_plan(out, replace(spec, force=force))
         return
@@ -146,6 +159,7 @@ def merge_command(
     report = merge(
         spec,
         output=output,
+        force=force,
         threads=threads,
         processes=threads or usable_cores(),
         device=device,
@@ -153,7 +167,6 @@ def merge_command(
         jobs=jobs,
         address=address,
         allow_nonfinite=allow_nonfinite,
-        force=force,
         check_load=check_load,
         max_shard_size=_bytes(max_shard_size),
         hash_parents=hash_parents,
@@ -179,16 +192,6 @@ def _models(sources: list[str]) -> Models:
     if recipes and len(sources) > 1:
         raise InputError("give one recipe, or models, not both")
     return recipes[0] if recipes else sources
-
-
-def _refuse_strangers(spec: Spec) -> None:
-    from stockpot.inspection.lineage import refuse_strangers
-
-    if spec.method == "mergekit:passthrough":
-        return  # takes every tensor from one model
-    models = [str(model) for model in spec.models if isinstance(model, str | Path)]
-    base = str(spec.base) if isinstance(spec.base, str | Path) else None
-    refuse_strangers(models, base)
 
 
 def _show_plan(out: Output, spec: Spec) -> None:
@@ -239,30 +242,62 @@ def _show_methods(out: Output) -> None:
     out.data({"methods": value}, "\n".join(lines))
 
 
-def _merge_adapters(
+def _add_adapters(
     out: Output,
     sources: list[str],
-    output: Path | None,
+    output: Path,
     rank: int,
     parameters: dict[str, Any],
     registry: str | None,
+    *,
+    force: bool,
 ) -> None:
     from stockpot.merging.lora import merge_adapters
 
-    if output is None:
-        raise InputError("no output was given", hint="add -o FOLDER")
     unknown = sorted(set(parameters) - {"weights"})
     if unknown:
-        raise InputError(f"merging adapters takes weights only, not {unknown[0]}")
-    weights = parameters.get("weights")
+        raise InputError(
+            f"adding adapters takes weights only, not {unknown[0]}",
+            hint="a method works on their models: add --method and --base",
+        )
     landing = Landing(registry)
-    errors = merge_adapters(sources, output, rank=rank, weights=weights)
+    weights = parameters.get("weights")
+    errors = merge_adapters(sources, output, rank=rank, weights=weights, force=force)
     worst = max(errors.values(), default=0.0)
     landing.add(output)
     out.data(
         {"output": str(output), "rank": rank, "errors": errors, **landing.value},
         f"{output}: {len(errors)} updates at rank {rank}, largest relative error {worst:.3g}",
     )
+    landing.finish(out)
+
+
+def _extract(
+    out: Output,
+    spec: Spec,
+    output: Path,
+    rank: int | None,
+    error: float | None,
+    registry: str | None,
+) -> None:
+    from stockpot.merging.extraction import write_adapter
+
+    landing = Landing(registry)
+    found = write_adapter(spec, output, rank=rank, error=error)
+    landing.add(output)
+    ranks = sorted(found.ranks.values())
+    lines = [
+        f"{output}: {len(ranks)} updates of rank {ranks[0]} to {ranks[-1]}, "
+        f"largest relative error {found.worst:.3g}"
+    ]
+    if found.whole:
+        lines.append(f"stored whole, being no matrices: {len(found.whole)} tensors")
+    lines += [
+        f"left out, as no adapter can hold it: '{name}' (changed by {change:.2%})"
+        for name, change in found.left_out.items()
+    ]
+    value = {"output": str(output), **found.to_json(), **landing.value}
+    out.data(value, "\n".join(lines))
     landing.finish(out)
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stockpot.backbones.compat import import_transformers
 from stockpot.backbones.sources import quiet_library
 from stockpot.checkpoints import Checkpoint
+from stockpot.compat import import_transformers
 from stockpot.errors import EvaluationError, InputError
 from stockpot.evaluators.contract import LOSS, Evaluator, Rows, Scores, changing, checked
 from stockpot.evaluators.function import load_in_place

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stockpot.checkpoints import Checkpoint
+from stockpot.checkpoints.matching import Alignment, align, shapes_of
 from stockpot.errors import InputError
 from stockpot.inspection import verdict as judge
-from stockpot.inspection.align import Alignment, align
 from stockpot.inspection.layers import Measured, build_layer, matrices, total_deltas
 from stockpot.inspection.measure import BLOCK, Identity, block_size, measure, rows_of
 from stockpot.inspection.permutation import LARGEST, is_permuted
@@ -95,7 +95,7 @@ def _compare(
     quiet: bool,
 ) -> Inspection:
     weights = list(opened.values())
-    shapes = [_shapes(each) for each in weights]
+    shapes = [shapes_of(each) for each in weights]
     wanted = _select(shapes[0], names)
     alignments = [align(shapes[0], shape) for shape in shapes]
     if names is not None:
@@ -146,10 +146,6 @@ def _compare(
         nonfinite=nonfinite,
         quick=quick,
     )
-
-
-def _shapes(weights: Checkpoint) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(weights.info(name).shape) for name in weights.names}
 
 
 def _select(shapes: Mapping[str, tuple[int, ...]], names: Names) -> list[str]:

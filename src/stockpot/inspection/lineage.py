@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 
 from stockpot.errors import LineageError, NonFiniteError
 from stockpot.inspection.compare import Names, compare
-from stockpot.inspection.result import Verdict
-from stockpot.inspection.sources import Source, short_name, unused
+from stockpot.inspection.result import Inspection, Pair, Verdict
+from stockpot.inspection.shifts import describe_moves, moved_layers
+from stockpot.inspection.sources import Source, open_all, short_name, unused
 from stockpot.inspection.verdict import some
 
 
@@ -100,13 +102,52 @@ def check_lineage(
 
 def refuse_strangers(
     models: Sequence[Source] | Mapping[str, Source], base: Source | None = None
-) -> None:
-    """Raise ``LineageError`` where models share no ancestor: their average would be noise."""
+) -> tuple[str, ...]:
+    """Raise ``LineageError`` where models share no ancestor: their average would be noise.
+
+    The error says what was seen layer by layer. Returns what is worth a note where they may be
+    averaged, one line each: layers of another origin, models that lie far apart.
+    """
     if len(models) + (base is not None) < 2:
-        return
+        return ()
     found = compare(models, base, quick=True)
+    if found.verdict in ("identical", "same ancestor"):
+        return tuple(_foreign(pair) for pair in found.pairs if pair.foreign)
+    weights = list(models.values()) if isinstance(models, Mapping) else list(models)
+    moves = _moves([*([base] if base is not None else []), *weights], found)
+    seen = "; ".join(([found.reason] if found.verdict == "unrelated" else []) + moves)
     if found.verdict == "unrelated":
-        raise LineageError(
-            f"these models have no ancestor in common: {found.reason}",
-            hint="stockpot inspect tells more; --force takes them all the same",
+        seen = f"these models have no ancestor in common: {seen}"
+    if seen:
+        raise LineageError(seen, hint=_next_step(found, moves))
+    return (found.reason,) if found.verdict == "probably related" else ()
+
+
+def _foreign(pair: Pair) -> str:
+    return (
+        f"{pair.first} and {pair.second} share an ancestor, but not in {some(pair.foreign)} "
+        f"({len(pair.foreign)} of {pair.layers} layers that were looked at), where an average is "
+        "noise: take these from one model with a rule"
+    )
+
+
+def _moves(models: Sequence[Source], found: Inspection) -> list[str]:
+    """Which layers of the models are layers of the first one under other numbers."""
+    lines = []
+    labels = [model.name for model in found.models]
+    with ExitStack() as stack:
+        opened = list(open_all(stack, dict(zip(labels, models, strict=True))).values())
+        for label, model in zip(labels[1:], opened[1:], strict=True):
+            if moved := moved_layers(opened[0], model):
+                lines.append(describe_moves(moved, labels[0], label))
+    return lines
+
+
+def _next_step(found: Inspection, moves: Sequence[str]) -> str:
+    if moves:
+        return (
+            "number them alike first: a mergekit recipe with slices; --force takes them as they are"
         )
+    if any(pair.permuted for pair in found.pairs):
+        return "use weights that kept the order of their ancestor; --force takes them anyway"
+    return "stockpot inspect tells more; --force takes them all the same"

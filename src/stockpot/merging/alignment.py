@@ -4,7 +4,9 @@ Decided here, for every method alike:
 
 - **Floating tensors that all models (and the base, where the method needs one) have in one
   shape** are merged by the method.
-- **Integer and boolean tensors** (position ids, masks) must be equal in all models that have them;
+- **Buffers that a model makes itself** (position ids, causal masks) are copied from the first model
+  that has them.
+- **Integer and boolean tensors** must be equal in all models that have them;
   a mean of them means nothing. Where they differ, "auto" and "mean" refuse and name them, "first"
   keeps the first model's, "drop" leaves them out. A single number (``num_batches_tracked``) is a
   counter: the first model's is kept.
@@ -26,6 +28,7 @@ import numpy as np
 
 from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.dtypes import is_float
+from stockpot.checkpoints.matching import is_buffer
 from stockpot.errors import CheckpointError, MethodError
 
 Heads = Literal["auto", "mean", "first", "drop"]
@@ -77,6 +80,9 @@ def align(
         holders = [i for i, model in enumerate(models) if name in model]
         first = models[holders[0]].info(name)
         agreeing = [i for i in holders if models[i].info(name).shape == first.shape]
+        if is_buffer(first):
+            aligned.append(Aligned(first, "copy", (holders[0],), "a buffer"))
+            continue
         if not all(is_float(models[i].info(name).dtype) for i in holders):
             reason = _difference(models, holders, name)
             if reason is None or heads == "first":

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from stockpot.checkpoints import Checkpoint, MemoryCheckpoint, TensorInfo, open_checkpoint
 from stockpot.checkpoints.checkpoint import join_digests
 from stockpot.checkpoints.decoded import decoded
-from stockpot.checkpoints.open import open_adapted, weights_folder
+from stockpot.checkpoints.matching import match_names
+from stockpot.checkpoints.open import adapter_folder, open_adapted, weights_folder
 from stockpot.checkpoints.writer import CheckpointWriter
 from stockpot.errors import InputError
 from stockpot.merging.alignment import Heads
@@ -27,7 +28,22 @@ from stockpot.merging.vocabulary import match_vocabularies
 from stockpot.provenance import versions
 from stockpot.system import usable_cores
 
-Source: TypeAlias = "str | Path | Mapping[str, Any] | Checkpoint | Spec | AdaptedSource"
+if TYPE_CHECKING:
+    import torch
+
+Source: TypeAlias = "str | Path | Mapping[str, Any] | HasState | Checkpoint | Spec | AdaptedSource"
+
+
+@runtime_checkable
+class HasState(Protocol):
+    """A module of torch."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Names -> tensors."""
+        ...
+
+
+Dtype: TypeAlias = "str | torch.dtype"
 
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -59,8 +75,8 @@ class Spec:
 
     Fields are the arguments of ``stockpot.merging.merge``; ``force`` accepts parents whose configs
     give their weights other meanings, ``check_load`` has a folder loaded by its library before it
-    is kept (``loading.py``). With a ``layout``, that says what is
-    done with each tensor: parameters, rules and heads are its own.
+    is kept (``loading.py``), ``notes`` were made before and go into the report. With a ``layout``,
+    that says what is done with each tensor: parameters, rules and heads are its own.
     """
 
     models: Sequence[Source]
@@ -73,6 +89,10 @@ class Spec:
     layout: SelfPlanned | None = None
     force: bool = False
     check_load: bool = True
+    notes: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        return f"Spec({self.method} of {len(self.models)} models)"
 
 
 @dataclass(frozen=True)
@@ -92,9 +112,10 @@ class MergeJob:
             raise InputError("nothing to merge", hint="give at least one model")
         self.spec = spec
         self._stack = ExitStack()
+        self.base: Checkpoint | None = None
         try:
-            self.models = [self._open(s, f"model {i + 1}") for i, s in enumerate(spec.models)]
             self.base = None if spec.base is None else self._open(spec.base, "base")
+            self.models = [self._open(s, f"model {i + 1}") for i, s in enumerate(spec.models)]
             self.plan = self._make_plan()
             self.plan.warnings[:0] = [note for source in self.sources for note in source.notes]
             self.plan.warnings += self._compare_configs()
@@ -110,13 +131,20 @@ class MergeJob:
                 open_merged(MergeJob(source, self._options), self._options)
             )
         if isinstance(source, AdaptedSource):
-            folder = weights_folder(source.adapter)
+            path = Path(source.adapter).expanduser()
+            folder = path if path.is_file() else weights_folder(source.adapter)
             if folder is None:
                 raise InputError(f"{source.adapter} is no folder of an adapter")
             base = self._open(source.base, label)
             return open_adapted(folder, f"{base.label}+{source.adapter}", base)
+        if isinstance(source, HasState):
+            source = source.state_dict()
         if isinstance(source, Mapping):
             return decoded(MemoryCheckpoint(source, label=label))
+        folder = adapter_folder(source)
+        if folder is not None and self.base is not None:
+            # Adapters lie on the base that was given, whatever place their configs name.
+            return open_adapted(folder, str(source), self.base)
         return self._stack.enter_context(open_checkpoint(source))
 
     def _make_plan(self) -> MergePlan:
@@ -133,20 +161,20 @@ class MergeJob:
         for kind in sorted(kinds & values.keys()):
             files = values.pop(kind)
             extras[kind] = [self._open(file, f"{kind} {i + 1}") for i, file in enumerate(files)]
+        renamed, renamings = match_names(self.sources)
         names = self.models[0].names
         count = len(self.models)
         settings = Settings(spec.method, values, models=count, rules=spec.rules, names=names)
-        base = [self.base] if self.base is not None else []
-        matched, words = match_vocabularies([*self.models, *base])
+        matched, words = match_vocabularies(renamed)
         plan = make_plan(
             matched[:count],
-            matched[count] if base else None,
+            matched[count] if self.base is not None else None,
             settings,
             heads=spec.heads,
             dtype=dtype_code(spec.dtype),
             extras=extras,
         )
-        plan.warnings += words
+        plan.warnings += [*renamings, *words]
         return plan
 
     def _compare_configs(self) -> list[str]:
@@ -216,7 +244,7 @@ class MergeJob:
             ),
             tensors=tuple(self.plan.reports()),
             dropped=tuple(self.plan.dropped),
-            warnings=tuple(self.plan.warnings),
+            warnings=(*self.spec.notes, *self.plan.warnings),
             versions=versions(),
             seconds=seconds,
         )
@@ -255,11 +283,11 @@ class MergeJob:
         self.close()
 
 
-def dtype_code(dtype: str | None) -> str | None:
+def dtype_code(dtype: Dtype | None) -> str | None:
     """Safetensors code of "bfloat16", "torch.float32", "BF16", ... Raises ``InputError``."""
     if dtype is None:
         return None
-    short = dtype.removeprefix("torch.")
+    short = str(dtype).removeprefix("torch.")
     code = DTYPES.get(short, short.upper())
     if code not in DTYPES.values():
         raise InputError(f"dtype: got {dtype!r}", hint=f"expected one of {', '.join(DTYPES)}")

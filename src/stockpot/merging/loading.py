@@ -17,8 +17,8 @@ from io import StringIO
 from pathlib import Path
 from typing import IO, Any
 
-from stockpot.backbones.compat import ensure_torchvision, import_transformers
 from stockpot.checkpoints import Checkpoint, TensorInfo
+from stockpot.compat import ensure_torchvision, import_transformers
 from stockpot.errors import CheckpointError
 from stockpot.extras import installed
 from stockpot.reading import read_json

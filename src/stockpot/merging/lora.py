@@ -9,19 +9,18 @@ of the ranks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stockpot.checkpoints import write_checkpoint
+from stockpot.checkpoints.adapters import Adapter, Factors, read_adapter
 from stockpot.checkpoints.dtypes import Array
-from stockpot.checkpoints.lora import Adapter, Factors, read_adapter
-from stockpot.errors import CheckpointError, InputError, OutputError
-from stockpot.files import atomic_folder, write_json
+from stockpot.errors import BaseMismatchError, CheckpointError, InputError, OutputError
+from stockpot.merging.adapter_output import named_factors, write_adapter_folder
 from stockpot.merging.parameters import PerModel, Real
-from stockpot.provenance import Parent, Record, versions, write_card, write_record
+from stockpot.provenance import Parent
 
 _WEIGHTS = PerModel(Real("weights", 1.0), help="weight of each adapter's update")
 
@@ -32,6 +31,7 @@ def merge_adapters(
     *,
     rank: int | None = None,
     weights: Any = None,
+    force: bool = False,
 ) -> dict[str, float]:
     """Write ``sum_i w_i s_i B_i A_i`` of PEFT adapter folders as an adapter of rank ``rank``.
 
@@ -40,12 +40,14 @@ def merge_adapters(
         output: the new folder; PEFT loads it.
         rank: None keeps the sum exact (the sum of the ranks).
         weights: one number an adapter, or one for all; default 1, the sum.
+        force: merge adapters that name different bases.
 
     Returns:
         For each adapted module the relative error of the cut, ||cut - sum|| / ||sum|| (Frobenius).
 
     Raises:
-        CheckpointError: no plain LoRA adapters, or of different models.
+        BaseMismatchError: adapters that name different bases.
+        CheckpointError: adapters with more than factors, or of different models.
         OutputError: the output exists or cannot be written.
     """
     folders = [Path(adapter) for adapter in adapters]
@@ -54,8 +56,17 @@ def merge_adapters(
     shares = _WEIGHTS.check(1.0 if weights is None else weights, len(folders))
     assert isinstance(shares, list)
     read = [read_adapter(folder) for folder in folders]
+    if not force:
+        check_same_base(read)
     if Path(output).exists():
         raise OutputError(f"{output} exists already", hint="choose another name")
+    for adapter in read:
+        if adapter.replaced:
+            name = next(iter(adapter.replaced))
+            raise CheckpointError(
+                f"{adapter.folder} replaces '{name}' as a whole, which no factors can express",
+                hint="merge by a method: --method linear --base BASE",
+            )
     exact = sum(max((f.right.shape[0] for f in a.factors.values()), default=0) for a in read)
     kept = exact if rank is None else rank
     tensors: dict[str, Array] = {}
@@ -65,16 +76,44 @@ def merge_adapters(
             (w, a.factors[module]) for w, a in zip(shares, read, strict=True) if module in a.factors
         ]
         up, down, errors[module] = cut_sum(_same_shape(pairs, module), kept)
-        tensors |= _named(read, module, up, down)
-    for adapter in read:
-        if adapter.replaced:
-            name = next(iter(adapter.replaced))
-            raise CheckpointError(
-                f"{adapter.folder} replaces '{name}' as a whole, which no factors can express",
-                hint="merge the adapters with their base instead (without --rank)",
-            )
-    _write(Path(output), read, shares, tensors, kept)
+        parts = _parts(read, module)
+        kernel = parts["lora_A"].shape[2:] if "lora_A" in parts else ()
+        embedding = "lora_embedding_A" in parts
+        tensors |= named_factors(module, up, down, embedding=embedding, kernel=kernel)
+    write_adapter_folder(
+        Path(output),
+        tensors,
+        dict.fromkeys(errors, kept),
+        base=next((a.settings.base for a in read if a.settings.base), None),
+        parents=[
+            Parent(name=f"./{adapter.folder.resolve().name}", digest="", weight=weight)
+            for adapter, weight in zip(read, shares, strict=True)
+        ],
+        recipe={"method": "sum of updates", "rank": kept, "weights": list(shares)},
+        fan_in_fan_out=any(adapter.settings.get("fan_in_fan_out") for adapter in read),
+        ensure_weight_tying=any(adapter.settings.get("ensure_weight_tying") for adapter in read),
+    )
     return errors
+
+
+def check_same_base(adapters: Sequence[Adapter]) -> None:
+    """Raise ``BaseMismatchError`` for adapters that name different bases, or revisions of one."""
+    named = {adapter.settings.base: adapter for adapter in adapters if adapter.settings.base}
+    if len(named) < 2:
+        return
+    (first, one), (second, other), *_ = named.items()
+    if first is not None and second is not None and _same_place(first, second):
+        return
+    raise BaseMismatchError(
+        f"{one.folder} was trained on {first}, {other.folder} on {second}",
+        hint="merge adapters of one base; --force if both names are one model",
+    )
+
+
+def _same_place(first: str, second: str) -> bool:
+    """Whether two names are one folder or file."""
+    a, b = Path(first).expanduser(), Path(second).expanduser()
+    return a.exists() and b.exists() and a.resolve() == b.resolve()
 
 
 def cut_sum(pairs: Sequence[tuple[float, Factors]], rank: int) -> tuple[Array, Array, float]:
@@ -109,55 +148,7 @@ def _same_shape(pairs: list[tuple[float, Factors]], module: str) -> list[tuple[f
     return pairs
 
 
-def _named(read: Sequence[Adapter], module: str, up: Array, down: Array) -> dict[str, Array]:
-    """Factors under PEFT's names, in PEFT's layout."""
-    first = next(adapter for adapter in read if module in adapter.factors)
-    if first.config.get("fan_in_fan_out"):
-        up, down = down.T, up.T
-    prefix = f"base_model.model.{module}"
-    return {
-        f"{prefix}.lora_A.weight": np.ascontiguousarray(down, dtype=np.float32),
-        f"{prefix}.lora_B.weight": np.ascontiguousarray(up, dtype=np.float32),
-    }
-
-
-def _write(
-    output: Path,
-    read: Sequence[Adapter],
-    weights: Sequence[float],
-    tensors: dict[str, Array],
-    rank: int,
-) -> None:
-    config = dict(read[0].config)
-    targets = {
-        target
-        for adapter in read
-        for target in (adapter.config.get("target_modules") or [])
-        if isinstance(adapter.config.get("target_modules"), list)
-    }
-    config |= {
-        "r": rank,
-        "lora_alpha": rank,
-        "use_rslora": False,
-        "rank_pattern": {},
-        "alpha_pattern": {},
-        "inference_mode": True,
-    }
-    if targets:
-        config["target_modules"] = sorted(targets)
-    parents = tuple(
-        Parent(name=f"./{adapter.folder.resolve().name}", digest="", weight=weight)
-        for adapter, weight in zip(read, weights, strict=True)
+def _parts(read: Sequence[Adapter], module: str) -> Mapping[str, Array]:
+    return next(
+        update.parts for adapter in read for update in adapter.updates if update.module == module
     )
-    record = Record(
-        kind="adapter",
-        name=output.name,
-        parents=parents,
-        recipe={"method": "sum of updates", "rank": rank, "weights": list(weights)},
-        versions=versions(),
-    )
-    with atomic_folder(output) as folder:
-        write_checkpoint(folder / "adapter_model.safetensors", tensors)
-        write_json(folder / "adapter_config.json", config)
-        write_record(folder, record)
-        write_card(folder, record, library_name="peft")

@@ -15,7 +15,7 @@ from stockpot.errors import InputError
 from stockpot.merging.alignment import Heads
 from stockpot.merging.backends import backend_for
 from stockpot.merging.engine import Options
-from stockpot.merging.job import MergeJob, Source, Spec
+from stockpot.merging.job import Dtype, HasState, MergeJob, Source, Spec
 from stockpot.merging.output import check_output, write_output
 from stockpot.merging.report import MergeReport
 from stockpot.merging.settings import Rule
@@ -23,7 +23,10 @@ from stockpot.merging.sinks import MemorySink
 from stockpot.progress import progress
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from stockpot.execution import Backend
+    from stockpot.merging.keywords import MergeOptions
 
 Models = str | Path | Spec | Sequence[Source]
 """A recipe (its file, or what ``load_recipe`` gave), or the models themselves."""
@@ -36,11 +39,17 @@ class Merged:
     state: dict[str, Any]
     report: MergeReport
 
+    def __repr__(self) -> str:
+        models = sum(parent.role == "model" for parent in self.report.parents)
+        return f"Merged({len(self.state)} tensors by {self.report.method} of {models} models)"
+
 
 @overload
-def merge(models: Models, *, output: None = ..., **rest: Any) -> Merged: ...
+def merge(models: Models, *, output: None = ..., **options: Unpack[MergeOptions]) -> Merged: ...
 @overload
-def merge(models: Models, *, output: str | Path, **rest: Any) -> MergeReport: ...
+def merge(
+    models: Models, *, output: str | Path, **options: Unpack[MergeOptions]
+) -> MergeReport: ...
 
 
 def merge(
@@ -51,7 +60,7 @@ def merge(
     output: str | Path | None = None,
     rules: Sequence[Rule] = (),
     heads: Heads | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     threads: int | None = None,
     processes: int = 1,
     block_elements: int | None = None,
@@ -71,9 +80,9 @@ def merge(
     """Combine the weights of ``models`` into one.
 
     Args:
-        models: paths of files or folders, hub ids, LoRA adapters, states in memory (names -> numpy
-            arrays or torch tensors), open checkpoints; or one recipe, whose words the others below
-            replace.
+        models: paths of files or folders, hub ids, LoRA adapters, modules of torch, states in
+            memory (names -> numpy arrays or torch tensors), open checkpoints; or one recipe, whose
+            words the others below replace.
         method: name of a merge method (``stockpot.merging.available_methods``), default "linear".
         base: the model that all were fine-tuned from, for methods that work on differences.
         output: None returns the state; a path that ends in ``.safetensors`` is written as a file,
@@ -81,7 +90,7 @@ def merge(
         rules: other methods or parameters for some tensors.
         heads: what happens to tensors that do not fit: "auto" (the default), "mean", "first" or
             "drop".
-        dtype: type of the result ("bfloat16", ...); None keeps the models'.
+        dtype: type of the result ("bfloat16", torch.bfloat16, ...); None keeps the models'.
         threads, processes, block_elements, device: how to work; changes no bit on the CPU. Forked
             ``processes`` are for large models, from a program that has no other threads.
             ``device`` "cuda" needs torch.
@@ -144,9 +153,10 @@ def read_spec(
     parameters: Mapping[str, Any] = MappingProxyType({}),
     rules: Sequence[Rule] = (),
     heads: Heads | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
 ) -> Spec:
     """What is to be merged: a recipe with changes over it, or models and a method."""
+    dtype = None if dtype is None else str(dtype)
     if not isinstance(models, str | Path | Spec):
         return Spec(models, method or "linear", base, parameters, rules, heads or "auto", dtype)
     if isinstance(models, Spec):
@@ -226,9 +236,8 @@ def run_merge(
 
 def _any_torch(models: Sequence[Source]) -> bool:
     for model in models:
-        if isinstance(model, Spec):
-            if _any_torch(model.models):
-                return True
-        elif isinstance(model, Mapping) and any(is_torch(value) for value in model.values()):
+        in_memory = isinstance(model, Mapping) and any(map(is_torch, model.values()))
+        inner = isinstance(model, Spec) and _any_torch(model.models)
+        if in_memory or inner or isinstance(model, HasState):
             return True
     return False

@@ -6,12 +6,13 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stockpot.checkpoints import Checkpoint
 from stockpot.checkpoints.composite import component_files
 from stockpot.checkpoints.open import GGUF_SUFFIX, is_encoded, open_stored
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
@@ -74,6 +75,7 @@ def write_output(
     Nothing stands under the final name before it is whole. Raises ``OutputError``.
     """
     started = time.perf_counter()
+    _check_config(job, output)
     tensors = job.prepare()
 
     def fill(writer: CheckpointWriter) -> MergeReport:
@@ -111,6 +113,19 @@ def begin_check(job: MergeJob) -> AbstractContextManager[LoadCheck | None]:
     home = next((source.home for source in job.donors if source.home is not None), None)
     library = checking_library(home) if job.spec.check_load else None
     return nullcontext() if library is None else LoadCheck(library)
+
+
+def _check_config(job: MergeJob, output: Path) -> None:
+    """Raise ``OutputError`` where adapters would become a folder that no library loads."""
+    if output.suffix == ".safetensors" or any(source.home for source in job.sources):
+        return
+    for source in job.sources:
+        if source.base is not None:
+            raise OutputError(
+                f"{source.base.label}, the base of {source.label}, has no config.json, so that "
+                f"{output} would not load",
+                hint="give the base's folder with --base, or write one file: -o NAME.safetensors",
+            )
 
 
 def complete_folder(
@@ -225,12 +240,14 @@ def _copy_companions(job: MergeJob, folder: Path) -> bool:
     """Config, tokenizer and the like of the first model that has them; whether one has."""
     for source in job.donors:
         inner = getattr(source, "job", None)
+        changes: dict[str, Any] = {}
         if inner is None and source.home is not None:
             copy_companions(source.home, folder)
+            changes = _from_adapters(job.sources, folder)
         elif inner is None or not _copy_companions(inner, folder):
             continue
-        if (folder / "config.json").is_file():
-            _correct_config(folder / "config.json", job.spec.dtype)
+        if (folder / "config.json").is_file() or changes:
+            _correct_config(folder / "config.json", job.spec.dtype, changes)
         if job.spec.layout is not None:
             job.spec.layout.complete(folder, job.sources)
         return True
@@ -271,16 +288,36 @@ def _is_companion(file: Path) -> bool:
     )
 
 
-def _correct_config(config: Path, dtype: str | None) -> None:
-    """Keep a config's word about the type true."""
+def _from_adapters(sources: Sequence[Checkpoint], folder: Path) -> dict[str, Any]:
+    """What adapters change beside the weights: their tokenizers are copied, changes of the config
+    returned.
+    """
+    changes: dict[str, Any] = {}
+    for source in sources:
+        changes |= source.config_changes
+        path = source.path if source.base is not None else None
+        if path is not None and (path / "tokenizer_config.json").is_file():
+            for file in sorted(path.glob("*token*")):
+                shutil.copyfile(file, folder / file.name)
+    return changes
+
+
+def _correct_config(config: Path, dtype: str | None, changes: Mapping[str, Any]) -> None:
+    """Keep a config's word about the type and the tensors true."""
+    if changes and not config.is_file():
+        raise OutputError("the base has no config.json, which its adapter would change")
     content = read_json(config, "a model's config")
     if not isinstance(content, dict):
         return
-    right: dict[str, Any] = {}
+    right: dict[str, Any] = dict(changes)
     if dtype is not None:
         name = {code: name for name, code in DTYPES.items()}[dtype_code(dtype) or "F32"]
         right |= dict.fromkeys(("torch_dtype", "dtype"), name)
-    changed = {key: value for key, value in right.items() if content.get(key, value) != value}
+    changed = {
+        key: value
+        for key, value in right.items()
+        if content.get(key, None if key in changes else value) != value
+    }
     if changed:
         write_json(config, {**content, **changed})
 

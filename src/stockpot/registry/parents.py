@@ -13,7 +13,7 @@ import numpy as np
 
 from stockpot.checkpoints import TensorInfo
 from stockpot.checkpoints.dtypes import Array, narrow, widen
-from stockpot.inspection.align import align
+from stockpot.checkpoints.matching import align
 from stockpot.registry.geometry import (
     RELATED,
     AffineMix,

@@ -22,7 +22,10 @@ class RunningMean:
     def add(self, state: Mapping[str, Tensor]) -> None:
         """Take in one iterate."""
         if not self.sums:
-            self.sums = {name: tensor.detach().double() for name, tensor in state.items()}
+            # A copy even of what is float64 already: the sums are added to in place.
+            self.sums = {
+                name: tensor.detach().to(torch.float64, copy=True) for name, tensor in state.items()
+            }
         else:
             torch._foreach_add_(
                 list(self.sums.values()),

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from stockpot.backbones.compat import import_transformers
+from stockpot.compat import import_transformers
 from stockpot.errors import RecipeError
 from stockpot.merging.merge import run_merge
 from stockpot.merging.recipe import load_recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stockpot.backbones.compat import ensure_torchvision
+from stockpot.compat import ensure_torchvision
 from stockpot.tangent import TangentModel
 from tests.tangent.core.tiny import Network, differences, images, random_delta
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stockpot.backbones.compat import import_transformers
+from stockpot.compat import import_transformers
 from stockpot.errors import CheckpointError
 
 

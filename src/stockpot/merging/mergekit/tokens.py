@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from stockpot.backbones.compat import import_transformers
 from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.dtypes import STORAGE, Array, encode, working_dtype
 from stockpot.checkpoints.open import weights_folder
+from stockpot.compat import import_transformers
 from stockpot.errors import CheckpointError, MethodError
 from stockpot.extras import require
 from stockpot.merging.mergekit.document import Document, Reference, TokenRule

@@ -34,7 +34,7 @@ def _check_timm(name: str) -> None:
     """timm's own weights: in the hub's cache, or in torch's."""
     import torch
 
-    from stockpot.backbones.compat import ensure_torchvision
+    from stockpot.compat import ensure_torchvision
 
     ensure_torchvision()
     import timm

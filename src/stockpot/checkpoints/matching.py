@@ -1,14 +1,22 @@
 """Which tensors of one model stand for which of another: by name, or by name after a prefix.
 
 Wrappers put words before every name ("module." by DataParallel, "model." by Lightning, "bert." by a
-task model). One prefix a model is enough to undo them; nothing else is guessed.
+task model). One prefix a model is enough to undo them; nothing else is guessed. Inspection, merges,
+reviews and recycling all match names here. Buffers that a model makes itself (``position_ids``,
+causal masks, rotary frequencies) are no weights: some versions of a library store them, others not.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from stockpot.checkpoints.checkpoint import Checkpoint
+from stockpot.checkpoints.dtypes import Array
+from stockpot.checkpoints.header import TensorInfo
 
 Shape = tuple[int, ...]
 
@@ -47,6 +55,82 @@ class Alignment:
             if self.reference_prefix
             else f"'{self.prefix}' before"
         )
+
+
+_BUFFERS = re.compile(
+    r"(.*\.)?(position_ids|masked_bias|inv_freq|rotary_emb\.(cos|sin)_cached|relative_position_index"
+    r"|attn_mask|causal_mask)"
+)
+_SIGNS = re.compile(
+    r"\.(lora_(down|up|mid|A|B|E|embedding_A|embedding_B|magnitude_vector)|lora\.(down|up)|"
+    r"hada_w1_a|lokr_w[12]|ia3_l|vera_lambda_b|dora_scale|lora_linear_layer)(\.|$)|_lora\.(down|up)\."
+)
+_CAUSAL_MASK = re.compile(r"(.*\.)?(attn|attention)\.bias")
+
+
+def is_buffer(info: TensorInfo) -> bool:
+    """Whether a tensor is one that the model makes itself, whatever is stored."""
+    mask = _CAUSAL_MASK.fullmatch(info.name) is not None and len(info.shape) == 4
+    return mask or _BUFFERS.fullmatch(info.name) is not None
+
+
+def is_adapter(names: Iterable[str]) -> bool:
+    """Whether tensors of these names are factors of an adapter, which are no weights of a model."""
+    return any(_SIGNS.search(name) for name in names)
+
+
+def shapes_of(weights: Checkpoint) -> dict[str, Shape]:
+    """Names and shapes of all tensors but buffers."""
+    return {name: i.shape for name, i in weights.tensors.items() if not is_buffer(i)}
+
+
+def match_names(models: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[str]]:
+    """All models under the first one's names, and what was renamed in words."""
+    reference = shapes_of(models[0])
+    matched, words = [models[0]], []
+    for model in models[1:]:
+        found = align(reference, shapes_of(model))
+        if found.renamed is None:
+            matched.append(model)
+            continue
+        names = {
+            name: found.reference_prefix + name.removeprefix(found.prefix)
+            if name.startswith(found.prefix)
+            else name
+            for name in model.names
+        }
+        matched.append(RenamedCheckpoint(model, names))
+        words.append(f"{model.label}: names match those of {models[0].label} {found.renamed}")
+    return matched, words
+
+
+class RenamedCheckpoint(Checkpoint):
+    """A checkpoint with other names for its tensors; ``names``: own -> new."""
+
+    def __init__(self, model: Checkpoint, names: Mapping[str, str]) -> None:
+        self._model = model
+        self._own = {new: own for own, new in names.items()}
+        tensors = {
+            new: TensorInfo(new, model.info(own).shape, model.info(own).dtype)
+            for new, own in self._own.items()
+        }
+        super().__init__(tensors, label=model.label, path=model.path, metadata=model.metadata)
+
+    @property
+    def home(self) -> Path | None:
+        return self._model.home
+
+    def raw(self, name: str) -> Array:
+        return self._model.raw(self._own[name])
+
+    def prefetch(self, name: str) -> None:
+        self._model.prefetch(self._own[name])
+
+    def decode(self, name: str, start: int, stop: int, out: Array) -> Array:
+        return self._model.decode(self._own[name], start, stop, out)
+
+    def first_nonfinite(self, name: str, start: int, stop: int) -> int | None:
+        return self._model.first_nonfinite(self._own[name], start, stop)
 
 
 def align(reference: Mapping[str, Shape], model: Mapping[str, Shape]) -> Alignment:

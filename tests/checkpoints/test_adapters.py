@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from stockpot.backbones.compat import ensure_torchvision
 from stockpot.checkpoints import open_checkpoint, write_checkpoint
-from stockpot.checkpoints.lora import AdaptedCheckpoint, open_adapted, read_adapter
+from stockpot.checkpoints.adapters import AdaptedCheckpoint, read_adapter
+from stockpot.checkpoints.open import open_adapted
 from stockpot.checkpoints.torch_io import save_state
+from stockpot.compat import ensure_torchvision
 from stockpot.errors import CheckpointError, NonFiniteError
 
 ensure_torchvision()
@@ -104,8 +105,9 @@ def test_what_is_no_plain_lora_adapter_is_refused(tmp_path, model):
     folder = tmp_path / "adapter"
     config = json.loads((folder / "adapter_config.json").read_text())
     for change, words in [
-        ({"use_dora": True}, "DoRA"),
-        ({"peft_type": "IA3"}, "IA3"),
+        ({"use_dora": True}, "lacks lora_magnitude_vector"),
+        ({"peft_type": "OFT"}, "OFT"),
+        ({"use_bdlora": {"nblocks": 2}}, "use_bdlora"),
         ({"base_model_name_or_path": None}, "names no base"),
     ]:
         (folder / "adapter_config.json").write_text(json.dumps({**config, **change}))
@@ -137,5 +139,8 @@ def test_broken_factors_are_named(tmp_path):
     with pytest.raises(NonFiniteError, match="lora_A"):
         read_adapter(folder)
     write(lora_magnitude_vector=np.ones(3))
-    with pytest.raises(CheckpointError, match="no plain LoRA"):
+    with pytest.raises(CheckpointError, match="only one"):
+        read_adapter(folder)
+    write(lora_new_part=np.ones(3))
+    with pytest.raises(CheckpointError, match="nothing that adapter_config"):
         read_adapter(folder)
