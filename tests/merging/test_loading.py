@@ -74,9 +74,15 @@ def test_what_would_not_load_is_not_kept(bert, tmp_path, change, said):
     assert out.exists()
 
 
+def drop_and_add(state):
+    drop(state)
+    add(state)
+
+
 def test_what_a_parent_lacked_before_is_noted(bert, tmp_path):
-    models = [str(changed(bert, tmp_path / name, drop)) for name in "ab"]
-    report = merge(models, output=tmp_path / "out")
+    changes = {"a": drop_and_add, "b": drop}
+    models = [str(changed(bert, tmp_path / name, change)) for name, change in changes.items()]
+    report = merge(models, output=tmp_path / "out", heads="drop")
     assert any("what it says of" in w and "classifier.weight" in w for w in report.warnings)
     written = json.loads((tmp_path / "out" / "merge_report.json").read_text())
     assert written["warnings"] == list(report.warnings)
