@@ -18,7 +18,7 @@ from stockpot.checkpoints.open import GGUF_SUFFIX, is_encoded, open_stored
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
 from stockpot.errors import InputError, OutputError
 from stockpot.files import atomic_folder, write_json
-from stockpot.merging.job import DTYPES, MergeJob, Source, Spec, dtype_code
+from stockpot.merging.job import DTYPES, MergeJob, Source, Spec, digests, dtype_code
 from stockpot.merging.loading import LoadCheck, checking_library
 from stockpot.merging.report import MergeReport
 from stockpot.provenance import Parent, Record, has_record, read_record, write_card, write_record
@@ -123,7 +123,7 @@ def begin_check(job: MergeJob) -> AbstractContextManager[LoadCheck | None]:
 
 def _is_like(job: MergeJob, donor: Checkpoint) -> bool:
     changes = any(source.config_changes for source in job.sources)
-    if changes or job.spec.layout is not None or donor.stored is not donor:
+    if changes or donor.stored is not donor:
         return False
     own, result = donor.tensors, job.plan.tensors
     return {name: info.shape for name, info in own.items()} == {
@@ -197,7 +197,7 @@ def written_digest(output: Path, report: MergeReport) -> str | None:
     if all(parent.digest is None for parent in report.parents):
         return None
     with open_stored(output) as checkpoint:
-        return checkpoint.digest()
+        return digests([checkpoint])[0]
 
 
 def renew_digest(output: Path) -> None:
