@@ -19,6 +19,7 @@ from stockpot.version import VERSION
 
 if TYPE_CHECKING:
     from stockpot import continual, errors, history, tangent
+    from stockpot.averaging import average
     from stockpot.checkpoints import open_checkpoint
     from stockpot.community import accept, contribute, revert, review
     from stockpot.hub import pull, push
@@ -38,6 +39,7 @@ __all__ = [
     "Registry",
     "__version__",
     "accept",
+    "average",
     "compare",
     "continual",
     "contribute",
@@ -64,6 +66,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "averaging": "average",
         "checkpoints": "open_checkpoint",
         "community": "accept contribute revert review",
         "continual": "",

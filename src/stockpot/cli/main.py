@@ -29,6 +29,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "export": "predict.export_command",
     "merge": "merge.merge_command",
     "soup": "soup.soup_command",
+    "average": "average.average_command",
     "rank": "rank.rank_command",
     "inspect": "inspect.inspect_command",
     "history": {"": "history.history_app"},

@@ -231,7 +231,7 @@ def _lay(
     force: bool,
 ) -> _Table:
     """Read, check and open everything; nothing is evaluated."""
-    evaluator, constraints = _evaluator(evaluate)
+    evaluator, constraints = read_evaluator(evaluate)
     split = RowSplit(settings.judge, settings.seed)
     for one in (evaluator, *(limit.evaluator for limit in constraints)):
         stack.enter_context(one)
@@ -258,7 +258,8 @@ def _lay(
     return _Table(ingredients, evaluator, constraints, engine, settings, budget, recipe)
 
 
-def _evaluator(evaluate: Evaluate) -> tuple[Evaluator, tuple[Constraint, ...]]:
+def read_evaluator(evaluate: Evaluate) -> tuple[Evaluator, tuple[Constraint, ...]]:
+    """The evaluator and its constraints. Raises ``InputError``."""
     if isinstance(evaluate, Evaluator):
         return evaluate, ()
     if isinstance(evaluate, str | Path | Mapping):

@@ -12,15 +12,21 @@ from stockpot.backbones.backbone import State
 
 
 class RunningMean:
-    """The uniform mean of all states added, with sums in float64 and one rounding at the end."""
+    """The mean of all states added, with sums in float64 and one rounding at the end.
 
-    def __init__(self) -> None:
-        self.count = 0
+    ``decay``: of the weight of what was added before, with every further state; 1 for the uniform
+    mean.
+    """
+
+    def __init__(self, decay: float = 1.0) -> None:
+        self.decay = decay
+        self.count: float = 0
         self.sums: State = {}
 
     @torch.no_grad()
     def add(self, state: Mapping[str, Tensor]) -> None:
         """Take in one iterate."""
+        self._fade()
         if not self.sums:
             # A copy even of what is float64 already: the sums are added to in place.
             self.sums = {
@@ -32,6 +38,11 @@ class RunningMean:
                 [state[name].detach() for name in self.sums],
             )
         self.count += 1
+
+    def _fade(self) -> None:
+        if self.decay != 1.0 and self.sums:
+            torch._foreach_mul_(list(self.sums.values()), self.decay)
+            self.count *= self.decay
 
     def merge(self, other: RunningMean) -> None:
         """Take in all iterates of another mean."""

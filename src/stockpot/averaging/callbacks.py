@@ -1,0 +1,87 @@
+"""The average of the weights inside the loop of transformers' Trainer, and of those built on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from stockpot.averaging.live import ModuleAverage, decay_of
+from stockpot.errors import InputError
+from stockpot.files import atomic_folder
+
+NAME = "stockpot_average.pt"
+"""The average so far, in a checkpoint folder of the trainer."""
+
+
+class AverageCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """Keeps an average of the weights while a Trainer trains, and saves it as a model at the end.
+
+    The training itself is not changed. The average so far is written into each checkpoint folder:
+    a run that is resumed from ``output_dir`` goes on with it.
+
+    Args:
+        output: folder of the averaged model; by default ``average`` in the ``output_dir``.
+        shape: "uniform" or "ema:0.999", an optimizer step at a time.
+        start: the first optimizer step whose weights count.
+        every: so many steps from one that counts to the next.
+
+    Raises ``InputError`` for weights that are spread over processes (FSDP, DeepSpeed), and for a
+    resumed run whose checkpoint has no average.
+    """
+
+    def __init__(
+        self,
+        output: str | Path | None = None,
+        *,
+        shape: str = "ema:0.999",
+        start: int = 1,
+        every: int = 1,
+    ) -> None:
+        decay_of(shape)
+        if start < 1 or every < 1:
+            raise InputError(f"start and every are 1 or more, got {start} and {every}")
+        self.output = None if output is None else Path(output)
+        self.shape, self.start, self.every = shape, start, every
+        self.average: ModuleAverage | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+        """Begin, or go on where the checkpoint that is resumed stopped."""
+        if getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
+            problem = "the weights are spread over processes (FSDP, DeepSpeed)"
+            raise InputError(problem, hint="save checkpoints, and stockpot average them")
+        self.average = ModuleAverage(known["model"], self.shape)
+        if state.global_step >= self.start:
+            file = _checkpoint(args, state) / NAME
+            if not file.is_file():
+                hint = f"set start above step {state.global_step}, or begin anew"
+                raise InputError(f"{file} is missing: there is no average to go on from", hint=hint)
+            self.average.load(torch.load(file, map_location="cpu", weights_only=True))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+        """Take in the weights after an optimizer step."""
+        since = state.global_step - self.start
+        if self.average is not None and since >= 0 and since % self.every == 0:
+            self.average.add()
+
+    def on_save(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+        """Leave the average so far beside the weights."""
+        folder = _checkpoint(args, state)
+        if self.average is not None and state.is_world_process_zero and folder.is_dir():
+            torch.save(self.average.dump(), folder / NAME)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+        """Write the averaged model, with its tokenizer or processor."""
+        if self.average is None or not state.is_world_process_zero:
+            return
+        output = self.output or Path(args.output_dir) / "average"
+        with self.average.applied() as model, atomic_folder(output, replace=True) as folder:
+            model.save_pretrained(folder)  # type: ignore[operator]
+            if known.get("processing_class") is not None:
+                known["processing_class"].save_pretrained(folder)
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
