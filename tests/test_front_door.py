@@ -32,7 +32,7 @@ def test_the_public_names_are_exactly_these() -> None:
     assert set(stockpot.__all__) == {
         *("__version__", "errors", "open_checkpoint", "load_recipe", "write_report"),
         *("merge", "inspect", "compare", "recycle", "rank", "predict", "evaluate", "export"),
-        *("history", "tangent", "continual", "push", "pull", "soup"),
+        *("history", "tangent", "continual", "push", "pull", "soup", "average"),
         *("Registry", "contribute", "review", "accept", "revert"),
     }
     assert dir(stockpot) == stockpot.__all__

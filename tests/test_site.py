@@ -74,7 +74,7 @@ def test_every_tutorial_is_run() -> None:
     assert {path.stem for path in (DOCS / "tutorials").glob("*.py")} == {"merge", "recycle"}
 
 
-@pytest.mark.parametrize("name", ["index.md", "start/merge.md", "soup.md"])
+@pytest.mark.parametrize("name", ["index.md", "start/merge.md", "soup.md", "averaging.md"])
 def test_python_on_the_first_pages_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (DOCS / name).read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.M | re.S)

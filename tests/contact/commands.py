@@ -29,6 +29,7 @@ COMMANDS = """
     merge old.pt old.pt -o pickled
     soup a b -e scores.yaml --search none -o souped -q
     soup a b -e scores.yaml -o searched -q
+    average a b -o averaged
     rank task.yaml --zoo zoo.yaml -o ranked --backend serial -q
     rank task.yaml --zoo pictures.yaml -o pictures -q
     rank table.csv --zoo texts.yaml -o texts -q

@@ -116,6 +116,7 @@ def _named(one: dict[str, Any]) -> list[str]:
         ("merge old.pt", "torch"),
         ("soup a b -e scores.yaml --search none", ""),
         ("soup a b -e scores.yaml -o", "soup"),
+        ("average a b", ""),
         ("rank task.yaml --zoo zoo", "rank"),
         ("rank task.yaml --zoo pictures", "rank,vision"),
         ("rank table.csv", "rank,text"),

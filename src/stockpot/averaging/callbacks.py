@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
 
 from stockpot.averaging.live import ModuleAverage, decay_of
+from stockpot.backbones.compat import import_transformers
 from stockpot.errors import InputError
 from stockpot.files import atomic_folder
 
@@ -16,7 +16,7 @@ NAME = "stockpot_average.pt"
 """The average so far, in a checkpoint folder of the trainer."""
 
 
-class AverageCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
+class AverageCallback(import_transformers().TrainerCallback):  # type: ignore[misc]
     """Keeps an average of the weights while a Trainer trains, and saves it as a model at the end.
 
     The training itself is not changed. The average so far is written into each checkpoint folder:
@@ -28,8 +28,9 @@ class AverageCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         start: the first optimizer step whose weights count.
         every: so many steps from one that counts to the next.
 
-    Raises ``InputError`` for weights that are spread over processes (FSDP, DeepSpeed), and for a
-    resumed run whose checkpoint has no average.
+    Raises ``InputError`` before the first step: for weights that are spread over processes (FSDP,
+    DeepSpeed), a model that cannot be saved, a folder that holds other things, a ``start`` beyond
+    the end, and a resumed run whose checkpoint has no average.
     """
 
     def __init__(
@@ -52,6 +53,14 @@ class AverageCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
             problem = "the weights are spread over processes (FSDP, DeepSpeed)"
             raise InputError(problem, hint="save checkpoints, and stockpot average them")
+        if not hasattr(known["model"], "save_pretrained"):
+            problem = f"{type(known['model']).__name__} has no save_pretrained"
+            raise InputError(problem, hint="use ModuleAverage in a callback of your own")
+        if self.start > state.max_steps:
+            raise InputError(f"start: got {self.start} of {state.max_steps} steps")
+        output = self._output(args)
+        if output.exists() and not _is_model(output):
+            raise InputError(f"{output} holds more than a model", hint="choose another output")
         self.average = ModuleAverage(known["model"], self.shape)
         if state.global_step >= self.start:
             file = _checkpoint(args, state) / NAME
@@ -76,12 +85,22 @@ class AverageCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Write the averaged model, with its tokenizer or processor."""
         if self.average is None or not state.is_world_process_zero:
             return
-        output = self.output or Path(args.output_dir) / "average"
-        with self.average.applied() as model, atomic_folder(output, replace=True) as folder:
+        with (
+            self.average.applied() as model,
+            atomic_folder(self._output(args), replace=True) as folder,
+        ):
             model.save_pretrained(folder)  # type: ignore[operator]
             if known.get("processing_class") is not None:
                 known["processing_class"].save_pretrained(folder)
 
+    def _output(self, args: Any) -> Path:
+        return self.output or Path(args.output_dir) / "average"
+
 
 def _checkpoint(args: Any, state: Any) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder is a model and no more, so that another one may replace it."""
+    return (folder / "config.json").is_file() and not any(p.is_dir() for p in folder.iterdir())

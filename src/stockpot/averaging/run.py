@@ -121,6 +121,7 @@ def plan_average(
         from stockpot.averaging.sweep import sweep_evaluator
 
         sweep_evaluator(evaluate).close()
+        window(checkpoints, None)  # a sweep looks at all
     chosen, notes = window(checkpoints, last)
     plan = AveragePlan(shape, tuple(chosen), tuple(notes))
     if not force and run_folder(checkpoints) is None:
