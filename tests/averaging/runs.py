@@ -29,8 +29,9 @@ def write_run(folder: Path, states: list[State], steps: list[int] | None = None)
         step = 100 * number if steps is None else steps[number - 1]
         home = folder / f"checkpoint-{step}"
         write_checkpoint(home / "model.safetensors", state)
-        (home / "config.json").write_text(f'{{"model_type": "walk", "step": {step}}}')
+        (home / "config.json").write_text('{"model_type": "walk"}')
         (home / "tokenizer.json").write_text("{}")
+        (home / "generation_config.json").write_text(f'{{"step": {step}}}')
         (home / "trainer_state.json").write_text("{}")
         for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
             (home / name).write_bytes(b"not to be read")

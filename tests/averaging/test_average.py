@@ -49,10 +49,10 @@ def test_the_command_writes_the_weighted_mean(tmp_path: Path, shape: str, last: 
     for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, rtol=0, atol=1e-14)
     # The newest's config and tokenizer, and nothing of the training.
-    assert json.loads((output / "config.json").read_text())["step"] == 1200
+    assert json.loads((output / "generation_config.json").read_text())["step"] == 1200
     written = {path.name for path in output.iterdir()}
     assert written == {
-        *("model.safetensors", "config.json", "tokenizer.json"),
+        *("model.safetensors", "config.json", "tokenizer.json", "generation_config.json"),
         *("merge_report.json", "stockpot.json", "README.md"),
     }
     value = json.loads(said)

@@ -159,6 +159,21 @@ def test_any_module_is_averaged_and_gets_its_weights_back() -> None:
         ModuleAverage(nn.Linear(2, 2)).load(average.dump())
 
 
+def test_sixteen_bits_are_added_up_in_float64_and_rounded_once() -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(4, 4).to(torch.bfloat16)
+    average, seen = ModuleAverage(module, "ema:0.5"), []
+    for _ in range(3):
+        with torch.no_grad():
+            module.weight.add_(torch.randn(4, 4))
+        average.add()
+        seen.append(module.weight.detach().double())
+    expected = sum(c * s for c, s in zip(coefficients("ema:0.5", 3), seen, strict=True))
+    with average.applied():
+        assert torch.equal(module.weight, expected.float().bfloat16())
+    assert torch.equal(module.weight.double(), seen[-1])
+
+
 def test_settings_that_cannot_be_are_refused() -> None:
     for shape in ("wsm:cosine", "ema:1", "ema:x", "uniform:3", ""):
         with pytest.raises(InputError, match="shape"):

@@ -103,7 +103,8 @@ def _listing(plan: AveragePlan) -> str:
         f"  {weight:8.4f}  {one.name}"
         for one, weight in zip(plan.checkpoints, plan.weights, strict=True)
     ]
-    return "\n".join([f"{plan.shape} over {len(lines)} checkpoints", *lines])
+    what = f"{plan.shape} over {len(lines)} checkpoints" if len(lines) > 1 else "one checkpoint"
+    return "\n".join([what, *lines])
 
 
 def _swept(done: Averaged) -> str:
