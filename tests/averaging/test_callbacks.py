@@ -13,7 +13,7 @@ from torch import nn
 
 import stockpot
 from stockpot.averaging import AverageCallback, ModuleAverage, coefficients
-from stockpot.backbones.compat import import_transformers
+from stockpot.compat import import_transformers
 from stockpot.errors import InputError
 
 transformers = import_transformers()

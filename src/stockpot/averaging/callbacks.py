@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from stockpot.averaging.live import ModuleAverage, decay_of
-from stockpot.backbones.compat import import_transformers
+from stockpot.compat import import_transformers
 from stockpot.errors import InputError
 from stockpot.files import atomic_folder
 

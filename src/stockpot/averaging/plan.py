@@ -26,11 +26,12 @@ class AveragePlan:
         weights = tuple(coefficients(self.shape, len(self.checkpoints)))
         object.__setattr__(self, "weights", weights)
 
-    def spec(self, dtype: str | None = None) -> Spec:
+    def spec(self, dtype: str | None = None, *, force: bool = False) -> Spec:
         """The merge that makes it. The newest comes first: whole numbers, config and tokenizer are
         its own."""
         models: list[Any] = [one.source for one in reversed(self.checkpoints)]
-        return Spec(models, parameters={"weights": list(reversed(self.weights))}, dtype=dtype)
+        weights = {"weights": list(reversed(self.weights))}
+        return Spec(models, parameters=weights, dtype=dtype, force=force)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values."""

@@ -72,7 +72,8 @@ def average(
         dtype: type of the result; None keeps the checkpoints'.
         recalibrate: ``package.module:function`` that gives (model, batches): BatchNorm statistics
             are estimated again.
-        force: average listed checkpoints that have no ancestor in common.
+        force: average listed checkpoints that have no ancestor in common, and configs that
+            disagree.
         overwrite: replace an output that exists.
         quiet: show no progress.
 
@@ -84,7 +85,7 @@ def average(
         checkpoints, last=last, shape=shape, sweep=sweep, evaluate=evaluate, force=force
     )
     if output is not None:
-        check_output(Path(output), plan.spec(dtype), overwrite=overwrite)
+        check_output(Path(output), plan.spec(dtype, force=force), overwrite=overwrite)
     elif recalibrate is not None:
         raise InputError("recalibrate works on an output", hint="give one")
     swept = None
@@ -93,7 +94,7 @@ def average(
 
         swept = sweep_shapes(plan, checkpoints, evaluate, judge, seed, cache, quiet=quiet)
         plan = swept.plan
-    merged = run_merge(plan.spec(dtype), output, overwrite=overwrite, quiet=quiet)
+    merged = run_merge(plan.spec(dtype, force=force), output, overwrite=overwrite, quiet=quiet)
     if output is not None and recalibrate is not None:
         recalibrate_output(Path(output), recalibrate)
     if isinstance(merged, Merged):
@@ -126,5 +127,5 @@ def plan_average(
     plan = AveragePlan(shape, tuple(chosen), tuple(notes))
     if not force and run_folder(checkpoints) is None:
         refuse_strangers([one.source for one in chosen])  # a trainer's folder is of one run
-    with MergeJob(plan.spec()) as job:
+    with MergeJob(plan.spec(force=force)) as job:
         return AveragePlan(shape, plan.checkpoints, (*notes, *job.plan.warnings))

@@ -33,7 +33,7 @@ _Dtype = typer.Option(help="Type of the result [default: the checkpoints'].")
 _Recalibrate = typer.Option(
     help="package.module:function that gives (model, batches) for BatchNorm."
 )
-_Force = typer.Option("--force", help="Take listed models that have no ancestor in common.")
+_Force = typer.Option("--force", help="Take listed strangers, and configs that disagree.")
 
 
 def average_command(
