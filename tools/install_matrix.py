@@ -52,6 +52,7 @@ COMMANDS = {
     "light": LIGHT,
     "registry": REGISTRY,
     "web": "serve --token-file short",
+    "soup": "soup a b --base base --evaluate eval.yaml --budget 12 -o souped",
     "data": "history add store.db one t 0.5",
     "torch": TORCH,
     "text": TORCH,
@@ -84,6 +85,14 @@ def net(seed=0):
     layers.feature_dim, layers.input_shape = 12, (5,)
     return layers
 ''')
+Path("score.py").write_text('''
+import json, sys
+from stockpot.checkpoints import open_checkpoint
+with open_checkpoint(sys.argv[1]) as model:
+    weights = model.read("layer.weight")
+print(json.dumps({"scores": weights[:, 0].tolist()}))
+''')
+Path("eval.yaml").write_text(json.dumps({"command": f"{sys.executable} score.py {{model}}"}))
 Path("short").write_text("short\\n")
 Path("short").chmod(0o600)
 task = {"kind": "arrays", "path": "data.npz"}
