@@ -46,7 +46,9 @@ def test_overall_is_the_plain_mean_over_domains():
     scores = {"a": {("big", 0): np.ones(900), ("small", 0): np.zeros(100)}}
     estimate = paired_bootstrap(scores)["a"]
     assert estimate.overall.mean == 0.5
-    assert estimate.domains["big"].low == 1.0
+    assert estimate.domains["big"].low == pytest.approx(0.025 ** (1 / 900))
+    assert estimate.overall.low == pytest.approx(0.025 ** (1 / 100) / 2)
+    assert estimate.overall.high == pytest.approx(1 - 0.025 ** (1 / 100) / 2)
 
 
 def simulate(generator, trials, size, training, interaction):
@@ -145,3 +147,18 @@ def test_full_size_takes_seconds():
 def test_bad_input(scores, options, message):
     with pytest.raises(InputError, match=message):
         paired_bootstrap(scores, **options)
+
+
+@pytest.mark.parametrize("rows", [1, 20, 150])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_share_of_none_or_all_has_the_exact_interval(rows: int, value: float) -> None:
+    """Clopper and Pearson's bound is where so many rows alike have probability 2.5 %."""
+    cells = {(domain, 0): np.full(rows, value) for domain in ("a", "b")}
+    estimate = paired_bootstrap({"m": cells})["m"]
+    for interval, count in ((estimate.domains["a"], rows), (estimate.overall, 2 * rows)):
+        ends = (interval.low, interval.high) if value else (1 - interval.high, 1 - interval.low)
+        assert ends[1] == 1.0
+        assert ends[0] ** count == pytest.approx(0.025)
+        assert interval.mean == value
+    other = paired_bootstrap({"m": cells}, metric="log_loss")["m"].overall
+    assert other.low == other.high == value

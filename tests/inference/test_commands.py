@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import stockpot
@@ -99,7 +101,7 @@ def test_texts_from_every_kind_of_file_and_from_stdin(
     text: tuple[Path, np.ndarray], tmp_path: Path
 ) -> None:
     model, expected = text
-    lines = "\n\n".join(TEXTS)
+    lines = "\n".join(TEXTS)
     (tmp_path / "lines.txt").write_text(lines)
     places: list[list[object]] = [
         [write_table(tmp_path / "a.csv", other=["x"] * 3)],
@@ -126,6 +128,8 @@ def test_json_and_files(text: tuple[Path, np.ndarray], tmp_path: Path) -> None:
     done = run("predict", model, table, "-o", tmp_path / "out.json")
     assert done.stdout == ""
     assert json.loads((tmp_path / "out.json").read_text()) == value
+    run("predict", model, table, "-o", tmp_path / "out.json", code=2)
+    run("predict", model, table, "-o", tmp_path / "out.json", "--overwrite")
     run("predict", model, table, "-o", tmp_path / "out.csv", "-q")
     np.testing.assert_allclose(read((tmp_path / "out.csv").read_text()), expected, atol=1e-6)
 
@@ -154,6 +158,60 @@ def test_images_are_decoded_as_in_training(photo: tuple[Path, Model], tmp_path: 
     processor = json.loads((folder / "preprocessor_config.json").read_text())
     assert processor["do_center_crop"]
     assert processor["size"] == {"shortest_edge": SIZE}
+
+
+def test_an_image_of_the_input_is_never_the_output(
+    photo: tuple[Path, Model], tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    for inputs in (tmp_path, tmp_path / "a.png"):
+        output = ["-o", tmp_path / "a.png", "--overwrite"]
+        assert "is an input" in run("predict", photo[0], inputs, *output, code=2).stderr
+    assert (tmp_path / "a.png").read_bytes() == before
+    run("predict", photo[0], tmp_path, "-o", tmp_path / "answers.csv")
+    table = write_table(tmp_path / "b.csv")
+    said = run("predict", photo[0], table, code=2).stderr
+    assert "b.csv is no image, and the model takes images" in said
+    (tmp_path / "c.png").write_bytes(b"no image")
+    assert "skip-corrupt" not in run("predict", photo[0], tmp_path / "c.png", code=2).stderr
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 7), (3,), (3, 6, 1)])
+def test_arrays_of_another_width_are_refused_with_both_shapes(
+    tmp_path: Path, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept(tmp_path, "file")
+    np.save(tmp_path / "odd.npy", np.zeros(shape, np.float32))
+    monkeypatch.chdir(tmp_path)
+    said = run("predict", "model", "odd.npy", "--root", ".", code=2).stderr
+    got = ", ".join(map(str, ("N", *shape[1:])))
+    assert f"odd.npy: inputs of shape ({got}), the model takes (N, 6)" in said
+    np.save(tmp_path / "texts.npy", np.array(["a", "b"]))
+    assert "type <U1" in run("predict", "model", "texts.npy", "--root", ".", code=2).stderr
+
+
+@given(
+    st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=2, max_size=5, unique=True)
+    | st.permutations(["input", "label", "probability of input", "probability of label"]),
+    st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=4),
+)
+def test_every_column_of_a_table_has_a_name_of_its_own(
+    classes: list[str], inputs: list[str]
+) -> None:
+    from stockpot.cli.predict import _table
+    from stockpot.inference import Predictions
+
+    outputs = np.random.default_rng(0).normal(size=(len(inputs), len(classes)))
+    done = Predictions(outputs, tuple(classes), tuple(inputs))
+    header, *rows = csv.reader(io.StringIO(_table(done), newline=""))
+    assert len(set(header)) == len(header) == 2 + len(classes)
+    assert header[:2] == ["input", "label"]
+    for name, column in zip(classes, header[2:], strict=True):
+        assert column in (name, f"probability of {name}")
+    assert [row[:2] for row in rows] == list(map(list, zip(inputs, done.labels, strict=True)))
 
 
 def test_numbers_are_predicted_as_values(tmp_path: Path) -> None:
@@ -200,9 +258,17 @@ def test_the_card_of_a_function_backbone_runs(
     [
         (["none.csv"], "none.csv: no such file or folder"),
         (["."], "is a folder, and the model takes texts"),
+        (["none.csv"], "hint: check the path"),
         (["two.csv"], "line 2: no column 'text'"),
+        (["two.csv"], "its columns are 'a', 'b'; say which one holds the texts: --text COLUMN"),
         (["two.csv", "--text", "c"], "line 2: no column 'c'"),
-        (["empty.txt"], "empty.txt: no text"),
+        (["empty.txt"], "empty.txt, line 1: no text"),
+        (["gap.txt"], "gap.txt, line 2: no text"),
+        (["latin.txt"], "latin.txt is not UTF-8 text"),
+        (["ok.txt", "--root", "/nope"], "--root is for function backbones"),
+        (["ok.txt", "-o", "ok.txt"], "ok.txt exists already"),
+        (["ok.txt", "-o", "ok.txt", "--overwrite"], "ok.txt is an input"),
+        (["ok.txt", "-o", "../ok/ok.txt", "--overwrite"], "ok.txt is an input"),
         (["model.bin"], "no kind of table"),
         (["gap.csv"], "line 3: column 'text' holds no text"),
         (["ok.txt", "--device", "cuda:7"], "device 'cuda:7' is not there"),
@@ -216,7 +282,10 @@ def test_inputs_that_do_not_fit_are_refused_in_one_line(
     arguments: list[str],
     message: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ok").mkdir()
+    monkeypatch.chdir(tmp_path / "ok")
+    Path("gap.txt").write_text("good\n \nbad\n")
+    Path("latin.txt").write_bytes(b"caf\xe9\n")
     Path("two.csv").write_text("a,b\nx,y\n")
     Path("gap.csv").write_text('text,b\nx,y\n" ",y\n')
     Path("ok.txt").write_text("good\n")
@@ -225,6 +294,7 @@ def test_inputs_that_do_not_fit_are_refused_in_one_line(
     done = run("predict", text[0], *arguments, code=2)
     assert done.stdout == ""
     assert message in done.stderr
+    assert Path("ok.txt").read_text() == "good\n"
     run("predict", tmp_path, "ok.txt", code=2)
 
 
@@ -351,3 +421,39 @@ def test_onnx_gives_the_models_outputs(text: tuple[Path, np.ndarray], tmp_path: 
     path = export(text[0], tmp_path / "model.onnx", format="onnx")
     said = {each.key: each.value for each in onnx.load(str(path)).metadata_props}
     assert json.loads(said["stockpot.json"])["classes"] == list(ODD)
+
+
+def test_numbers_on_rows_that_trained_the_model_are_labelled(
+    text: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    """A copy of the folder says that it was trained on this data, with domain q held out."""
+    import shutil
+
+    from stockpot.provenance import write_record
+    from stockpot.tasks import load_task, parse_task_spec
+
+    model = shutil.copytree(text[0], tmp_path / "model")
+    spec = {"kind": "text", "path": "a.csv", "allow_missing_classes": True}
+    write_table(tmp_path / "a.csv", label=[ODD[0], ODD[1], ODD[0]], domain=["p", "p", "q"])
+    recipe = {"task": spec, "held_out": ["q"], "metric": "log_loss"}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    done = run("evaluate", model, tmp_path / "recipe.yaml")
+    assert done.stdout.startswith("q  log_loss")
+    assert "not known whether the model was trained on them" in done.stderr
+    backbone = {"kind": "transformers", "name": "base"}
+    data = load_task(parse_task_spec(spec), root=tmp_path).fingerprint
+    own = {**recipe, "backbone": backbone}
+    write_record(model, Record(kind="merge", name="Soup", recipe=own, data=data))
+    done = run("evaluate", model, tmp_path / "recipe.yaml")
+    assert done.stdout.startswith("q  log_loss")
+    assert "trained on" not in done.stdout
+    assert "judged on 1 of 3 rows; they neither trained nor chose the model" in done.stderr
+    both = ["--domain", "p", "--domain", "q", "--metric", "accuracy"]
+    done = run("evaluate", model, tmp_path / "recipe.yaml", *both)
+    lines = [line.split()[0] for line in done.stdout.splitlines() if line.endswith(", trained on")]
+    assert lines == ["all", "p"]
+    assert "rows of 'p' trained the model, or chose it" in done.stderr
+    value = json.loads(run("evaluate", model, tmp_path / "recipe.yaml", *both, "--json").stdout)
+    assert value["trained_on"] is True
+    assert [value["domains"][name]["trained_on"] for name in "pq"] == [True, False]
+    assert value["about"] in done.stderr

@@ -200,6 +200,7 @@ def test_evaluate_gives_the_accuracy_of_the_report(kept: Any, name: str) -> None
     assert done.value.mean == pytest.approx(expected, abs=1e-6)
     assert done.value.low <= done.value.mean <= done.value.high
     assert done.examples == {"south": len(own.outputs)}
+    assert done.trained_on == {"south": False}
 
 
 _TEXTS = {"kind": "text", "path": "texts.csv"}

@@ -12,6 +12,9 @@ What an interval covers. One *cell* is (held-out domain, trial); a trial trains 
 - Domains are fixed: the overall value is the plain mean over these domains, and the interval does
   not speak about domains that were not tested.
 
+- A share of right rows that is 0 or 1 in every domain has no scatter to redraw: its interval is
+  exact (Clopper and Pearson 1934).
+
 The statistic is a mean of means, so each resample is the estimate plus (counts - 1) times each
 example's influence on it: one matrix product, exact where trials share their examples.
 Sources: Efron and Tibshirani (1993) ch. 6 and 13; Owen (2007, "The pigeonhole bootstrap") on why
@@ -21,7 +24,7 @@ drawing rows and columns of a crossed design independently counts their interact
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -142,7 +145,7 @@ def paired_bootstrap(
             if measured[(name, None)].covers_trainings
             else "other examples of these domains, not other trainings",
         )
-    return result
+    return {name: _exact(each, cells[name], level, metric) for name, each in result.items()}
 
 
 def _numbered(
@@ -186,6 +189,41 @@ def _interval(mean: CrossedMean, moved: Array, quantiles: tuple[float, float]) -
     # What sums to 0 exactly must not come out as 1e-17: whether an interval holds 0 decides words.
     low = round(mean.mean - mean.widened(-float(below), error), 12)
     return Interval(mean.mean, low, round(mean.mean + mean.widened(float(above), error), 12))
+
+
+def _exact(estimate: Estimate, own: Mapping[Cell, Array], level: float, metric: str) -> Estimate:
+    """With exact intervals for shares of rows that no redrawing changes."""
+    if metric != "accuracy":
+        return estimate
+    domains = {
+        where: _share({cell: line for cell, line in own.items() if cell[0] == where}, level) or each
+        for where, each in estimate.domains.items()
+    }
+    return replace(estimate, domains=domains, overall=_share(own, level) or estimate.overall)
+
+
+def _share(own: Mapping[Cell, Array], level: float) -> Interval | None:
+    """Where every domain's rows are all right or all wrong, else None.
+
+    A mean over ``k`` of D domains whose ``n`` rows or more are right is at least ``k / D`` times
+    the chance of which ``k n`` rows alike are as likely as the interval is to miss on one side: a
+    product of chances is largest, for its mean, where they agree.
+    Source: Clopper and Pearson (1934, "The use of confidence or fiducial limits").
+    """
+    ends: dict[str, set[float]] = {}
+    for (where, _), line in own.items():
+        ends.setdefault(where, set()).update((float(line.min()), float(line.max())))
+    if not all(values in ({0.0}, {1.0}) for values in ends.values()):
+        return None
+    rows, right = min(map(len, own.values())), sum(values == {1.0} for values in ends.values())
+
+    def least(count: int) -> float:
+        if count == 0:
+            return 0.0
+        return count / len(ends) * float(((1 - level) / 2) ** (1 / (count * rows)))
+
+    low, high = least(right), 1.0 - least(len(ends) - right)
+    return Interval(right / len(ends), round(low, 12), round(high, 12))
 
 
 def _difference(interval: Interval, baseline: str, metric: str) -> Difference:

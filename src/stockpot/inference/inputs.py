@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,14 @@ import numpy as np
 from stockpot.errors import InputError, TaskError
 from stockpot.tasks.image_files import SUFFIXES
 from stockpot.tasks.images import decode_all, refuse_corrupt, require_pillow
-from stockpot.tasks.tables import read_rows
-
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+from stockpot.tasks.tables import ENDINGS, read_rows
+from stockpot.tasks.task import quoted
 
 
 @dataclass(frozen=True)
 class Inputs:
     """Rows in order. ``names``: how each is called in an output: its text, path or number.
+    ``source``: how they are called in an error.
 
     ``values``: texts; paths or encoded bytes of images; or an array (N, ...) that a backbone takes
     as it is.
@@ -27,6 +28,7 @@ class Inputs:
 
     values: Any
     names: tuple[str, ...]
+    source: str = "the inputs"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -65,19 +67,24 @@ def read_inputs(source: Any, modality: str, text: str | None = None) -> Inputs:
     return Inputs(np.asarray(rows, dtype=np.float32), _numbered(len(rows)))
 
 
-def read_lines(lines: Sequence[str], where: str) -> Inputs:
-    """A text a line; empty lines are left out. Raises ``InputError`` where there is none."""
-    texts = [line.strip() for line in lines if line.strip()]
-    if not texts:
-        raise InputError(f"{where}: no text")
-    return Inputs(texts, tuple(texts))
+def read_lines(data: bytes, where: str) -> Inputs:
+    """A text a line, so that row N is line N. Raises ``InputError`` naming a line without one."""
+    try:
+        text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not UTF-8 text") from error
+    texts = text.removesuffix("\n").split("\n")
+    for line, each in enumerate(texts, 1):
+        if not each.strip():
+            raise InputError(f"{where}, line {line}: no text", hint="remove empty lines")
+    return Inputs(texts, tuple(texts), where)
 
 
 def decode(values: Sequence[Path | bytes], names: Sequence[str], size: int, resize: Any) -> Any:
     """Images as uint8 (N, size, size, 3), as in training."""
     require_pillow()
     pixels, bad = decode_all(values, names, size, resize)  # type: ignore[arg-type]
-    refuse_corrupt(bad)
+    refuse_corrupt(bad, hint="replace or remove it")
     return pixels
 
 
@@ -87,7 +94,7 @@ def _numbered(count: int) -> tuple[str, ...]:
 
 def _from_path(path: Path, modality: str, text: str | None) -> Inputs:
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder", hint="give a single input as a list")
+        raise InputError(f"{path}: no such file or folder", hint="check the path")
     if modality == "image":
         return _images(path)
     if modality == "array":
@@ -95,9 +102,9 @@ def _from_path(path: Path, modality: str, text: str | None) -> Inputs:
     if path.is_dir():
         raise InputError(f"{path} is a folder, and the model takes texts", hint="name a file")
     if path.suffix.lower() == ".txt":
-        return read_lines(path.read_text(encoding="utf-8-sig").splitlines(), str(path))
-    if path.suffix.lower() not in _TABLES:
-        raise InputError(f"{path}: no kind of table", hint=f"known: .txt, {', '.join(_TABLES)}")
+        return read_lines(path.read_bytes(), str(path))
+    if path.suffix.lower() not in ENDINGS:
+        raise InputError(f"{path}: no kind of table", hint=f"known: .txt, {', '.join(ENDINGS)}")
     return _texts(path, text)
 
 
@@ -107,26 +114,33 @@ def _texts(path: Path, column: str | None) -> Inputs:
         name = column or ("text" if "text" in row or len(row) != 1 else next(iter(row)))
         if name not in row:
             raise TaskError(
-                f"{path}, line {line}: no column '{name}'", hint=f"it has {', '.join(row)}; --text"
+                f"{path}, line {line}: no column '{name}'",
+                hint=f"its columns are {quoted(list(row))}; say which one holds the texts: "
+                "--text COLUMN",
             )
         if not isinstance(row[name], str) or not row[name].strip():
             raise TaskError(f"{path}, line {line}: column '{name}' holds no text")
         texts.append(row[name])
     if not texts:
         raise InputError(f"{path}: no rows")
-    return Inputs(texts, tuple(texts))
+    return Inputs(texts, tuple(texts), str(path))
 
 
 def _images(path: Path) -> Inputs:
     if path.suffix.lower() in (".npz", ".npy"):
         return _array(path)
     if path.is_file():
-        return Inputs([path], (str(path),))
+        if path.suffix.lower() in (".txt", *ENDINGS):
+            raise InputError(
+                f"{path} is no image, and the model takes images",
+                hint="name an image, a folder of images, or an .npy or .npz file of pixels",
+            )
+        return Inputs([path], (str(path),), str(path))
     files = [each for each in sorted(path.rglob("*")) if each.suffix.lower() in SUFFIXES]
     files = [each for each in files if each.is_file() and not each.name.startswith(".")]
     if not files:
         raise InputError(f"{path}: no images in this folder")
-    return Inputs(files, tuple(each.relative_to(path).as_posix() for each in files))
+    return Inputs(files, tuple(each.relative_to(path).as_posix() for each in files), str(path))
 
 
 def _array(path: Path) -> Inputs:
@@ -135,5 +149,10 @@ def _array(path: Path) -> Inputs:
             stored = np.load(handle, allow_pickle=False)
             values = stored["inputs"] if isinstance(stored, np.lib.npyio.NpzFile) else stored
     except (OSError, ValueError, EOFError, KeyError) as error:
-        raise InputError(f"{path}: no array of inputs: {error}") from error
-    return Inputs(values, _numbered(len(values)))
+        raise InputError(
+            f"{path}: no array of inputs",
+            hint="the model takes an .npy file, or an .npz file with an array 'inputs'",
+        ) from error
+    if values.dtype.kind not in "fiub" or not values.ndim:
+        raise InputError(f"{path}: inputs of shape {values.shape} and type {values.dtype}")
+    return Inputs(values, _numbered(len(values)), str(path))

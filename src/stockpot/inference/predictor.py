@@ -75,6 +75,7 @@ class Predictor:
     model: Model
     classes: tuple[str, ...]
     images: Mapping[str, Any] | None
+    folder: Path
 
     @property
     def modality(self) -> str:
@@ -104,7 +105,7 @@ class Predictor:
         with progress("predict", len(inputs), quiet=quiet) as advance, torch.no_grad():
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                parts.append(self._batch(encoded, inputs.names, rows, place))
+                parts.append(self._batch(encoded, inputs, rows, place))
                 advance(len(rows))
         found = np.concatenate(parts)
         outputs = np.empty_like(found)
@@ -115,17 +116,36 @@ class Predictor:
         return Predictions(outputs, self.classes, inputs.names)
 
     def _batch(
-        self, encoded: Any, names: tuple[str, ...], rows: np.ndarray, device: torch.device
+        self, encoded: Any, inputs: Inputs, rows: np.ndarray, device: torch.device
     ) -> np.ndarray:
         preparation = self.model.backbone.preparation
         if isinstance(preparation, ArrayPreparation) and isinstance(encoded, list):
             size, resize = self._decoding()
-            shown = [names[row] for row in rows]
+            shown = [inputs.names[row] for row in rows]
             encoded = decode([encoded[row] for row in rows], shown, size, resize)
             rows = np.arange(len(rows))
-        batch = preparation.batch(encoded, rows, device)
-        outputs: np.ndarray = self.model(batch).float().cpu().numpy()
-        return outputs
+        try:
+            outputs = self.model(preparation.batch(encoded, rows, device))
+        except Exception as error:
+            self._refuse_shape(inputs, error)
+            raise
+        array: np.ndarray = outputs.float().cpu().numpy()
+        return array
+
+    def _refuse_shape(self, inputs: Inputs, error: Exception) -> None:
+        """``InputError`` where arrays failed that have another shape than the network's own."""
+        example, got = self.model.backbone.example(), np.shape(inputs.values)[1:]
+        if self.modality == "text" or isinstance(inputs.values, list):
+            return
+        takes = "the model takes other ones"
+        if example is not None:
+            own = tuple(example.shape[1:])
+            pixels = (*own[1:], own[0]) if self.modality == "image" else own
+            if got in (own, pixels):
+                return
+            takes = f"the model takes ({', '.join(map(str, ('N', *pixels)))})"
+        shape = ", ".join(map(str, ("N", *got)))
+        raise InputError(f"{inputs.source}: inputs of shape ({shape}), {takes}") from error
 
     def _decoding(self) -> tuple[int, str]:
         """Size and way of resizing, as in training; older folders say the network's size alone."""
@@ -149,7 +169,7 @@ def load(folder: str | Path, *, root: str | Path | None = None) -> Predictor:
     """
     about = read_about(folder)
     model, classes = load_model(folder, root=root)
-    return Predictor(model, classes, about.get("images"))
+    return Predictor(model, classes, about.get("images"), Path(folder))
 
 
 def predict(

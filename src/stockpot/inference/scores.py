@@ -9,14 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from stockpot.backbones.spec import BackboneSpec
+from stockpot.declared import keys
 from stockpot.errors import InputError, TaskError
 from stockpot.evaluation.intervals import Interval, paired_bootstrap
 from stockpot.evaluation.metrics import METRICS, fitting_metric, metrics_beside
 from stockpot.inference.inputs import Inputs
+from stockpot.inference.judged import joined, judged_rows
 from stockpot.inference.predictor import BATCH, Predictor, load
-from stockpot.tasks import Task, load_task, parse_task_spec, select_domains
+from stockpot.recycling.recipe import Recipe
+from stockpot.tasks import Task, load_task, parse_task_spec
 from stockpot.tasks.specs import TaskSpec
-from stockpot.tasks.task import quoted
+from stockpot.tasks.task import quoted, take
+from stockpot.yaml_lines import load_with_lines, validated
+
+
+class Asked(Recipe):
+    """A recipe of ``recycle`` as far as it says what to judge a model on."""
+
+    backbone: BackboneSpec | None = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -24,7 +35,8 @@ class Evaluation:
     """``value``: the metric over all rows with an interval; ``domains``: the same for each domain.
 
     ``metric``: a name, by default "accuracy" (0 to 1) or "r2" (at most 1). ``also``: other metrics
-    over all rows. ``examples``: rows of each domain.
+    over all rows. ``examples``: rows of each domain. ``trained_on``: of each domain, whether these
+    rows trained the model or chose it; None: not known. ``about``: one line that says so.
     """
 
     task: str
@@ -33,6 +45,13 @@ class Evaluation:
     domains: Mapping[str, Interval]
     examples: Mapping[str, int]
     also: Mapping[str, float]
+    trained_on: Mapping[str, bool | None]
+    about: str
+
+    @property
+    def any_trained_on(self) -> bool | None:
+        """Whether some of the rows trained the model or chose it; None: not known."""
+        return None if None in self.trained_on.values() else any(self.trained_on.values())
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -41,9 +60,15 @@ class Evaluation:
             "metric": self.metric,
             **self.value.to_json(),
             "examples": sum(self.examples.values()),
+            "trained_on": self.any_trained_on,
+            "about": self.about,
             "also": dict(self.also),
             "domains": {
-                name: {**interval.to_json(), "examples": self.examples[name]}
+                name: {
+                    **interval.to_json(),
+                    "examples": self.examples[name],
+                    "trained_on": self.trained_on[name],
+                }
                 for name, interval in self.domains.items()
             },
         }
@@ -63,13 +88,16 @@ def evaluate(
     skip_corrupt: bool = False,
     quiet: bool = True,
 ) -> Evaluation:
-    """Score a model folder on a task, over all rows and by domain.
+    """Score a model folder on rows of a task that neither trained nor chose it, and by domain.
+
+    Which rows those are: see :func:`~stockpot.inference.judged.judged_rows`. Where it is not known,
+    or a domain has none, the result says so.
 
     Args:
         model: the folder, or what :func:`~stockpot.inference.load` returned.
         task: a YAML file with a task, or with a recipe that has one; the same as a mapping; a task.
-        domains: only these, by default all.
-        metric: as in a recipe; by default accuracy, or R2 for numbers.
+        domains: only these; one without such rows is judged on all of its rows.
+        metric: as in a recipe; by default the recipe's, else accuracy, or R2 for numbers.
         root: where the code of a function backbone lies, and where a mapping's paths start.
         seed: of the bootstrap and of tasks that are drawn.
         resamples: of the bootstrap; a 95 % interval over the rows. It says nothing of other runs.
@@ -82,34 +110,39 @@ def evaluate(
         InputError: other inputs or classes than the model's, named; a task that cannot be read.
     """
     predictor = model if isinstance(model, Predictor) else load(model, root=root)
+    asked = None
     if not isinstance(task, Task):
-        task = load_task_for(task, predictor, root=root, skip_corrupt=skip_corrupt, seed=seed)
-    task = select_domains(task, domains)
-    labels = aligned_labels(task, predictor)
+        asked, home = read_asked(task, Path(root or "."))
+        task = _load(asked, home, predictor, skip_corrupt=skip_corrupt, seed=seed)
+        metric = metric or asked.metric
     judge = fitting_metric(metric, task.kind)
-    rows = Inputs(task.inputs, tuple(map(str, range(len(task)))))
-    outputs = predictor.predict(rows, batch_size=batch_size, device=device, quiet=quiet).outputs
+    judged = judged_rows(task, predictor.folder, asked, domains)
+    task, positions = judged.task, joined(judged.rows)
+    labels = aligned_labels(task, predictor)
+    rows = Inputs(take(task.inputs, positions), tuple(map(str, positions)), f"task '{task.name}'")
+    done = predictor.predict(rows, batch_size=batch_size, device=device, quiet=quiet)
+    outputs = dict(zip(positions.tolist(), done.outputs, strict=True))
 
     def interval(cells: Mapping[tuple[str, int], np.ndarray]) -> Mapping[str, Interval]:
-        found = paired_bootstrap(
-            {"model": cells},
-            None,
-            resamples=resamples,
-            seed=seed,
+        estimates = paired_bootstrap(
+            {"model": cells}, None, resamples=resamples, seed=seed, metric=judge.name
         )
-        return found["model"].domains
+        return estimates["model"].domains
 
-    own = {name: task.rows(name) for name in task.domains}
     by_domain = {
-        (name, 0): judge.row_values(outputs[each], labels[each]) for name, each in own.items()
+        (name, 0): judge.row_values(np.stack([outputs[row] for row in own]), labels[own])
+        for name, own in judged.rows.items()
     }
+    truth = labels[positions]
     return Evaluation(
         task=task.name,
         metric=judge.name,
-        value=interval({("all", 0): judge.row_values(outputs, labels)})["all"],
+        value=interval({("all", 0): judge.row_values(done.outputs, truth)})["all"],
         domains=interval(by_domain),
-        examples={name: len(each) for name, each in own.items()},
-        also={name: METRICS[name].value(outputs, labels) for name in metrics_beside(judge)},
+        examples={name: len(own) for name, own in judged.rows.items()},
+        also={name: METRICS[name].value(done.outputs, truth) for name in metrics_beside(judge)},
+        trained_on=judged.trained_on,
+        about=judged.about,
     )
 
 
@@ -121,26 +154,34 @@ def load_task_for(
     skip_corrupt: bool = False,
     seed: int = 0,
 ) -> Task:
-    """The task of a file or mapping, images decoded as in the model's training."""
-    spec, home = _read_spec(task, Path(root or "."))
-    return load_task(_as_trained(spec, predictor), root=home, skip_corrupt=skip_corrupt, seed=seed)
+    """All rows of the task of a file or mapping, images decoded as in the model's training."""
+    asked, home = read_asked(task, Path(root or "."))
+    return _load(asked, home, predictor, skip_corrupt=skip_corrupt, seed=seed)
 
 
-def _read_spec(task: str | Path | Mapping[str, Any], root: Path) -> tuple[TaskSpec, Path]:
-    value: Any = task
-    where = "the task"
+def _load(asked: Asked, home: Path, predictor: Predictor, *, skip_corrupt: bool, seed: int) -> Task:
+    if "seed" in asked.model_fields_set:
+        seed = asked.seed
+    spec = _as_trained(asked.task, predictor)
+    return load_task(spec, root=home, skip_corrupt=skip_corrupt, seed=seed)
+
+
+def read_asked(task: str | Path | Mapping[str, Any], root: Path) -> tuple[Asked, Path]:
+    """A task alone, or a recipe of ``recycle``; and where its paths start.
+
+    Raises ``TaskError`` for a task and ``RecipeError`` for a recipe with what is not known.
+    """
+    value, lines, where = task, None, "the task"
     if isinstance(task, str | Path):
-        from stockpot.yaml_lines import load_with_lines
-
         path = Path(task)
         where, root = str(path), path.parent
-        value, _ = load_with_lines(path, "task")
-    if isinstance(value, Mapping) and isinstance(value.get("task"), Mapping):
-        value = value["task"]
+        value, lines = load_with_lines(path, "task")
     if not isinstance(value, Mapping):
         raise TaskError(f"{where} is no mapping", hint="it needs 'kind', as a recipe's task")
+    if isinstance(value.get("task"), Mapping):
+        return validated(Asked, value, source=where, lines=lines, known=keys(Recipe)), root
     try:
-        return parse_task_spec(value), root
+        return Asked(task=parse_task_spec(value)), root
     except TaskError as error:
         raise TaskError(f"{where}: {error.message}", hint=error.hint) from error
 

@@ -331,7 +331,8 @@ def _table(recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]) 
         (name for name in ("soup_uniform", "erm", "linear_probe") if name in costs), None
     )
     bootstrap = partial(paired_bootstrap, resamples=recipe.resamples, seed=recipe.seed)
-    estimates = bootstrap(scores[metric])
+    estimates = bootstrap(scores[metric], metric=metric.name)
+    also = {each: bootstrap(scores[each], metric=each.name) for each in beside}
     labels = {name: PROTOCOLS[name].label for name in costs}
     compared = differences(
         trained,
@@ -341,10 +342,6 @@ def _table(recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]) 
         rows=judged_on(cells[0].cell.domains),
         labels=labels,
     )
-    others = {
-        f"{name} by {each.name}": own for each in beside for name, own in scores[each].items()
-    }
-    also = bootstrap(others) if others else {}
     rows = []
     for name, estimate in estimates.items():
         protocol = PROTOCOLS[name]
@@ -364,7 +361,7 @@ def _table(recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]) 
                 difference=compared[name].difference,
                 domain_differences=compared[name].domain_differences,
                 covers=estimate.covers,
-                also={each.name: also[f"{name} by {each.name}"].overall for each in beside},
+                also={each.name: also[each][name].overall for each in beside},
             )
         )
     return rows

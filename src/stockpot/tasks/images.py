@@ -34,6 +34,7 @@ LARGEST_IMAGE = 256_000_000
 """Bytes of an image file."""
 
 Resize = Literal["stretch", "crop"]
+_SKIP = "replace or remove it, or leave such files out with --skip-corrupt"
 
 
 def load_image_folder(
@@ -152,7 +153,7 @@ def decode_all(
     return pixels, bad
 
 
-def refuse_corrupt(bad: dict[int, str]) -> None:
+def refuse_corrupt(bad: dict[int, str], hint: str = _SKIP) -> None:
     """``TaskError`` naming the first images that could not be decoded."""
     if bad:
         first = "; ".join(bad[i] for i in sorted(bad)[:PREVIEW])
@@ -160,7 +161,7 @@ def refuse_corrupt(bad: dict[int, str]) -> None:
         noun = "image" if len(bad) == 1 else "images"
         raise TaskError(
             f"{len(bad)} corrupt {noun}: {first}{more}",
-            hint="replace or remove it, or leave such files out with --skip-corrupt",
+            hint=hint,
         )
 
 
