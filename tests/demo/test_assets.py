@@ -187,7 +187,7 @@ def test_unknown_asset(tmp_path: Path) -> None:
 
 
 def test_some_pip_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages.importlib.metadata, "distributions", lambda **named: iter(()))
     there = {"pip": "/bin/pip", "uvx": "/bin/uvx"}
     monkeypatch.setattr(packages.shutil, "which", there.get)
     assert packages._pip() == ["/bin/pip"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -114,7 +114,7 @@ def _failure(package: Package, stderr: str) -> StockpotError:
 
 def _pip() -> list[str]:
     """A pip: this environment's, or one on the path, or uv's."""
-    if importlib.util.find_spec("pip") is not None:
+    if any(importlib.metadata.distributions(name="pip")):
         return [sys.executable, "-m", "pip"]
     for name in ("pip3", "pip"):
         if found := shutil.which(name):
