@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from stockpot.errors import InputError
+from stockpot.evaluation.claims import compare
 from stockpot.evaluation.intervals import paired_bootstrap
+from stockpot.evaluation.metrics import METRICS
 
 
 def coin(rate, size, seed):
@@ -20,6 +22,33 @@ def test_interval_of_one_cell_is_that_of_a_proportion():
     assert estimate.overall.low == pytest.approx(mean - half, abs=0.002)
     assert estimate.overall.high == pytest.approx(mean + half, abs=0.002)
     assert "not other trainings" in estimate.covers
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=lambda one: one.name)
+@pytest.mark.parametrize("noise", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize("size", [8, 30])
+def test_no_interval_leaves_what_the_metric_allows(metric, noise, size):
+    """Models that are nearly right, wrong, or right on nearly every row, on few rows."""
+    rng = np.random.default_rng(size)
+    labels = np.arange(size) % 2
+    right = np.eye(2)[labels] if metric.kind == "classification" else labels * 1.0
+    cells = {
+        name: {
+            ("x", 0): metric.row_scores(
+                10 * side * right + rng.normal(0, noise, right.shape), labels
+            )
+        }
+        for name, side in (("good", 1), ("bad", -1))
+    }
+    low, high = metric.scores_within
+    assert sorted(abs(end) for end in (low, high)) == sorted(map(abs, (metric.low, metric.high)))
+    for estimate in paired_bootstrap(cells, "bad", within=(low, high)).values():
+        assert low <= estimate.overall.low <= estimate.overall.mean + 1e-12
+        assert estimate.overall.mean - 1e-12 <= estimate.overall.high <= high
+        if estimate.difference:
+            assert abs(estimate.difference.high) <= high - low
+    claim = compare(cells, "good", "bad", metric=metric.name)
+    assert low - high <= claim.low <= claim.high <= high - low
 
 
 def test_difference_is_paired():

@@ -13,7 +13,9 @@ import torch
 from stockpot.backbones import load_model
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.evaluation.collapse import Start, measure_start
+from stockpot.provenance import read_record
 from stockpot.recycling import Recycled, recycle
+from stockpot.recycling.kept import kept_line
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.report import write_report
 from stockpot.training.rows import read_outputs
@@ -23,9 +25,9 @@ from tests.recycling.tiny import recipe
 ROOT = Path(__file__).parents[2]
 
 
-def run(folder: Path, **changes: Any) -> Recycled:
+def run(folder: Path, output: str = "out", **changes: Any) -> Recycled:
     value = recipe(folder, **changes)
-    done = recycle(value, folder / "out", root=folder, backend="serial", quiet=True)
+    done = recycle(value, folder / output, root=folder, backend="serial", quiet=True)
     check_left_out(done)
     return done
 
@@ -125,6 +127,54 @@ def test_a_regression_that_diverges_is_not_what_comes_out(tmp_path: Path, rate: 
         values = model(model.backbone.prepare(data["inputs"][rows])).numpy()[:, 0]
     error = ((values - data["labels"][rows]) ** 2).mean() / data["labels"][rows].var()
     assert 1 - error == pytest.approx(soup["accuracy"], abs=1e-4)
+
+
+@pytest.mark.parametrize("rate", [1e-30, 9.0])
+def test_what_came_to_nothing_is_the_linear_probe(tmp_path: Path, rate: float) -> None:
+    """Runs that all stay where they are, or all diverge: no soup is kept, and none is said."""
+    value = numbers(tmp_path) | {"training": training(learning_rate=rate)}
+    value["backbone"] = {"kind": "function", "name": "tests.recycling.oddities:deep"}
+    done = run(tmp_path, **value)
+    final = done.results.final
+    assert final.protocol == final.best == "linear_probe"
+    nothing = {row.protocol for row in final.candidates if row.came_to_nothing}
+    assert nothing == {row.protocol for row in final.candidates} - {"linear_probe"}
+    assert all(row.runs == 0 for row in final.candidates)
+    line = kept_line(done.results)
+    assert line.startswith(
+        f"kept: Linear probe, the only candidate left. {len(nothing)} more candidates came to "
+    )
+    assert final.runs is not None
+    assert (final.runs.no_better == 0) == (final.runs.diverged > 0)
+    assert done.results.cells[0].diagnosis == ()
+    card = (done.model / "README.md").read_text()
+    assert "merge" not in card.partition("# ")[0]
+
+    done = run(tmp_path, **value, final={"protocol": "soup_uniform"}, output="named")
+    final = done.results.final
+    assert final.instead
+    assert {claim.subject for claim in (*final.validation, *(final.claims or ()))} == {
+        "linear_probe"
+    }
+    assert "It came to nothing; the weights are the linear probe" in kept_line(done.results)
+    assert [parent.role for parent in read_record(done.model).parents] == ["base"]
+
+
+@pytest.mark.parametrize("shift", [0.0, 40.0])
+def test_what_is_below_a_constant_answer_is_called_so(tmp_path: Path, shift: float) -> None:
+    """Labels of the held-out domain that lie far from all others: their mean is better known."""
+    value = numbers(tmp_path)
+    data = dict(np.load(tmp_path / "numbers.npz"))
+    data["labels"][data["domains"] == "c"] += np.float32(shift)
+    np.savez(tmp_path / "numbers.npz", **data)
+    results = run(tmp_path, **value, training=training(learning_rate=1e-3)).results
+    row = results.row(results.final.protocol)
+    assert row is not None
+    assert (row.mean < 0) == (shift > 0)
+    assert results.final.constant is not None
+    # The best constant has R2 0 on these very rows.
+    assert results.final.constant.mean == pytest.approx(row.mean, abs=1e-9)
+    assert ("Below a constant answer on these rows: " in kept_line(results)) == (row.mean < 0)
 
 
 def test_what_becomes_infinite_ends_its_run(tmp_path: Path) -> None:

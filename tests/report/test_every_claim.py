@@ -321,8 +321,12 @@ def check_claims(world, expected, stored):
     for (subject, against), truth in expected.items():
         claim = next(c for c in stored if (c["subject"], c["against"]) == (subject, against))
         assert claim["mean"] == pytest.approx(truth.mean, abs=1e-9 + 1e-9 * abs(truth.mean))
-        half = (claim["high"] - claim["low"]) / 2
-        assert half == pytest.approx(truth.margin, rel=0.06, abs=1e-9)
+        # Two accuracies, or two other values from 0 to 1, are no further apart than 1.
+        most = 1.0 if claim["metric"] == "accuracy" else np.inf
+        for end, side in (("low", -1), ("high", 1)):
+            expected_end = np.clip(truth.mean + side * truth.margin, -most, most)
+            assert claim[end] == pytest.approx(expected_end, abs=1e-9 + 0.06 * truth.margin)
+            assert abs(claim[end]) <= most
         assert claim["comparisons"] == len(expected)
         if not truth.is_edge:
             assert claim["verdict"] == truth.verdict, (world.seed, subject, against)

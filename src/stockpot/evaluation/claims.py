@@ -33,7 +33,7 @@ from stockpot.evaluation.crossed import (
     numbered,
     single_error,
 )
-from stockpot.evaluation.intervals import Interval
+from stockpot.evaluation.intervals import Interval, difference_interval
 from stockpot.evaluation.wording import declared, ends, in_sentence, points, unit
 
 Verdict = Literal["better", "worse", "no difference", "not testable"]
@@ -283,12 +283,7 @@ def compare_all(
 
 
 def _claim(difference: CrossedMean, error: float, **known: Any) -> Claim:
-    margin = difference.margin(error)
-    # What sums to 0 exactly must not come out as 1e-17: whether 0 is inside decides the verdict.
-    mean, low, high = (
-        round(value, 12)
-        for value in (difference.mean, difference.mean - margin, difference.mean + margin)
-    )
+    found = difference_interval(difference, error, known["metric"])
     covers: Covers = "examples only"
     if difference.covers_trainings:
         covers = (
@@ -297,12 +292,10 @@ def _claim(difference: CrossedMean, error: float, **known: Any) -> Claim:
             else "examples, trainings and other domains"
         )
     return Claim(
-        mean=mean,
-        low=low,
-        high=high,
+        **vars(found),
         covers=covers,
         trials=difference.trials,
-        verdict=verdict_of(Interval(mean, low, high), covers),
+        verdict=verdict_of(found, covers),
         **known,
     )
 

@@ -32,8 +32,11 @@ import numpy.typing as npt
 
 from stockpot.errors import InputError
 from stockpot.evaluation.crossed import Array, Cell, CrossedMean, crossed_difference, crossed_mean
+from stockpot.evaluation.metrics import METRICS
 from stockpot.evaluation.wording import difference_words
 
+Ends = tuple[float, float]
+UNBOUNDED: Ends = (-np.inf, np.inf)
 _BLOCK = 250
 
 
@@ -90,6 +93,7 @@ def paired_bootstrap(
     level: float = 0.95,
     seed: int = 0,
     metric: str = "accuracy",
+    within: Ends = UNBOUNDED,
 ) -> dict[str, Estimate]:
     """Intervals of every protocol and of its difference to ``baseline``.
 
@@ -97,7 +101,8 @@ def paired_bootstrap(
     ``metrics.correct``). Every protocol has every domain; one that pools trials may have fewer
     trials (its difference then cannot pair trials and pairs examples only). ``examples`` gives the
     identity of each example of a cell; without it trials of a domain share their examples, in the
-    same order. Equal seeds give equal intervals.
+    same order. Equal seeds give equal intervals. ``within``: the lowest and the highest value that
+    the mean can have; no interval leaves them, and none of a difference what they allow.
 
     Raises ``InputError`` on an unknown baseline, a missing domain, or lengths that do not match.
     """
@@ -125,9 +130,11 @@ def paired_bootstrap(
     by_domain: dict[tuple[str, str | None], dict[str, Interval]] = {}
     for column, pair in enumerate(compared):
         lines = {where: moved[where][:, column] for where in domains}
-        overall[pair] = _interval(measured[pair], np.sum(list(lines.values()), axis=0), quantiles)
+        ends = within if pair[1] is None else of_differences(within)
+        whole = np.sum(list(lines.values()), axis=0)
+        overall[pair] = _interval(measured[pair], whole, quantiles, ends)
         by_domain[pair] = {
-            where: _interval(crossed(*pair, where), len(domains) * line, quantiles)
+            where: _interval(crossed(*pair, where), len(domains) * line, quantiles, ends)
             for where, line in lines.items()
         }
     result = {}
@@ -183,12 +190,34 @@ def _redrawn(influence: Array, resamples: int, generator: np.random.Generator) -
     return np.concatenate(blocks)
 
 
-def _interval(mean: CrossedMean, moved: Array, quantiles: tuple[float, float]) -> Interval:
+def of_differences(within: Ends) -> Ends:
+    """The lowest and the highest difference of two values that lie ``within``."""
+    width = within[1] - within[0]
+    return -width, width
+
+
+def bounded(mean: float, below: float, above: float, within: Ends) -> Interval:
+    """``mean - below`` to ``mean + above``, and no further than what is possible."""
+    # What sums to 0 exactly must not come out as 1e-17: whether an interval holds 0 decides words.
+    low, high = (round(float(np.clip(end, *within)), 12) for end in (mean - below, mean + above))
+    return Interval(mean, low, high)
+
+
+def difference_interval(difference: CrossedMean, error: float, metric: str) -> Interval:
+    """Of a difference of scores by ``metric``; misses with probability ``error``."""
+    form = METRICS.get(metric)
+    margin = difference.margin(error)
+    ends = of_differences(form.scores_within) if form else UNBOUNDED
+    return bounded(round(difference.mean, 12), margin, margin, ends)
+
+
+def _interval(
+    mean: CrossedMean, moved: Array, quantiles: tuple[float, float], within: Ends
+) -> Interval:
     below, above = np.quantile(moved, quantiles)
     error = 2 * quantiles[0]
-    # What sums to 0 exactly must not come out as 1e-17: whether an interval holds 0 decides words.
-    low = round(mean.mean - mean.widened(-float(below), error), 12)
-    return Interval(mean.mean, low, round(mean.mean + mean.widened(float(above), error), 12))
+    rows = mean.widened(-float(below), error), mean.widened(float(above), error)
+    return bounded(mean.mean, *rows, within)
 
 
 def _exact(estimate: Estimate, own: Mapping[Cell, Array], level: float, metric: str) -> Estimate:

@@ -63,6 +63,12 @@ class Metric:
         """Score = sign x value."""
         return 1 if self.higher_is_better else -1
 
+    @property
+    def scores_within(self) -> tuple[float, float]:
+        """The lowest and the highest possible score, infinite where there is none."""
+        low, high = sorted(0.0 + self.sign * end for end in (self.low, self.high))
+        return low, high
+
     def row_values(self, outputs: npt.ArrayLike, labels: npt.ArrayLike) -> Scores:
         """Values of the examples, float64 ``(N,)``; their mean is the metric.
 
@@ -263,6 +269,14 @@ def correct(outputs: npt.ArrayLike, labels: npt.ArrayLike, kind: Kind) -> Scores
 def accuracy(outputs: npt.ArrayLike, labels: npt.ArrayLike, kind: Kind) -> float:
     """Mean of :func:`correct`: the accuracy (0 to 1) of classes, R2 (at most 1) of numbers."""
     return float(correct(outputs, labels, kind).mean())
+
+
+def constant_answer(labels: npt.NDArray[Any], kind: Kind) -> Scores:
+    """Outputs for examples with these labels: always their most frequent class, or their mean."""
+    if kind == "regression":
+        return np.full(len(labels), labels.mean())
+    counts = np.bincount(labels)
+    return np.tile(np.eye(len(counts))[counts.argmax()], (len(labels), 1))
 
 
 def ensemble(outputs: Sequence[npt.ArrayLike], kind: Kind) -> Scores:

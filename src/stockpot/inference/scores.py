@@ -125,7 +125,12 @@ def evaluate(
 
     def interval(cells: Mapping[tuple[str, int], np.ndarray]) -> Mapping[str, Interval]:
         estimates = paired_bootstrap(
-            {"model": cells}, None, resamples=resamples, seed=seed, metric=judge.name
+            {"model": cells},
+            None,
+            resamples=resamples,
+            seed=seed,
+            metric=judge.name,
+            within=(judge.low, judge.high),
         )
         return estimates["model"].domains
 

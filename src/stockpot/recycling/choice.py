@@ -15,6 +15,10 @@ cost the same to run; an average has less variance the more runs it holds and th
 are (Rame et al. 2022, arXiv:2205.09739, and 2023, arXiv:2212.10445: on five sets, averages of runs
 from different starts held up best on domains that nothing had seen).
 
+A row *came to nothing* where its weights are the linear probe's to the bit: its runs diverged, or
+none got better than its start. It is no choice of its own then, and the linear probe stands for it:
+in the cell whose weights are handed over, or where they are trained anew on all domains, in any.
+
 The interval is that of these very weights on other validation rows: of the handed-over model it is
 asked what it is, not what another training would be. (With the scatter of trainings in it, a rule
 becomes lenient exactly where runs are far apart and averaging destroys them.)
@@ -22,7 +26,7 @@ becomes lenient exactly where runs are far apart and averaging destroys them.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,10 +40,10 @@ from stockpot.evaluation.crossed import crossed_difference, numbered
 from stockpot.evaluation.selection import LEVEL, Shortfall
 from stockpot.evaluation.wording import in_sentence
 from stockpot.execution import Job
+from stockpot.recycling.contents import content_of
 from stockpot.recycling.cost import training_cost
 from stockpot.recycling.jobs import ROWS, UNSEEN
 from stockpot.recycling.judging import selection_metric
-from stockpot.recycling.metrics import read_metrics
 from stockpot.recycling.plan import Cell, Plan
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.recipe import AUTO, Recipe
@@ -49,7 +53,8 @@ from stockpot.training.rows import read_outputs, score_rows
 Scores = dict[Where, dict[str, np.ndarray]]
 """By (held-out domain, trial) and validation domain: the score of every validation row."""
 
-LOWEST = {"probe": "linear_probe", "best_run": "erm"}
+PROBE = "linear_probe"
+LOWEST = {"probe": PROBE, "best_run": "erm"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,9 @@ class CandidateRow:
     ``validation``: its validation score; ``behind``: the best score minus its own;
     ``cross_fitted``: each row was scored by a model that was not chosen on it (also where nothing
     was chosen); ``decisions``: how many things it chose by validation; ``is_averaged``: it is the
-    mean of many weights; ``runs``: how many runs it holds, ``starts``: from how many different
-    weights they started; ``steps``: training steps; all of them means over cells.
+    mean of different weights; ``runs``: how many different runs it holds, ``starts``: from how many
+    different weights they started; ``steps``: training steps; all of them means over cells.
+    ``came_to_nothing``: its weights are the linear probe's.
     """
 
     protocol: str
@@ -73,11 +79,24 @@ class CandidateRow:
     runs: float
     starts: float
     steps: float
+    came_to_nothing: bool = False
 
     @property
     def is_level(self) -> bool:
-        """Whether validation cannot tell it from the best."""
-        return self.behind.mean <= self.behind.margin + 1e-12
+        """Whether it is something, and validation cannot tell it from the best."""
+        return not self.came_to_nothing and self.behind.mean <= self.behind.margin + 1e-12
+
+
+Rule = Callable[[CandidateRow], float]
+RULES: tuple[tuple[Rule, str], ...] = (
+    (lambda one: one.decisions, "one that chose least"),
+    (lambda one: not one.is_averaged, "one that averages weights"),
+    (lambda one: -one.runs, "one of the most runs"),
+    (lambda one: -one.starts, "one from the most different starts"),
+    (lambda one: one.steps, "one of the fewest training steps"),
+    (lambda one: list(PROTOCOLS).index(one.protocol), "the first in the table"),
+)
+"""What decides between level candidates, one after the other: the least is kept, and in words."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +121,27 @@ class KeptModel:
         likely say so, too. Nothing is said of other trainings."""
         return tuple(claim for claim in self.against if claim.high < 0)
 
+    @property
+    def came_to_nothing(self) -> bool:
+        """Whether its weights are known to be the linear probe's."""
+        return any(one.came_to_nothing for one in self.candidates if one.protocol == self.protocol)
+
     def reason(self) -> str:
-        """Why this one, in a sentence."""
+        """Why this one, in a sentence: every rule that had to decide, in turn."""
         if self.chosen == "named":
             return "named by the recipe"
-        level = sum(candidate.is_level for candidate in self.candidates)
-        if level == 1:
-            return f"best of {len(self.candidates)} by validation"
+        level = [candidate for candidate in self.candidates if candidate.is_level]
+        real = sum(not candidate.came_to_nothing for candidate in self.candidates)
+        if real == 1:
+            return "the only candidate" + " left" * (len(self.candidates) > 1)
+        if len(level) == 1:
+            return f"best of {real} by validation"
         best = "the best"
         if self.protocol != self.best:
             best += f", {in_sentence(PROTOCOLS[self.best].label)}"
-        among = f"one of {level} (of {len(self.candidates)})"
-        return f"{among} that validation cannot tell from {best}, and of those one that chose least"
+        among = f"one of {len(level)} (of {real})"
+        ruled = ", of these ".join(words for words, _ in narrowed(level))
+        return f"{among} that validation cannot tell from {best}, and of those {ruled}"
 
 
 def choose(recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) -> KeptModel:
@@ -123,13 +151,17 @@ def choose(recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) 
     """
     rows = _Validation(recipe, task, plan, folders)
     names = [name for name in recipe.protocol_names if PROTOCOLS[name].can_be_final]
+    if names and all(map(rows.came_to_nothing, names)):
+        names.append(PROBE)
     candidates, best = _candidates(rows, names) if names else ((), "")
     kept = recipe.final.protocol
     auto = preferred(candidates).protocol if candidates else ""
     chosen: Literal["auto", "named"] = "named"
     if kept == AUTO:
         kept, chosen = auto, "auto"
-    against = rows.against(kept) if PROTOCOLS[kept].can_be_final else ()
+    against: tuple[Claim, ...] = ()
+    if PROTOCOLS[kept].can_be_final:
+        against = rows.against(PROBE if rows.came_to_nothing(kept) else kept)
     choice = KeptModel(kept, chosen, best, auto, candidates, against)
     if recipe.final.at_least is not None:
         lowest = LOWEST[recipe.final.at_least]
@@ -143,24 +175,30 @@ def choose(recipe: Recipe, task: Task, plan: Plan, folders: Mapping[Job, Path]) 
 
 
 def preferred(candidates: Sequence[CandidateRow]) -> CandidateRow:
-    """Of those that validation cannot tell from the best, the one that the rule keeps."""
-    order = list(PROTOCOLS)
-    return min(
-        (candidate for candidate in candidates if candidate.is_level),
-        key=lambda one: (
-            one.decisions,
-            not one.is_averaged,
-            -one.runs,
-            -one.starts,
-            one.steps,
-            order.index(one.protocol),
-        ),
-    )
+    """Of those that validation cannot tell from the best, the one that the rules keep."""
+    level = [candidate for candidate in candidates if candidate.is_level]
+    return next((left[0] for _, left in reversed(narrowed(level))), level[0])
+
+
+def narrowed(
+    candidates: Sequence[CandidateRow],
+) -> list[tuple[str, list[CandidateRow]]]:
+    """The rules that left out some of these candidates, in words, with those that they left in."""
+    steps = []
+    left = list(candidates)
+    for rule, words in RULES:
+        least = min(map(rule, left))
+        kept = [one for one in left if rule(one) == least]
+        if len(kept) < len(left):
+            steps.append((words, kept))
+        left = kept
+    return steps
 
 
 def _candidates(rows: _Validation, names: Sequence[str]) -> tuple[tuple[CandidateRow, ...], str]:
     means = {name: _mean(rows.scores(name)) for name in names}
-    best = max(names, key=lambda name: means[name])
+    nothing = {name: rows.came_to_nothing(name) for name in names}
+    best = max((name for name in names if not nothing[name]), key=lambda name: means[name])
     candidates = [
         CandidateRow(
             protocol=name,
@@ -173,6 +211,7 @@ def _candidates(rows: _Validation, names: Sequence[str]) -> tuple[tuple[Candidat
             runs=rows.runs(name),
             starts=rows.starts(name),
             steps=rows.steps(name),
+            came_to_nothing=nothing[name],
         )
         for name in names
     ]
@@ -187,6 +226,8 @@ class _Validation:
         self.task = task
         self.cells = {(str(cell.held_out), cell.trial): cell for cell in plan.cells}
         self.folders = folders
+        # Weights that are trained anew on all domains may come to what any cell came to.
+        self.speaking = plan.cells[: 1 if recipe.final.train_on == "first" else None]
         self.identities = {
             where: _validation(read_outputs(folders[cell.probe] / ROWS))
             for where, cell in self.cells.items()
@@ -204,13 +245,17 @@ class _Validation:
         folders = [self.folders[cell.models[name]] for cell in self.cells.values()]
         return not PROTOCOLS[name].decisions or all((f / UNSEEN).is_file() for f in folders)
 
+    def came_to_nothing(self, name: str) -> bool:
+        """Whether the weights that are handed over are, or may be, the linear probe's own."""
+        return any(content_of(name, cell, self.folders).instead for cell in self.speaking)
+
     def is_averaged(self, name: str) -> bool:
         """Whether the noise of one training is averaged out: over runs (a greedy soup may hold one
         only), along a run, or with the base."""
-        return PROTOCOLS[name].averages_one_run or self.runs(name) >= 2
+        return all(content_of(name, cell, self.folders).is_average for cell in self.speaking)
 
     def runs(self, name: str) -> float:
-        """Runs that its weights are made of, mean over cells."""
+        """Different runs that its weights are made of, mean over cells."""
         return float(np.mean([len(self._members(name, cell)) for cell in self.cells.values()]))
 
     def starts(self, name: str) -> float:
@@ -222,8 +267,8 @@ class _Validation:
             counts.append(len({inits.get(member) for member in self._members(name, cell)}))
         return float(np.mean(counts))
 
-    def _members(self, name: str, cell: Cell) -> Sequence[str]:
-        return read_metrics(self.folders[cell.models[name]]).members
+    def _members(self, name: str, cell: Cell) -> list[str]:
+        return list(content_of(name, cell, self.folders).shares)
 
     def steps(self, name: str) -> float:
         """Training steps, mean over cells, of all that the protocol needs."""

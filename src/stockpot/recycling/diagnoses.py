@@ -13,10 +13,11 @@ from stockpot.evaluation.crossed import Cell, crossed_mean, numbered
 from stockpot.evaluation.diagnosis import diagnose
 from stockpot.evaluation.diversity import joint_errors, ratio_error
 from stockpot.evaluation.evidence import Member, PairBarrier, SoupEvidence
-from stockpot.evaluation.intervals import Interval
+from stockpot.evaluation.intervals import Interval, difference_interval
 from stockpot.evaluation.metrics import correct, ensemble
 from stockpot.execution import Job
 from stockpot.recycling.cells import judged_on
+from stockpot.recycling.contents import content_of
 from stockpot.recycling.plan import Run
 from stockpot.recycling.protocols import PROTOCOLS, Protocol
 from stockpot.recycling.recipe import Recipe
@@ -35,7 +36,8 @@ class _Scored:
     """Scores of an average, of its members (M, N), and of their ensemble, on the same rows.
 
     By the domains that are tested. ``right``: whether each member answers right on all of them,
-    (M, N); None for numbers.
+    (M, N); None for numbers. ``different``: how many members have weights of their own; fewer than
+    two measure nothing.
     """
 
     runs: list[Run]
@@ -43,6 +45,7 @@ class _Scored:
     members: dict[str, Array]
     ensemble: dict[str, Array]
     right: Array | None
+    different: int
 
     @property
     def mean_member(self) -> dict[str, Array]:
@@ -53,7 +56,7 @@ class _Scored:
 def diagnose_cell(
     recipe: Recipe, data: CellData, connectivity: Sequence[Curve], cells: int
 ) -> list[DiagnosisResult]:
-    """One diagnosis per average of two runs or more: these weights on these rows.
+    """One diagnosis per average of two different runs or more: these weights on these rows.
 
     Whether an average is ahead of its members or behind holds together for all averages of all
     ``cells`` of the comparison.
@@ -61,7 +64,7 @@ def diagnose_cell(
     scored = {
         name: each
         for name, each in _averages(data).items()
-        if name in recipe.protocol_names and len(each.runs) > 1
+        if name in recipe.protocol_names and each.different > 1
     }
     claims = _against_members({data.where: scored}, data, 1 - _ERROR / cells)
     made = []
@@ -98,7 +101,7 @@ def _against_members(
     for name in dict.fromkeys(name for each in cells.values() for name in each):
         if any(name not in each for each in cells.values()):
             continue
-        if max(len(each[name].runs) for each in cells.values()) < 2:
+        if max(each[name].different for each in cells.values()) < 2:
             continue
         names.append(name)
         scores[name] = {where: each[name].average for where, each in cells.items()}
@@ -144,6 +147,7 @@ def _scored(protocol: Protocol, job: Job, data: CellData) -> _Scored:
         {name: np.stack([own[name] for own in members]) for name in data.labels},
         data.scores(joined),
         right,
+        len(content_of(protocol.name, data.cell, data.folders).shares),
     )
 
 
@@ -179,8 +183,8 @@ def _evidence(
         high=claim.high,
         ratio_error=ratio,
         ratio_error_high=ratio_high,
-        gain=_interval(scored.ensemble, mean),
-        shortfall=_interval(scored.ensemble, scored.average),
+        gain=_interval(scored.ensemble, mean, data.metric.name),
+        shortfall=_interval(scored.ensemble, scored.average, data.metric.name),
         barriers=tuple(
             PairBarrier(
                 pair.a,
@@ -223,7 +227,9 @@ def _member(
         fall=max(means) - means[-1] if means else None,
         validated=data.validated(run.job),
         foreign=run.init in wild,
-        behind=_interval(others, {name: own[index] for name, own in scores.items()}),
+        behind=_interval(
+            others, {name: own[index] for name, own in scores.items()}, data.metric.name
+        ),
     )
 
 
@@ -232,13 +238,10 @@ def _mean(scores: Mapping[str, Array]) -> float:
     return float(np.mean([own.mean() for own in scores.values()]))
 
 
-def _interval(first: Mapping[str, Array], second: Mapping[str, Array]) -> Interval:
+def _interval(first: Mapping[str, Array], second: Mapping[str, Array], metric: str) -> Interval:
     """Of ``first`` minus ``second``, paired scores of one cell by domain, over its rows."""
     cell = {("", 0): {name: own - second[name] for name, own in first.items()}}
-    mean = crossed_mean(cell, *numbered(cell, None))
-    margin = mean.margin(_ERROR)
-    low, high = (round(value, 12) for value in (mean.mean - margin, mean.mean + margin))
-    return Interval(mean.mean, low, high)
+    return difference_interval(crossed_mean(cell, *numbered(cell, None)), _ERROR, metric)
 
 
 def _ratio_high(right: Array, ratio: float) -> float | None:

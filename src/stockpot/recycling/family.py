@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stockpot.execution import Job
+from stockpot.recycling.contents import content_of
 from stockpot.recycling.metrics import read_metrics
 from stockpot.recycling.plan import BASE, Plan
 from stockpot.recycling.protocols import PROTOCOLS
@@ -23,12 +24,15 @@ def member_counts(plan: Plan, folders: Mapping[Job, Path], final: str) -> Member
     if protocol.select == "best" or len(runs) < 2:
         return None
     members = set(read_metrics(folders[cell.models[final]]).members)
+    content = content_of(final, cell, folders)
     auxiliary = {run.name for run in runs if run.init != BASE}
     return MemberCounts(
         runs=len(runs),
         members=len(members),
         auxiliary_runs=len(auxiliary),
         auxiliary_members=len(auxiliary & members),
+        different=len(content.shares),
+        is_average=content.is_average,
     )
 
 
@@ -36,7 +40,7 @@ def family(recipe: Recipe, plan: Plan, folders: Mapping[Job, Path], final: str) 
     """Nodes (base, probe, auxiliaries, runs, final) and edges from parents to children."""
     cell, protocol = plan.final_cell, PROTOCOLS[final]
     assert cell is not None
-    members = set(read_metrics(folders[cell.models[protocol.name]]).members)
+    members = content_of(final, cell, folders).shares
     nodes = {
         BASE: FamilyNode(id=BASE, label=Path(recipe.backbone.name).name, kind="base"),
         "probe": FamilyNode(id="probe", label="linear probe (head)", kind="probe"),
@@ -58,7 +62,7 @@ def family(recipe: Recipe, plan: Plan, folders: Mapping[Job, Path], final: str) 
                 edges.append(_edge(BASE, start, "base"))
             source = start if start in nodes else BASE
             edges.append(_edge(source, run.name, "init"))
-        edges.append(_edge(run.name, "final", "model", 1 / len(members)))
+        edges.append(_edge(run.name, "final", "model", members[run.name]))
     if not members:
         edges.append(_edge("probe", "final", "model", 1.0))
     nodes["final"] = FamilyNode(id="final", label=protocol.label, kind="final")

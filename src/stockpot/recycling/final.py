@@ -12,6 +12,7 @@ from stockpot.execution import Job
 from stockpot.files import atomic_folder
 from stockpot.provenance import Record, RunModel, write_models
 from stockpot.recycling.cells import tested_as
+from stockpot.recycling.contents import content_of
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.ingredients import find_ingredients
 from stockpot.recycling.judging import measured
@@ -40,13 +41,14 @@ def save_final(
     protocol = results.final.protocol
     job = plan.final_cell.models[protocol]
     metrics = read_metrics(folders[job])
+    content = content_of(protocol, plan.final_cell, folders)
     state = load_state(folders[job] / "model.safetensors")
     expression = find_expression(examined.backbone, state)
     made = find_ingredients(
         recipe, examined, plan, folders, results.versions, output, protocol, expression
     )
     record = Record(
-        kind="merge",
+        kind="merge" if content.is_average else "finetune",
         name=recipe.title,
         parents=made.parents,
         recipe=recipe.model_dump(mode="json"),

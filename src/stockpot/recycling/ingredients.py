@@ -19,6 +19,7 @@ from stockpot.evaluation.metrics import METRICS
 from stockpot.execution import Job
 from stockpot.provenance import Parent, Record, RunModel
 from stockpot.recycling.cells import tested_as
+from stockpot.recycling.contents import content_of
 from stockpot.recycling.examine import Examined
 from stockpot.recycling.judging import measured
 from stockpot.recycling.metrics import read_metrics
@@ -84,14 +85,13 @@ class _Finder:
         # An overlay can replace what the final folder has, and it has only buffers that changed.
         made = backbone_part(load_state(self.folders[job] / "model.safetensors"))
         self.has_buffers = bool(self.examined.backbone.changed_buffers(made))
-        members = read_metrics(self.folders[job]).members
+        shares = content_of(protocol.name, final_cell, self.folders).shares
         runs = {
             run.job: run for cell in self.plan.cells for run in cell.runs.get(protocol.pool, [])
         }
         runs |= {run.job: run for run in final_cell.runs.get(protocol.pool, [])}
-        for name in members:
-            run = runs[job.inputs[f"run:{name}"]]
-            self._run(name, run, protocol.take, 1 / len(members))
+        for name, share in shares.items():
+            self._run(name, runs[job.inputs[f"run:{name}"]], protocol.take, share)
         parents = [parent for _, parent in self.found.values()]
         roles = ("auxiliary", "wild", "run")
         own = sorted((p for p in parents if p.role in roles), key=lambda p: p.role == "run")

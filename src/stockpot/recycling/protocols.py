@@ -67,10 +67,9 @@ class Protocol:
         return (self.select in ("best", "greedy")) + (self.combine == "interpolate")
 
     @property
-    def averages_one_run(self) -> bool:
-        """Whether one run alone gives an average: along it, in its training, or with the base."""
-        along = self.pool == "periodic" or self.take in ("average", "swad")
-        return along or self.combine in ("interpolate", "half")
+    def averages_along(self) -> bool:
+        """Whether the weights of one run are an average already: along it, or in its training."""
+        return self.pool == "periodic" or self.take in ("average", "swad")
 
     @property
     def can_be_final(self) -> bool:

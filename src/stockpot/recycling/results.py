@@ -16,11 +16,12 @@ from stockpot.evaluation.claims import Claim, compare_all
 from stockpot.evaluation.connectivity import barrier
 from stockpot.evaluation.crossed import Cell as Where
 from stockpot.evaluation.intervals import paired_bootstrap
-from stockpot.evaluation.metrics import METRICS, Metric
+from stockpot.evaluation.metrics import METRICS, Kind, Metric, constant_answer
 from stockpot.execution import Job
 from stockpot.provenance import versions
 from stockpot.recycling.cells import judged_on, trained_on, why_trained_on
-from stockpot.recycling.choice import CandidateRow, KeptModel
+from stockpot.recycling.choice import PROBE, CandidateRow, KeptModel
+from stockpot.recycling.contents import content_of
 from stockpot.recycling.cost import training_cost
 from stockpot.recycling.diagnoses import average_claims, diagnose_cell
 from stockpot.recycling.differences import differences
@@ -54,6 +55,11 @@ from stockpot.training.rows import read_outputs
 Folders = Mapping[Job, Path]
 Scores = np.ndarray
 ByColumn = dict[tuple[str, int], Scores]
+CONSTANT = "constant"
+CONSTANT_LABELS: dict[Kind, str] = {
+    "classification": "always the most frequent class of these rows",
+    "regression": "always the mean of these rows",
+}
 _CURVES = TypeAdapter(list[Curve])
 
 
@@ -177,7 +183,7 @@ def collect(
             WildResult(name=name, **vars(evidence), doubt=evidence.doubt)
             for name, evidence in examined.lineage.items()
         ),
-        final=_final(recipe, plan, choice, folders, _claims(cells, choice)),
+        final=_final(recipe, plan, choice, folders, cells),
         recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
         versions=versions("torch", "transformers", "timm", "accelerate"),
         seconds=round(sum(_seconds(folders[job]) for job in set(folders)), 1),
@@ -331,8 +337,10 @@ def _table(recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]) 
         (name for name in ("soup_uniform", "erm", "linear_probe") if name in costs), None
     )
     bootstrap = partial(paired_bootstrap, resamples=recipe.resamples, seed=recipe.seed)
-    estimates = bootstrap(scores[metric], metric=metric.name)
-    also = {each: bootstrap(scores[each], metric=each.name) for each in beside}
+    estimates = {
+        each: bootstrap(own, metric=each.name, within=each.scores_within)
+        for each, own in scores.items()
+    }
     labels = {name: PROTOCOLS[name].label for name in costs}
     compared = differences(
         trained,
@@ -343,7 +351,7 @@ def _table(recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]) 
         labels=labels,
     )
     rows = []
-    for name, estimate in estimates.items():
+    for name, estimate in estimates[metric].items():
         protocol = PROTOCOLS[name]
         steps, seconds, forward = np.mean(costs[name], axis=0)
         rows.append(
@@ -361,7 +369,7 @@ def _table(recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]) 
                 difference=compared[name].difference,
                 domain_differences=compared[name].domain_differences,
                 covers=estimate.covers,
-                also={each.name: also[each][name].overall for each in beside},
+                also={each.name: estimates[each][name].overall for each in beside},
             )
         )
     return rows
@@ -384,9 +392,10 @@ def _cost(name: str, data: CellData) -> tuple[float, float, int]:
     return model.steps, model.seconds, model.forward_cost
 
 
-def _claims(cells: Sequence[CellData], choice: KeptModel) -> tuple[Claim, ...]:
-    """The kept protocol against no fine-tuning and against one, on rows that chose nothing."""
-    kept = choice.protocol
+def _claims(cells: Sequence[CellData], kept: str) -> tuple[tuple[Claim, ...], Claim | None]:
+    """A protocol against no fine-tuning and against one, and against a constant answer, on rows
+    that chose nothing.
+    """
     names = [kept, *(name for name in ("linear_probe", "single") if name != kept)]
     if not all(data.cell.runs.get("plain") for data in cells):
         names.remove("single")
@@ -396,34 +405,45 @@ def _claims(cells: Sequence[CellData], choice: KeptModel) -> tuple[Claim, ...]:
             if PROTOCOLS[name].over_trials and data.cell.trial > 0:
                 continue
             scores[name] |= data.strata(name)
-    return compare_all(
-        scores,
-        [(kept, other) for other in names[1:]],
-        rows=judged_on(cells[0].cell.domains),
-        metric=cells[0].metric.name,
-        labels={name: PROTOCOLS[name].label for name in names},
-    )
+    metric = cells[0].metric
+    against = partial(compare_all, rows=judged_on(cells[0].cell.domains), metric=metric.name)
+    labels = {name: PROTOCOLS[name].label for name in names}
+    claims = against(scores, [(kept, other) for other in names[1:]], labels=labels)
+    if metric.kind == "classification" and metric.name != "accuracy":
+        return claims, None
+    constant = {
+        data.where: {
+            domain: metric.row_scores(constant_answer(own, metric.kind), own)
+            for domain, own in data.labels.items()
+        }
+        for data in cells
+        if data.where in scores[kept]
+    }
+    labels[CONSTANT] = CONSTANT_LABELS[metric.kind]
+    (lowest,) = against({**scores, CONSTANT: constant}, [(kept, CONSTANT)], labels=labels)
+    return claims, lowest
 
 
 def run_counts(plan: Plan, folders: Folders) -> RunCounts:
-    """Of the runs on the target: how many there are, never got better on validation than what they
-    started from, and diverged.
+    """Of the runs on the target: how many there are, diverged, and of the others never got better
+    on validation than what they started from.
     """
     jobs = {run.job for cell in plan.cells for runs in cell.runs.values() for run in runs}
     metrics = [read_metrics(folders[job]) for job in jobs]
     return RunCounts(
         total=len(metrics),
-        no_better=sum(each.best_step == 0 for each in metrics),
+        no_better=sum(each.best_step == 0 and each.diverged is None for each in metrics),
         diverged=sum(each.diverged is not None for each in metrics),
     )
 
 
 def _final(
-    recipe: Recipe, plan: Plan, choice: KeptModel, folders: Folders, claims: tuple[Claim, ...]
+    recipe: Recipe, plan: Plan, choice: KeptModel, folders: Folders, cells: Sequence[CellData]
 ) -> FinalResult:
     assert plan.final_cell is not None
     cell = plan.final_cell
-    how = read_metrics(folders[cell.models[choice.protocol]]).how
+    instead = content_of(choice.protocol, cell, folders).instead
+    claims, constant = _claims(cells, PROBE if instead else choice.protocol)
     return FinalResult(
         protocol=choice.protocol,
         chosen=choice.chosen,
@@ -438,10 +458,11 @@ def _final(
         trained_on=trained_on(cell.held_out, cell.domains),
         why_trained_on=why_trained_on(cell.held_out, cell.domains, len(plan.cells)),
         why=choice.reason(),
-        instead=how.instead,
+        instead=instead,
         runs=run_counts(plan, folders),
         members=member_counts(plan, folders, choice.protocol),
         claims=claims,
+        constant=constant,
     )
 
 

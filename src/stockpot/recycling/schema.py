@@ -318,10 +318,13 @@ class CandidateResult(ResultPart):
     starts: float | None = None
     steps: float
     level: bool
+    came_to_nothing: bool = False
 
 
 class RunCounts(ResultPart):
-    """Of the runs: how many, never better than their start on validation, diverged."""
+    """Of the runs: how many, diverged, and of the others never better than their start on
+    validation.
+    """
 
     total: int
     no_better: int
@@ -330,13 +333,16 @@ class RunCounts(ResultPart):
 
 class MemberCounts(ResultPart):
     """Of the runs that the final weights could hold: how many there are and how many are in, of all
-    and of those that started from auxiliary weights.
+    and of those that started from auxiliary weights. ``different``: with weights of their own.
+    ``is_average``: whether different weights were averaged at all.
     """
 
     runs: int
     members: int
     auxiliary_runs: int
     auxiliary_members: int
+    different: int | None = None
+    is_average: bool = True
 
 
 class FinalResult(ResultPart):
@@ -345,6 +351,9 @@ class FinalResult(ResultPart):
     ``validation`` and ``claims``: against simpler ones, on validation rows and on rows that chose
     nothing (None in files of before models were chosen); ``below``: protocols that validation puts
     above it; ``members``: of an average, None where the protocol holds one run by design.
+    ``instead``: why the weights are the linear probe's, where the protocol came to nothing; the
+    claims are the linear probe's then. ``constant``: against the best constant answer, on rows that
+    chose nothing; None for metrics that have none.
     """
 
     protocol: str
@@ -364,6 +373,7 @@ class FinalResult(ResultPart):
     runs: RunCounts | None = None
     members: MemberCounts | None = None
     claims: tuple[Claim, ...] | None = None
+    constant: Claim | None = None
 
 
 class RecycleResults(VerbResults):
