@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,11 @@ from stockpot.files import digest
 
 RECIPE_DIGEST = "recipe_digest"
 """The key under which results carry what ``recipe_digest`` gives."""
+WORK = "work"
+"""The folder, in every output, of what a rerun reuses."""
+_LOCKED = {".lock", "plan.json"}
+_UNLOCKED = {"cache", "features", "scores"}
+"""What ``WORK`` holds before its first job, and of verbs that run none."""
 
 
 def recipe_digest(*parts: dict[str, Any]) -> str:
@@ -18,8 +25,20 @@ def recipe_digest(*parts: dict[str, Any]) -> str:
     return digest([{key: part[key] for key in part if key != "title"} for part in parts])
 
 
-def check_output(folder: Path, results: str, recipe: str, *, overwrite: bool) -> None:
-    """Raise ``OutputError`` where ``folder`` is a file, or holds the results of another recipe.
+def check_output(
+    folder: Path,
+    results: str,
+    recipe: str,
+    *,
+    overwrite: bool,
+    writes: Sequence[str] = (),
+    data: Iterable[Path] = (),
+) -> None:
+    """Raise ``OutputError`` where writing to ``folder`` would lose what others put there.
+
+    That is where it is a file, is or lies in the ``data`` of the task, holds the results of another
+    recipe, or, not being a folder that stockpot filled, has a file or folder of a name that the
+    verb ``writes``. ``overwrite`` allows the results of another recipe and nothing else.
 
     ``results``: name of the JSON file that the verb writes last. ``recipe``: this recipe's digest.
     Results that do not say what recipe they are of count as another's. A run that was interrupted
@@ -27,15 +46,35 @@ def check_output(folder: Path, results: str, recipe: str, *, overwrite: bool) ->
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file", hint="give a folder for the output")
+    hint = "give another folder for the output"
+    written = [folder / name for name in (results, WORK, "report.html", *writes)]
+    for path in filter(Path.exists, data):
+        own = path.resolve()
+        if folder.resolve().is_relative_to(own) or any(map(own.is_relative_to, written)):
+            raise OutputError(f"{folder} is the data of the task, or in it: {path}", hint=hint)
+    known = _read(folder / results)
+    if RECIPE_DIGEST not in known and not _has_worked(folder / WORK):
+        for path in filter(os.path.lexists, written):
+            raise OutputError(f"{path} is in the way, and is not stockpot's", hint=hint)
     if overwrite or not (folder / results).exists():
         return
-    try:
-        known = json.loads((folder / results).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = None
-    if not isinstance(known, dict) or known.get(RECIPE_DIGEST) != recipe:
+    if known.get(RECIPE_DIGEST) != recipe:
         raise OutputError(
             f"{folder} holds the results of another recipe",
             hint="give another folder, or --overwrite (in Python overwrite=True): jobs that have "
             "not changed are not run again",
         )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _has_worked(work: Path) -> bool:
+    """Whether ``work`` is what a run has left, finished or not."""
+    names = {path.name for path in work.iterdir()} if work.is_dir() else set()
+    return bool(names & _LOCKED) or (bool(names) and names <= _UNLOCKED)

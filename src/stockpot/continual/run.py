@@ -18,6 +18,7 @@ from stockpot.files import write_json
 from stockpot.outputs import check_output, recipe_digest
 from stockpot.tangent.linear import TangentModel
 from stockpot.tasks import load_task
+from stockpot.tasks.specs import data_paths
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,11 @@ def compare(
     """
     output = Path(output)
     cache = (output / "work" / "cache").resolve()
-    checked, body, cells = _examine(recipe, root, changes, cache)
+    checked, folder = ContinualRecipe.open(recipe, root, changes)
     identity = recipe_digest(checked.model_dump(mode="json"))
-    check_output(output, "results.json", identity, overwrite=overwrite)
+    data = data_paths(checked.task, folder)
+    check_output(output, "results.json", identity, overwrite=overwrite, data=data)
+    body, cells = _examine(checked, folder, cache)
     backend = make_backend(
         backend, jobs, threads=checked.threads, address=address, gpus_per_job=gpus_per_job
     )
@@ -70,19 +73,16 @@ def plan_recipe(
     changes: Sequence[str] = (),
 ) -> list[str]:
     """Check everything as :func:`compare` does and name the jobs it would run; writes nothing."""
+    checked, folder = ContinualRecipe.open(recipe, root, changes)
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
-        _, _, cells = _examine(recipe, root, changes, Path(scratch))
+        _, cells = _examine(checked, folder, Path(scratch))
     wanted = [job for cell in cells for job in cell.evaluations.values()]
     return [job.label for job in in_order(wanted)]
 
 
 def _examine(
-    recipe: str | Path | Mapping[str, Any],
-    root: str | Path | None,
-    changes: Sequence[str],
-    cache: Path,
-) -> tuple[ContinualRecipe, tuple[Any, Backbone], list[ContinualCell]]:
-    checked, folder = ContinualRecipe.open(recipe, root, changes)
+    checked: ContinualRecipe, folder: Path, cache: Path
+) -> tuple[tuple[Any, Backbone], list[ContinualCell]]:
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         keep = cache if cache.exists() else Path(scratch)
         task = load_task(checked.task, root=folder, cache=keep, seed=checked.seed)
@@ -92,4 +92,4 @@ def _examine(
         model = TangentModel(Model(body, len(task.classes)))
         model.probe(body.prepare(task.inputs[:2]))
         facts = ContinualFacts(task, body.fingerprint, str(folder), str(cache))
-        return checked, (task, body), make_plan(checked, facts)
+        return (task, body), make_plan(checked, facts)

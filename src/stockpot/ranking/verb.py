@@ -34,6 +34,7 @@ from stockpot.ranking.spend import fine_tune, spend
 from stockpot.ranking.spread import elsewhere, spread_features
 from stockpot.ranking.state import SHORTLIST, RankingRun, RankOptions, seconds
 from stockpot.ranking.zoo import Zoo, load_zoo, parse_zoo
+from stockpot.tasks.specs import data_paths
 
 Question = str | Path | Mapping[str, Any] | Request
 Models = str | Path | Mapping[str, Any] | Zoo
@@ -132,7 +133,14 @@ def _rank(
     begun = time.perf_counter()
     entries = {name: one.model_dump(mode="json") for name, one in asked.zoo.entries.items()}
     identity = recipe_digest(asked.request.model_dump(mode="json"), entries)
-    check_output(output, "results.json", identity, overwrite=options.overwrite)
+    check_output(
+        output,
+        "results.json",
+        identity,
+        overwrite=options.overwrite,
+        writes=("recipe.yaml", "models.json"),
+        data=data_paths(asked.request.task, asked.root),
+    )
     run = _open(asked, output, history, options)
     run = _score(run, _shortlist(run))
     before = run.believe()

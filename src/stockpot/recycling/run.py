@@ -15,6 +15,7 @@ from stockpot.files import output_error, write_json
 from stockpot.outputs import check_output, recipe_digest
 from stockpot.recycling.recipe import AUTO, Recipe
 from stockpot.recycling.schema import RecycleResults
+from stockpot.tasks.specs import data_paths
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,15 @@ def recycle(
     checked, root = _read(recipe, root, seed, changes)
     output = Path(output)
     identity = recipe_digest(checked.model_dump(mode="json"))
-    check_output(output, "results.json", identity, overwrite=overwrite)
+    tasks = [checked.task, *(one.task for one in checked.auxiliaries if one.task is not None)]
+    check_output(
+        output,
+        "results.json",
+        identity,
+        overwrite=overwrite,
+        writes=("model", "models.json"),
+        data=[path for task in tasks for path in data_paths(task, root)],
+    )
     cache = (output / "work" / "cache").resolve()
     from stockpot.recycling.choice import choose
     from stockpot.recycling.examine import examine

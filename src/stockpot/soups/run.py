@@ -170,7 +170,8 @@ def soup_with(
         table = _lay(stack, checkpoints, evaluate, base, settings, force)
         identity = digest(table.recipe)
         if folder is not None:
-            check_output(folder, "results.json", identity, overwrite=overwrite)
+            writes = ("model", "models.json")
+            check_output(folder, "results.json", identity, overwrite=overwrite, writes=writes)
         store = cache if cache is not None or folder is None else folder / "work" / "scores"
         started = time.perf_counter()
         expected = table.budget.evaluations or 10.0 * len(table.ingredients.models)

@@ -34,6 +34,7 @@ from stockpot.tangent.recipe import TangentRecipe, load_recipe
 from stockpot.tangent.schema import ComponentEntry, ComponentPlan, TangentResults
 from stockpot.tangent.shards import Division, Shard, divide
 from stockpot.tasks import Task, load_task
+from stockpot.tasks.specs import data_paths
 from stockpot.training import Feed
 from stockpot.training.device import best_device
 from stockpot.training.rows import limit_task, open_feed
@@ -101,8 +102,16 @@ def train(
     ``OutputError`` where ``output`` holds components of another recipe, unless ``overwrite``.
     """
     recipe, output = Path(recipe), Path(output)
-    identity = recipe_digest(load_recipe(recipe).model_dump(mode="json"))
-    check_output(output, "components.json", identity, overwrite=overwrite)
+    checked = load_recipe(recipe)
+    identity = recipe_digest(checked.model_dump(mode="json"))
+    check_output(
+        output,
+        "components.json",
+        identity,
+        overwrite=overwrite,
+        writes=(HEAD, "components", "models.json"),
+        data=data_paths(checked.task, recipe.parent),
+    )
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         keep = (output / "work" / "cache").resolve()
         examined = _examine(recipe, keep if keep.exists() else Path(scratch), skip_corrupt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -190,6 +191,15 @@ TaskSpec = Annotated[
     | FunctionSpec,
     Field(discriminator="kind"),
 ]
+
+
+
+def data_paths(spec: TaskSpec, root: Path) -> list[Path]:
+    """Files and folders that a task is read from; some may not exist, such as a name on the hub."""
+    spec = getattr(spec, "source", None) or spec
+    keys = ("path", "validation", "test") if isinstance(spec, _Files) else ("path",)
+    return [root / name for key in keys if (name := getattr(spec, key, None)) is not None]
+
 
 _ADAPTER: TypeAdapter[TaskSpec] = TypeAdapter(TaskSpec)
 
