@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from stockpot.errors import RecipeError
-from stockpot.yaml_lines import Location, field_names, load_with_lines, put_over, validated
+from stockpot.errors import InputError, RecipeError
+from stockpot.yaml_lines import (
+    Location,
+    line_of,
+    load_with_lines,
+    put_over,
+    validated,
+)
 
 
 class Declared(BaseModel):
@@ -18,8 +26,37 @@ class Declared(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The file that a recipe was read from, and the line of each value; all origins are equal."""
+
+    source: str = field(default="recipe", compare=False)
+    lines: Mapping[Location, int] = field(default_factory=dict, compare=False)
+
+
 class VerbRecipe(Declared):
     """The recipe of a verb: the whole of its file."""
+
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    def at(self, *location: str) -> str:
+        """``file:line: a.b``, or as much of it as is known."""
+        line = f":{line_of(location, self._origin.lines)}" if self._origin.lines else ""
+        return f"{self._origin.source}{line}: {'.'.join(location)}"
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """Errors of the block that begin with a key of this file get its line."""
+        try:
+            yield
+        except InputError as error:
+            key, colon, rest = error.message.partition(":")
+            path = tuple(key.split("."))
+            for location in self._origin.lines if colon else ():
+                if location[-len(path) :] == path and all(isinstance(k, str) for k in location):
+                    problem = f"{self.at(*map(str, location))}:{rest}"
+                    raise RecipeError([problem], hint=error.hint) from error
+            raise
 
     @classmethod
     def load(cls, path: Path, changes: Sequence[str] = ()) -> Self:
@@ -40,7 +77,9 @@ class VerbRecipe(Declared):
         """Check plain data; ``lines`` says where each value stands in ``source``."""
         if not isinstance(value, Mapping):
             raise RecipeError([f"{source}: a recipe is a mapping with 'task' and 'backbone'"])
-        return validated(cls, value, source=source, lines=lines, known=keys(cls))
+        checked = validated(cls, value, source=source, lines=lines)
+        checked._origin = Origin(source, dict(lines or {}))
+        return checked
 
     @classmethod
     def open(
@@ -58,21 +97,3 @@ class VerbRecipe(Declared):
         else:
             checked = recipe if isinstance(recipe, cls) else cls.parse(recipe)
         return checked, Path(folder if root is None else root).resolve()
-
-
-def keys(*models: type[BaseModel]) -> list[str]:
-    """All keys that a file of these models may have, those of their parts included, sorted: what
-    misspelt ones are compared with.
-    """
-    return field_names(*(part for model in models for part in _parts(model)))
-
-
-def _parts(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    yield model
-    for field in model.model_fields.values():
-        pending = [field.annotation]
-        while pending:
-            one = pending.pop()
-            if isinstance(one, type) and issubclass(one, BaseModel):
-                yield from _parts(one)
-            pending += get_args(one)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from stockpot.errors import RecipeError
 from stockpot.extras import notice
@@ -236,14 +238,12 @@ def validated(
     *,
     source: str,
     lines: Mapping[Location, int] | None = None,
-    known: Sequence[str] = (),
     wants: bool = True,
 ) -> M:
     """``value`` as a ``model``; ``lines`` says where each part stands in ``source``.
 
-    ``known``: the keys that a misspelt one is compared with. Raises ``RecipeError`` with all
-    problems, in the order of the file. With ``wants``, what the value names wants its
-    extras (see ``stockpot.extras``).
+    Raises ``RecipeError`` with all problems, in the order of the file. With ``wants``, what the
+    value names wants its extras (see ``stockpot.extras``).
     """
     from pydantic import ValidationError
 
@@ -253,14 +253,71 @@ def validated(
         return model.model_validate(value)
     except ValidationError as error:
         found: dict[str, int] = {}
-        for item in error.errors(include_url=False):
-            loc = item["loc"] + (("kind",) if item["type"] == "union_tag_invalid" else ())
-            location = _in_file(loc, value)
-            number = line_of(location, lines) if lines else 0
+        for items in _mistakes(error.errors(include_url=False), value):
+            item = items[0]
+            location = _in_file(item, value)
+            words = _words(items, _section(model, item["loc"]))
+            number = _line(location, words, lines) if lines else 0
             line = f":{number}" if lines else ""
             where = ".".join(str(part) for part in location)
-            found[f"{source}{line}: {where + ': ' if where else ''}{_words(item, known)}"] = number
+            found[f"{source}{line}: {where + ': ' if where else ''}{words}"] = number
         raise RecipeError(sorted(found, key=lambda text: found[text])) from error
+
+
+def _line(location: Location, words: str, lines: Mapping[Location, int]) -> int:
+    """Where a mistake stands: at the first key of the location that the words name, or there."""
+    named = [lines.get((*location, name)) for name in re.findall(r"'(\w+)'", words)]
+    return min((line for line in named if line), default=line_of(location, lines))
+
+
+def _mistakes(items: Sequence[Any], value: Any) -> list[list[Any]]:
+    """One group for each mistake, of what pydantic says of it.
+
+    A value that may be of several kinds is checked as each of them: what is said by the kind that
+    it is of counts, and where it is of none all of it is one mistake.
+    """
+    groups: dict[Location, list[Any]] = {}
+    for item in items:
+        inside, depth = value, 0
+        with suppress(KeyError, IndexError, TypeError):
+            for part in item["loc"]:
+                inside, depth = inside[part], depth + 1
+        groups.setdefault(item["loc"][:depth], []).append(item)
+    mistakes = []
+    for group in groups.values():
+        kinds = [item for item in group if _is_of_another_kind(item)]
+        rest = [[item] for item in group if not _is_of_another_kind(item)]
+        mistakes += rest or [kinds]
+    return mistakes
+
+
+def _is_of_another_kind(item: Any) -> bool:
+    whole = isinstance(item["input"], Mapping | list)
+    return item["type"] in _KINDS or (whole and item["type"] == "literal_error")
+
+
+def _section(model: type[BaseModel], location: Location) -> list[str]:
+    """The keys of the part of ``model`` that a location of pydantic's lies in."""
+    options = [model]
+    for part in location[:-1]:
+        chosen = [one for one in options if _is_tag(one, part)]
+        fields = [one.model_fields[part] for one in options if part in one.model_fields]
+        options = chosen or [m for field in fields for m in models_of(field.annotation)] or options
+    return field_names(*options)
+
+
+def _is_tag(model: type[BaseModel], part: str | int) -> bool:
+    kind = model.model_fields.get("kind")
+    return (kind is not None and kind.default == part) or str(part).endswith(f"{model.__name__}]")
+
+
+def models_of(annotation: Any) -> list[type[BaseModel]]:
+    """The models in an annotation, such as those of a union or a list."""
+    from pydantic import BaseModel
+
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for one in get_args(annotation) for model in models_of(one)]
 
 
 def put_over(value: Any, change: str) -> None:
@@ -289,31 +346,52 @@ def field_names(*models: type[BaseModel]) -> list[str]:
     return sorted({name for model in models for name in model.model_fields})
 
 
-def _in_file(location: Location, value: Any) -> Location:
+def _in_file(item: Any, value: Any) -> Location:
     """The part of pydantic's location that exists in the file: union tags are left out."""
+    location = item["loc"] + (("kind",) if item["type"] == "union_tag_invalid" else ())
     parts: list[str | int] = []
     for index, part in enumerate(location):
         try:
             value = value[part]
         except (KeyError, IndexError, TypeError):
             last = index + 1 == len(location)
-            if last and isinstance(part, str) and isinstance(value, Mapping):
+            if last and isinstance(part, str) and item["type"] in ("missing", "union_tag_invalid"):
                 parts.append(part)
             continue
         parts.append(part)
     return tuple(parts)
 
 
-def _words(item: Any, known: Sequence[str]) -> str:
+_KINDS = {
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "dict_type": "a mapping",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "string_type": "text",
+    "bool_type": "true or false",
+}
+"""What pydantic calls a value of another kind, and the kind that it wanted."""
+
+
+def _words(items: Sequence[Any], known: Sequence[str]) -> str:
+    item = items[0]
     kind, message = item["type"], str(item["msg"])
     if kind == "extra_forbidden":
         name = str(item["loc"][-1])
         return f"unknown key '{name}'{suggestion(name, known)}"
+    if kind == "missing" and isinstance(item["loc"][-1], int):
+        return f"too few values, got {item['input']!r}"
     if kind == "missing":
         return "is required"
     if kind == "union_tag_invalid":
         context = item["ctx"]
         return f"unknown kind '{context['tag']}'; choose one of {context['expected_tags']}"
+    if kind in _KINDS:
+        wanted = dict.fromkeys(_KINDS[one["type"]] for one in items if one["type"] in _KINDS)
+        message = f"expected {' or '.join(wanted)}"
     message = message.removeprefix("Value error, ")
     if isinstance(item["input"], Mapping | list) or "got" in message:
         return message

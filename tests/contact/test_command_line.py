@@ -94,6 +94,7 @@ def test_an_output_belongs_to_its_recipe(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(f'{{"{RECIPE_DIGEST}": "{one}"}}')
     check_output(tmp_path, "results.json", one, overwrite=False)
     check_output(tmp_path, "results.json", other, overwrite=True)
+    (tmp_path / "work" / "cache").mkdir(parents=True)
     for text in (f'{{"{RECIPE_DIGEST}": "{other}"}}', "{}", "[]", "not JSON"):
         (tmp_path / "results.json").write_text(text)
         with pytest.raises(OutputError, match=r"another recipe.*--overwrite"):

@@ -46,7 +46,8 @@ def test_choices(tmp_path: Path) -> None:
 
 
 def test_uint8_of_rank_four_is_images(tmp_path: Path) -> None:
-    pixels = np.zeros((4, 8, 8, 3), dtype=np.uint8)
+    pixels = np.arange(4 * 8 * 8 * 3, dtype=np.uint16).reshape(4, 8, 8, 3).astype(np.uint8)
+    pixels[:, 0, 0, 0] = range(4)
     task = load(tmp_path, GOOD | {"inputs": pixels})
     assert (task.modality, task.inputs.dtype) == ("image", np.uint8)
     assert load(tmp_path, GOOD | {"inputs": pixels[..., :1]}).modality == "array"

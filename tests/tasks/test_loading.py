@@ -60,7 +60,7 @@ def test_rotation_needs_square_images(tmp_path: Path) -> None:
     pixels = np.zeros((4, 8, 6, 3), dtype=np.uint8)
     arrays = {"labels": np.array([0, 1, 0, 1]), "domains": np.array(["a", "a", "b", "b"])}
     np.savez(tmp_path / "t.npz", inputs=pixels, **arrays)
-    spec = {"kind": "arrays", "path": "t.npz"}
+    spec = {"kind": "arrays", "path": "t.npz", "duplicates": "keep"}
     with pytest.raises(TaskError, match=r"square images, got \(8, 6\)"):
         rotation_task(load_task(spec, root=tmp_path))
     np.savez(tmp_path / "t.npz", inputs=np.zeros((4, 3)), **arrays)

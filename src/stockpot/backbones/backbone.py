@@ -291,8 +291,11 @@ def load_backbone(spec: BackboneSpec, *, root: Path | None = None, example: Any 
     if dimension is None:
         raise BackboneError(
             f"backbone '{spec.name}': the number of features is unknown",
-            hint="set image_size, or give the module an attribute feature_dim or input_shape",
+            hint="give the network an attribute feature_dim or input_shape, or for images set "
+            "image_size",
         )
+    if isinstance(source.preparation, TextPreparation):
+        spec = spec.model_copy(update={"max_length": source.preparation.max_length})
     pooled = spec.pooling == "pooler"
     with unchanged_buffers(source.network):
         cut = _cut(spec.freeze_below, source, batch, pooled=pooled) if spec.freeze_below else None

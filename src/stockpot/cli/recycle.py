@@ -59,7 +59,13 @@ def recycle_command(
     load_recipe(recipe, changes or ())
     require_wanted("torch", *extras, purpose="this recipe")
     if dry_run:
-        labels = plan_recipe(recipe, seed=seed, skip_corrupt=skip_corrupt, changes=changes or ())
+        labels = plan_recipe(
+            recipe,
+            seed=seed,
+            skip_corrupt=skip_corrupt,
+            changes=changes or (),
+            remote=workers.backend == "ray",
+        )
         out.data({"jobs": labels}, "\n".join(labels))
         return
     landing = Landing(registry)

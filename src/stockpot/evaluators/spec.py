@@ -16,7 +16,7 @@ from stockpot.evaluators.contract import Evaluator
 from stockpot.evaluators.function import FunctionEvaluator
 from stockpot.files import file_digest
 from stockpot.programs import forbidden, load_function
-from stockpot.yaml_lines import field_names, load_with_lines, validated
+from stockpot.yaml_lines import load_with_lines, validated
 
 KINDS = ("command", "function", "task", "perplexity", "choices")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -112,8 +112,7 @@ def load_evaluator(
         where, folder = str(source), Path(source).parent
     if not isinstance(value, Mapping):
         raise RecipeError([f"{where}: an evaluator is a mapping with one of {', '.join(KINDS)}"])
-    known = field_names(EvaluationSpec, ConstraintSpec)
-    spec = validated(EvaluationSpec, value, source=where, lines=lines, known=known)
+    spec = validated(EvaluationSpec, value, source=where, lines=lines)
     problems = [
         f"{where}: {reason}" for one in (spec, *spec.constraints) for reason in _code(one, folder)
     ]

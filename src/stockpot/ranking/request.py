@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stockpot.declared import Declared, keys
+from stockpot.declared import Declared
 from stockpot.errors import RecipeError, TaskError
 from stockpot.execution import Arguments
 from stockpot.execution.arguments import data_argument
@@ -126,8 +126,7 @@ def parse_request(
         return validated(_Bare, {"task": value}, source=source, lines=_inside(lines)).request()
     if "backbone" in value:
         value = {name: value[name] for name in ("title", "task", "seed") if name in value}
-    known = keys(Request)
-    return validated(Request, value, source=source, lines=lines, known=known)
+    return validated(Request, value, source=source, lines=lines)
 
 
 class _Bare(Declared):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.declared import Declared, keys
+from stockpot.declared import Declared
 from stockpot.errors import InputError, RecipeError
 from stockpot.yaml_lines import (
     Location,
@@ -143,8 +143,7 @@ def parse_zoo(
     if not isinstance(value, Mapping):
         raise RecipeError([f"{source}: a zoo is a mapping with 'models', a list"])
     _check_kinds(value, source, lines)
-    known = keys(_ZooFile, ModelEntry, FeatureEntry)
-    found = validated(_ZooFile, value, source=source, lines=lines, known=known, wants=False)
+    found = validated(_ZooFile, value, source=source, lines=lines, wants=False)
     return Zoo({entry.label: entry for entry in found.models}, root.resolve())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from stockpot.backbones.folder import find_expression, save_folder
@@ -18,10 +18,10 @@ from stockpot.recycling.ingredients import find_ingredients
 from stockpot.recycling.judging import measured
 from stockpot.recycling.kept import kept_sentences
 from stockpot.recycling.metrics import read_metrics
-from stockpot.recycling.plan import Plan
+from stockpot.recycling.plan import Cell, Plan
 from stockpot.recycling.recipe import Recipe
 from stockpot.recycling.schema import RecycleResults
-from stockpot.tasks import image_decoding
+from stockpot.tasks import Task, image_decoding, split_task
 
 FOLDER = "model"
 
@@ -67,15 +67,19 @@ def save_final(
             classes=examined.task.classes,
             images=image_decoding(examined.task, getattr(recipe.task, "resize", None)),
             text="\n".join(f"- {sentence}" for sentence in kept_sentences(results)),
-            measured_on=_rows_of(record.metrics, plan.final_cell.domains),
+            measured_on=_rows_of(record.metrics, examined.task, plan.final_cell),
         )
     write_models(output, [*made.models, RunModel(FOLDER)])
 
 
-def _rows_of(metrics: Mapping[str, float], held_out: Sequence[str]) -> dict[str, str]:
+def _rows_of(metrics: Mapping[str, float], task: Task, cell: Cell) -> dict[str, str]:
     """What the card says of the rows behind each metric: those of the kept weights themselves."""
-    tested = "test rows of all domains; they trained and chose nothing"
-    if held_out:
-        tested = f"{', '.join(held_out)}: held out, in the one split these weights come from"
-    validation = "validation rows of the training domains; they chose weights and protocol"
+    parts = split_task(task, **cell.probe.arguments["split"])
+    tested = f"test rows of {', '.join(parts.test)}"
+    if cell.domains:
+        tested = f"{', '.join(parts.test)}: held out, in the one split these weights come from"
+    elif not task.shared:
+        tested += "; they trained and chose nothing"
+    chose = "they chose weights and protocol"
+    validation = f"validation rows of {', '.join(parts.validation)}; {chose}"
     return {name: validation if name.startswith("id_") else tested for name in metrics}

@@ -40,6 +40,11 @@ def kept_sentences(results: RecycleResults) -> list[str]:
         sentences.append(f"Below a constant answer on these rows: {final.constant.sentence()}")
     if final.runs is not None:
         sentences += _runs(final.runs)
+    if results.task.shared:
+        sentences.append(
+            f"{results.task.shared} rows are the same as others of another domain, class or split: "
+            "test rows may have been trained on."
+        )
     if final.train_on == "all" and final.why_trained_on:
         sentences.append(final.why_trained_on)
     return sentences

@@ -35,6 +35,8 @@ class Draw(Declared):
         limits = (self.low, self.high)
         if (self.choices is None) == (limits == (None, None)):
             raise ValueError("give either 'choices' or 'low' and 'high'")
+        if self.choices is not None and self.log:
+            raise ValueError("'log' is of the range from 'low' to 'high'; there are 'choices'")
         if self.choices is None:
             if self.low is None or self.high is None or self.low >= self.high:
                 raise ValueError("'low' has to be below 'high'")

@@ -166,6 +166,7 @@ def collect(
             judged_on=judged_on(plan.cells[0].domains),
             splits=None if task.splits is None else part_counts(task.splits),
             groups=None if task.groups is None else len(np.unique(task.groups)),
+            shared=task.shared or None,
         ),
         backbone=BackboneResult(
             kind=recipe.backbone.kind,

@@ -82,7 +82,7 @@ def recycle(
         OutputError: the output cannot be written, or holds the results of another recipe.
         JobError: a job failed on the way; the next call goes on from there.
     """
-    checked, root = _read(recipe, root, seed, changes)
+    checked, root = _read(recipe, root, seed, changes, remote=backend == "ray")
     output = Path(output)
     identity = recipe_digest(checked.model_dump(mode="json"))
     tasks = [checked.task, *(one.task for one in checked.auxiliaries if one.task is not None)]
@@ -105,10 +105,11 @@ def recycle(
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         # Decoded images are kept, but nothing is written to the output until everything is right.
         keep = cache if cache.exists() else Path(scratch)
-        examined = examine(checked, root, keep, skip_corrupt=skip_corrupt)
-        facts = examined.facts.at(str(cache))
-        plan = make_plan(checked, facts)
-        check_metrics(checked, examined.task, plan)
+        with checked.placed():
+            examined = examine(checked, root, keep, skip_corrupt=skip_corrupt)
+            facts = examined.facts.at(str(cache))
+            plan = make_plan(checked, facts)
+            check_metrics(checked, examined.task, plan)
         if keep != cache:
             _move(Path(scratch), cache)
     backend = make_backend(
@@ -142,17 +143,22 @@ def plan_recipe(
     skip_corrupt: bool = False,
     root: str | Path | None = None,
     changes: Sequence[str] = (),
+    remote: bool = False,
 ) -> list[str]:
-    """Check everything as :func:`recycle` does and name the jobs it would run; writes nothing."""
-    checked, root = _read(recipe, root, seed, changes)
+    """Check everything as :func:`recycle` does and name the jobs it would run; writes nothing.
+
+    ``remote``: they will run on other machines, whose devices are not known here.
+    """
+    checked, root = _read(recipe, root, seed, changes, remote=remote)
     from stockpot.recycling.examine import examine
     from stockpot.recycling.judging import check_metrics
     from stockpot.recycling.plan import add_final, make_plan
 
-    examined = examine(checked, root, None, skip_corrupt=skip_corrupt)
-    facts = examined.facts
-    plan, final = make_plan(checked, facts), checked.final
-    check_metrics(checked, examined.task, plan)
+    with checked.placed():
+        examined = examine(checked, root, None, skip_corrupt=skip_corrupt)
+        facts = examined.facts
+        plan, final = make_plan(checked, facts), checked.final
+        check_metrics(checked, examined.task, plan)
     later = []
     if final.protocol != AUTO:
         plan = add_final(plan, checked, facts, final.protocol)
@@ -166,9 +172,16 @@ def _read(
     root: str | Path | None,
     seed: int | None,
     changes: Sequence[str],
+    *,
+    remote: bool,
 ) -> tuple[Recipe, Path]:
     checked, root = Recipe.open(recipe, root, changes)
     require_wanted(purpose="this recipe")
+    if not remote:
+        from stockpot.training.device import check_precision
+
+        with checked.placed():
+            check_precision(checked.training.precision)
     if seed is not None:
         checked = checked.model_copy(update={"seed": seed})
     return checked, root

@@ -27,6 +27,7 @@ class MetricWords(ResultPart):
 class TaskResult(ResultPart):
     """The data. ``examples``: rows by domain; ``splits``: rows by part, where the data has parts;
     ``groups``: how many groups, where it has any; ``skipped``: files that could not be read.
+    ``shared``: rows kept whose input stands in another domain, class or fixed split as well.
     """
 
     name: str
@@ -40,6 +41,7 @@ class TaskResult(ResultPart):
     judged_on: str = "held-out domains"
     splits: Mapping[str, int] | None = None
     groups: int | None = None
+    shared: int | None = None
 
 
 class BackboneResult(ResultPart):

@@ -13,6 +13,7 @@ import numpy as np
 from stockpot.errors import TaskError
 from stockpot.files import digest
 from stockpot.reading import open_plain
+from stockpot.tasks.duplicates import contents_of, count_shared, sides_of
 from stockpot.tasks.labels import class_order
 from stockpot.tasks.parts import fixed_parts, part_of
 from stockpot.tasks.specs import ArraySpec
@@ -38,7 +39,7 @@ def load_arrays(spec: ArraySpec, root: Path) -> Task:
     Raises ``TaskError`` naming file, array and row.
     """
     path = root / spec.path
-    stored, parts = _read_all(spec, root)
+    stored, parts, names = _read_all(spec, root)
     inputs, modality = check_inputs(stored["inputs"], str(path))
     size = len(inputs)
     texts = [str(name) for name in stored.get("domains", np.full(size, path.stem)).tolist()]
@@ -54,6 +55,7 @@ def load_arrays(spec: ArraySpec, root: Path) -> Task:
     rows = np.array([i for i, name in enumerate(texts) if name in domains], dtype=np.int64)
     inputs, labels = inputs[rows], labels[rows]
     ids = np.array([domains.index(texts[i]) for i in rows], dtype=np.int64)
+    splits = None if parts is None else parts[rows]
     return build_task(
         name=spec.name or path.stem,
         kind=spec.target,
@@ -66,13 +68,20 @@ def load_arrays(spec: ArraySpec, root: Path) -> Task:
         fingerprint=array_fingerprint(inputs, labels, ids, domains, classes),
         where=str(path),
         allow_missing_classes=spec.allow_missing_classes,
-        splits=None if parts is None else parts[rows],
+        splits=splits,
         groups=stored["groups"].astype(str)[rows] if "groups" in stored else None,
+        shared=count_shared(
+            contents_of(inputs),
+            sides_of(splits, domains, ids, classes, labels),
+            str(path),
+            lambda row: names[rows[row]],
+            spec.duplicates,
+        ),
     )
 
 
-def _read_all(spec: ArraySpec, root: Path) -> tuple[dict[str, Array], Array | None]:
-    """All files of a task as one, and the part of each example where it is fixed."""
+def _read_all(spec: ArraySpec, root: Path) -> tuple[dict[str, Array], Array | None, list[str]]:
+    """All files of a task as one, the part of each example where it is fixed, and its name."""
     own = own_files(spec)
     files = [(part, root / path, _read(root / path)) for part, path in own]
     stored = dict(files[0][2])
@@ -95,7 +104,8 @@ def _read_all(spec: ArraySpec, root: Path) -> tuple[dict[str, Array], Array | No
         except ValueError as error:
             paths = quoted([str(path) for _, path, _ in files])
             raise TaskError(f"{paths} cannot be joined: {error}") from error
-    return stored, fixed_parts(parts)
+    rows = [f"{path} row {row}" for _, path, own in files for row in range(len(own["labels"]))]
+    return stored, fixed_parts(parts), rows
 
 
 def _check_rows(path: Path, arrays: dict[str, Array], names: Sequence[str]) -> None:

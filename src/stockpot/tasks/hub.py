@@ -11,6 +11,7 @@ from stockpot.errors import TaskError
 from stockpot.extras import require
 from stockpot.files import digest
 from stockpot.tasks.arrays import array_fingerprint, check_labels, check_numbers
+from stockpot.tasks.duplicates import contents_of, count_shared, sides_of
 from stockpot.tasks.images import decode_all, refuse_corrupt, require_pillow
 from stockpot.tasks.labels import class_order
 from stockpot.tasks.parts import TEST, TRAIN, VALIDATION, fixed_parts, part_of
@@ -70,6 +71,7 @@ def load_datasets(spec: DatasetsSpec, root: Path, *, skip_corrupt: bool = False)
         if isinstance(inputs, list)
         else array_fingerprint(inputs, labels, ids, domains, classes)
     )
+    splits = None if parts is None else fixed_parts([parts[i] for i in kept])
     return build_task(
         name=spec.name or Path(spec.path).name,
         kind=spec.target,
@@ -83,8 +85,15 @@ def load_datasets(spec: DatasetsSpec, root: Path, *, skip_corrupt: bool = False)
         where=where,
         skipped=[bad[i] for i in sorted(bad)],
         allow_missing_classes=spec.allow_missing_classes,
-        splits=None if parts is None else fixed_parts([parts[i] for i in kept]),
+        splits=splits,
         groups=None if spec.group is None else np.array(_names(data, spec.group))[kept],
+        shared=count_shared(
+            contents_of(inputs),
+            sides_of(splits, domains, ids, classes, labels),
+            where,
+            lambda row: f"row {kept[row]}",
+            spec.duplicates,
+        ),
     )
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from stockpot.errors import TaskError
 from stockpot.reading import open_plain
 from stockpot.system import usable_cores
+from stockpot.tasks.duplicates import Rule, count_shared
 from stockpot.tasks.labels import class_labels
-from stockpot.tasks.parts import PARTS, is_part, part_of
+from stockpot.tasks.parts import is_part, part_of
 from stockpot.tasks.specs import ImageFolderSpec
 from stockpot.tasks.tables import own_files, read_examples
 from stockpot.tasks.task import PREVIEW, check_domains, quoted
@@ -65,9 +66,16 @@ def list_images(spec: ImageFolderSpec, root: Path) -> list[ImageFile]:
     with ThreadPoolExecutor(usable_cores()) as pool:
         hashes = pool.map(_hash, files)
         files = [replace(file, sha256=own) for file, own in zip(files, hashes, strict=True)]
-    if spec.duplicates == "refuse":
-        _refuse_duplicates(files, path)
+    count_shared_files(files, path, spec.duplicates)
     return files
+
+
+def count_shared_files(files: Sequence[ImageFile], folder: Path, rule: Rule = "keep") -> int:
+    """:func:`count_shared` of files by their hashes."""
+    sides = ((file.part, file.domain, file.label) for file in files)
+    return count_shared(
+        (file.sha256 for file in files), sides, str(folder), lambda row: files[row].where, rule
+    )
 
 
 def _from_table(spec: ImageFolderSpec, root: Path) -> list[ImageFile]:
@@ -259,20 +267,3 @@ def _images(folder: Path, above: frozenset[Path]) -> list[Path]:
         elif entry.suffix.lower() in SUFFIXES:
             images.append(entry)
     return images
-
-
-def _refuse_duplicates(files: Sequence[ImageFile], folder: Path) -> None:
-    seen: dict[str, ImageFile] = {}
-    for file in files:
-        first = seen.setdefault(file.sha256, file)
-        if (first.domain, first.label, first.part) != (file.domain, file.label, file.part):
-            raise TaskError(
-                f"{folder}: the same image is in '{_side(first)}' and in '{_side(file)}': "
-                f"{first.path.name}, {file.path.name}",
-                hint="remove one, or set duplicates: keep",
-            )
-
-
-def _side(file: ImageFile) -> str:
-    part = [] if file.part is None else [PARTS[file.part]]
-    return "/".join([*part, file.domain, file.label])

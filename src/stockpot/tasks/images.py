@@ -18,7 +18,7 @@ from stockpot.files import atomic_folder, digest, write_json
 from stockpot.progress import progress
 from stockpot.reading import read_bytes
 from stockpot.system import usable_cores
-from stockpot.tasks.image_files import ImageFile, list_images
+from stockpot.tasks.image_files import ImageFile, count_shared_files, list_images
 from stockpot.tasks.parts import fixed_parts, group_names
 from stockpot.tasks.specs import ImageFolderSpec
 from stockpot.tasks.task import PREVIEW, Array, Task, build_task
@@ -80,6 +80,7 @@ def load_image_folder(
         allow_missing_classes=spec.allow_missing_classes,
         splits=fixed_parts([file.part for file in kept]),
         groups=group_names([file.group for file in kept]),
+        shared=count_shared_files(kept, folder),
     )
 
 

@@ -27,6 +27,9 @@ class _Source(_Spec):
     allow_missing_classes: bool = Field(
         default=False, description="accept a domain that has no example of some class"
     )
+    duplicates: Literal["keep", "refuse"] = Field(
+        default="refuse", description="the same input under two domains, classes or splits"
+    )
 
 
 class _Files(_Source):
@@ -75,9 +78,6 @@ class ImageFolderSpec(_Rows):
     resize: Literal["stretch", "crop"] = Field(
         default="stretch",
         description="stretch to a square, or short side to `size` and centre crop",
-    )
-    duplicates: Literal["keep", "refuse"] = Field(
-        default="refuse", description="the same file under two domains, classes or splits"
     )
     image: str = Field(default="image", min_length=1, description="a table's column of the path")
     label: str = Field(default="label", min_length=1, description="a table's column of the class")
@@ -191,7 +191,6 @@ TaskSpec = Annotated[
     | FunctionSpec,
     Field(discriminator="kind"),
 ]
-
 
 
 def data_paths(spec: TaskSpec, root: Path) -> list[Path]:

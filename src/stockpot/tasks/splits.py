@@ -245,7 +245,13 @@ def _validated(task: Task, seen: Rows, seed: int, fraction: float) -> tuple[Rows
         if any(np.any(own == VALIDATION) for own in parts.values()):
             train = {name: seen[name][own == TRAIN] for name, own in parts.items()}
             validation = {name: seen[name][own == VALIDATION] for name, own in parts.items()}
-            return _some(task, train, "train"), _some(task, validation, "validate")
+            train, validation = _some(task, train, "train"), _some(task, validation, "validate")
+            if strange := [name for name in validation if name not in train]:
+                raise TaskError(
+                    f"task '{task.name}': there are validation rows of {quoted(strange)}, and no "
+                    f"rows to train on but those of {quoted(list(train))}"
+                )
+            return train, validation
         seen = _some(task, seen, "train")
     for name, order in seen.items():
         if len(order) < 2:

@@ -31,6 +31,7 @@ class Task:
     ``fingerprint``: SHA-256 of the content. ``skipped``: files left out on request.
     ``splits``: int8 (N,), positions in ``parts.PARTS`` where the owner of the data fixed them.
     ``groups``: str (N,), the group of each row (a patient, an author), never to be divided.
+    ``shared``: rows whose input stands in another domain, class or fixed split as well.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Task:
     skipped: tuple[str, ...] = ()
     splits: Array | None = None
     groups: Array | None = None
+    shared: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,6 +87,7 @@ def build_task(
     allow_missing_classes: bool = False,
     splits: Array | None = None,
     groups: Array | None = None,
+    shared: int = 0,
 ) -> Task:
     """A checked :class:`Task`. ``where`` (file or folder) is named in errors.
 
@@ -118,6 +121,7 @@ def build_task(
         skipped=tuple(skipped),
         splits=splits,
         groups=groups,
+        shared=shared,
     )
     check_parts(task, where, allow_missing_classes=allow_missing_classes)
     return task
@@ -174,6 +178,7 @@ def select_domains(task: Task, domains: Sequence[str] | None) -> Task:
         allow_missing_classes=True,
         splits=None if task.splits is None else task.splits[rows],
         groups=None if task.groups is None else task.groups[rows],
+        shared=task.shared,
     )
 
 

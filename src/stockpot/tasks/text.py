@@ -10,6 +10,7 @@ import numpy as np
 
 from stockpot.errors import TaskError
 from stockpot.files import digest
+from stockpot.tasks.duplicates import count_shared, sides_of
 from stockpot.tasks.labels import class_labels, number_labels
 from stockpot.tasks.parts import fixed_parts, group_names
 from stockpot.tasks.specs import TextSpec
@@ -41,6 +42,7 @@ def load_text(spec: TextSpec, root: Path) -> Task:
     texts = [texts[i] for i in rows]
     ids = np.array([names.index(example.domain) for example in examples], dtype=np.int64)
     labels = labels[rows]
+    splits = fixed_parts([example.part for example in examples])
     return build_task(
         name=spec.name or path.stem,
         kind="regression" if spec.target == "regression" else "classification",
@@ -55,8 +57,15 @@ def load_text(spec: TextSpec, root: Path) -> Task:
         ),
         where=str(path),
         allow_missing_classes=spec.allow_missing_classes,
-        splits=fixed_parts([example.part for example in examples]),
+        splits=splits,
         groups=group_names([example.group for example in examples]),
+        shared=count_shared(
+            texts,
+            sides_of(splits, names, ids, classes, labels),
+            str(path),
+            lambda row: examples[row].where,
+            spec.duplicates,
+        ),
     )
 
 

@@ -21,6 +21,12 @@ def best_device(device: str | None = None) -> torch.device:
     return torch.device("cpu")
 
 
+def check_precision(precision: str, device: str | None = None) -> None:
+    """``InputError`` for fp16 without a GPU, or where ``device`` says "cpu"."""
+    if precision == "fp16" and best_device(device).type == "cpu":
+        raise InputError("precision: fp16 needs a GPU", hint="use bf16 or no")
+
+
 def make_accelerator(precision: str, device: str | None = None) -> Accelerator:
     """An ``accelerate.Accelerator`` on the GPU when there is one, or where ``device`` says "cpu".
 
@@ -33,9 +39,8 @@ def make_accelerator(precision: str, device: str | None = None) -> Accelerator:
         PartialState,
     )
 
+    check_precision(precision, device)
     cpu = best_device(device).type == "cpu"
-    if cpu and precision == "fp16":
-        raise InputError("precision fp16 needs a GPU", hint="use bf16 or no")
     shared: dict[str, Any] = PartialState._shared_state
     if shared:
         AcceleratorState._reset_state(reset_partial_state=True)
