@@ -127,9 +127,10 @@ def recipe(folder: Path, **changes: Any) -> dict[str, Any]:
         "auxiliaries": [{"name": "other", "task": {"kind": "arrays", "path": "other.npz"}}],
         "runs": 3,
         "trials": 1,
-        "periodic": {"every": 4, "models": 2},
         "connectivity": {"points": 3, "examples": 20},
         "resamples": 200,
     }
+    if "stock_periodic" in changes.get("protocols", ["stock_periodic"]):
+        value["periodic"] = {"every": 4, "models": 2}
     value.update(changes)
     return value

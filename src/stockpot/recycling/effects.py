@@ -72,7 +72,6 @@ EFFECTS: dict[str, tuple[_Condition, str]] = {
         lambda case: bool(batchnorm_layers(case.backbone.network)),
         "a network with BatchNorm",
     ),
-    "training.augmentation": (_images, "images"),
     "training.views": (
         lambda case: (
             _images(case)
