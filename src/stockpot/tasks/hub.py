@@ -72,6 +72,8 @@ def load_datasets(spec: DatasetsSpec, root: Path, *, skip_corrupt: bool = False)
         else array_fingerprint(inputs, labels, ids, domains, classes)
     )
     splits = None if parts is None else fixed_parts([parts[i] for i in kept])
+    sides, rows = sides_of(splits, domains, ids, classes, labels), [f"row {i}" for i in kept]
+    shared = count_shared(contents_of(inputs), sides, where, rows.__getitem__, spec.duplicates)
     return build_task(
         name=spec.name or Path(spec.path).name,
         kind=spec.target,
@@ -87,13 +89,7 @@ def load_datasets(spec: DatasetsSpec, root: Path, *, skip_corrupt: bool = False)
         allow_missing_classes=spec.allow_missing_classes,
         splits=splits,
         groups=None if spec.group is None else np.array(_names(data, spec.group))[kept],
-        shared=count_shared(
-            contents_of(inputs),
-            sides_of(splits, domains, ids, classes, labels),
-            where,
-            lambda row: f"row {kept[row]}",
-            spec.duplicates,
-        ),
+        shared=shared,
     )
 
 
