@@ -39,20 +39,7 @@ def load_datasets(spec: DatasetsSpec, root: Path, *, skip_corrupt: bool = False)
                 f"{suggestion(column, data.column_names)}"
             )
     if split is not None:
-        if parts is not None:
-            raise TaskError(
-                f"{where}: splits are fixed twice, by the column '{split}' and by 'validation' and "
-                "'test'",
-                hint="set split_column: null, or leave them out",
-            )
-        parts = [
-            part_of(
-                name,
-                f"{where}, row {row}: column '{split}'",
-                hint="set split_column: null to ignore the column",
-            )
-            for row, name in enumerate(_names(data, split))
-        ]
+        parts = _parts(data, split, parts, where)
     texts = [Path(spec.path).name] * len(data) if domain is None else _names(data, domain)
     domains = class_order(texts)
     if spec.domains is not None:
@@ -91,6 +78,24 @@ def load_datasets(spec: DatasetsSpec, root: Path, *, skip_corrupt: bool = False)
         groups=None if spec.group is None else np.array(_names(data, spec.group))[kept],
         shared=shared,
     )
+
+
+def _parts(data: Any, split: str, parts: list[int] | None, where: str) -> list[int]:
+    """The fixed split of each row, by the column ``split``."""
+    if parts is not None:
+        raise TaskError(
+            f"{where}: splits are fixed twice, by the column '{split}' and by 'validation' and "
+            "'test'",
+            hint="set split_column: null, or leave them out",
+        )
+    return [
+        part_of(
+            name,
+            f"{where}, row {row}: column '{split}'",
+            hint="set split_column: null to ignore the column",
+        )
+        for row, name in enumerate(_names(data, split))
+    ]
 
 
 def _open_all(spec: DatasetsSpec, root: Path) -> tuple[Any, list[int] | None, str]:
