@@ -81,11 +81,8 @@ EFFECTS: dict[str, tuple[_Condition, str]] = {
         "augmented images and backbone.freeze_below",
     ),
     "training.early_stopping": (
-        lambda case: (
-            case.steps
-            > (case.recipe.training.early_stopping or 0) * case.recipe.training.evaluate_every
-        ),
-        "more evaluations in a run than that",
+        lambda case: case.steps > case.recipe.training.evaluate_every,
+        "more than one evaluation in a run",
     ),
     "training.head_only_steps": (
         lambda case: case.steps > (case.recipe.training.head_only_steps or 0),
