@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import IO, Any
 
 from stockpot.checkpoints import Checkpoint
 from stockpot.errors import EvaluationError, InputError
-from stockpot.evaluators.contract import LOSS, SCORE, Evaluator, Rows, Scores, checked
+from stockpot.evaluators.contract import LOSS, SCORE, Evaluator, Rows, Scores, checked, named_metric
 from stockpot.evaluators.scratch import ScratchFolder
 from stockpot.files import digest, file_digest
 
@@ -37,7 +38,8 @@ class CommandEvaluator(Evaluator):
     command and the files that it names. ``timeout``: seconds; a command that takes longer is ended
     with all that it started.
 
-    Raises ``InputError`` for a command that is given no model, or rows without a file of them.
+    Raises ``InputError`` for a program that is not there, a command that is given no model, or rows
+    without a file of them.
     """
 
     def __init__(
@@ -51,23 +53,25 @@ class CommandEvaluator(Evaluator):
         metric: str | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
+        named = named_metric(metric, lower_is_better=lower_is_better)
         self._words = shlex.split(command)
         self._root = Path(root or ".").resolve()
         self._timeout = timeout
         self._lines = None if rows is None else _lines(rows)
         self._scratch = ScratchFolder()
         self.label = command
-        self.metric = metric or (LOSS if lower_is_better else SCORE)
+        self.metric, self._lower = named.name, not named.higher_is_better
         self.takes_rows = any(ROWS in word for word in self._words)
         if not any(MODEL in word for word in self._words):
             raise InputError(f"command '{command}' is given no model", hint=f"add {MODEL}")
+        if not _is_program(self._words[0], self._root):
+            raise InputError(f"command '{command}': there is no program '{self._words[0]}'")
         if self.takes_rows and self._lines is None:
             raise InputError(f"command '{command}' asks for {ROWS}", hint="name the file as rows")
         self.size = None if self._lines is None else len(self._lines)
         named = [self._root / word for word in self._words if (self._root / word).is_file()]
         read = [file_digest(path) for path in (*named, *files, *([rows] if rows else []))]
-        self.identity = digest(["command", self._words, self.metric, lower_is_better, read])
-        self._lower = lower_is_better
+        self.identity = digest(["command", self._words, self.metric, read])
 
     def evaluate(self, model: Checkpoint, rows: Rows | None = None) -> Scores | float:
         """Run the command on a scratch folder with the model."""
@@ -120,6 +124,13 @@ class CommandEvaluator(Evaluator):
             return out.read(_LONGEST).decode("utf-8", "replace")
 
 
+def _is_program(word: str, root: Path) -> bool:
+    """Whether a first word can be started: a path from ``root`` on, or a name on the search path."""
+    if os.path.dirname(word):
+        word = str(root / word)
+    return shutil.which(word, path=_environment()["PATH"]) is not None
+
+
 def _environment() -> dict[str, str]:
     """Of the command: where no environment is activated, ``python`` is the one that runs us."""
     environment = dict(os.environ)
@@ -160,8 +171,9 @@ def _parsed(printed: str) -> Any:
         for key in ("scores", "score"):
             if key in value:
                 return value[key]
+    last = " ".join((printed.strip().splitlines() or ["nothing"])[-1].split())[:80]
     raise EvaluationError(
-        "the command printed no score",
+        f"the command printed no score, its last line is: {last}",
         hint='its last line of stdout must be {"scores": [...]} or {"score": 0.71}',
     )
 

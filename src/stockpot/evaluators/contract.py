@@ -14,11 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from stockpot.checkpoints import Checkpoint
-from stockpot.errors import EvaluationError
+from stockpot.errors import EvaluationError, InputError
+from stockpot.evaluation.metrics import GIVEN, METRICS, Metric
+from stockpot.yaml_lines import suggestion
 
 Scores = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
+_LARGEST = 1e100  # beyond it squares of differences are no numbers
+_EXPECTED = "give a list of numbers, one a row, or one number for the model"
 SCORE, LOSS = "score", "loss"
 """What a number is called that nobody named: of which higher, and of which lower, is better."""
 
@@ -33,6 +37,8 @@ class Evaluator(ABC):
         size: number of rows; None where that is not known before the first evaluation.
         takes_rows: whether it can score some of the rows and leave out the others.
         is_mean: whether a row's score is its own, whatever other rows are scored with it.
+        unknown: why ``identity`` cannot speak for the scores, "" where it does: a later run may not
+            use them then.
     """
 
     label: str
@@ -41,6 +47,7 @@ class Evaluator(ABC):
     size: int | None = None
     takes_rows: bool = False
     is_mean: bool = True
+    unknown: str = ""
 
     def prepare(self, model: Checkpoint) -> None:  # noqa: B027 (most need nothing)
         """Load what needs one of the models; called once, before ``identity`` is asked for.
@@ -65,23 +72,45 @@ class Evaluator(ABC):
         self.close()
 
 
+def named_metric(metric: str | None, *, lower_is_better: bool) -> Metric:
+    """The metric of scores that are given. Raises ``InputError`` for an unknown one."""
+    if metric is None:
+        return GIVEN[LOSS if lower_is_better else SCORE]
+    known = {**METRICS, **GIVEN}
+    if metric not in known:
+        raise InputError(
+            f"unknown metric '{metric}'{suggestion(metric, list(known))}",
+            hint=f"leave it out, or choose among {', '.join(known)}",
+        )
+    if lower_is_better and known[metric].higher_is_better:
+        raise InputError(f"of metric '{metric}' higher is better, not lower")
+    return known[metric]
+
+
 def checked(values: Any, metric: str, count: int | None) -> Scores | float:
     """What an evaluator gave, higher-is-better: float64 (N,), or a number.
 
     ``count``: how many rows were asked for, None where that is unknown. Raises ``EvaluationError``
-    for what is no number, not finite, of another length, or a loss below 0.
+    for what is no number, not finite, beyond 1e100, of another length, or a loss below 0.
     """
+    if values is None:
+        raise EvaluationError("there is no score: got None", hint=_EXPECTED)
     try:
         scores = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise EvaluationError(f"the scores are no numbers: {str(values)[:80]}") from None
+        shown = " ".join(str(values).split())[:80]
+        raise EvaluationError(f"the scores are no numbers: {shown}", hint=_EXPECTED) from None
     if scores.ndim > 1 or scores.size == 0:
-        raise EvaluationError(f"expected one score a row or one number, got shape {scores.shape}")
+        raise EvaluationError(
+            f"expected one score a row or one number, got shape {list(scores.shape)}",
+            hint=_EXPECTED,
+        )
     if scores.ndim == 1 and count is not None and len(scores) != count:
         raise EvaluationError(f"expected {count} scores, one a row, got {len(scores)}")
-    if not np.isfinite(scores).all():
-        where = "" if scores.ndim == 0 else f" of row {int(np.argmin(np.isfinite(scores)))}"
-        raise EvaluationError(f"the score{where} is {scores[~np.isfinite(scores)].flat[0]}")
+    usable = np.abs(scores) <= _LARGEST
+    if not usable.all():
+        where = "" if scores.ndim == 0 else f" of row {int(np.argmin(usable))}"
+        raise EvaluationError(f"the score{where} is {scores[~usable].flat[0]:g}")
     if metric == LOSS:
         if scores.min() < 0:
             raise EvaluationError(

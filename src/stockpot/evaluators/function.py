@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import numpy as np
 from stockpot.checkpoints import Checkpoint
 from stockpot.checkpoints.memory import torch_tensor
 from stockpot.errors import EvaluationError, InputError
-from stockpot.evaluators.contract import LOSS, SCORE, Evaluator, Rows, Scores, changing, checked
-from stockpot.files import digest, file_digest
+from stockpot.evaluators.contract import LOSS, SCORE, Evaluator, Rows, Scores, changing, checked, named_metric
+from stockpot.evaluators.identity import UnknownContentError, live_identity
+from stockpot.files import digest
 
 
 class FunctionEvaluator(Evaluator):
@@ -24,7 +25,8 @@ class FunctionEvaluator(Evaluator):
     parameters were overwritten in place and which is in evaluation mode. ``rows`` are the numbers
     of the rows to score, (N,); ``size``: how many rows there are.
 
-    ``identity``: hash of all that the scores depend on; by default of the function's source.
+    ``identity``: hash of all that the scores depend on; by default of the function's code, closure
+    and globals. ``beside``: entered while the function runs.
     """
 
     def __init__(
@@ -36,16 +38,30 @@ class FunctionEvaluator(Evaluator):
         lower_is_better: bool = False,
         metric: str | None = None,
         identity: str | None = None,
+        beside: AbstractContextManager[object] | None = None,
     ) -> None:
+        named = named_metric(metric, lower_is_better=lower_is_better)
         self._function = function
         self._module = module
-        self._lower = lower_is_better
         self._series: object = None
         self.label = getattr(function, "__qualname__", type(function).__name__)
-        self.metric = metric or (LOSS if lower_is_better else SCORE)
+        self.metric, self._lower = named.name, not named.higher_is_better
         self.takes_rows = _takes_rows(function)
         self.size = size
-        self.identity = digest(["function", identity or _source(function), self.metric])
+        self._beside = beside or nullcontext()
+        if identity is None:
+            identity = self._known(function)
+        self.identity = digest(["function", identity, self.metric])
+
+    def _known(self, function: Callable[..., Any]) -> str:
+        """Hash of a live function; where there is none, ``unknown`` says why."""
+        try:
+            if self._module is not None:
+                raise UnknownContentError("the module is a live object")
+            return live_identity(function)
+        except UnknownContentError as error:
+            self.unknown = str(error)
+            return self.label
 
     def evaluate(self, model: Checkpoint, rows: Rows | None = None) -> Scores | float:
         """Call the function. Whatever it raises is an ``EvaluationError``."""
@@ -56,7 +72,8 @@ class FunctionEvaluator(Evaluator):
                 rows = np.arange(self.size)
             arguments = (subject, rows)
         try:
-            values = self._call(arguments)
+            with self._beside:
+                values = self._call(arguments)
         except Exception as error:
             reason = " ".join(str(error).split())
             raise EvaluationError(f"{self.label}: {type(error).__name__}: {reason}") from error
@@ -82,10 +99,11 @@ class FunctionEvaluator(Evaluator):
 
 
 def state_of(model: Checkpoint) -> dict[str, Any]:
-    """All tensors of a model: as torch tensors where it says so (``as_torch``), else as arrays."""
+    """All tensors of a model, the caller's to change: as torch tensors where it says so
+    (``as_torch``), else as arrays."""
     if not getattr(model, "as_torch", False):
-        return {name: model.read(name) for name in model.names}
-    return {name: _tensor(model, name) for name in model.names}
+        return {name: np.array(model.read(name)) for name in model.names}
+    return {name: _tensor(model, name).clone() for name in model.names}
 
 
 def load_in_place(module: Any, model: Checkpoint, names: Iterable[str]) -> None:
@@ -127,14 +145,3 @@ def _takes_rows(function: Callable[..., Any]) -> bool:
             f"an evaluator takes (model) or (model, rows), not {len(needed)} arguments"
         )
     return len(needed) == 2
-
-
-def _source(function: Callable[..., Any]) -> list[str]:
-    """What a function is: its name, its code, and the file that it stands in."""
-    named = function if hasattr(function, "__qualname__") else type(function)
-    code = getattr(named, "__code__", None)
-    parts = [named.__qualname__, "" if code is None else code.co_code.hex()]
-    try:
-        return [*parts, file_digest(Path(inspect.getsourcefile(named) or ""))]
-    except (TypeError, OSError):
-        return parts

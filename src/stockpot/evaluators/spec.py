@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from stockpot.errors import InputError, RecipeError
 from stockpot.evaluators.command import TIMEOUT, CommandEvaluator
-from stockpot.evaluators.contract import Evaluator
+from stockpot.evaluators.contract import Evaluator, named_metric
 from stockpot.evaluators.function import FunctionEvaluator
+from stockpot.evaluators.identity import file_identity
+from stockpot.evaluators.neighbours import Neighbours
 from stockpot.files import file_digest
 from stockpot.programs import forbidden, load_function
 from stockpot.yaml_lines import load_with_lines, validated
@@ -59,6 +61,10 @@ class EvaluatorSpec(BaseModel):
         for key, kinds in (("model", ("function",)), ("rows", ("command", "function"))):
             if getattr(self, key) is not None and given[0] not in kinds:
                 raise ValueError(f"'{key}' has no meaning with '{given[0]}'")
+        try:
+            named_metric(self.metric, lower_is_better=self.lower_is_better)
+        except InputError as error:
+            raise ValueError(f"{error.message}; {error.hint or ''}".rstrip("; ")) from None
         return self
 
 
@@ -136,11 +142,13 @@ def build(spec: EvaluatorSpec, folder: Path) -> Evaluator:
         size = spec.rows
         if isinstance(size, str):
             raise InputError(f"rows: with a function their number, not '{size}'")
-        function = load_function(spec.function, folder)
-        module = None if spec.model is None else load_function(spec.model, folder)()
+        beside = Neighbours((folder / spec.function.rpartition(":")[0]).parent)
+        with beside:
+            function = load_function(spec.function, folder)
+            module = None if spec.model is None else load_function(spec.model, folder)()
         code = [_source(name, folder) for name in (spec.function, spec.model) if name]
-        identity = "".join([*code, *map(file_digest, files)])
-        return FunctionEvaluator(function, module=module, size=size, identity=identity, **options)
+        options["identity"] = "".join([*code, *map(file_digest, files)])
+        return FunctionEvaluator(function, module=module, size=size, beside=beside, **options)
     if spec.task is not None:
         from stockpot.evaluators.task import TaskEvaluator
 
@@ -158,9 +166,9 @@ def _code(spec: EvaluatorSpec, folder: Path) -> Sequence[str]:
 
 
 def _source(name: str, folder: Path) -> str:
-    """A function's name, and the content of the file that it stands in."""
+    """A function's name, and the content of the file that it stands in and of what that imports."""
     path = folder / name.rpartition(":")[0]
-    return name + (file_digest(path) if path.is_file() else "")
+    return name + (file_identity(path) if path.is_file() else "")
 
 
 def _file(path: Path) -> Path:

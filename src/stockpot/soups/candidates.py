@@ -92,7 +92,7 @@ class Kitchen:
         leader = max(scored, key=lambda one: one.score)
         if leader.failure is not None:
             raise StockpotError(f"the evaluator failed on every model: {leader.failure}")
-        self._add("best", f"best single model, {leader.blend.label}", leader, 1, scored)
+        self._add("best", f"best single model, {leader.blend.label}", leader, 1)
 
     def _uniform(self) -> None:
         if self.pantry.count > 1:

@@ -3,8 +3,9 @@
 The rule is that of ``recycling.choice``: a candidate is *level* with the best where the 95 %
 interval of their distance on the choosing rows holds 0; of the level ones the one is kept that
 chose least, then an average before one model, then the average of more models. The best of many
-looks good by chance, so where a candidate was picked out of many looks, the interval is wide enough
-for all of them together (``crossed.single_error``).
+soups looks good by chance, so where the best was picked out of many, the interval is wide enough
+for all of them together (``crossed.single_error``). Nothing is level that is behind the best single
+model by a plain interval: it is what one has without a soup.
 """
 
 from __future__ import annotations
@@ -26,10 +27,18 @@ _LOOKS = 50  # of a long search so many stand for all: neighbours are nearly the
 
 
 def shortfalls(rows: Sequence[SoupCandidate]) -> list[Shortfall | None]:
-    """By how much every candidate is behind the best; None where that cannot be told: it was given
-    up, or there is one number a model only."""
-    best = leader(rows)
-    return [_behind(best, row) for row in rows]
+    """By how much every candidate is behind the best, or behind the best single model where that is
+    the surer; None where that cannot be told: it was given up, or there is one number a model only.
+    """
+    rivals = {one.name: one for one in (leader(rows), *rows[:1])}.values()
+    return [
+        max(
+            (gap for rival in rivals if (gap := _behind(rival, row)) is not None),
+            key=lambda gap: gap.mean - gap.margin,
+            default=None,
+        )
+        for row in rows
+    ]
 
 
 def leader(rows: Sequence[SoupCandidate]) -> SoupCandidate:
