@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from stockpot.checkpoints import open_checkpoint
 from stockpot.errors import EvaluationError, InputError, RecipeError
 from stockpot.evaluators import CommandEvaluator, load_evaluator
+from stockpot.evaluators.scratch import fresh_folder
 from tests.soups.bowls import states
 
 
@@ -66,7 +69,8 @@ print(json.dumps({"scores": rows}))
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("print('hello')", "printed no score"),
+        ("print('hello')", "printed no score, its last line is: hello"),
+        ("print('{\"score\": 1e308}')", r"the score is 1e\+308"),
         ("print('{\"scores\": [1, NaN]}')", "the score of row 1 is nan"),
         ("print('{\"score\": Infinity}')", "the score is inf"),
         ("print('{\"scores\": []}')", "one score a row"),
@@ -122,9 +126,36 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-def test_a_program_that_is_not_there(tmp_path, model):
-    with pytest.raises(EvaluationError, match="cannot start 'no-such-program': No such file"):
-        run(tmp_path, "", model, command="no-such-program {model}")
+@pytest.mark.parametrize("name", ["no-such-program", "./no-such-program"])
+def test_a_program_that_is_not_there_is_refused_before_anything_runs(tmp_path, model, name):
+    with pytest.raises(InputError, match=f"there is no program '{name}'"):
+        run(tmp_path, "", model, command=f"{name} {{model}}")
+
+
+def test_a_folder_of_a_killed_process_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    own = fresh_folder()
+    old = own.with_name(own.name.replace(str(os.getpid()), str(child.pid)))
+    old.mkdir()
+    (old / "model").write_text("weights")
+    again = fresh_folder()
+    assert not old.exists()
+    assert own.is_dir()
+    assert again.is_dir()
+
+
+def test_the_metric_of_given_scores(tmp_path, model):
+    code = """print(json.dumps({"scores": [0.5, 0.25]}))"""
+    loss = {"metric": "log_loss"}
+    np.testing.assert_array_equal(run(tmp_path, code, model, **loss), [-0.5, -0.25])
+    for wrong, words in (
+        ({"metric": "acuracy"}, "unknown metric 'acuracy'; did you mean 'accuracy'"),
+        ({"metric": "accuracy", "lower_is_better": True}, "higher is better"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run(tmp_path, code, model, **wrong)
 
 
 def test_what_cannot_work_is_refused_before_it_runs(tmp_path):
@@ -175,6 +206,7 @@ def test_a_file_of_one_line_is_enough(tmp_path, model):
         ("command: a {model}\ntimeout: soon", "eval.yaml:2: timeout: 'soon' is no duration"),
         ("perplexity: a.jsonl\nrows: 3", "'rows' has no meaning with 'perplexity'"),
         ("command: a {model}\nconstraints: [{command: 'b {model}'}]", "lose_at_most: is required"),
+        ("command: ls {model}\nmetric: loss_of_log", "unknown metric 'loss_of_log'"),
         ("function: os:system", "does not offer it: say --allow-code"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_what_a_function_may_not_give(model):
     for wrong, words in (
         (lambda state: "good", "are no numbers"),
         (lambda state: np.zeros((2, 2)), "shape"),
-        (lambda state: None, "is nan"),
+        (lambda state: None, "there is no score: got None"),
         (lambda state: 1 / 0, "ZeroDivisionError: division by zero"),
         (lambda state, rows: [1.0], "expected 4 scores, one a row, got 1"),
     ):
@@ -77,6 +78,76 @@ def test_two_functions_of_one_name_are_two():
     first, second = (FunctionEvaluator(f) for f in (lambda s: 1.0, lambda s: s["x"]))
     assert first.label == second.label
     assert first.identity != second.identity
+
+
+def maker(labels):
+    def score(state):
+        return [float(labels.sum()) for _ in range(2)]
+
+    return score
+
+
+SHIFT = 1.0
+
+
+def by_global(state):
+    return OFFSETS["a"] + SHIFT
+
+
+OFFSETS = {"a": np.zeros(3)}
+
+
+def test_a_live_function_is_its_code_its_closure_and_its_globals(monkeypatch):
+    def identity(function):
+        evaluator = FunctionEvaluator(function)
+        assert not evaluator.unknown
+        return evaluator.identity
+
+    first = identity(maker(np.arange(3)))
+    assert identity(maker(np.arange(3))) == first
+    assert identity(maker(np.arange(3)[::-1])) != first
+    before = identity(by_global)
+    assert identity(by_global) == before
+    OFFSETS["a"][1] = 1.0
+    assert identity(by_global) != before
+    OFFSETS["a"][1] = 0.0
+    assert identity(by_global) == before
+    monkeypatch.setitem(globals(), "SHIFT", 2.0)
+    assert identity(by_global) != before
+    monkeypatch.setitem(globals(), "SHIFT", torch.tensor([1.0]))
+    assert identity(lambda state: by_global(state)) != identity(by_global)
+
+
+def test_what_has_no_content_is_unknown():
+    handle = object()
+    evaluator = FunctionEvaluator(lambda state: handle)
+    assert "'handle' is a object" in evaluator.unknown
+    assert FunctionEvaluator(lambda state: handle, identity="mine").unknown == ""
+    assert FunctionEvaluator(maker(1), module=torch.nn.Linear(2, 2)).unknown
+
+
+def test_a_file_imports_its_neighbours_and_counts_with_them(tmp_path, model):
+    values = []
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "mine.py").write_text(
+            "from helper import value\ndef score(state):\n    import late\n"
+            "    return value + late.more\n"
+        )
+        (folder / "helper.py").write_text(f"import numpy\nvalue = {value}\n")
+        (folder / "late.py").write_text("more = 0.5\n")
+        (folder / "eval.yaml").write_text("function: mine.py:score\n")
+        values.append(load_evaluator(folder / "eval.yaml")[0])
+    assert [one.evaluate(model) for one in (*values, *values)] == [1.5, 2.5, 1.5, 2.5]
+    assert not {"helper", "late"} & set(sys.modules)
+    for name in ("helper", "late"):
+        file = tmp_path / "a" / f"{name}.py"
+        file.write_text(file.read_text().replace(".", "7."))
+        changed, _ = load_evaluator(tmp_path / "a/eval.yaml")
+        assert changed.identity not in {one.identity for one in values}
+        values.append(changed)
+    assert values[-1].evaluate(model) == 24.5
 
 
 def test_scores_are_kept_by_weights_evaluator_and_rows(tmp_path):

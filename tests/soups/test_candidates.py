@@ -9,7 +9,9 @@ import pytest
 
 from stockpot.errors import StockpotError
 from stockpot.evaluation.selection import greedy_soup
+from stockpot.soups.candidates import SoupCandidate
 from stockpot.soups.choice import is_level, leader, preferred, shortfalls
+from stockpot.soups.measuring import TriedBlend
 from tests.soups.bowls import bowl, kitchen, mixed, states
 
 BEST = np.array([0.55, 0.2, 0.4])
@@ -150,6 +152,33 @@ def test_noise_alone_keeps_the_simplest():
         allowed = [one.scored.complete for one in cook.rows]
         kept.append(preferred(cook.rows, behind, allowed).name)
     assert kept.count("uniform") >= 4
+
+
+def test_what_is_clearly_behind_the_best_single_model_is_not_level():
+    """However wide the interval of a search's lead: a plain one of the best model is narrower."""
+    rng = np.random.default_rng(0)
+    _, *models = states(3)
+    pantry = kitchen(models, flat).pantry
+
+    def candidate(name, mean, decisions, looks=()):
+        scores = rng.standard_normal(400)
+        scores += mean - scores.mean()
+        return SoupCandidate(
+            name, name, TriedBlend(pantry.uniform(), mean, scores), decisions, tuple(looks)
+        )
+
+    best, uniform = candidate("best", 0.0, 1), candidate("uniform", -0.16, 0)
+    looks = [candidate(str(i), 0.0, 0).scored for i in range(50)]
+    rows = [best, uniform, candidate("search", 0.05, 50, looks)]
+    behind = shortfalls(rows)
+    assert behind[1].mean == pytest.approx(0.16)
+    assert preferred(rows, behind, [True] * 3).name == "best"
+    rows[1] = candidate("uniform", -0.1, 0)
+    assert preferred(rows, shortfalls(rows), [True] * 3).name == "uniform"
+
+
+def flat(state):
+    return 0.0
 
 
 def test_a_real_difference_is_kept():

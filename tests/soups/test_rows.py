@@ -36,7 +36,7 @@ def test_budgets():
     assert Budget.parse(None, 12).evaluations == 60
     assert Budget.parse("2h", 5).seconds == 7200
     assert Budget.parse("90 min", 5).seconds == 5400
-    for wrong in ("soon", "2 days", "-3"):
+    for wrong in ("soon", "2 days", "-3", "1.5"):
         with pytest.raises(InputError, match="budget"):
             Budget.parse(wrong, 5)
     with pytest.raises(InputError, match="too small for 12 models"):
@@ -44,9 +44,10 @@ def test_budgets():
     budget = Budget(seconds=10.0)
     budget.check()
     for _ in range(4):
-        budget.add(1.0, 2.0)
+        budget.add(1.0, 1.9, known=True)
         budget.check()
-    budget.add(1.0, 2.0)
+    budget.add(1.0, 2.4, known=True)
+    assert budget.is_over()
     with pytest.raises(BudgetSpentError):
         budget.check()
     assert np.isclose(budget.left(), 0)

@@ -162,6 +162,133 @@ def test_states_in_memory_and_a_function():
     assert max(map(len, terminal_soup(done.results).splitlines())) <= 80
 
 
+def test_a_function_that_changes_its_state_changes_nothing_else():
+    base, *models = states(3)
+    target = mixed(base, models, [0.6, 0.3, 0.3])
+    kept = [{name: value.copy() for name, value in one.items()} for one in (base, *models)]
+    score = bowl(target, 0.01 * np.random.default_rng(0).standard_normal(100))
+
+    def careless(state):
+        values = score(state)
+        for value in state.values():
+            value *= 0
+        return values
+
+    options = {"base": base, "budget": 12, "controls": "none"}
+    done, plain = (stockpot.soup(models, one, **options) for one in (careless, score))
+    for before, now in zip(kept, (base, *models), strict=True):
+        assert all((before[name] == now[name]).all() for name in before)
+    assert done.results.kept.choose == plain.results.kept.choose
+    for value in done.state.values():
+        value *= 0
+    assert (base["head.weight"] == kept[0]["head.weight"]).all()
+
+
+def test_scores_of_a_function_are_kept_as_far_as_it_is_known(tmp_path):
+    _, *models = states(3)
+    calls = []
+
+    def by(labels, counted=None):
+        def score(state):
+            if counted is not None:
+                counted.append(1)
+            return labels + float(state["head.weight"].sum())
+
+        return score
+
+    options = {"budget": 4, "cache": tmp_path, "controls": "none"}
+    first, second = np.arange(40.0), np.arange(40.0)[::-1].copy()
+    runs = [
+        stockpot.soup(models, by(labels), **options).results.cost.run
+        for labels in (first, first, second)
+    ]
+    assert runs == [4, 0, 4]
+    handle = object()
+    unknown = by(first)
+    for _ in range(2):
+        done = stockpot.soup(models, lambda s: (calls.append(id(handle)), unknown(s))[1], **options)
+        assert done.results.cost.run == 4
+        assert "not kept for later runs: 'handle' is a object" in done.results.notes[0]
+
+
+def test_models_with_the_same_weights_count_once():
+    _, *models = states(3)
+    named = {"a": models[0], "b": models[1], "twin": models[0], "c": models[2]}
+    done = stockpot.soup(named, flat, budget=40, search="none").results
+    assert [one.name for one in done.ingredients] == ["a", "b", "c"]
+    assert done.notes[0] == "twin has the same weights as a and is counted once, as a"
+    assert done.row("leave-one-out").label[-1] in "abc"
+
+
+def test_a_budget_of_time_covers_the_whole_run():
+    base, *models = states(3)
+    score = bowl(mixed(base, models, [0.6, 0.3, 0.3]), np.zeros(50))
+
+    def slow(state, rows):
+        time.sleep(0.1)
+        return score(state)[rows]
+
+    started = time.monotonic()
+    done = stockpot.soup(
+        models, FunctionEvaluator(slow, size=50), base=base, budget="2s", racing=False
+    ).results
+    assert time.monotonic() - started < 4
+    assert done.kept.judge is not None
+    done = stockpot.soup(
+        models, FunctionEvaluator(slow, size=50), base=base, budget="0.15s", racing=False
+    ).results
+    assert any("the budget ended before" in note for note in done.notes)
+    assert done.kept.name == "best"
+    assert done.ingredients[2].score is None
+    with pytest.raises(StockpotError, match="before a model was evaluated"):
+        stockpot.soup(models, FunctionEvaluator(slow, size=50), budget="0.00001s")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_the_program_and_removes_its_folders(world, name):
+    folder, models, _ = world
+    (folder / "slow.py").write_text(
+        "import os, sys, time\nwith open('ready', 'w') as file:\n"
+        "    file.write(f'{os.getpid()} {sys.argv[1]}')\nos.rename('ready', 'started')\n"
+        "time.sleep(600)\n"
+    )
+    (folder / "slow.yaml").write_text("command: python slow.py {model}\n")
+    code = "from stockpot.cli.main import main; main()"
+    command = ["soup", *models, "-e", str(folder / "slow.yaml"), "-o", str(folder / "out")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True
+    )
+    while not (folder / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    pid, scratch = (folder / "started").read_text().split()
+    number = getattr(signal, name)
+    process.send_signal(number)
+    assert process.wait() == 128 + number
+    assert f"ended by {name}; run the same command again" in process.stderr.read()
+    process.stderr.close()
+    assert not Path(scratch).exists()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_what_the_search_came_to_is_always_judged():
+    _, *models = states(4, seed=2)
+
+    def noisy(state, rows):
+        key = int(abs(state["head.weight"].sum()) * 1e9) % (1 << 32)
+        return np.random.default_rng(key).standard_normal(200)[rows]
+
+    evaluator = FunctionEvaluator(noisy, size=200)
+    done = stockpot.soup(models, evaluator, budget=60, layer_groups=1).results
+    assert done.searched.against == "best"
+    assert done.searched.judge is not None
+    assert done.row("search").judge is not None
+    assert "The best that was searched: against best single model" in " ".join(
+        terminal_soup(done).split()
+    )
+    assert {claim.verdict for claim in done.kept.claims} <= {"better", "worse", "no difference"}
+
+
 def test_equal_models_keep_the_uniform_soup_and_say_so():
     """Whatever the weights, every row has the same score: no search can help."""
     _, *models = states(3)

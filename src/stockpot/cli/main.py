@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -99,7 +100,7 @@ def _function(place: str) -> Any:
 class _Group(TyperGroup):
     """Runs a command and turns what goes wrong into one line on stderr and an exit code.
 
-    0 done, 1 failed, 2 wrong input (nothing written), 130 interrupted.
+    0 done, 1 failed, 2 wrong input (nothing written), 130 interrupted, 128 + n ended by a signal.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -123,9 +124,12 @@ class _Group(TyperGroup):
                 raise
             raise typer.Exit(_say(known)) from error
         except KeyboardInterrupt as interrupt:
-            words = "interrupted; run the same command again to go on from here"
-            print(words, file=sys.stderr)  # noqa: T201
-            raise typer.Exit(130) from interrupt
+            number = getattr(interrupt, "number", signal.SIGINT)
+            cause = f"ended by {interrupt}" if number != signal.SIGINT else "interrupted"
+            words = f"{cause}; run the same command again to go on from here"
+            with suppress(OSError):  # the terminal may be what has ended
+                print(words, file=sys.stderr)  # noqa: T201
+            raise typer.Exit(128 + number) from interrupt
         finally:
             set_policy(allowed=False, dry=False)
 

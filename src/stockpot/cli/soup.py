@@ -77,6 +77,7 @@ def soup_command(
     }
     done = soup_with(settings, checkpoints, evaluate, base, output, **options)
     from stockpot.report.soup import terminal_soup, write_soup
+    from stockpot.soups.words import warning
 
     report = write_soup(done.results, output / "report.html")
     landing.add(output)
@@ -85,3 +86,5 @@ def soup_command(
         out.say(f"note: {note}")
     out.say(f"report: {report}\nmodel:  {done.model}")
     landing.finish(out)
+    if line := warning(done.results):
+        out.say(line)

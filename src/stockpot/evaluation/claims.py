@@ -37,7 +37,14 @@ from stockpot.evaluation.intervals import Interval, difference_interval
 from stockpot.evaluation.wording import declared, ends, in_sentence, points, unit
 
 Verdict = Literal["better", "worse", "no difference", "not testable"]
-Covers = Literal["examples only", "examples and trainings", "examples, trainings and other domains"]
+Covers = Literal[
+    "examples only",
+    "examples and trainings",
+    "examples, trainings and other domains",
+    "examples, of these very weights",
+]
+THESE_WEIGHTS: Covers = "examples, of these very weights"
+"""Of claims about models as they are, not about how they were trained."""
 HELD_OUT, VALIDATION, TEST = "held-out domains", "validation rows", "test rows"
 CellScores = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """Per-example scores (N,) of a cell; by source where its mean is the mean over sources."""

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import IO, Any
 from stockpot.checkpoints import Checkpoint
 from stockpot.errors import EvaluationError, InputError
 from stockpot.evaluators.contract import LOSS, SCORE, Evaluator, Rows, Scores, checked, named_metric
-from stockpot.evaluators.scratch import ScratchFolder
+from stockpot.evaluators.scratch import ScratchFolder, fresh_folder
 from stockpot.files import digest, file_digest
 
 MODEL, ROWS = "{model}", "{rows}"
@@ -53,14 +52,14 @@ class CommandEvaluator(Evaluator):
         metric: str | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
-        named = named_metric(metric, lower_is_better=lower_is_better)
+        known = named_metric(metric, lower_is_better=lower_is_better)
         self._words = shlex.split(command)
         self._root = Path(root or ".").resolve()
         self._timeout = timeout
         self._lines = None if rows is None else _lines(rows)
         self._scratch = ScratchFolder()
         self.label = command
-        self.metric, self._lower = named.name, not named.higher_is_better
+        self.metric, self._lower = known.name, not known.higher_is_better
         self.takes_rows = any(ROWS in word for word in self._words)
         if not any(MODEL in word for word in self._words):
             raise InputError(f"command '{command}' is given no model", hint=f"add {MODEL}")
@@ -76,13 +75,16 @@ class CommandEvaluator(Evaluator):
     def evaluate(self, model: Checkpoint, rows: Rows | None = None) -> Scores | float:
         """Run the command on a scratch folder with the model."""
         folder = self._scratch.write(model)
-        with tempfile.TemporaryDirectory(prefix="stockpot-") as name:
-            chosen = Path(name) / "rows"
+        scratch = fresh_folder()
+        try:
+            chosen = scratch / "rows"
             if self._lines is not None:
                 lines = self._lines if rows is None else [self._lines[row] for row in rows]
                 chosen.write_bytes(b"\n".join(lines) + b"\n")
             places = {MODEL: str(folder), ROWS: str(chosen)}
-            printed = self._run([_filled(word, places) for word in self._words], Path(name))
+            printed = self._run([_filled(word, places) for word in self._words], scratch)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
         count = self.size if rows is None else len(rows)
         return checked(_parsed(printed), LOSS if self._lower else SCORE, count)
 
@@ -125,8 +127,8 @@ class CommandEvaluator(Evaluator):
 
 
 def _is_program(word: str, root: Path) -> bool:
-    """Whether a first word can be started: a path from ``root`` on, or a name on the search path."""
-    if os.path.dirname(word):
+    """Whether a first word can be started: a path from ``root``, or a name on the search path."""
+    if Path(word).name != word:
         word = str(root / word)
     return shutil.which(word, path=_environment()["PATH"]) is not None
 

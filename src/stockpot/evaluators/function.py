@@ -12,7 +12,16 @@ import numpy as np
 from stockpot.checkpoints import Checkpoint
 from stockpot.checkpoints.memory import torch_tensor
 from stockpot.errors import EvaluationError, InputError
-from stockpot.evaluators.contract import LOSS, SCORE, Evaluator, Rows, Scores, changing, checked, named_metric
+from stockpot.evaluators.contract import (
+    LOSS,
+    SCORE,
+    Evaluator,
+    Rows,
+    Scores,
+    changing,
+    checked,
+    named_metric,
+)
 from stockpot.evaluators.identity import UnknownContentError, live_identity
 from stockpot.files import digest
 

@@ -94,7 +94,7 @@ def _files_of(parts: list[str], roots: list[Path]) -> Iterator[Path]:
         files = []
         for count in range(1, len(parts) + 1):
             stem = root.joinpath(*parts[:count])
-            files += [one for one in (stem.with_suffix(".py"), stem / "__init__.py")]
+            files += [stem.with_suffix(".py"), stem / "__init__.py"]
         files = [one.resolve() for one in files if one.is_file()]
         if files:
             yield from (one for one in files if not is_installed(one))
@@ -165,9 +165,7 @@ def _version(package: str) -> str:
 
 def _function(function: FunctionType, seen: Seen) -> Content:
     used: dict[str, Any] = {}
-    for name, cell in zip(
-        function.__code__.co_freevars, function.__closure__ or (), strict=True
-    ):
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             used[name] = cell.cell_contents
         except ValueError:
@@ -189,7 +187,9 @@ def _code(code: CodeType, name: str, seen: Seen) -> Content:
 
 def _global_names(code: CodeType) -> set[str]:
     names = {
-        one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+        one.argval
+        for one in dis.get_instructions(code)
+        if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")
     }
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import tempfile
 from pathlib import Path
@@ -64,4 +65,34 @@ def _new_folder(size: int) -> Path:
     usable = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK)
     if usable and shutil.disk_usage(_MEMORY).free > _ROOM * size:
         inside = _MEMORY
-    return Path(tempfile.mkdtemp(prefix="stockpot-soup-", dir=inside))
+    return fresh_folder(inside)
+
+
+def fresh_folder(inside: Path | None = None) -> Path:
+    """A new folder of this process; folders of processes that were killed are removed."""
+    parent = Path(inside or tempfile.gettempdir())
+    start = f"stockpot-soup-{_processes()}-"
+    for one in parent.glob(f"{start}*"):
+        if not _is_alive(one.name.removeprefix(start).partition("-")[0]):
+            shutil.rmtree(one, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{start}{os.getpid()}-", dir=parent))
+
+
+def _processes() -> str:
+    """Whose numbers of processes these are: containers may share a folder, not the numbers."""
+    try:
+        return "".join(filter(str.isdigit, str(Path("/proc/self/ns/pid").readlink())))
+    except OSError:
+        return platform.node()
+
+
+def _is_alive(pid: str) -> bool:
+    if os.name != "posix" or not pid.isdigit():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -150,4 +150,12 @@ def _next_step(found: Inspection, moves: Sequence[str]) -> str:
         )
     if any(pair.permuted for pair in found.pairs):
         return "use weights that kept the order of their ancestor; --force takes them anyway"
+    names = [model.name for model in found.models]
+    alone = [
+        name
+        for name in names
+        if all(one.verdict == "unrelated" for one in found.pairs if name in (one.first, one.second))
+    ]
+    if len(alone) == 1 < len(names) - 1:
+        return f"leave out {alone[0]}; stockpot inspect tells more"
     return "stockpot inspect tells more; --force takes them all the same"

@@ -18,6 +18,7 @@ from stockpot.soups.words import headline, sentences
 
 _WIDTH, _HEIGHT, _LEFT = 760.0, 260.0, 60.0
 _CELL, _NAMES = 46.0, 190.0
+_DEEPEST = 0.45  # opacity of a cell: ink can be read on it, on light and on dark pages
 _DATA_HERE = "data-of-the-page-go-here"
 _LIMIT = 280_000
 
@@ -148,13 +149,11 @@ def heat_figure(results: SoupResults) -> str:
                     width=_CELL - 2,
                     height=22.0,
                     fill=colour,
-                    fill_opacity=f"{abs(value) / largest * 0.75:.2f}",
+                    fill_opacity=f"{abs(value) / largest * _DEEPEST:.2f}",
                 )
             )
             words = typographic(f"{value:.2f}")
-            parts.append(
-                svg.text(left + _CELL / 2 - 1, top + 15, words, class_="tick", text_anchor="middle")
-            )
+            parts.append(svg.text(left + _CELL / 2 - 1, top + 15, words, text_anchor="middle"))
     ends = [(0, "first layers", "start"), (len(groups), "last layers", "end")]
     for place, words, anchor in ends if len(groups) > 1 else []:
         left = _NAMES + _CELL * place

@@ -15,6 +15,7 @@ from stockpot.soups.measuring import Evaluations, TriedBlend
 from stockpot.soups.search import random_vectors, search
 
 _CURVE = (0.2, 0.4, 0.6, 0.8)
+_JUDGING = 6.0  # evaluations that are left for the judging rows and a control, of a budget of time
 _LEAVE_OUT = 3.0  # leave-one-out is evaluated where this many times its cost is left
 
 
@@ -44,6 +45,7 @@ class Kitchen:
     notes: list[str] = field(default_factory=list)
     left_out: dict[int, TriedBlend] = field(default_factory=dict)
     searched: int = 0
+    singles: list[TriedBlend] = field(default_factory=list)
 
     def cheap(self) -> None:
         """Singles, uniform, base, Model Stock, greedy, WiSE-FT and leave-one-out."""
@@ -58,8 +60,14 @@ class Kitchen:
             try:
                 stage()
             except BudgetSpentError:
+                if not self.rows:
+                    raise StockpotError(
+                        "the budget ended before a model was evaluated", hint="give a larger one"
+                    ) from None
                 self.notes.append(f"the budget ended before {name} was complete")
                 return
+            if name == "the uniform soup":
+                self.evaluations.budget.reserve = _JUDGING
 
     def search(self, method: str, groups: int, gain: float) -> None:
         """Coefficients by search: one a model, then one a model and layer group.
@@ -82,17 +90,18 @@ class Kitchen:
             self._search(name, layers, method, gain, share)
 
     def _singles(self) -> None:
-        scored = []
-        for index in range(self.pantry.count):
-            leader = self.evaluations.best
-            scored.append(
-                self.evaluations.score(self.pantry.single(index), "single", against=leader)
-            )
-        self.singles = scored
-        leader = max(scored, key=lambda one: one.score)
-        if leader.failure is not None:
-            raise StockpotError(f"the evaluator failed on every model: {leader.failure}")
-        self._add("best", f"best single model, {leader.blend.label}", leader, 1)
+        self.singles = scored = []
+        try:
+            for index in range(self.pantry.count):
+                single, leader = self.pantry.single(index), self.evaluations.best
+                scored.append(self.evaluations.score(single, "single", against=leader))
+        finally:  # also where the time ends between two of them
+            usable = [one for one in scored if one.complete and one.failure is None]
+            if usable:
+                best = max(usable, key=lambda one: one.score)
+                self._add("best", f"best single model, {best.blend.label}", best, 1)
+        if not usable:
+            raise StockpotError(f"the evaluator failed on every model: {scored[0].failure}")
 
     def _uniform(self) -> None:
         if self.pantry.count > 1:
@@ -164,7 +173,8 @@ class Kitchen:
             # TriedBlend on all rows: it says what an ingredient is worth, however little that is.
             self.left_out[index] = self.evaluations.score(blend, "leave-one-out")
         chosen = max(self.left_out.values(), key=lambda one: one.score)
-        label = "uniform soup without one"
+        lost = next(index for index, one in self.left_out.items() if one is chosen)
+        label = f"uniform soup without {self.pantry.names[lost]}"
         self._add("leave-one-out", label, chosen, count, list(self.left_out.values()))
 
     def _search(

@@ -11,10 +11,11 @@ model by a plain interval: it is what one has without a soup.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from stockpot.evaluation.claims import Claim, compare_all
+from stockpot.evaluation.claims import THESE_WEIGHTS, Claim, compare_all, verdict_of
 from stockpot.evaluation.crossed import CrossedMean, crossed_difference, single_error
 from stockpot.evaluation.selection import LEVEL, Shortfall
 from stockpot.evaluators.contract import Scores
@@ -44,6 +45,12 @@ def shortfalls(rows: Sequence[SoupCandidate]) -> list[Shortfall | None]:
 def leader(rows: Sequence[SoupCandidate]) -> SoupCandidate:
     """The candidate with the best score on all choosing rows."""
     return max((row for row in rows if _complete(row.scored)), key=lambda row: row.scored.score)
+
+
+def best_searched(rows: Sequence[SoupCandidate]) -> SoupCandidate | None:
+    """What the search came to; None where there was none."""
+    searched = [row for row in rows if row.name.startswith("search")]
+    return max(searched, key=lambda row: row.scored.score, default=None)
 
 
 def is_level(row: SoupCandidate, best: SoupCandidate, behind: Shortfall | None) -> bool:
@@ -91,7 +98,11 @@ def judged_claims(
     if kept not in scores or not pairs:
         return ()
     cells = {name: {_CELL: scores[name]} for name in (kept, *(other for _, other in pairs))}
-    return compare_all(cells, pairs, rows=JUDGE, metric=metric, labels=labels, trainings=False)
+    claims = compare_all(cells, pairs, rows=JUDGE, metric=metric, labels=labels, trainings=False)
+    return tuple(
+        replace(claim, covers=THESE_WEIGHTS, verdict=verdict_of(claim, THESE_WEIGHTS))
+        for claim in claims
+    )
 
 
 def difference(first: Scores, second: Scores) -> CrossedMean:

@@ -12,7 +12,7 @@ from stockpot.evaluation.wording import in_sentence
 from stockpot.evaluators.contract import Evaluator
 from stockpot.provenance import versions
 from stockpot.soups.candidates import Kitchen, SoupCandidate
-from stockpot.soups.choice import is_level, judged_claims, leader
+from stockpot.soups.choice import best_searched, is_level, judged_claims, leader
 from stockpot.soups.ingredients import OpenIngredients
 from stockpot.soups.judging import Judgement, mean_of
 from stockpot.soups.measuring import finite
@@ -79,6 +79,7 @@ def collect(dish: Dish, recipe: dict[str, Any], digest: str) -> SoupResults:
             run=evaluations.measured,
         ),
         notes=(*_warnings(dish), *kitchen.notes),
+        searched=_searched(dish),
         recipe=recipe,
         versions=versions("torch", "transformers", "cmaes", "optuna"),
     )
@@ -86,13 +87,14 @@ def collect(dish: Dish, recipe: dict[str, Any], digest: str) -> SoupResults:
 
 def _ingredient(dish: Dish, index: int, groups: list[list[int]]) -> SoupIngredient:
     kitchen = dish.kitchen
-    scored, without = kitchen.singles[index], kitchen.left_out.get(index)
+    scored = dict(enumerate(kitchen.singles)).get(index)
+    without = kitchen.left_out.get(index)
     shares = dish.kept.blend.coefficients[index]
     sizes = kitchen.engine.sizes
     return SoupIngredient(
         name=dish.ingredients.names[index],
         digest=kitchen.engine.digests[index],
-        score=finite(scored.score),
+        score=None if scored is None else finite(scored.score),
         without=None if without is None else finite(without.score),
         shares=tuple(float(np.average(shares[group], weights=sizes[group])) for group in groups),
     )
@@ -127,31 +129,36 @@ def _kept(dish: Dish) -> KeptSoup:
         {row.name: row.label for row in rows},
         dish.evaluator.metric,
     )
-    own = mean_of(judged.get(kept.name))
-    gains = []
-    for name in RIVALS:
-        if name == kept.name or name not in by_name:
-            continue
-        other, rival = mean_of(judged.get(name)), by_name[name].scored
-        sure = rival.complete and rival.failure is None
-        gains.append(
-            SoupGain(
-                against=name,
-                label=by_name[name].label,
-                choose=kept.scored.score - rival.score if sure else None,
-                judge=None if own is None or other is None else own - other,
-            )
-        )
+    gains = [
+        _gain(dish, kept, by_name[name]) for name in RIVALS if name != kept.name and name in by_name
+    ]
     return KeptSoup(
         name=kept.name,
         label=kept.label,
         why=_why(dish),
         choose=finite(kept.scored.score),
-        judge=own,
+        judge=mean_of(judged.get(kept.name)),
         gains=tuple(gains),
         claims=claims,
         checks=dish.kept.checks,
     )
+
+
+def _gain(dish: Dish, row: SoupCandidate, other: SoupCandidate) -> SoupGain:
+    own, rival = (mean_of(dish.kept.judged.get(one.name)) for one in (row, other))
+    sure = other.scored.complete and other.scored.failure is None
+    return SoupGain(
+        against=other.name,
+        label=other.label,
+        choose=row.scored.score - other.scored.score if sure else None,
+        judge=None if own is None or rival is None else own - rival,
+    )
+
+
+def _searched(dish: Dish) -> SoupGain | None:
+    rows = dish.kitchen.rows
+    row = best_searched(rows)
+    return None if row is None else _gain(dish, row, rows[0])
 
 
 def _why(dish: Dish) -> str:

@@ -191,7 +191,10 @@ class SoupEngine:
         for one in (*self.ingredients, *([self.base] if anchored and self.base else [])):
             place = one.first_nonfinite(name, 0, one.info(name).size)
             if place is not None:
-                raise NonFiniteError(f"{one.label}: '{name}' holds NaN or infinity at {place}")
+                raise NonFiniteError(
+                    f"{one.label}: '{name}' holds NaN or infinity at {place}",
+                    hint=f"leave out {one.label}: its training has diverged",
+                )
         codes = {one.info(name).dtype for one in self.ingredients}
         kind = np.dtype(np.float64 if "F64" in codes else np.float32)
         start: Checkpoint = self.base if anchored and self.base else self.ingredients[0]

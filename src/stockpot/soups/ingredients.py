@@ -15,12 +15,16 @@ from stockpot.inspection.sources import Source, name_sources, open_all, short_na
 
 @dataclass(frozen=True)
 class OpenIngredients:
-    """Names and checkpoints in order; the base, where there is one, and what it is called."""
+    """Names and checkpoints in order; the base, where there is one, and what it is called.
+
+    ``notes``: which were left out because they have the weights of another one.
+    """
 
     names: tuple[str, ...]
     models: tuple[Checkpoint, ...]
     base: Checkpoint | None
     base_name: str | None
+    notes: tuple[str, ...] = ()
 
 
 def open_ingredients(
@@ -32,8 +36,8 @@ def open_ingredients(
 ) -> OpenIngredients:
     """Open all; ``stack`` closes them.
 
-    Raises ``InputError`` for less than two, and for a folder whose head lies beside its weights;
-    ``LineageError`` for models without an ancestor in common, unless ``force``.
+    Raises ``InputError`` for less than two that differ, and for a folder whose head lies beside
+    its weights; ``LineageError`` for models without an ancestor in common, unless ``force``.
     """
     named = name_sources(checkpoints)
     if len(named) < 2:
@@ -45,10 +49,19 @@ def open_ingredients(
                 f"{one.label} keeps its head in {HEAD}, apart from the weights",
                 hint="average such models with stockpot recycle",
             )
+    notes: list[str] = []
+    first: dict[str, str] = {}
+    for name, one in list(opened.items()):
+        same = first.setdefault(one.digest(), name)
+        if same != name:
+            notes.append(f"{name} has the same weights as {same} and is counted once, as {same}")
+            del opened[name]
+    if len(opened) < 2:
+        raise InputError("these models are all the same", hint="give different checkpoints")
     base_name, ground = None, None
     if base is not None:
         base_name = unused(short_name(base) or "base", opened)
         ground = open_all(stack, {base_name: base})[base_name]
     if not force:
         refuse_strangers(opened, ground)
-    return OpenIngredients(tuple(opened), tuple(opened.values()), ground, base_name)
+    return OpenIngredients(tuple(opened), tuple(opened.values()), ground, base_name, tuple(notes))

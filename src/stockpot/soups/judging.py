@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from stockpot.evaluators.contract import Scores
 from stockpot.evaluators.spec import Constraint
 from stockpot.evaluators.store import ScoreStore, StoredScore
 from stockpot.soups.blend import Blend
-from stockpot.soups.budget import Budget
+from stockpot.soups.budget import BudgetSpentError
 from stockpot.soups.candidates import Kitchen, SoupCandidate
-from stockpot.soups.choice import lower_end, preferred, shortfalls
+from stockpot.soups.choice import best_searched, lower_end, preferred, shortfalls
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.measuring import TriedBlend
 from stockpot.soups.schema import SoupCheck, SoupControl
@@ -67,6 +67,8 @@ def judge(
         allowed[rows.index(kept)] = False
     evaluations = kitchen.evaluations
     beside = {"best", "uniform", "base", kept.name}
+    if (searched := best_searched(rows)) is not None:
+        beside.add(searched.name)
     free = not evaluations.evaluator.takes_rows
     judged = {
         row.name: scores
@@ -75,7 +77,11 @@ def judge(
         for scores in [evaluations.judged(row.scored.blend)]
         if scores is not None
     }
-    return Judgement(kept, behind, judged, checks, _controls(kitchen, kept, settings))
+    controls = _controls(kitchen, kept, settings)
+    if evaluations.unjudged:
+        names = ", ".join(dict.fromkeys(evaluations.unjudged))
+        kitchen.notes.append(f"the budget ended before these were judged: {names}")
+    return Judgement(kept, behind, judged, checks, controls)
 
 
 def _check(
@@ -155,7 +161,7 @@ def _controls(kitchen: Kitchen, kept: SoupCandidate, settings: Any) -> tuple[Sou
     made: list[SoupControl] = []
     tried: list[TriedBlend] = []
     count, ours = kitchen.searched, evaluations.budget
-    evaluations.budget = Budget(evaluations=1.0 + 2 * count)
+    evaluations.budget = replace(ours, evaluations=1.0 + 2 * count, spent=0.0, reserve=0.0)
     try:
         label = "the kept coefficients, all differences but one shuffled"
         control("shuffled", label, [evaluations.score(blend, "control", other)], other)
@@ -167,6 +173,8 @@ def _controls(kitchen: Kitchen, kept: SoupCandidate, settings: Any) -> tuple[Sou
             for _ in zip(range(count), steps, strict=False):
                 pass
             control("random", "search over shuffled differences", tried, other)
+    except BudgetSpentError:
+        kitchen.notes.append("the budget ended before the controls were complete")
     finally:
         evaluations.budget = ours
     return tuple(made)

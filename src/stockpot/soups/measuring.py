@@ -18,7 +18,7 @@ from stockpot.evaluation.student import quantile
 from stockpot.evaluators.contract import Evaluator, Rows, Scores
 from stockpot.evaluators.store import ScoreStore, StoredScore
 from stockpot.soups.blend import Blend
-from stockpot.soups.budget import Budget
+from stockpot.soups.budget import Budget, BudgetSpentError
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.rows import RowSplit
 from stockpot.soups.schema import SoupStep
@@ -63,6 +63,7 @@ class Evaluations:
     spent_here: float = 0.0
     choose: Rows | None = None
     judge: Rows | None = None
+    unjudged: list[str] = field(default_factory=list)
     _known: dict[str, TriedBlend] = field(default_factory=dict)
     _controls: dict[str, TriedBlend] = field(default_factory=dict)
     _all: dict[str, Scores] = field(default_factory=dict)
@@ -140,6 +141,9 @@ class Evaluations:
             return None
         try:
             return self._run(engine, key, blend, self.judge, 0.0).scores
+        except BudgetSpentError:
+            self.unjudged.append(blend.label)
+            return None
         except EvaluationError as error:
             self.say(f"{blend.label}: {error.message}")
             return None
@@ -191,20 +195,23 @@ class Evaluations:
         """One evaluation, looked up or made, and booked once. Raises ``EvaluationError``."""
         identity = self.evaluator.identity
         stored = self.store.read(key, identity, rows)
+        known = stored is not None
         if stored is None:
+            if self.budget.is_over():
+                raise BudgetSpentError
             stored = self._evaluate(engine, blend, rows)
             self.store.write(key, identity, rows, stored)
         mark = (key, b"" if rows is None else rows.tobytes())
         if mark not in self._booked:
             self._booked.add(mark)
-            self.budget.add(share, stored.seconds if share else 0.0)
+            self.budget.add(share, stored.seconds if share else 0.0, known=known)
         return stored
 
     def _evaluate(self, engine: SoupEngine, blend: Blend, rows: Rows | None) -> StoredScore:
         started = time.perf_counter()
+        self.measured += 1  # also where it fails
         scores = self.evaluator.evaluate(engine.checkpoint(blend), rows)
         seconds = time.perf_counter() - started
-        self.measured += 1
         self.spent_here += seconds
         return StoredScore(scores, seconds)
 

@@ -18,6 +18,7 @@ from stockpot.evaluators.store import ScoreStore
 from stockpot.extras import require
 from stockpot.files import digest, write_json
 from stockpot.inspection.sources import Source
+from stockpot.interrupts import ended_by_signals
 from stockpot.outputs import check_output
 from stockpot.progress import progress
 from stockpot.soups.blend import Pantry
@@ -92,6 +93,17 @@ class _Table:
     budget: Budget
     recipe: dict[str, Any] = field(default_factory=dict)
 
+    def notes(self) -> list[str]:
+        """What is worth a note before anything runs."""
+        notes = list(self.ingredients.notes)
+        if self.evaluator.unknown:
+            notes.append(
+                f"the scores of {self.evaluator.label} are not kept for later runs: "
+                f"{self.evaluator.unknown}, which has no content to tell it by; a "
+                "FunctionEvaluator with an identity of your own keeps them"
+            )
+        return notes
+
 
 def soup(
     checkpoints: Checkpoints,
@@ -121,7 +133,8 @@ def soup(
             ``stockpot.evaluators.FunctionEvaluator``).
         base: the model that all were fine-tuned from: for Model Stock and curves to it.
         output: folder for model, results and measured scores; None keeps all in memory.
-        budget: ``60`` evaluations, or ``"2h"`` of them; by default 5 a model, 30 at least.
+        budget: ``60`` evaluations, or ``"2h"`` for the whole run; by default 5 a model, 30 at
+            least.
         search: "cmaes", "optuna" or "none".
         layer_groups: groups of layers that get coefficients of their own in the second search.
         gain: the search ends where ten generations in a row won less.
@@ -166,19 +179,23 @@ def soup_with(
 ) -> Souped:
     """:func:`soup` with its settings in one."""
     folder = None if output is None else Path(output)
+    started = time.monotonic()
     with ExitStack() as stack:
+        stack.enter_context(ended_by_signals())
         table = _lay(stack, checkpoints, evaluate, base, settings, force)
+        table.budget.started = started
         identity = digest(table.recipe)
         if folder is not None:
             writes = ("model", "models.json")
             check_output(folder, "results.json", identity, overwrite=overwrite, writes=writes)
         store = cache if cache is not None or folder is None else folder / "work" / "scores"
-        started = time.perf_counter()
+        if table.evaluator.unknown:
+            store = None
         expected = table.budget.evaluations or 10.0 * len(table.ingredients.models)
         with progress("soup", expected, quiet=quiet) as advance:
             scores = ScoreStore(None if store is None else Path(store))
             dish = _cook(table, scores, (lambda words: None) if quiet else _warn, advance)
-        dish.seconds = time.perf_counter() - started
+        dish.seconds = time.monotonic() - started
         results = collect(dish, table.recipe, identity)
         if folder is None:
             return Souped(None, results, state_of(table.engine.checkpoint(dish.kept.blend)))
@@ -220,6 +237,7 @@ def plan_with(
             f"{engine.count} models, {changed}{ground}",
             f"evaluator: {table.evaluator.label}" + (f", {rows} rows" if rows else ""),
             f"budget: {amount}; search: {settings.search}",
+            *(f"note: {note}" for note in table.notes()),
         ]
 
 
@@ -246,7 +264,7 @@ def _lay(
     engine = SoupEngine(ingredients.models, ingredients.base)
     stack.callback(engine.close)
     if not engine.changes:
-        raise InputError("these models are all the same", hint="give different checkpoints")
+        raise InputError("the weights of these models are all the same")
     recipe = {
         "models": dict(zip(ingredients.names, engine.digests, strict=True)),
         "base": None if ingredients.base is None else ingredients.base.digest(),
@@ -285,7 +303,7 @@ def _cook(
         settings.racing,
     )
     pantry = Pantry(table.ingredients.names, len(engine.changes), has_base=engine.base is not None)
-    kitchen = Kitchen(engine, pantry, evaluations, settings.seed)
+    kitchen = Kitchen(engine, pantry, evaluations, settings.seed, notes=table.notes())
     kitchen.cheap()
     kitchen.search(settings.search, settings.layer_groups, settings.gain)
     kept = judge(kitchen, table.constraints, store, settings)

@@ -95,7 +95,7 @@ class SoupCheck(ResultPart):
 
 
 class SoupGain(ResultPart):
-    """The kept model minus another, on the rows that chose it and on those that judge.
+    """A model minus another, on the rows that chose it and on those that judge.
 
     ``curse``: what of the first is gone on the second.
     """
@@ -132,7 +132,7 @@ class KeptSoup(ResultPart):
 class SoupCost(ResultPart):
     """``evaluations``: of all choosing rows; ``searched``: models that the search tried;
     ``seconds``: of evaluation, by the results used; ``beyond``: of everything else, in this run;
-    ``run``: evaluations made in this run, the others were known.
+    ``run``: evaluations begun in this run, those that failed included; the others were known.
     """
 
     evaluations: float
@@ -143,7 +143,8 @@ class SoupCost(ResultPart):
 
 
 class SoupResults(VerbResults):
-    """The whole of it. ``groups``: names of the layer groups of the ingredients' ``shares``."""
+    """The whole of it. ``groups``: names of the layer groups of the ingredients' ``shares``;
+    ``searched``: the best that the search came to minus the best single model."""
 
     kind: Literal["soup"]
     title: str
@@ -157,6 +158,7 @@ class SoupResults(VerbResults):
     trace: tuple[SoupStep, ...]
     cost: SoupCost
     notes: tuple[str, ...]
+    searched: SoupGain | None = None
     recipe: dict[str, JsonValue]
     versions: dict[str, str]
 

@@ -12,7 +12,7 @@ def headline(results: SoupResults) -> str:
     kept, metric = results.kept, results.evaluator.metric
     name = in_sentence(kept.label)
     if kept.name == "best":
-        return f"No soup is kept: {name} is not behind any of them."
+        return f"No soup is kept: {name} is not clearly behind any of them."
     claim = next((one for one in kept.claims if one.against == "best"), None)
     if claim is None:
         gain = next((one for one in kept.gains if one.against == "best"), None)
@@ -40,7 +40,7 @@ def sentences(results: SoupResults) -> list[str]:
         judged = points(kept.judge, metric=metric)
         lines.append(f"Its {label(metric)} on rows that chose nothing: {judged}.")
     lines += [_capital(claim.sentence()) for claim in kept.claims]
-    lines += [line for gain in kept.gains if (line := _curse(gain, metric))]
+    lines += [_capital(line) for gain in kept.gains if (line := _curse(gain, metric))]
     lines += _searched(results)
     for one in results.controls:
         if one.judge is not None:
@@ -50,7 +50,15 @@ def sentences(results: SoupResults) -> list[str]:
             f"Constraint {check.label}: {_number(check.mean)} against {check.against}, at least "
             f"{_number(check.low)} with 95 % confidence; {-check.lose_at_most:g} is allowed."
         )
-    return lines
+    return [*lines, *([line] if (line := warning(results)) else [])]
+
+
+def warning(results: SoupResults) -> str:
+    """That the kept model is worse than the best single one, where judging rows say so."""
+    for claim in results.kept.claims:
+        if claim.against == "best" and claim.high < 0:
+            return f"Warning: {claim.sentence()} The choosing rows could not tell."
+    return ""
 
 
 def _curse(gain: SoupGain, metric: str) -> str:
@@ -58,7 +66,7 @@ def _curse(gain: SoupGain, metric: str) -> str:
         return ""
     seen, held = (points(value, metric=metric, sign=True) for value in (gain.choose, gain.judge))
     return (
-        f"Against {in_sentence(gain.label)}: {seen} {unit(metric)} on the rows that chose, {held} "
+        f"against {in_sentence(gain.label)}: {seen} {unit(metric)} on the rows that chose, {held} "
         "on those that judge."
     )
 
@@ -66,12 +74,14 @@ def _curse(gain: SoupGain, metric: str) -> str:
 def _searched(results: SoupResults) -> list[str]:
     if not results.cost.searched:
         return []
-    if results.kept.name.startswith("search"):
-        return [f"The search tried {results.cost.searched} models."]
-    return [
-        f"Searching did not help here: {results.cost.searched} models were tried, and none is "
-        "clearly better than what was there without it."
-    ]
+    tried = f"The search tried {results.cost.searched} models."
+    if not results.kept.name.startswith("search"):
+        tried = (
+            f"Searching did not help here: {results.cost.searched} models were tried, and none is "
+            "clearly better than what was there without it."
+        )
+    line = "" if results.searched is None else _curse(results.searched, results.evaluator.metric)
+    return [tried, *([f"The best that was searched: {line}"] if line else [])]
 
 
 def _spread(claim: Claim) -> str:
