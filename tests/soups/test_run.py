@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import stockpot
 from stockpot.checkpoints import open_checkpoint, write_checkpoint
 from stockpot.cli.main import app
-from stockpot.errors import InputError, LineageError, OutputError, StockpotError
+from stockpot.errors import InputError, LineageError, NonFiniteError, OutputError, StockpotError
 from stockpot.evaluators import FunctionEvaluator
 from stockpot.provenance import read_models, read_record
 from stockpot.report.soup import render, terminal_soup
@@ -402,6 +402,13 @@ def test_what_is_wrong_is_refused_before_anything_runs(tmp_path):
     big = [{"w": np.random.default_rng(i).standard_normal((64, 64))} for i in (0, 1)]
     with pytest.raises(LineageError, match="no ancestor in common"):
         stockpot.soup(big, never, output=tmp_path / "out")
+    bad = {name: np.full_like(value, np.nan) for name, value in models[0].items()}
+    with pytest.raises(NonFiniteError, match=r"^bad: .*leave out bad"):
+        stockpot.soup({"a": models[0], "b": models[1], "bad": bad}, never, force=True)
+    stranger = np.random.default_rng(7).standard_normal((64, 64))
+    own = [{"w": big[0]["w"] + 0.01 * i * big[1]["w"]} for i in range(3)]
+    with pytest.raises(LineageError, match="leave out model 4"):
+        stockpot.soup([*own, {"w": stranger}], never)
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").write_text("a file")
     with pytest.raises(OutputError, match="is a file"):

@@ -50,7 +50,7 @@ class Kitchen:
     def cheap(self) -> None:
         """Singles, uniform, base, Model Stock, greedy, WiSE-FT and leave-one-out."""
         for name, stage in (
-            ("singles", self._singles),
+            ("the evaluation of single models", self._singles),
             ("the uniform soup", self._uniform),
             ("Model Stock", self._stock),
             ("the greedy soup", self._greedy),

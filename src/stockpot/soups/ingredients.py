@@ -52,6 +52,8 @@ def open_ingredients(
     notes: list[str] = []
     first: dict[str, str] = {}
     for name, one in list(opened.items()):
+        if one.path is None:
+            one.label = name  # what messages call it
         same = first.setdefault(one.digest(), name)
         if same != name:
             notes.append(f"{name} has the same weights as {same} and is counted once, as {same}")
