@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.declared import keys
 from stockpot.errors import InputError, TaskError
 from stockpot.evaluation.intervals import Interval, paired_bootstrap
 from stockpot.evaluation.metrics import METRICS, fitting_metric, metrics_beside
@@ -184,7 +183,7 @@ def read_asked(task: str | Path | Mapping[str, Any], root: Path) -> tuple[Asked,
     if not isinstance(value, Mapping):
         raise TaskError(f"{where} is no mapping", hint="it needs 'kind', as a recipe's task")
     if isinstance(value.get("task"), Mapping):
-        return validated(Asked, value, source=where, lines=lines, known=keys(Recipe)), root
+        return validated(Asked, value, source=where, lines=lines), root
     try:
         return Asked(task=parse_task_spec(value)), root
     except TaskError as error:
