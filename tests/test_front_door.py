@@ -161,6 +161,8 @@ ONLY_COMMAND = {
     ("recycle", "history"): "`stockpot.history.append_recycled` appends what came out",
     ("recycle", "history_name"): "as history",
     ("predict", "output"): "the shell has no other way to keep what is returned",
+    ("predict", "overwrite"): "as output",
+    ("export", "overwrite"): "a function writes what its caller names",
     ("merge", "rank"): "`stockpot.merging.write_adapter` and `merge_adapters`",
     ("merge", "error"): "as rank",
     ("merge", "recalibrate"): "`stockpot.merging.recalibrate.recalibrate_output`",

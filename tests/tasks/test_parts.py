@@ -88,12 +88,14 @@ def test_what_fixed_splits_leave_open_is_drawn() -> None:
     assert rows(alone.validation) == {8, 9}
 
 
-def test_a_training_domain_may_have_nothing_but_validation_or_test_rows() -> None:
+def test_a_domain_may_have_nothing_but_test_rows_but_not_nothing_but_validation_rows() -> None:
     data = task([0] * 4 + [1] * 2 + [2] * 2, splits=[0] * 4 + [1] * 2 + [2] * 2)
-    split = split_task(data)
+    with pytest.raises(TaskError, match="validation rows of 'd1', and no rows to train on but"):
+        split_task(data)
+    split = split_task(task([0] * 6 + [1] * 2, splits=[0] * 4 + [1] * 2 + [2] * 2))
     assert list(split.train) == ["d0"]
-    assert list(split.validation) == ["d1"]
-    assert list(split.test) == ["d2"]
+    assert list(split.validation) == ["d0"]
+    assert list(split.test) == ["d1"]
     with pytest.raises(TaskError, match="leave no rows to train on in 'd1', 'd2'"):
         split_task(data, held_out=["d0"])
     with pytest.raises(TaskError, match="leave no rows to train on in 'd1'"):

@@ -28,7 +28,8 @@ class _Source(_Spec):
         default=False, description="accept a domain that has no example of some class"
     )
     duplicates: Literal["keep", "refuse"] = Field(
-        default="refuse", description="the same input under two domains, classes or splits"
+        default="keep",
+        description="the same input under two domains, classes or splits; kept ones are counted",
     )
 
 
@@ -73,6 +74,9 @@ class ImageFolderSpec(_Rows):
     splits, not domains. Paths in a table are relative to the table.
     """
 
+    duplicates: Literal["keep", "refuse"] = Field(
+        default="refuse", description="the same file under two domains, classes or splits"
+    )
     kind: Literal["images"] = "images"
     size: int = Field(default=128, ge=8, le=1024, description="side in pixels")
     resize: Literal["stretch", "crop"] = Field(
