@@ -24,7 +24,7 @@ from stockpot.evaluators.function import load_in_place
 from stockpot.evaluators.scratch import ScratchFolder
 from stockpot.files import cache_folder
 from stockpot.merging import merge
-from stockpot.soups.blend import Pantry
+from stockpot.soups.blend import BlendMaker
 from stockpot.soups.engine import SoupEngine
 
 ROWS = 256
@@ -42,12 +42,12 @@ def main() -> None:
     started = time.perf_counter()
     engine = SoupEngine([open_checkpoint(state) for state in states], base)
     print(f"differences of {arguments.models} models: {time.perf_counter() - started:.2f} s, once")
-    pantry = Pantry([str(i) for i in range(engine.count)], len(engine.changes), has_base=True)
+    blends = BlendMaker([str(i) for i in range(engine.count)], len(engine.changes), has_base=True)
     draws = np.random.default_rng(0)
 
     def candidate():
         share = draws.dirichlet(np.ones(engine.count))
-        return engine.checkpoint(pantry.blend("x", "x", share))
+        return engine.checkpoint(blends.blend("x", "x", share))
 
     transformers = import_transformers()
     network = transformers.AutoModel.from_pretrained(folder).eval()

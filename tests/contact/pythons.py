@@ -50,5 +50,5 @@ def python(
         capture_output=True,
         text=True,
         check=False,
-        timeout=1200,
+        timeout=240,
     )

@@ -12,8 +12,9 @@ import yaml
 import stockpot
 from stockpot.checkpoints import open_checkpoint
 from stockpot.compat import import_transformers
-from stockpot.errors import InputError
+from stockpot.errors import InputError, StockpotError
 from stockpot.evaluators import load_evaluator
+from stockpot.evaluators.task import TaskEvaluator
 from stockpot.soups import soup
 from tests.backbones.networks import write_tokenizer
 from tests.inference.models import DOMAINS, ODD, text_recipe
@@ -106,3 +107,13 @@ def test_language_models_on_lines(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n')
     with pytest.raises(InputError, match=r"rows\.jsonl:1: no row with 'prompt'"):
         load_evaluator({"choices": "rows.jsonl"}, root=tmp_path)
+
+
+def test_the_metric_of_a_recipe_counts_unless_another_is_named(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("task: {kind: arrays, path: data.npz}\nmetric: macro_f1\n")
+    assert TaskEvaluator(recipe).metric == "macro_f1"
+    assert TaskEvaluator(recipe, metric="accuracy").metric == "accuracy"
+    recipe.write_text("task: {kind: arrays, path: data.npz}\nmetricc: macro_f1\n")
+    with pytest.raises(StockpotError, match="unknown key 'metricc'"):
+        TaskEvaluator(recipe)

@@ -11,9 +11,9 @@ import numpy as np
 from stockpot.checkpoints import open_checkpoint, write_checkpoint
 from stockpot.evaluators import FunctionEvaluator
 from stockpot.evaluators.store import ScoreStore
-from stockpot.soups.blend import Pantry
+from stockpot.soups.blend import Blends
 from stockpot.soups.budget import Budget
-from stockpot.soups.candidates import Kitchen
+from stockpot.soups.candidates import CandidateMaker
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.measuring import Evaluations
 from stockpot.soups.rows import RowSplit
@@ -62,7 +62,7 @@ def bowl(target: State, noise: np.ndarray | float = 0.0) -> Callable[[State], An
     return score
 
 
-def kitchen(
+def maker(
     models: Sequence[Any],
     function: Callable[..., Any],
     *,
@@ -70,8 +70,8 @@ def kitchen(
     budget: float = 1000,
     size: int | None = None,
     racing: bool = True,
-) -> Kitchen:
-    """A kitchen over states in memory."""
+) -> CandidateMaker:
+    """A maker over states in memory."""
     opened = [open_checkpoint(one) for one in models]
     engine = SoupEngine(opened, None if base is None else open_checkpoint(base))
     evaluator = FunctionEvaluator(function, size=size)
@@ -79,8 +79,8 @@ def kitchen(
         engine, evaluator, ScoreStore(), RowSplit(), Budget(evaluations=budget), racing=racing
     )
     names = [f"m{i}" for i in range(len(models))]
-    pantry = Pantry(names, len(engine.changes), has_base=base is not None)
-    return Kitchen(engine, pantry, evaluations)
+    blends = Blends(names, len(engine.changes), has_base=base is not None)
+    return CandidateMaker(engine, blends, evaluations)
 
 
 def write_models(folder: Path, count: int = 3) -> tuple[list[Path], Path, State]:

@@ -12,24 +12,24 @@ from stockpot.evaluation.selection import greedy_soup
 from stockpot.soups.candidates import SoupCandidate
 from stockpot.soups.choice import is_level, leader, preferred, shortfalls
 from stockpot.soups.measuring import TriedBlend
-from tests.soups.bowls import bowl, kitchen, mixed, states
+from tests.soups.bowls import bowl, maker, mixed, states
 
 BEST = np.array([0.55, 0.2, 0.4])
 
 
 def in_bowl(best=BEST, **options):
     base, *models = states(len(best))
-    return kitchen(models, bowl(mixed(base, models, best), 0.0), base=base, **options)
+    return maker(models, bowl(mixed(base, models, best), 0.0), base=base, **options)
 
 
-def row(kitchen, name):
-    return next(one for one in kitchen.rows if one.name == name)
+def row(maker, name):
+    return next(one for one in maker.rows if one.name == name)
 
 
 def test_greedy_is_the_plain_recipe():
     base, *models = states(5)
     score = bowl(mixed(base, models, [0.5, 0.45, 0.0, 0.02, 0.0]))
-    cook = kitchen(models, score)
+    cook = maker(models, score)
     cook.cheap()
 
     def mean(members):
@@ -47,7 +47,7 @@ def test_greedy_is_the_plain_recipe():
 def test_leave_one_out_and_curve_are_the_plain_means():
     base, *models = states(3)
     score = bowl(mixed(base, models, BEST))
-    cook = kitchen(models, score, base=base)
+    cook = maker(models, score, base=base)
     cook.cheap()
     for index, scored in cook.left_out.items():
         rest = [m for i, m in enumerate(models) if i != index]
@@ -88,7 +88,7 @@ def test_the_search_finds_the_bottom_within_a_thousandth(racing):
 def test_the_search_finds_coefficients_of_layers():
     base, *models = states(2)
     wanted = {name: [0.8, 0.1] if place < 3 else [0.1, 0.7] for place, name in enumerate(base)}
-    cook = kitchen(models, bowl(mixed(base, models, wanted)), base=base, budget=900)
+    cook = maker(models, bowl(mixed(base, models, wanted)), base=base, budget=900)
     cook.cheap()
     cook.search("cmaes", 2, 0.0)
     found = row(cook, "search:layers").scored
@@ -127,7 +127,7 @@ def in_short():
 
 def test_a_search_that_gains_too_little_ends():
     base, *models = states(3)
-    cook = kitchen(models, bowl(mixed(base, models, BEST)), base=base, budget=5000)
+    cook = maker(models, bowl(mixed(base, models, BEST)), base=base, budget=5000)
     cook.cheap()
     cook.search("cmaes", 1, 1e-3)
     assert cook.evaluations.budget.spent < 1000
@@ -144,7 +144,7 @@ def test_noise_alone_keeps_the_simplest():
     kept = []
     for seed in range(5):
         _, *models = states(4, seed=seed)
-        cook = kitchen(models, flat_rows, size=400, budget=80)
+        cook = maker(models, flat_rows, size=400, budget=80)
         cook.cheap()
         cook.search("cmaes", 1, 0.0)
         behind = shortfalls(cook.rows)
@@ -158,13 +158,13 @@ def test_what_is_clearly_behind_the_best_single_model_is_not_level():
     """However wide the interval of a search's lead: a plain one of the best model is narrower."""
     rng = np.random.default_rng(0)
     _, *models = states(3)
-    pantry = kitchen(models, flat).pantry
+    blends = maker(models, flat).blends
 
     def candidate(name, mean, decisions, looks=()):
         scores = rng.standard_normal(400)
         scores += mean - scores.mean()
         return SoupCandidate(
-            name, name, TriedBlend(pantry.uniform(), mean, scores), decisions, tuple(looks)
+            name, name, TriedBlend(blends.uniform(), mean, scores), decisions, tuple(looks)
         )
 
     best, uniform = candidate("best", 0.0, 1), candidate("uniform", -0.16, 0)
@@ -186,7 +186,7 @@ def test_a_real_difference_is_kept():
     best = mixed(base, models, BEST)
     noise = 0.02 * np.random.default_rng(0).standard_normal(300)
     score = bowl(best)
-    cook = kitchen(
+    cook = maker(
         models, lambda state, rows: score(state) + noise[rows], base=base, size=300, budget=200
     )
     cook.cheap()
@@ -218,7 +218,7 @@ def test_racing_finds_the_same_winner_with_half_of_the_rows():
     winners, read = [], []
     for racing in (False, True):
         seen.clear()
-        cook = kitchen(models, score, size=2000, racing=racing)
+        cook = maker(models, score, size=2000, racing=racing)
         cook._singles()
         cook._greedy()
         winners.append([row(cook, name).scored.blend.members for name in ("best", "greedy")])
@@ -239,7 +239,7 @@ def test_an_evaluator_that_fails_on_some_models_loses_those_only():
             return float("nan")
         return score(state)
 
-    cook = kitchen(models, failing, base=base)
+    cook = maker(models, failing, base=base)
     cook.evaluations.say = said.append
     cook.cheap()
     assert [one.failure for one in cook.singles] == [
@@ -259,7 +259,7 @@ def test_an_evaluator_that_fails_always_ends_the_run_with_its_reason():
     def failing(state):
         raise RuntimeError("no such data")
 
-    cook = kitchen(models, failing)
+    cook = maker(models, failing)
     with pytest.raises(StockpotError, match=r"first 3 models.*no such data"):
         cook.cheap()
     assert len(cook.evaluations.trace) == 2

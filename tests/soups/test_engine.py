@@ -12,7 +12,7 @@ from stockpot.errors import CheckpointError, NonFiniteError
 from stockpot.evaluators.function import load_in_place, state_of
 from stockpot.evaluators.scratch import ScratchFolder
 from stockpot.soups import engine as module
-from stockpot.soups.blend import Pantry
+from stockpot.soups.blend import Blends
 from stockpot.soups.engine import SoupEngine
 from tests.soups.bowls import mixed, states
 
@@ -24,7 +24,7 @@ def engine_of(models, base=None):
 
 def pantry_of(engine):
     names = [f"m{i}" for i in range(engine.count)]
-    return Pantry(names, len(engine.changes), has_base=engine.base is not None)
+    return Blends(names, len(engine.changes), has_base=engine.base is not None)
 
 
 def state(engine, blend):
@@ -43,11 +43,11 @@ def test_a_blend_is_the_plain_sum():
 def test_uniform_and_stock_are_those_of_merge():
     base, *models = states(3)
     engine = engine_of(models, base)
-    pantry = pantry_of(engine)
+    blends = pantry_of(engine)
     ratios = engine.stock_ratios()
-    stock = pantry.blend("stock", "", np.repeat(ratios[None] / 3, 3, axis=0))
+    stock = blends.blend("stock", "", np.repeat(ratios[None] / 3, 3, axis=0))
     for blend, oracle in (
-        (pantry.uniform(), stockpot.merge(models)),
+        (blends.uniform(), stockpot.merge(models)),
         (stock, stockpot.merge(models, method="stock", base=base)),
     ):
         for name, value in state(engine, blend).items():
@@ -73,14 +73,14 @@ def test_one_model_is_itself_to_the_bit(tmp_path, code):
         write_checkpoint(paths[-1], model, dtypes=dict.fromkeys(model, code))
     *own, ground = paths
     engine = engine_of(own, ground)
-    pantry = pantry_of(engine)
+    blends = pantry_of(engine)
     for index, path in enumerate(own):
-        made = engine.checkpoint(pantry.single(index))
+        made = engine.checkpoint(blends.single(index))
         with open_checkpoint(path) as known:
             assert made.digest() == known.digest()
             for name in known.names:
                 np.testing.assert_array_equal(made.raw(name), known.raw(name))
-    made = engine.checkpoint(pantry.blend("base", "", np.zeros(2)))
+    made = engine.checkpoint(blends.blend("base", "", np.zeros(2)))
     with open_checkpoint(ground) as known:
         assert all((made.raw(name) == known.raw(name)).all() for name in known.names)
 
@@ -104,9 +104,9 @@ def test_what_all_share_is_not_written_again_and_numbers_are_the_first_ones(tmp_
     engine = engine_of(models, base)
     assert "layers.0.weight" not in engine.changes
     assert "counter" not in engine.changes
-    pantry = pantry_of(engine)
+    blends = pantry_of(engine)
     scratch = ScratchFolder()
-    for blend in (pantry.uniform(), pantry.single(1), pantry.blend("x", "x", [2.0, -1.0])):
+    for blend in (blends.uniform(), blends.single(1), blends.blend("x", "x", [2.0, -1.0])):
         folder = scratch.write(engine.checkpoint(blend))
         with open_checkpoint(folder) as written:
             assert written.read("counter")[0] == 1
@@ -161,14 +161,14 @@ def test_shuffled_differences_keep_their_norms_and_have_another_identity():
     base, *models = states(3)
     engine = engine_of(models, base)
     other = engine.shuffle(1, seed=0)
-    pantry = pantry_of(engine)
+    blends = pantry_of(engine)
     for index in range(3):
-        own, moved = (state(each, pantry.single(index)) for each in (engine, other))
+        own, moved = (state(each, blends.single(index)) for each in (engine, other))
         for name in base:
             norms = [np.linalg.norm(one[name] - base[name]) for one in (own, moved)]
             assert norms[0] == pytest.approx(norms[1])
         assert (index == 1) == all(np.allclose(own[n], moved[n]) for n in base)
-    assert engine.identity(pantry.uniform()) != other.identity(pantry.uniform())
+    assert engine.identity(blends.uniform()) != other.identity(blends.uniform())
 
 
 def test_identity_follows_weights_and_not_the_order_of_the_models():

@@ -23,7 +23,7 @@ from stockpot.evaluation.claims import Claim
 from stockpot.evaluators.contract import Evaluator
 from stockpot.evaluators.store import ScoreStore
 from stockpot.progress import progress
-from stockpot.soups.blend import Blend, Pantry
+from stockpot.soups.blend import Blend, Blends
 from stockpot.soups.budget import Budget
 from stockpot.soups.candidates import SoupCandidate
 from stockpot.soups.choice import judged_claims, preferred, shortfalls
@@ -88,12 +88,12 @@ def sweep_shapes(
         stack.enter_context(evaluator)
         evaluations = _open(stack, every, evaluator, RowSplit(judge, seed), cache)
         evaluations.advance = advance
-        pantry = Pantry(
+        blends = Blends(
             [one.name for one in every], len(evaluations.engine.changes), has_base=False
         )
         tried = []
         for size, shape in pairs:
-            blend = _blend(pantry, size, shape)
+            blend = _blend(blends, size, shape)
             tried.append(evaluations.score(blend, "sweep", against=evaluations.best))
         rows = [
             SoupCandidate(name, scored.blend.label, scored, 0)
@@ -153,8 +153,8 @@ def _open(
     return Evaluations(engine, evaluator, store, split, Budget(evaluations=float("inf")))
 
 
-def _blend(pantry: Pantry, size: int, shape: str) -> Blend:
-    weights = np.zeros(pantry.count)
+def _blend(blends: Blends, size: int, shape: str) -> Blend:
+    weights = np.zeros(blends.count)
     weights[:size] = coefficients(shape, size)[::-1]
     label = f"{shape} over the last {size}" if size > 1 else "the last checkpoint"
-    return pantry.blend(f"{size} {shape}", label, weights)
+    return blends.blend(f"{size} {shape}", label, weights)

@@ -17,7 +17,7 @@ from stockpot.evaluators.contract import Evaluator, Rows, Scores, changing
 from stockpot.files import digest
 from stockpot.inference.inputs import Inputs
 from stockpot.inference.predictor import Predictor, load
-from stockpot.inference.scores import aligned_labels, load_task_for
+from stockpot.inference.scores import aligned_labels, load_task_for, read_asked
 from stockpot.tasks import Task
 
 _MEANS = ("accuracy", "log_loss", "mae")
@@ -26,8 +26,8 @@ _MEANS = ("accuracy", "log_loss", "mae")
 class TaskEvaluator(Evaluator):
     """The scores of a model folder of stockpot (``recycle``, ``rank``) on a task's rows.
 
-    ``task``: a YAML file with a task, or with a recipe that has one. The folder's model is loaded
-    once; later weights are put into it in place.
+    ``task``: a YAML file with a task, or with a recipe, whose metric then counts. The folder's
+    model is loaded once; later weights are put into it in place.
 
     Raises ``InputError`` for models that are no such folder, or predict something else.
     """
@@ -36,8 +36,9 @@ class TaskEvaluator(Evaluator):
 
     def __init__(self, task: Path, *, metric: str | None = None) -> None:
         self.label = f"task {task.name}"
-        self.metric = metric or "accuracy"
+        metric = metric or read_asked(task, task.parent)[0].metric
         self._path, self._wanted = task, metric
+        self.metric = metric or "accuracy"
         self._predictor: Predictor | None = None
         self._series: object = None
         self.identity = digest(["task", task.read_text(encoding="utf-8"), metric])

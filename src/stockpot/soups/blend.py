@@ -35,7 +35,7 @@ class Blend:
         return tuple(np.flatnonzero(self.coefficients.any(axis=1)).tolist())
 
 
-class Pantry:
+class Blends:
     """Makes blends of ``count`` ingredients that differ in ``tensors`` tensors."""
 
     def __init__(self, names: Sequence[str], tensors: int, *, has_base: bool) -> None:

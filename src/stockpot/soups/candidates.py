@@ -8,7 +8,7 @@ import numpy as np
 
 from stockpot.errors import StockpotError
 from stockpot.evaluation.selection import greedy_soup
-from stockpot.soups.blend import Blend, Coefficients, Pantry
+from stockpot.soups.blend import Blend, Blends, Coefficients
 from stockpot.soups.budget import BudgetSpentError
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.measuring import Evaluations, TriedBlend
@@ -31,14 +31,14 @@ class SoupCandidate:
 
 
 @dataclass
-class Kitchen:
+class CandidateMaker:
     """Makes candidates of an engine's ingredients and has them evaluated.
 
     ``notes``: what was left out, in words; ``left_out``: without each ingredient, the score.
     """
 
     engine: SoupEngine
-    pantry: Pantry
+    blends: Blends
     evaluations: Evaluations
     seed: int = 0
     rows: list[SoupCandidate] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Kitchen:
             self.notes.append("the budget ended before the search began")
             return
         parts = self.engine.groups(groups)
-        stages = [("search", [list(range(self.pantry.tensors))])]
+        stages = [("search", [list(range(self.blends.tensors))])]
         if len(parts) > 1:
             stages.append(("search:layers", parts))
         for number, (name, layers) in enumerate(stages):
@@ -92,8 +92,8 @@ class Kitchen:
     def _singles(self) -> None:
         self.singles = scored = []
         try:
-            for index in range(self.pantry.count):
-                single, leader = self.pantry.single(index), self.evaluations.best
+            for index in range(self.blends.count):
+                single, leader = self.blends.single(index), self.evaluations.best
                 scored.append(self.evaluations.score(single, "single", against=leader))
         finally:  # also where the time ends between two of them
             usable = [one for one in scored if one.complete and one.failure is None]
@@ -104,18 +104,18 @@ class Kitchen:
             raise StockpotError(f"the evaluator failed on every model: {scored[0].failure}")
 
     def _uniform(self) -> None:
-        if self.pantry.count > 1:
-            self._add("uniform", "uniform soup", self._score(self.pantry.uniform(), "uniform"), 0)
-        if self.pantry.has_base:
-            blend = self.pantry.blend("base", "the base", np.zeros(self.pantry.count))
+        if self.blends.count > 1:
+            self._add("uniform", "uniform soup", self._score(self.blends.uniform(), "uniform"), 0)
+        if self.blends.has_base:
+            blend = self.blends.blend("base", "the base", np.zeros(self.blends.count))
             self._add("base", "the base", self._score(blend, "base"), 0)
 
     def _stock(self) -> None:
-        if not self.pantry.has_base or self.pantry.count < 2:
+        if not self.blends.has_base or self.blends.count < 2:
             return
         ratios = self.engine.stock_ratios()
-        values = np.repeat(ratios[None, :] / self.pantry.count, self.pantry.count, axis=0)
-        blend = self.pantry.blend("stock", "Model Stock", values)
+        values = np.repeat(ratios[None, :] / self.blends.count, self.blends.count, axis=0)
+        blend = self.blends.blend("stock", "Model Stock", values)
         self._add("stock", "Model Stock", self._score(blend, "stock"), 0)
 
     def _greedy(self) -> None:
@@ -130,7 +130,7 @@ class Kitchen:
             if len(chosen) == 1:
                 looks.append(self.singles[chosen[0]])
             else:
-                blend = self.pantry.uniform(chosen, f"greedy:{len(looks)}")
+                blend = self.blends.uniform(chosen, f"greedy:{len(looks)}")
                 accepted = [one for one in looks if one.complete]
                 leader = max(accepted, key=lambda one: one.score, default=None)
                 looks.append(self.evaluations.score(blend, "greedy", against=leader))
@@ -144,13 +144,13 @@ class Kitchen:
 
     def _curve(self) -> None:
         """WiSE-FT (arXiv 2109.01903): between the base and the uniform soup, and the best model."""
-        if not self.pantry.has_base:
+        if not self.blends.has_base:
             return
         ends = {one.name: one for one in self.rows if one.name in ("uniform", "best")}
         for name, row in ends.items():
             looks = [row.scored]
             for a in _CURVE:
-                blend = self.pantry.blend(
+                blend = self.blends.blend(
                     f"wise:{name}:{a:g}",
                     f"{a:g} of the way to the {_short(row)}",
                     a * row.scored.blend.coefficients,
@@ -161,7 +161,7 @@ class Kitchen:
             self._add(f"wise:{name}", label, chosen, row.decisions + 1, looks)
 
     def _leave_out(self) -> None:
-        count = self.pantry.count
+        count = self.blends.count
         if count < 3:
             return
         if self.evaluations.budget.left() < _LEAVE_OUT * count:
@@ -169,12 +169,12 @@ class Kitchen:
             return
         for index in range(count):
             members = [i for i in range(count) if i != index]
-            blend = self.pantry.uniform(members, f"without:{index}")
+            blend = self.blends.uniform(members, f"without:{index}")
             # TriedBlend on all rows: it says what an ingredient is worth, however little that is.
             self.left_out[index] = self.evaluations.score(blend, "leave-one-out")
         chosen = max(self.left_out.values(), key=lambda one: one.score)
         lost = next(index for index, one in self.left_out.items() if one is chosen)
-        label = f"uniform soup without {self.pantry.names[lost]}"
+        label = f"uniform soup without {self.blends.names[lost]}"
         self._add("leave-one-out", label, chosen, count, list(self.left_out.values()))
 
     def _search(
@@ -185,12 +185,12 @@ class Kitchen:
         seen: list[TriedBlend] = []
 
         def blend_of(vector: Coefficients) -> Blend:
-            values = np.zeros((self.pantry.count, self.pantry.tensors))
+            values = np.zeros((self.blends.count, self.blends.tensors))
             for own, group in zip(
-                vector.reshape(len(layers), self.pantry.count), layers, strict=True
+                vector.reshape(len(layers), self.blends.count), layers, strict=True
             ):
                 values[:, group] = own[:, None]
-            return self.pantry.blend(f"{name}:{len(seen)}", f"search {len(seen) + 1}", values)
+            return self.blends.blend(f"{name}:{len(seen)}", f"search {len(seen) + 1}", values)
 
         def objective(vector: Coefficients) -> float:
             scored = self._score(blend_of(vector), name)
@@ -222,10 +222,10 @@ class Kitchen:
 
     def draws(self, count: int) -> list[TriedBlend]:
         """Random shares: the control of a search of as many evaluations."""
-        vectors = zip(range(count), random_vectors(self.pantry.count, self.seed), strict=False)
+        vectors = zip(range(count), random_vectors(self.blends.count, self.seed), strict=False)
         return [
             self.evaluations.score(
-                self.pantry.blend("draw", f"random shares {number + 1}", vector), "control"
+                self.blends.blend("draw", f"random shares {number + 1}", vector), "control"
             )
             for number, vector in vectors
         ]

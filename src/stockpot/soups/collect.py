@@ -11,7 +11,7 @@ from stockpot.checkpoints.layers import layer_of
 from stockpot.evaluation.wording import in_sentence
 from stockpot.evaluators.contract import Evaluator
 from stockpot.provenance import versions
-from stockpot.soups.candidates import Kitchen, SoupCandidate
+from stockpot.soups.candidates import CandidateMaker, SoupCandidate
 from stockpot.soups.choice import best_searched, is_level, judged_claims, leader
 from stockpot.soups.ingredients import OpenIngredients
 from stockpot.soups.judging import Judgement, mean_of
@@ -31,86 +31,86 @@ RIVALS = ("best", "uniform")
 
 
 @dataclass
-class Dish:
+class SoupOutcome:
     """All that came out. ``seconds``: of this run."""
 
-    kitchen: Kitchen
+    maker: CandidateMaker
     ingredients: OpenIngredients
     evaluator: Evaluator
     kept: Judgement
     seconds: float = 0.0
 
 
-def collect(dish: Dish, recipe: dict[str, Any], digest: str) -> SoupResults:
+def collect(outcome: SoupOutcome, recipe: dict[str, Any], digest: str) -> SoupResults:
     """The content of ``results.json``."""
-    kitchen, evaluations = dish.kitchen, dish.kitchen.evaluations
-    groups = kitchen.engine.groups(_GROUPS)
-    names = [layer_of(kitchen.engine.changes[group[0]]) for group in groups]
+    maker, evaluations = outcome.maker, outcome.maker.evaluations
+    groups = maker.engine.groups(_GROUPS)
+    names = [layer_of(maker.engine.changes[group[0]]) for group in groups]
     choose, judge = evaluations.choose, evaluations.judge
     budget = evaluations.budget
     return SoupResults(
         recipe_digest=digest,
         version=SoupResults.current,
         kind="soup",
-        title=f"Soup of {len(dish.ingredients.names)} models",
-        base=dish.ingredients.base_name,
+        title=f"Soup of {len(outcome.ingredients.names)} models",
+        base=outcome.ingredients.base_name,
         evaluator=SoupEvaluator(
-            label=dish.evaluator.label,
-            digest=dish.evaluator.identity,
-            metric=dish.evaluator.metric,
+            label=outcome.evaluator.label,
+            digest=outcome.evaluator.identity,
+            metric=outcome.evaluator.metric,
             rows=None if choose is None or judge is None else len(choose) + len(judge),
             choosing=None if choose is None else len(choose),
             judging=None if judge is None else len(judge),
-            takes_rows=dish.evaluator.takes_rows,
+            takes_rows=outcome.evaluator.takes_rows,
         ),
         ingredients=tuple(
-            _ingredient(dish, index, groups) for index in range(kitchen.engine.count)
+            _ingredient(outcome, index, groups) for index in range(maker.engine.count)
         ),
         groups=tuple(names),
-        candidates=tuple(_row(dish, row, place) for place, row in enumerate(kitchen.rows)),
-        kept=_kept(dish),
-        controls=dish.kept.controls,
+        candidates=tuple(_row(outcome, row, place) for place, row in enumerate(maker.rows)),
+        kept=_kept(outcome),
+        controls=outcome.kept.controls,
         trace=tuple(evaluations.trace),
         cost=SoupCost(
             evaluations=budget.spent,
-            searched=kitchen.searched,
+            searched=maker.searched,
             seconds=budget.spent_seconds,
-            beyond=max(dish.seconds - evaluations.spent_here, 0.0),
+            beyond=max(outcome.seconds - evaluations.spent_here, 0.0),
             run=evaluations.measured,
         ),
-        notes=(*_warnings(dish), *kitchen.notes),
-        searched=_searched(dish),
+        notes=(*_warnings(outcome), *maker.notes),
+        searched=_searched(outcome),
         recipe=recipe,
         versions=versions("torch", "transformers", "cmaes", "optuna"),
     )
 
 
-def _ingredient(dish: Dish, index: int, groups: list[list[int]]) -> SoupIngredient:
-    kitchen = dish.kitchen
-    scored = dict(enumerate(kitchen.singles)).get(index)
-    without = kitchen.left_out.get(index)
-    shares = dish.kept.blend.coefficients[index]
-    sizes = kitchen.engine.sizes
+def _ingredient(outcome: SoupOutcome, index: int, groups: list[list[int]]) -> SoupIngredient:
+    maker = outcome.maker
+    scored = dict(enumerate(maker.singles)).get(index)
+    without = maker.left_out.get(index)
+    shares = outcome.kept.blend.coefficients[index]
+    sizes = maker.engine.sizes
     return SoupIngredient(
-        name=dish.ingredients.names[index],
-        digest=kitchen.engine.digests[index],
+        name=outcome.ingredients.names[index],
+        digest=maker.engine.digests[index],
         score=None if scored is None else finite(scored.score),
         without=None if without is None else finite(without.score),
         shares=tuple(float(np.average(shares[group], weights=sizes[group])) for group in groups),
     )
 
 
-def _row(dish: Dish, row: SoupCandidate, place: int) -> SoupRow:
-    behind = dish.kept.behind[place]
+def _row(outcome: SoupOutcome, row: SoupCandidate, place: int) -> SoupRow:
+    behind = outcome.kept.behind[place]
     scored = row.scored
     return SoupRow(
         name=row.name,
         label=row.label,
         choose=finite(scored.score),
         complete=scored.complete,
-        judge=mean_of(dish.kept.judged.get(row.name)),
+        judge=mean_of(outcome.kept.judged.get(row.name)),
         behind=behind,
-        level=is_level(row, leader(dish.kitchen.rows), behind),
+        level=is_level(row, leader(outcome.maker.rows), behind),
         decisions=row.decisions,
         members=len(scored.blend.members),
         coefficients=tuple(scored.blend.totals.tolist()),
@@ -118,34 +118,33 @@ def _row(dish: Dish, row: SoupCandidate, place: int) -> SoupRow:
     )
 
 
-def _kept(dish: Dish) -> KeptSoup:
-    rows, kept, judged = dish.kitchen.rows, dish.kept.row, dish.kept.judged
+def _kept(outcome: SoupOutcome) -> KeptSoup:
+    rows, kept, judged = outcome.maker.rows, outcome.kept.row, outcome.kept.judged
     by_name = {row.name: row for row in rows}
     by_rows = {name: own for name, own in judged.items() if not isinstance(own, float)}
+    there = [name for name in RIVALS if name in by_name]
     claims = judged_claims(
         by_rows,
         kept.name,
-        [name for name in RIVALS if name in by_name],
+        there,
         {row.name: row.label for row in rows},
-        dish.evaluator.metric,
+        outcome.evaluator.metric,
     )
-    gains = [
-        _gain(dish, kept, by_name[name]) for name in RIVALS if name != kept.name and name in by_name
-    ]
+    gains = [_gain(outcome, kept, by_name[name]) for name in there if name != kept.name]
     return KeptSoup(
         name=kept.name,
         label=kept.label,
-        why=_why(dish),
+        why=_why(outcome),
         choose=finite(kept.scored.score),
         judge=mean_of(judged.get(kept.name)),
         gains=tuple(gains),
         claims=claims,
-        checks=dish.kept.checks,
+        checks=outcome.kept.checks,
     )
 
 
-def _gain(dish: Dish, row: SoupCandidate, other: SoupCandidate) -> SoupGain:
-    own, rival = (mean_of(dish.kept.judged.get(one.name)) for one in (row, other))
+def _gain(outcome: SoupOutcome, row: SoupCandidate, other: SoupCandidate) -> SoupGain:
+    own, rival = (mean_of(outcome.kept.judged.get(one.name)) for one in (row, other))
     sure = other.scored.complete and other.scored.failure is None
     return SoupGain(
         against=other.name,
@@ -155,14 +154,14 @@ def _gain(dish: Dish, row: SoupCandidate, other: SoupCandidate) -> SoupGain:
     )
 
 
-def _searched(dish: Dish) -> SoupGain | None:
-    rows = dish.kitchen.rows
+def _searched(outcome: SoupOutcome) -> SoupGain | None:
+    rows = outcome.maker.rows
     row = best_searched(rows)
-    return None if row is None else _gain(dish, row, rows[0])
+    return None if row is None else _gain(outcome, row, rows[0])
 
 
-def _why(dish: Dish) -> str:
-    rows, kept, behind = dish.kitchen.rows, dish.kept.row, dish.kept.behind
+def _why(outcome: SoupOutcome) -> str:
+    rows, kept, behind = outcome.maker.rows, outcome.kept.row, outcome.kept.behind
     best = leader(rows)
     if any(gap is None for gap in behind) and not any(gap is not None for gap in behind):
         return f"best of {len(rows)} by one number each"
@@ -178,9 +177,9 @@ def _why(dish: Dish) -> str:
     )
 
 
-def _warnings(dish: Dish) -> list[str]:
-    if dish.kitchen.evaluations.choose is not None:
-        if any(isinstance(own, float) for own in dish.kept.judged.values()):
+def _warnings(outcome: SoupOutcome) -> list[str]:
+    if outcome.maker.evaluations.choose is not None:
+        if any(isinstance(own, float) for own in outcome.kept.judged.values()):
             return ["the evaluator gives one number, no scores of rows: there are no intervals"]
         return []
     return [

@@ -15,7 +15,7 @@ from stockpot.evaluators.spec import Constraint
 from stockpot.evaluators.store import ScoreStore, StoredScore
 from stockpot.soups.blend import Blend
 from stockpot.soups.budget import BudgetSpentError
-from stockpot.soups.candidates import Kitchen, SoupCandidate
+from stockpot.soups.candidates import CandidateMaker, SoupCandidate
 from stockpot.soups.choice import best_searched, lower_end, preferred, shortfalls
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.measuring import TriedBlend
@@ -40,7 +40,7 @@ class Judgement:
 
 
 def judge(
-    kitchen: Kitchen,
+    maker: CandidateMaker,
     constraints: Sequence[Constraint],
     store: ScoreStore,
     settings: Any,
@@ -49,7 +49,7 @@ def judge(
 
     Raises ``StockpotError`` where no candidate keeps the constraints.
     """
-    rows = kitchen.rows
+    rows = maker.rows
     behind = tuple(shortfalls(rows))
     allowed = [row.scored.failure is None and row.scored.complete for row in rows]
     while True:
@@ -59,13 +59,13 @@ def judge(
                 "no candidate keeps the constraints",
                 hint="allow a larger loss, or name another model in against",
             )
-        checks = tuple(_check(kitchen, one, store, kept) for one in constraints)
+        checks = tuple(_check(maker, one, store, kept) for one in constraints)
         if all(check.kept for check in checks):
             break
         lost = next(check for check in checks if not check.kept)
-        kitchen.notes.append(f"{kept.label} breaks a constraint: {lost.label}")
+        maker.notes.append(f"{kept.label} breaks a constraint: {lost.label}")
         allowed[rows.index(kept)] = False
-    evaluations = kitchen.evaluations
+    evaluations = maker.evaluations
     beside = {"best", "uniform", "base", kept.name}
     if (searched := best_searched(rows)) is not None:
         beside.add(searched.name)
@@ -77,27 +77,25 @@ def judge(
         for scores in [evaluations.judged(row.scored.blend)]
         if scores is not None
     }
-    controls = _controls(kitchen, kept, settings)
+    controls = _controls(maker, kept, settings)
     if evaluations.unjudged:
         names = ", ".join(dict.fromkeys(evaluations.unjudged))
-        kitchen.notes.append(f"the budget ended before these were judged: {names}")
+        maker.notes.append(f"the budget ended before these were judged: {names}")
     return Judgement(kept, behind, judged, checks, controls)
 
 
 def _check(
-    kitchen: Kitchen, constraint: Constraint, store: ScoreStore, kept: SoupCandidate
+    maker: CandidateMaker, constraint: Constraint, store: ScoreStore, kept: SoupCandidate
 ) -> SoupCheck:
     """A constraint, asked on all rows of its evaluator."""
-    rival = next((row for row in kitchen.rows if row.name == constraint.against), None)
+    rival = next((row for row in maker.rows if row.name == constraint.against), None)
     if rival is None:
         raise StockpotError(f"a constraint is against '{constraint.against}', which is not there")
     label = constraint.evaluator.label
     try:
-        own, other = (
-            _scored(kitchen, constraint, store, row.scored.blend) for row in (kept, rival)
-        )
+        own, other = (_scored(maker, constraint, store, row.scored.blend) for row in (kept, rival))
     except EvaluationError as error:
-        kitchen.notes.append(f"constraint {label}: {error.message}")
+        maker.notes.append(f"constraint {label}: {error.message}")
         return _checked(constraint, None, None, False)
     if isinstance(own, float) or isinstance(other, float):
         mean = float(np.mean(own) - np.mean(other))
@@ -118,12 +116,12 @@ def _checked(one: Constraint, mean: float | None, low: float | None, kept: bool)
 
 
 def _scored(
-    kitchen: Kitchen, constraint: Constraint, store: ScoreStore, blend: Blend
+    maker: CandidateMaker, constraint: Constraint, store: ScoreStore, blend: Blend
 ) -> Scores | float:
-    key, identity = kitchen.engine.identity(blend), constraint.evaluator.identity
+    key, identity = maker.engine.identity(blend), constraint.evaluator.identity
     known = store.read(key, identity, None)
     if known is None:
-        known = StoredScore(constraint.evaluator.evaluate(kitchen.engine.checkpoint(blend)), 0.0)
+        known = StoredScore(constraint.evaluator.evaluate(maker.engine.checkpoint(blend)), 0.0)
         store.write(key, identity, None, known)
     return known.scores
 
@@ -133,15 +131,15 @@ def mean_of(scores: Scores | float | None) -> float | None:
     return None if scores is None else float(np.mean(scores))
 
 
-def _controls(kitchen: Kitchen, kept: SoupCandidate, settings: Any) -> tuple[SoupControl, ...]:
+def _controls(maker: CandidateMaker, kept: SoupCandidate, settings: Any) -> tuple[SoupControl, ...]:
     """What would have come out without what the ingredients had learnt, or without a search.
 
     Their evaluations are not of the budget.
     """
-    blend, evaluations = kept.scored.blend, kitchen.evaluations
+    blend, evaluations = kept.scored.blend, maker.evaluations
     if settings.controls == "none" or len(blend.members) < 2:
         return ()
-    other = kitchen.engine.shuffle(int(blend.totals.argmax()), kitchen.seed)
+    other = maker.engine.shuffle(int(blend.totals.argmax()), maker.seed)
 
     def control(name: str, label: str, tried: Sequence[TriedBlend], own: SoupEngine) -> None:
         usable = [one for one in tried if one.complete and one.failure is None]
@@ -155,26 +153,26 @@ def _controls(kitchen: Kitchen, kept: SoupCandidate, settings: Any) -> tuple[Sou
             )
 
     def shuffled(vector: Any) -> float:
-        tried.append(evaluations.score(kitchen.pantry.blend("", "", vector), "control", other))
+        tried.append(evaluations.score(maker.blends.blend("", "", vector), "control", other))
         return tried[-1].score
 
     made: list[SoupControl] = []
     tried: list[TriedBlend] = []
-    count, ours = kitchen.searched, evaluations.budget
+    count, ours = maker.searched, evaluations.budget
     evaluations.budget = replace(ours, evaluations=1.0 + 2 * count, spent=0.0, reserve=0.0)
     try:
         label = "the kept coefficients, all differences but one shuffled"
         control("shuffled", label, [evaluations.score(blend, "control", other)], other)
         if settings.controls == "equal" and count:
-            drawn = kitchen.draws(count)
-            control("draws", f"best of {count} random shares", drawn, kitchen.engine)
-            start = np.full(kitchen.pantry.count, 1.0 / kitchen.pantry.count)
+            drawn = maker.draws(count)
+            control("draws", f"best of {count} random shares", drawn, maker.engine)
+            start = np.full(maker.blends.count, 1.0 / maker.blends.count)
             steps = search(shuffled, start, (), settings.search, settings.seed, settings.gain)
             for _ in zip(range(count), steps, strict=False):
                 pass
             control("random", "search over shuffled differences", tried, other)
     except BudgetSpentError:
-        kitchen.notes.append("the budget ended before the controls were complete")
+        maker.notes.append("the budget ended before the controls were complete")
     finally:
         evaluations.budget = ours
     return tuple(made)

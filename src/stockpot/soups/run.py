@@ -21,10 +21,10 @@ from stockpot.inspection.sources import Source
 from stockpot.interrupts import ended_by_signals
 from stockpot.outputs import check_output
 from stockpot.progress import progress
-from stockpot.soups.blend import Pantry
+from stockpot.soups.blend import Blends
 from stockpot.soups.budget import Budget
-from stockpot.soups.candidates import Kitchen
-from stockpot.soups.collect import Dish, collect
+from stockpot.soups.candidates import CandidateMaker
+from stockpot.soups.collect import SoupOutcome, collect
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.ingredients import OpenIngredients, open_ingredients
 from stockpot.soups.judging import judge
@@ -82,7 +82,7 @@ class SoupSettings:
 
 
 @dataclass
-class _Table:
+class _Setup:
     """What is open while a soup is made."""
 
     ingredients: OpenIngredients
@@ -182,24 +182,24 @@ def soup_with(
     started = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(ended_by_signals())
-        table = _lay(stack, checkpoints, evaluate, base, settings, force)
-        table.budget.started = started
-        identity = digest(table.recipe)
+        setup = _prepare(stack, checkpoints, evaluate, base, settings, force)
+        setup.budget.started = started
+        identity = digest(setup.recipe)
         if folder is not None:
             writes = ("model", "models.json")
             check_output(folder, "results.json", identity, overwrite=overwrite, writes=writes)
         store = cache if cache is not None or folder is None else folder / "work" / "scores"
-        if table.evaluator.unknown:
+        if setup.evaluator.unknown:
             store = None
-        expected = table.budget.evaluations or 10.0 * len(table.ingredients.models)
+        expected = setup.budget.evaluations or 10.0 * len(setup.ingredients.models)
         with progress("soup", expected, quiet=quiet) as advance:
             scores = ScoreStore(None if store is None else Path(store))
-            dish = _cook(table, scores, (lambda words: None) if quiet else _warn, advance)
-        dish.seconds = time.monotonic() - started
-        results = collect(dish, table.recipe, identity)
+            outcome = _measure(setup, scores, (lambda words: None) if quiet else _warn, advance)
+        outcome.seconds = time.monotonic() - started
+        results = collect(outcome, setup.recipe, identity)
         if folder is None:
-            return Souped(None, results, state_of(table.engine.checkpoint(dish.kept.blend)))
-        save_soup(folder, dish, results)
+            return Souped(None, results, state_of(setup.engine.checkpoint(outcome.kept.blend)))
+        save_soup(folder, outcome, results)
         write_json(folder / "results.json", results.to_json())
         return Souped(folder, results)
 
@@ -226,29 +226,29 @@ def plan_with(
 ) -> list[str]:
     """:func:`plan_soup` with its settings in one."""
     with ExitStack() as stack:
-        table = _lay(stack, checkpoints, evaluate, base, settings, force)
-        engine, budget, rows = table.engine, table.budget, table.evaluator.size
+        setup = _prepare(stack, checkpoints, evaluate, base, settings, force)
+        engine, budget, rows = setup.engine, setup.budget, setup.evaluator.size
         amount = (
             f"{budget.evaluations} evaluations" if budget.evaluations else f"{budget.seconds:g} s"
         )
         changed = f"{len(engine.changes)} of {len(engine.tensors)} tensors differ"
-        ground = f"; base {table.ingredients.base_name}" if base is not None else ""
+        ground = f"; base {setup.ingredients.base_name}" if base is not None else ""
         return [
             f"{engine.count} models, {changed}{ground}",
-            f"evaluator: {table.evaluator.label}" + (f", {rows} rows" if rows else ""),
+            f"evaluator: {setup.evaluator.label}" + (f", {rows} rows" if rows else ""),
             f"budget: {amount}; search: {settings.search}",
-            *(f"note: {note}" for note in table.notes()),
+            *(f"note: {note}" for note in setup.notes()),
         ]
 
 
-def _lay(
+def _prepare(
     stack: ExitStack,
     checkpoints: Checkpoints,
     evaluate: Evaluate,
     base: Source | None,
     settings: SoupSettings,
     force: bool,
-) -> _Table:
+) -> _Setup:
     """Read, check and open everything; nothing is evaluated."""
     evaluator, constraints = read_evaluator(evaluate)
     split = RowSplit(settings.judge, settings.seed)
@@ -274,7 +274,7 @@ def _lay(
         ],
         **vars(settings),
     }
-    return _Table(ingredients, evaluator, constraints, engine, settings, budget, recipe)
+    return _Setup(ingredients, evaluator, constraints, engine, settings, budget, recipe)
 
 
 def read_evaluator(evaluate: Evaluate) -> tuple[Evaluator, tuple[Constraint, ...]]:
@@ -288,26 +288,26 @@ def read_evaluator(evaluate: Evaluate) -> tuple[Evaluator, tuple[Constraint, ...
     raise InputError(f"{type(evaluate).__name__} is no evaluator", hint="give a function")
 
 
-def _cook(
-    table: _Table, store: ScoreStore, say: Callable[[str], None], advance: Callable[..., None]
-) -> Dish:
-    settings, engine = table.settings, table.engine
+def _measure(
+    setup: _Setup, store: ScoreStore, say: Callable[[str], None], advance: Callable[..., None]
+) -> SoupOutcome:
+    settings, engine = setup.settings, setup.engine
     evaluations = Evaluations(
         engine,
-        table.evaluator,
+        setup.evaluator,
         store,
         RowSplit(settings.judge, settings.seed),
-        table.budget,
+        setup.budget,
         say,
         advance,
         settings.racing,
     )
-    pantry = Pantry(table.ingredients.names, len(engine.changes), has_base=engine.base is not None)
-    kitchen = Kitchen(engine, pantry, evaluations, settings.seed, notes=table.notes())
-    kitchen.cheap()
-    kitchen.search(settings.search, settings.layer_groups, settings.gain)
-    kept = judge(kitchen, table.constraints, store, settings)
-    return Dish(kitchen, table.ingredients, table.evaluator, kept)
+    blends = Blends(setup.ingredients.names, len(engine.changes), has_base=engine.base is not None)
+    maker = CandidateMaker(engine, blends, evaluations, settings.seed, notes=setup.notes())
+    maker.cheap()
+    maker.search(settings.search, settings.layer_groups, settings.gain)
+    kept = judge(maker, setup.constraints, store, settings)
+    return SoupOutcome(maker, setup.ingredients, setup.evaluator, kept)
 
 
 def _warn(words: str) -> None:

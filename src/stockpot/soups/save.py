@@ -12,16 +12,16 @@ from stockpot.evaluation.wording import declared
 from stockpot.files import atomic_folder
 from stockpot.merging.output import METADATA, copy_companions, library_of, short_label
 from stockpot.provenance import Parent, Record, RunModel, write_card, write_models, write_record
-from stockpot.soups.collect import Dish
+from stockpot.soups.collect import SoupOutcome
 from stockpot.soups.schema import SoupResults
 from stockpot.soups.words import sentences
 
 FOLDER = "model"
 
 
-def save_soup(output: Path, dish: Dish, results: SoupResults) -> None:
+def save_soup(output: Path, outcome: SoupOutcome, results: SoupResults) -> None:
     """Write ``output/model`` and ``output/models.json``. Raises ``OutputError``."""
-    engine, blend = dish.kitchen.engine, dish.kept.blend
+    engine, blend = outcome.maker.engine, outcome.kept.blend
     model = engine.checkpoint(blend)
     with atomic_folder(output / FOLDER, replace=True) as folder:
         components = component_files(engine.ingredients[0])
@@ -31,15 +31,15 @@ def save_soup(output: Path, dish: Dish, results: SoupResults) -> None:
         if model.home is not None:
             copy_companions(model.home, folder)
         with open_checkpoint(folder) as written:
-            record = _record(dish, results, written.digest())
+            record = _record(outcome, results, written.digest())
         write_record(folder, record)
         text = "\n".join(f"- {sentence}" for sentence in sentences(results))
         write_card(folder, record, library_name=library_of(folder), text=text)
-    write_models(output, [*_parents(output, dish), RunModel(FOLDER)])
+    write_models(output, [*_parents(output, outcome), RunModel(FOLDER)])
 
 
-def _record(dish: Dish, results: SoupResults, digest: str) -> Record:
-    engine, totals = dish.kitchen.engine, dish.kept.blend.totals
+def _record(outcome: SoupOutcome, results: SoupResults, digest: str) -> Record:
+    engine, totals = outcome.maker.engine, outcome.kept.blend.totals
     parents = [
         Parent(short_label(one.label), known, "model", float(weight))
         for one, known, weight in zip(engine.ingredients, engine.digests, totals, strict=True)
@@ -70,15 +70,15 @@ def _record(dish: Dish, results: SoupResults, digest: str) -> Record:
     )
 
 
-def _parents(output: Path, dish: Dish) -> list[RunModel]:
+def _parents(output: Path, outcome: SoupOutcome) -> list[RunModel]:
     """The base and the ingredients, as far as they lie somewhere."""
-    engine = dish.kitchen.engine
+    engine = outcome.maker.engine
     base = None if engine.base is None else engine.base.digest()
     listed: list[tuple[Checkpoint, str, str, str | None]] = []
     if engine.base is not None and base is not None:
-        listed.append((engine.base, str(dish.ingredients.base_name), base, None))
+        listed.append((engine.base, str(outcome.ingredients.base_name), base, None))
     for one, name, known in zip(
-        engine.ingredients, dish.ingredients.names, engine.digests, strict=True
+        engine.ingredients, outcome.ingredients.names, engine.digests, strict=True
     ):
         listed.append((one, name, known, base))
     return [
