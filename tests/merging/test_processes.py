@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from stockpot.checkpoints import known_digests, open_checkpoint
+from stockpot.checkpoints.checkpoint import join_digests
+from stockpot.checkpoints.safetensors_file import SafetensorsCheckpoint
 from stockpot.errors import NonFiniteError, StockpotError
 from stockpot.merging import method as registry
 from stockpot.merging import processes
@@ -124,3 +129,35 @@ def test_small_merges_and_methods_that_learn_stay_in_one_process(paths, monkeypa
         assert not processes.worth_forking(tasks, Options())
         monkeypatch.setattr(processes, "WORTH_IT", 10_000_000)
         assert not processes.worth_forking(tasks, options)
+
+
+@pytest.mark.parametrize("elements", [None, 1000])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("method", ["linear", "stock", "ties", "passthrough"])
+def test_the_hash_of_a_result_is_that_of_its_file(
+    paths, tmp_path, monkeypatch, method, count, threads, elements
+):
+    monkeypatch.setattr(known_digests, "_SETTLED", 10**18)
+    read_back: list[str] = []
+    hash_tensor = SafetensorsCheckpoint.tensor_digest
+
+    def count_reads(checkpoint, name):
+        if str(tmp_path / "out") in checkpoint.label:
+            read_back.append(name)
+        return hash_tensor(checkpoint, name)
+
+    monkeypatch.setattr(SafetensorsCheckpoint, "tensor_digest", count_reads)
+    base, models = paths
+    spec = Spec(models[:1] if method == "passthrough" else models, method, base, {})
+    if method == "passthrough":
+        spec = replace(spec, base=None)
+    options = Options(processes=count, threads=threads, block_elements=elements)
+    run_merge(spec, tmp_path / "out.safetensors", options=options)
+    recorded = json.loads((tmp_path / "out.merge.json").read_text())["record"]["digest"]
+    if threads == 1 or count == 2:  # one thread takes a tensor's pieces in their order
+        assert read_back == []
+    monkeypatch.undo()
+    with open_checkpoint(tmp_path / "out.safetensors") as written:
+        parts = {name: written.tensor_digest(name) for name in written.names}
+        assert recorded == join_digests(written.tensors, parts)

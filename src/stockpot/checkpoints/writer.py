@@ -16,6 +16,7 @@ import numpy as np
 from stockpot.checkpoints.direct import DirectFile
 from stockpot.checkpoints.dtypes import STORAGE, Array, code_of, narrow
 from stockpot.checkpoints.header import Header, TensorInfo, build_header, header_bytes
+from stockpot.checkpoints.running_digests import RunningDigests
 from stockpot.errors import CheckpointError
 from stockpot.files import atomic_file, write_json
 from stockpot.system import BINARY, reserve, write_at
@@ -29,6 +30,7 @@ class CheckpointWriter:
 
     ``write(name, start, values)`` may be called from several threads; each element is written
     once. Large files are written past the page cache where the file system can do that.
+    ``running``: where one is put there, what is written is hashed on its way.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class CheckpointWriter:
         self._files: list[CachedFile | DirectFile] = []
         self._place: dict[str, tuple[CachedFile | DirectFile, int]] = {}
         self.tensors: dict[str, TensorInfo] = {}
+        self.running: RunningDigests | None = None
         try:
             for path, header in layout.items():
                 self._open(path, header, fresh)
@@ -66,6 +69,7 @@ class CheckpointWriter:
     def again(self) -> Iterator[CheckpointWriter]:
         """The same files, opened once more: for a process that writes some of the tensors."""
         writer = CheckpointWriter(self._layout, fresh=False, prefixes=self._prefixes)
+        writer.running = None if self.running is None else RunningDigests()
         try:
             yield writer
         finally:
@@ -76,6 +80,8 @@ class CheckpointWriter:
         file, offset = self._place[name]
         stored = np.ascontiguousarray(stored)
         if stored.size:
+            if self.running is not None:
+                self.running.add(name, start, stored)
             data = stored.view(np.uint8).reshape(-1).data
             file.write(data, offset + start * stored.itemsize)
 
@@ -87,8 +93,12 @@ class CheckpointWriter:
         storage = STORAGE[self.tensors[name].dtype]
         offset += start * storage.itemsize
         if isinstance(file, DirectFile) and offset % storage.itemsize == 0:
-            for piece in file.room(offset, size * storage.itemsize):
-                yield piece.view(storage)
+            for room in file.room(offset, size * storage.itemsize):
+                piece = room.view(storage)
+                yield piece
+                if self.running is not None:
+                    self.running.add(name, start, piece)
+                start += piece.size
         else:
             values = np.empty(size, storage)
             yield values

@@ -209,7 +209,11 @@ class Engine:
 
             return reduce
 
-        yield [piece(start, stop) for start, stop in _spans(work.info.size, size)]
+        spans = list(_spans(work.info.size, size))
+        if (len(work.passes) - work.passes_done) % 2:
+            # Every other time, the last one among them: what was read last is still in the cache.
+            spans.reverse()
+        yield [piece(start, stop) for start, stop in spans]
 
     def _combine(self, work: Work) -> Pieces:
         granularity = work.method.granularity_for(work.parameters)
@@ -247,10 +251,7 @@ class Engine:
 
             return combine
 
-        spans = list(_spans(size, step))
-        if work.passes:
-            spans.reverse()  # what the last pass read last is still in the cache
-        return [piece(start, stop) for start, stop in spans]
+        return [piece(start, stop) for start, stop in _spans(size, step)]
 
     def _copy(self, work: Copy) -> Flow[NumpyBackend]:
         def piece(start: int, stop: int) -> Piece[NumpyBackend]:

@@ -294,11 +294,18 @@ def dtype_code(dtype: Dtype | None) -> str | None:
     return code
 
 
-def digests(sources: Sequence[Checkpoint], threads: int | None = None) -> list[str]:
-    """``Checkpoint.digest()`` of each source, tensors shared among threads."""
+def digests(
+    sources: Sequence[Checkpoint],
+    threads: int | None = None,
+    hashed: Mapping[str, bytes] | None = None,
+) -> list[str]:
+    """``Checkpoint.digest()`` of each source, tensors shared among threads.
+
+    ``hashed``: digests of tensors of a single source that need not be read.
+    """
     known = {i: digest for i, s in enumerate(sources) if (digest := s.known_digest()) is not None}
     unknown = [i for i in range(len(sources)) if i not in known]
-    found: dict[int, dict[str, bytes]] = {i: {} for i in unknown}
+    found: dict[int, dict[str, bytes]] = {i: dict(hashed or {}) for i in unknown}
 
     def piece(number: int, name: str) -> Callable[[Any], None]:
         def hash_tensor(context: Any) -> None:
@@ -308,7 +315,10 @@ def digests(sources: Sequence[Checkpoint], threads: int | None = None) -> list[s
 
     # Large tensors first, so that no thread is left alone with one at the end.
     pieces = [
-        (sources[i].info(name).nbytes, piece(i, name)) for i in unknown for name in sources[i].names
+        (sources[i].info(name).nbytes, piece(i, name))
+        for i in unknown
+        for name in sources[i].names
+        if name not in found[i]
     ]
     pieces.sort(key=lambda sized: -sized[0])
     pool: WorkerPool[Any] = WorkerPool(threads or usable_cores(), lambda: None)

@@ -15,6 +15,7 @@ from typing import Any
 from stockpot.checkpoints import Checkpoint
 from stockpot.checkpoints.composite import component_files
 from stockpot.checkpoints.open import GGUF_SUFFIX, is_encoded, open_stored
+from stockpot.checkpoints.running_digests import RunningDigests
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
 from stockpot.errors import InputError, OutputError
 from stockpot.files import atomic_folder, write_json
@@ -78,11 +79,16 @@ def write_output(
     _check_config(job, output)
     tensors = job.prepare()
 
+    hashed: dict[str, bytes] = {}
+
     def fill(writer: CheckpointWriter) -> MergeReport:
+        writer.running = RunningDigests() if hash_parents else None
         # The disk is kept busy while tensors are merged and parents are hashed.
         with _flushing(writer):
             job.run(writer, advance)
             digests = job.digests() if hash_parents else None
+        if writer.running is not None:
+            hashed.update(writer.running.complete(writer.tensors))
         return job.report(digests, time.perf_counter() - started)
 
     if output.suffix == ".safetensors":
@@ -93,13 +99,13 @@ def write_output(
             )
         with file_writer(output, tensors, METADATA) as writer:
             report = fill(writer)
-        write_beside(output, report)
+        write_beside(output, report, hashed)
         return report
     with begin_check(job) as check, atomic_folder(output, replace=overwrite) as folder:
         components = components_of(job)
         with folder_writer(folder, tensors, METADATA, max_shard_size, components) as writer:
             report = fill(writer)
-        return complete_folder(job, folder, report, output.name, check)
+        return complete_folder(job, folder, report, output.name, check, hashed)
 
 
 def components_of(job: MergeJob) -> dict[str, str] | None:
@@ -145,12 +151,17 @@ def _check_config(job: MergeJob, output: Path) -> None:
 
 
 def complete_folder(
-    job: MergeJob, folder: Path, report: MergeReport, name: str, check: LoadCheck | None
+    job: MergeJob,
+    folder: Path,
+    report: MergeReport,
+    name: str,
+    check: LoadCheck | None,
+    hashed: Mapping[str, bytes] | None = None,
 ) -> MergeReport:
     """Add to the weights in ``folder`` what makes it a model: config, report, record and card.
 
-    Returns the report, with what ``check`` has noted. Raises ``CheckpointError`` for a folder that
-    would not load.
+    ``hashed``: digests of tensors that are known. Returns the report, with what ``check`` noted.
+    Raises ``CheckpointError`` for a folder that would not load.
     """
     _copy_companions(job, folder)
     if check is not None:
@@ -158,7 +169,7 @@ def complete_folder(
         note = check.check(folder, job.plan.tensors, donor)
         report = replace(report, warnings=(*report.warnings, note)) if note else report
     write_json(folder / REPORT_NAME, report.to_json())
-    record = make_record(report, name, written_digest(folder, report))
+    record = make_record(report, name, written_digest(folder, report, hashed))
     write_record(folder, record)
     write_card(folder, record, library_name=library_of(folder))
     return report
@@ -169,9 +180,11 @@ def report_beside(output: Path) -> Path:
     return output.with_suffix(".merge.json")
 
 
-def write_beside(output: Path, report: MergeReport) -> None:
+def write_beside(
+    output: Path, report: MergeReport, hashed: Mapping[str, bytes] | None = None
+) -> None:
     """Write the report of a merge into one file, with the record that a folder would hold."""
-    record = make_record(report, output.stem, written_digest(output, report))
+    record = make_record(report, output.stem, written_digest(output, report, hashed))
     write_json(report_beside(output), {**report.to_json(), "record": record.to_json()})
 
 
@@ -190,14 +203,16 @@ def read_report(output: Path) -> dict[str, Any] | None:
     return value
 
 
-def written_digest(output: Path, report: MergeReport) -> str | None:
-    """Content hash of the weights that lie in ``output``, read back; None where hashing was
-    declined.
+def written_digest(
+    output: Path, report: MergeReport, hashed: Mapping[str, bytes] | None = None
+) -> str | None:
+    """Content hash of the weights that lie in ``output``, but for the ``hashed`` tensors read back;
+    None where hashing was declined.
     """
     if all(parent.digest is None for parent in report.parents):
         return None
     with open_stored(output) as checkpoint:
-        return digests([checkpoint])[0]
+        return digests([checkpoint], hashed=hashed)[0]
 
 
 def renew_digest(output: Path) -> None:

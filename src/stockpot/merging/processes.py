@@ -91,6 +91,9 @@ def run_forked(
                 elif kind == "facts":
                     for number, statistics in value:
                         tasks[number].statistics = statistics
+                elif kind == "digests":
+                    assert sink.running is not None
+                    sink.running.learn(value)
                 elif advance is not None:
                     advance(value)
     finally:
@@ -121,6 +124,8 @@ def _work(
                 works = [(n, task) for n in numbers if isinstance(task := tasks[n], Work)]
                 out.send(("facts", [(number, work.statistics) for number, work in works]))
             own.finish()
+            if own.running is not None:
+                out.send(("digests", own.running.complete(own.tensors)))
         out.send(("end", None))
     except BaseException as error:
         out.send(("error", _portable(error)))
