@@ -81,10 +81,10 @@ def _sets(data: Path, pacs: Path | None) -> Iterator[tuple[str, Path, dict[str, 
         "learning_rate": [3e-4, 1e-4, 5e-4],
         "head_only_steps": 20,
         "evaluate_every": 20,
-        "views": 2,
         "batch_size": 12,
         "steps": 60,
     }
+    augmented = {**images, "views": 2}
     turned = {"name": "rotation", "rotation": True, "training": {"limit_per_domain": 500}}
     yield (
         "sentiment",
@@ -138,7 +138,7 @@ def _sets(data: Path, pacs: Path | None) -> Iterator[tuple[str, Path, dict[str, 
                     },
                     turned,
                 ],
-                "training": {**images, "steps": 120, "limit_per_domain": 1200},
+                "training": {**augmented, "steps": 120, "limit_per_domain": 1200},
             },
         )
     yield (
@@ -148,7 +148,7 @@ def _sets(data: Path, pacs: Path | None) -> Iterator[tuple[str, Path, dict[str, 
             "task": {"kind": "images", "size": 96},
             "backbone": {**lite0, "image_size": 96, "freeze_below": "_blocks.9"},
             "auxiliaries": [turned],
-            "training": images,
+            "training": augmented,
         },
     )
     yield (
