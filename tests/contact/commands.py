@@ -77,6 +77,10 @@ COMMANDS = """
 """
 
 
+NO_NETWORK = {"PIP_INDEX_URL": "http://127.0.0.1:1", "PIP_EXTRA_INDEX_URL": "", "PIP_RETRIES": "0"}
+"""Nothing is downloaded: the demo, where it could start, ends at once."""
+
+
 def write_world(folder: Path) -> None:
     """The files that the commands name."""
     from stockpot.checkpoints import write_checkpoint
@@ -133,6 +137,7 @@ def main(folder: str) -> None:
 
     from stockpot.cli.main import app
 
+    os.environ |= {**NO_NETWORK, "XDG_CACHE_HOME": str(Path(folder).absolute() / "cache")}
     write_world(Path(folder))
     for line in COMMANDS.strip().splitlines():
         words = line.split()
