@@ -21,7 +21,7 @@ import numpy as np
 from stockpot.ranking.history.table import Array, Mask, normal_scores
 from stockpot.ranking.posterior.condition import Observations, condition, no_observations
 from stockpot.ranking.posterior.covariance import Profiles, Rows
-from stockpot.ranking.posterior.learning import PosteriorSettings
+from stockpot.ranking.posterior.settings import PosteriorSettings
 
 # What is assumed of a score that was never computed on a task of the history.
 _GAIN, _REPEATS, _NOISE = 0.4, 0.4, 0.8

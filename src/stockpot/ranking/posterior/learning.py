@@ -9,6 +9,7 @@ the rest is predicted from the other tasks, and the prediction is compared with 
   statistics) of predicted and of true ranks, which like the weighted Kendall tau count the top of
   the list most. Settings are averaged with weights ``exp(merit * tasks / 0.7)``: with a
   handful of tasks the best of a grid is mostly luck.
+- At that average the mixture's members are weighed against mean rank (:mod:`.fallback`).
 - Then, at that average, one trial a task, the quantiles of standardised errors give the width of
   intervals (of ranks: where on the scale the true rank lies among what is predicted), and the
   likelihood of the models that really were best gives the sharpness of P(best): a mixture over
@@ -20,13 +21,21 @@ Sources: Savage (1956) for the scores; Vigna (2015) for the weighted tau.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from stockpot.ranking.history.table import Array, Mask
-from stockpot.ranking.posterior.condition import Observations, condition, task_weights
+from stockpot.ranking.posterior.condition import task_weights
 from stockpot.ranking.posterior.covariance import Profiles, Shared
+from stockpot.ranking.posterior.fallback import NOTHING, SHARES, Blend, Rivals, trust
+from stockpot.ranking.posterior.forecast import (
+    MEASURED,
+    Forecast,
+    deviations,
+    forecast,
+    residuals,
+)
 from stockpot.ranking.posterior.marginals import GaussianOutcomes, probability_best
 from stockpot.ranking.posterior.scale import (
     CUTS,
@@ -34,9 +43,9 @@ from stockpot.ranking.posterior.scale import (
     cut,
     metric_of,
     metric_slope,
-    place_anchors,
     typical_interval,
 )
+from stockpot.ranking.posterior.settings import PosteriorSettings
 from stockpot.ranking.posterior.trials import Trial, draw_trials
 
 NOISES = np.array([0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
@@ -44,45 +53,11 @@ GENERALS = (0.0, 1.0)
 LIKENESSES = (0.0, 0.5, 0.85)
 SHARPNESS = (0.35, 0.7, 1.4, 2.8, 5.6, 11.2)
 BUCKETS = (0, 5, 20)
-MEASURED = 0.02  # deviation of a model that was measured
 _TEMPERATURE = 0.7
 _MODELS, _TASKS = 300, 150
 _WIDTH_TASKS, _CURVES = 72, 24
 _PRIOR_TASKS, _LEAST_WEIGHT, _ROUNDS = 0.5, 0.01, 100
 _LEAST_MODELS, _LEAST_TASKS = 6, 3
-
-
-@dataclass(frozen=True)
-class PosteriorSettings:
-    """What is learnt for one number of anchors.
-
-    ``noise``: variance of an anchor, in units of D; ``general``: strength of the general order;
-    ``likeness``: how much a task is like single old ones, 0..1 (rho of :mod:`.covariance`);
-    ``low``, ``high``: 5 % and 95 % quantiles of errors in predicted standard deviations, of ranks;
-    ``metric_low``, ``metric_high``: likewise of the metric, as the anchors tell its units;
-    ``metric_width``: factor on intervals of the metric, as other tasks tell its units;
-    ``sharpness``: factors on deviations for P(best), and their weights;
-    ``merit``: correlation with the truth, and ``merit_without``: that of the mean over history;
-    ``tasks``: how many it was learnt from.
-    """
-
-    scale: MonotoneScale = field(default_factory=MonotoneScale)
-    noise: float = 1.0
-    general: float = 0.5
-    likeness: float = 0.0
-    low: float = -1.645
-    high: float = 1.645
-    metric_low: float = -2.5
-    metric_high: float = 2.5
-    metric_width: float = 1.0
-    sharpness: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
-    merit: float = float("nan")
-    merit_without: float = float("nan")
-    tasks: int = 0
-
-    def alike(self, shared: Shared) -> Array | None:
-        """``(N, T)``: what each old task would have a new one be; None without likeness."""
-        return self.likeness * shared.profiles if self.likeness else None
 
 
 @dataclass(frozen=True)
@@ -103,11 +78,12 @@ def bucket(anchors: int) -> int:
 
 
 def learn(
-    rows: Array, known: Mask, values: Array, reliability: Array
+    rows: Array, plain: Array, known: Mask, values: Array, reliability: Array
 ) -> Mapping[int, PosteriorSettings]:
     """Settings for each of :data:`BUCKETS` anchors, learnt when they are first asked for.
 
-    ``rows``: ``(N, T)`` normal scores, complete; ``known``: ``(N, T)``, which of them are results;
+    ``rows``: ``(N, T)`` normal scores, complete; ``plain``: likewise, as they were measured, where
+    ``rows`` were drawn towards facts; ``known``: ``(N, T)``, which of them are results;
     ``values``: ``(N, T)``, the results themselves, higher is better. With fewer than
     :data:`_LEAST_TASKS` tasks of :data:`_LEAST_MODELS` models the defaults stay. Deterministic.
     """
@@ -115,23 +91,29 @@ def learn(
     usable = np.flatnonzero(known.any(axis=1))
     if len(usable) > _MODELS:
         usable = np.sort(random.choice(usable, _MODELS, replace=False))
-    rows, known, values = rows[usable], known[usable], values[usable]
+    rows, plain, known, values = (part[usable] for part in (rows, plain, known, values))
     tasks = np.flatnonzero(known.sum(axis=0) >= _LEAST_MODELS)
     if len(tasks) < _LEAST_TASKS:
         return {number: PosteriorSettings() for number in BUCKETS}
     if len(tasks) > _TASKS:
         tasks = np.sort(random.choice(tasks, _TASKS, replace=False))
     trials = {number: draw_trials(known, tasks, number, random) for number in BUCKETS}
-    return _Lessons(rows, values, reliability[usable], trials)
+    return _Lessons(rows, Rivals(plain), values, reliability[usable], trials)
 
 
 class _Lessons(Mapping[int, PosteriorSettings]):
     """Number of anchors -> what was learnt for it."""
 
     def __init__(
-        self, rows: Array, values: Array, reliability: Array, trials: dict[int, list[Trial]]
+        self,
+        rows: Array,
+        rivals: Rivals,
+        values: Array,
+        reliability: Array,
+        trials: dict[int, list[Trial]],
     ) -> None:
         self._rows, self._values, self._reliability = rows, values, reliability
+        self._rivals = rivals
         self._trials = trials
         self._profiles = [Profiles(cut(i)(rows), reliability) for i in range(len(CUTS))]
         self._learnt: dict[int, PosteriorSettings] = {}
@@ -151,24 +133,28 @@ class _Lessons(Mapping[int, PosteriorSettings]):
         return len(self._trials)
 
     def _learn(self, trials: list[Trial]) -> PosteriorSettings:
-        grid, merits, without = _grid(self._profiles, self._values, trials)
+        grid, merits = _grid(self._profiles, self._values, trials)
         settings = _average(grid, _weights(merits))
-        return _calibrate(
-            settings,
-            Profiles(settings.scale(self._rows), self._reliability),
-            self._rows,
-            self._values,
-            trials,
-            float(merits.mean(axis=0).max()),
-            without,
-            len(merits),
-        )
+        profiles = Profiles(settings.scale(self._rows), self._reliability)
+        played = [
+            forecast(
+                settings,
+                profiles,
+                self._rivals,
+                trial.anchors,
+                self._values[trial.anchors, trial.task],
+                without=trial.task,
+            )
+            for trial in trials
+        ]
+        settings = _blend(settings, played, trials, self._values)
+        return _calibrate(settings, played, settings.scale(self._rows), trials, self._values)
 
 
 def _grid(
     profiles: list[Profiles], values: Array, trials: list[Trial]
-) -> tuple[list[_Point], Array, float]:
-    """The grid, ``(tasks, points)`` merits, and the merit of the plain mean over history."""
+) -> tuple[list[_Point], Array]:
+    """The grid and ``(tasks, points)`` merits."""
     grid = [
         _Point(c, a, rho, float(n))
         for c in range(len(CUTS))
@@ -177,19 +163,16 @@ def _grid(
         for n in NOISES
     ]
     merits: dict[int, list[Array]] = {}
-    plain = 0.0
     for trial in trials:
         truth = values[trial.rest, trial.task]
         predictions = []
         for index, own in enumerate(profiles):
             shared = own.shared(trial.anchors, without=trial.task)
-            if index == 0:
-                plain += float(_merit(truth, shared.mean[None, trial.rest])[0])
             predictions.append(_predictions(shared, cut(index), trial, values)[:, trial.rest])
         merit = _merit(truth, np.concatenate(predictions))
         # Without anchors all points of a cut predict the same.
         merits.setdefault(trial.task, []).append(np.repeat(merit, len(grid) // len(merit)))
-    return grid, np.array([np.mean(m, axis=0) for m in merits.values()]), plain / len(trials)
+    return grid, np.array([np.mean(m, axis=0) for m in merits.values()])
 
 
 def _predictions(shared: Shared, scale: MonotoneScale, trial: Trial, values: Array) -> Array:
@@ -197,7 +180,7 @@ def _predictions(shared: Shared, scale: MonotoneScale, trial: Trial, values: Arr
     noises."""
     if len(trial.anchors) == 0:
         return shared.mean[None]
-    residual = _residual(shared, scale, trial, values)
+    residual = residuals(shared, scale, trial.anchors, values[trial.anchors, trial.task])
     old = shared.profiles[trial.anchors]
     noises = NOISES[:, None] * shared.variance
     found = []
@@ -216,23 +199,6 @@ def _predictions(shared: Shared, scale: MonotoneScale, trial: Trial, values: Arr
                 mean = mean + likeness * weights @ shared.profiles.T
             found.append(mean + (turned / spread) @ (covariance @ vectors).T)
     return np.concatenate(found)
-
-
-def _residual(shared: Shared, scale: MonotoneScale, trial: Trial, values: Array) -> Array:
-    mean = shared.mean[trial.anchors]
-    spread = expected_spread(mean, shared)
-    placed = place_anchors(values[trial.anchors, trial.task], scale, float(mean.mean()), spread)
-    return np.asarray(placed - mean, dtype=np.float64)
-
-
-def expected_spread(mean: Array, shared: Shared) -> float:
-    """Standard deviation to expect of results among models with prior means ``mean`` ``(k,)``.
-
-    The variance of the prior means, drawn towards that of all models (with five models' weight),
-    plus D. A sample of the best only spreads less than the pool does.
-    """
-    drawn = (len(mean) * mean.var() + 5.0 * shared.mean.var()) / (len(mean) + 5.0)
-    return float(np.sqrt(drawn + shared.variance))
 
 
 def _merit(truth: Array, predictions: Array) -> Array:
@@ -269,42 +235,55 @@ def _average(grid: list[_Point], weights: Array) -> PosteriorSettings:
     )
 
 
+def _blend(
+    settings: PosteriorSettings, played: list[Forecast], trials: list[Trial], values: Array
+) -> PosteriorSettings:
+    """Weights of the mixture's members, and the merit that it has with them."""
+
+    def merits(blends: list[Blend]) -> Array:
+        found: dict[int, list[Array]] = {}
+        for own, trial in zip(played, trials, strict=True):
+            places = np.stack([own.location(each)[trial.rest] for each in blends])
+            truth = values[trial.rest, trial.task]
+            found.setdefault(trial.task, []).append(_merit(truth, places))
+        return np.array([np.mean(part, axis=0) for part in found.values()])
+
+    if len(trials[0].anchors):
+        like = float(_weights(merits([Blend(share) for share in SHARES])) @ SHARES)
+    else:
+        like = 0.0
+    both = merits([Blend(trust=NOTHING), Blend(like)])
+    blend = Blend(like, trust(both[:, 1] - both[:, 0]))
+    return replace(
+        settings,
+        blend=blend,
+        merit=float(merits([blend]).mean()),
+        merit_without=float(both[:, 0].mean()),
+        tasks=len(both),
+    )
+
+
 def _calibrate(
     settings: PosteriorSettings,
-    profiles: Profiles,
-    rows: Array,
-    values: Array,
+    played: list[Forecast],
+    truth: Array,
     trials: list[Trial],
-    merit: float,
-    without: float,
-    tasks: int,
+    values: Array,
 ) -> PosteriorSettings:
-    truth = settings.scale(rows)
+    """Widths and sharpness at these settings. ``truth``: ``(N, T)``, rows on the scale."""
     errors, chances, widths = [], [], []
     in_units: list[Array] = []
-    first = list({trial.task: trial for trial in reversed(trials)}.values())[::-1]
-    for count, trial in enumerate(first[:_WIDTH_TASKS]):
-        shared = profiles.shared(trial.anchors, without=trial.task)
-        given = settings.general, settings.likeness
-        variance = shared.variances(profiles.own(shared), *given)
-        mean, placed = shared.mean, np.empty(0)
-        if len(trial.anchors):
-            residual = _residual(shared, settings.scale, trial, values)
-            placed = shared.mean[trial.anchors] + residual
-            seen = Observations(
-                trial.anchors,
-                residual,
-                np.ones(len(trial.anchors)),
-                np.full(len(trial.anchors), settings.noise * shared.variance),
-            )
-            found = condition(shared.covariance(*given), seen, settings.alike(shared))
-            mean, variance = mean + found.shift, variance - found.reduction
-        deviation = deviations(variance, shared.variance)[trial.rest]
+    pairs = list(zip(trials, played, strict=True))
+    first = list({trial.task: (trial, own) for trial, own in reversed(pairs)}.values())[::-1]
+    curves = [trial for trial, _ in first[:_CURVES]]
+    for count, (trial, own) in enumerate(first[:_WIDTH_TASKS]):
+        mean = own.location(settings.blend)
+        deviation = deviations(own.variance(settings.blend), own.shared.variance)[trial.rest]
         centred, outcome = mean[trial.rest], values[trial.rest, trial.task]
-        errors.append(_rank_errors(centred, deviation, placed, trial, values))
-        in_units += _metric_errors(placed, centred, deviation, trial, values)
+        errors.append(_rank_errors(centred, deviation, own.placed, trial, values))
+        in_units += _metric_errors(own.placed, centred, deviation, trial, values)
         if not len(trial.anchors) and count < _CURVES:
-            widths += _typical_errors(trial, first[:_CURVES], truth, values, centred, deviation)
+            widths += _typical_errors(trial, curves, truth, values, centred, deviation)
         best = outcome == outcome.max()
         chances.append(
             [probability_best(centred, deviation * s, 32)[best].sum() for s in SHARPNESS]
@@ -321,9 +300,6 @@ def _calibrate(
         metric_high=max(float(metric_high), 0.2),
         metric_width=float(np.quantile(np.concatenate(widths), 0.9)) if widths else 1.0,
         sharpness=_mixture(np.array(chances)),
-        merit=merit,
-        merit_without=without,
-        tasks=tasks,
     )
 
 
@@ -393,12 +369,3 @@ def _metric_errors(
     slope = metric_slope(placed, known)
     expected = metric_of(mean, placed, known)
     return [(values[trial.rest, trial.task] - expected) / (slope * deviation)]
-
-
-def deviations(variance: Array, unit: float) -> Array:
-    """Standard deviation of outcomes: what is left of the prior, but no less than a tenth of D.
-
-    The common offset of the pool, D, is in ``variance`` but moves no rank; half of D stands for
-    what a single run of a model scatters about its own standing.
-    """
-    return np.asarray(np.sqrt(np.maximum(variance - unit, 0.1 * unit) + 0.5 * unit))

@@ -19,31 +19,16 @@ import numpy as np
 
 from stockpot.errors import InputError
 from stockpot.ranking.history.table import Array, Fact, Mask, Table, mean_scores
-from stockpot.ranking.posterior.condition import (
-    Conditioned,
-    Observations,
-    condition,
-    no_observations,
-)
+from stockpot.ranking.posterior.condition import condition
 from stockpot.ranking.posterior.covariance import Profiles
 from stockpot.ranking.posterior.evidence import Sensor, assumed, learn_sensor, observe
-from stockpot.ranking.posterior.learning import (
-    BUCKETS,
-    MEASURED,
-    PosteriorSettings,
-    bucket,
-    deviations,
-    expected_spread,
-    learn,
-)
+from stockpot.ranking.posterior.fallback import Rivals
+from stockpot.ranking.posterior.forecast import MEASURED, deviations, forecast
+from stockpot.ranking.posterior.learning import BUCKETS, bucket, learn
 from stockpot.ranking.posterior.metadata import Prior, learn_prior
 from stockpot.ranking.posterior.result import EvidenceUse, Ranking
-from stockpot.ranking.posterior.scale import (
-    metric_of,
-    metric_slope,
-    place_anchors,
-    typical_interval,
-)
+from stockpot.ranking.posterior.scale import metric_of, metric_slope, typical_interval
+from stockpot.ranking.posterior.settings import PosteriorSettings
 from stockpot.ranking.posterior.standings import Metric, Reasons, make_ranking
 
 Facts = Mapping[str, Mapping[str, Fact]]
@@ -92,10 +77,10 @@ class Posterior:
         self._trust = _trust(table.scores, self._known)
         self.prior = self._learn_prior()
         own = [facts.get(model, {}) for model in table.models]
-        self._rows = self._complete(table.scores, self._known, own)
+        self._plain, self._rows = self._complete(table.scores, self._known, own)
         self._reliability = self._reliabilities(self._counts, own)
         self.settings: Mapping[int, PosteriorSettings] = learn(
-            self._rows, self._known, table.oriented, self._reliability
+            self._rows, self._plain, self._known, table.oriented, self._reliability
         )
         self.sensors: dict[str, Sensor] = {
             name: learn_sensor(
@@ -103,7 +88,7 @@ class Posterior:
             )
             for name, values in scores.items()
         }
-        self._profiles: dict[tuple[int, tuple[str, ...]], Profiles] = {}
+        self._profiles: dict[tuple[int, tuple[str, ...]], tuple[Profiles, Rivals]] = {}
 
     def for_task(
         self,
@@ -134,19 +119,22 @@ class Posterior:
         chosen = np.array([position[name] for name in names])
         which = bucket(len(anchors))
         settings = self.settings[which]
-        profiles = self._rows_with(which, new, facts)
+        profiles, rivals = self._rows_with(which, new, facts)
         anchored = np.array([position[name] for name in anchors], dtype=np.int64)
         sign = -1.0 if lower_is_better else 1.0
         values = sign * np.array(list(anchors.values()), dtype=np.float64)
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(1, "blas"):
-            return self._rank(settings, profiles, models, chosen, anchored, values, scores, sign)
+            return self._rank(
+                settings, profiles, rivals, models, chosen, anchored, values, scores, sign
+            )
 
     def _rank(
         self,
         settings: PosteriorSettings,
         profiles: Profiles,
+        rivals: Rivals,
         models: list[str],
         chosen: np.ndarray[tuple[int], np.dtype[np.int64]],
         anchored: np.ndarray[tuple[int], np.dtype[np.int64]],
@@ -154,38 +142,35 @@ class Posterior:
         scores: Mapping[str, Mapping[str, float]],
         sign: float,
     ) -> Ranking:
-        shared = profiles.shared(anchored)
-        mean, unit = shared.mean, shared.variance
-        placed = np.empty(0)
-        seen, sources = no_observations(), [models[i] for i in anchored]
-        if len(anchored):
-            prior = mean[anchored]
-            spread = expected_spread(prior, shared)
-            placed = place_anchors(values, settings.scale, float(prior.mean()), spread)
-            doubt = (1.0 - profiles.reliability[anchored]) * unit
-            seen = Observations(
-                anchored, placed - prior, np.ones(len(anchored)), settings.noise * unit + doubt
-            )
+        own = forecast(settings, profiles, rivals, anchored, values)
+        mean, unit, placed = own.shared.mean, own.shared.variance, own.placed
         measured = np.zeros(len(models), dtype=bool)
         measured[anchored] = True
         sensors = {name: self.sensors.get(name) or assumed(name) for name in scores}
         columns = {
-            name: np.array([own.get(model, np.nan) for model in models], dtype=np.float64)
-            for name, own in scores.items()
+            name: np.array([given.get(model, np.nan) for model in models], dtype=np.float64)
+            for name, given in scores.items()
         }
         more, owners = observe(sensors, columns, mean, measured)
-        seen = seen.joined(more)
-        sources += owners
-        given = settings.general, settings.likeness
-        variance = shared.variances(profiles.own(shared), *given)
-        variance += (1.0 - profiles.reliability) * (unit + 0.3)
-        nothing = np.zeros(len(models))
-        found = Conditioned(nothing, nothing, np.zeros((len(models), 0)), np.empty(0))
-        if len(seen.rows):
-            parts = profiles.shared(seen.rows) if len(more.rows) else shared
-            found = condition(parts.covariance(*given), seen, settings.alike(parts))
-        location = mean + found.shift
-        deviation = deviations(variance - found.reduction, unit)
+        sources = [models[i] for i in anchored] + owners
+        location, variance, found = (
+            own.location(settings.blend),
+            own.variance(settings.blend),
+            own.given,
+        )
+        if len(more.rows):
+            # What scores add comes on top: that the covariance of old tasks misleads says nothing
+            # against them.
+            seen = own.seen.joined(more)
+            parts = profiles.shared(seen.rows)
+            covariance = parts.covariance(settings.general, settings.likeness)
+            found = condition(covariance, seen, settings.alike(parts))
+            location = location + found.shift - own.given.shift
+            variance = variance - found.reduction + own.given.reduction
+        weight = np.ones(len(sources))
+        weight[: len(anchored)] = settings.blend.weights[2]
+        moved = found.parts * weight
+        deviation = deviations(variance, unit)
         if len(anchored):
             location[anchored] = placed
             deviation[anchored] = MEASURED
@@ -195,8 +180,8 @@ class Posterior:
             self._counts,
             self.prior.explained,
             mean,
-            found.parts,
-            found.shift - found.parts.sum(axis=1),
+            moved,
+            location - mean - moved.sum(axis=1),
             sources,
             len(anchored),
         )
@@ -301,20 +286,22 @@ class Posterior:
         filled = np.where(self._known, self.table.scores, means[:, None])
         return learn_prior(own, filled, self._counts.astype(np.float64))
 
-    def _complete(self, scores: Array, known: Mask, facts: Sequence[Mapping[str, Fact]]) -> Array:
+    def _complete(
+        self, scores: Array, known: Mask, facts: Sequence[Mapping[str, Fact]]
+    ) -> tuple[Array, Array]:
         """Rows without gaps: a gap holds the model's mean, drawn towards what its facts say, plus
-        how its facts' row departs from its own mean. Where facts say something, whole rows move
-        with the mean."""
+        how its facts' row departs from its own mean. Of the second, whole rows move with the mean
+        where facts say something."""
         guess = self.prior(facts)
         level = guess.mean(axis=1) if guess.shape[1] else np.zeros(len(guess))
         trust = self._trust / (1.0 - self.prior.explained)
         total = np.where(known, scores, 0.0).sum(axis=1)
         means = (total + trust * level) / (known.sum(axis=1) + trust)
         gap = means[:, None] + guess - level[:, None]
-        rows = np.where(known, scores, gap)
+        plain = rows = np.where(known, scores, gap)
         if self.prior.explained > 0.0 and rows.shape[1]:
             rows = rows + (means - rows.mean(axis=1))[:, None]
-        return np.asarray(rows, dtype=np.float64)
+        return plain, rows
 
     def _reliabilities(self, counts: Array, facts: Sequence[Mapping[str, Fact]]) -> Array:
         """0..1: share of a model's standing that its results, or its facts, account for."""
@@ -323,16 +310,19 @@ class Posterior:
         told = np.array([self.prior.explained if own else 0.0 for own in facts])
         return np.asarray(share + (1.0 - share) * told, dtype=np.float64)
 
-    def _rows_with(self, which: int, new: tuple[str, ...], facts: Facts) -> Profiles:
+    def _rows_with(self, which: int, new: tuple[str, ...], facts: Facts) -> tuple[Profiles, Rivals]:
         key = (which, new)
         if key not in self._profiles or new:
             own = [facts.get(model, {}) for model in new]
             empty = np.full((len(new), len(self.table.tasks)), np.nan)
-            rows = np.concatenate([self._rows, self._complete(empty, np.isfinite(empty), own)])
+            plain, rows = self._complete(empty, np.isfinite(empty), own)
+            plain = np.concatenate([self._plain, plain])
+            rows = np.concatenate([self._rows, rows])
             reliability = np.concatenate(
                 [self._reliability, self._reliabilities(np.zeros(len(new)), own)]
             )
-            self._profiles[key] = Profiles(self.settings[which].scale(rows), reliability)
+            profiles = Profiles(self.settings[which].scale(rows), reliability)
+            self._profiles[key] = profiles, Rivals(plain)
         return self._profiles[key]
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from stockpot.evaluation import Interval
 from stockpot.ranking.history.table import Array, Mask
-from stockpot.ranking.posterior.learning import PosteriorSettings
 from stockpot.ranking.posterior.marginals import GaussianOutcomes, probability_best
 from stockpot.ranking.posterior.result import EvidenceUse, Ranking, Standing
+from stockpot.ranking.posterior.settings import PosteriorSettings
 
 Metric = tuple[Array, Array, Array, float]
 _POINTS = 64  # of the grid for P(best), for each factor of its sharpness

@@ -34,6 +34,23 @@ def merit(work: Workspace, predicted: np.ndarray, rows: np.ndarray | None = None
     return float(np.mean(1.0 - np.mean((predicted - columns) ** 2, axis=0) / variance))
 
 
+def standard_error(work: Workspace, predicted: np.ndarray) -> float:
+    """Standard error of :func:`merit` over all rows, of which each is left out; nan for several
+    labels.
+
+    An accuracy counts one success and one failure more: nothing is certain because 20 of 20 were
+    right.
+    """
+    columns, rows = work.columns, len(work.columns)
+    if work.kind == "classification":
+        share = (merit(work, predicted) * rows + 1.0) / (rows + 2.0)
+        return float(np.sqrt(share * (1.0 - share) / rows))
+    if work.kind == "multilabel":
+        return float("nan")
+    squares = (predicted - columns) ** 2 / np.maximum(columns.var(axis=0), np.finfo(float).tiny)
+    return float(squares.mean(axis=1).std() / np.sqrt(rows))
+
+
 def _average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
     """Area under precision over recall; rows of equal score are taken together."""
     order = np.argsort(-scores, kind="stable")

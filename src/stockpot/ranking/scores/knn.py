@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stockpot.errors import ScoreError
-from stockpot.ranking.scores.held_out import MEASURES, merit
+from stockpot.ranking.scores.held_out import MEASURES, merit, standard_error
 from stockpot.ranking.scores.score import KINDS, Score, Value
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def _knn(work: Workspace) -> Value:
             weights *= 1.0 + 1e-6 * np.where(np.isfinite(near), near, 0.0)
         votes = np.einsum("nk,nkt->nt", weights, work.columns[nearest])
         predicted[start : start + 512] = votes / weights.sum(axis=1, keepdims=True)
-    details = {"measure": MEASURES[work.kind], "neighbours": NEIGHBOURS}
+    error = standard_error(work, predicted)
+    details = {"measure": MEASURES[work.kind], "neighbours": NEIGHBOURS, "error": error}
     return Value(merit(work, predicted), details)
 
 
@@ -63,5 +64,4 @@ SCORE = Score(
     when="Image models, where it was the best of 23 metrics; any kind of target.",
     instead=("loo_ridge", "logme"),
     function=_knn,
-    cheap=False,
 )

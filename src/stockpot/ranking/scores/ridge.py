@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stockpot.errors import ScoreError
-from stockpot.ranking.scores.held_out import MEASURES, merit
+from stockpot.ranking.scores.held_out import MEASURES, merit, standard_error
 from stockpot.ranking.scores.score import KINDS, Score, Value
 
 if TYPE_CHECKING:
@@ -84,8 +84,14 @@ def _ridge(work: Workspace) -> Value:
         if best is None or loss < best[0]:
             best = (loss, share, predicted)
     assert best is not None
-    details = {"measure": MEASURES[work.kind], "penalty": best[1], "squared_error": best[0]}
-    return Value(merit(work, best[2] + mean), details)
+    predicted = best[2] + mean
+    details = {
+        "measure": MEASURES[work.kind],
+        "penalty": best[1],
+        "squared_error": best[0],
+        "error": standard_error(work, predicted),
+    }
+    return Value(merit(work, predicted), details)
 
 
 SCORE = Score(
@@ -97,5 +103,4 @@ SCORE = Score(
     when="A value in units of the task (accuracy), for any kind of target, without training.",
     instead=("logme",),
     function=_ridge,
-    cheap=False,
 )
