@@ -16,7 +16,8 @@ TEMPER = 0.5
 class Observations:
     """``residual[i] = gain[i] * f[rows[i]] + noise``: what was seen of k rows.
 
-    ``f``: deviation of a model's standing from its mean; ``noise``: ``(k,)`` variances.
+    ``f``: deviation of a model's standing from its mean; ``noise``: variances ``(k,)``, or a
+    covariance ``(k, k)``.
     """
 
     rows: Rows
@@ -26,12 +27,19 @@ class Observations:
 
     def joined(self, other: Observations) -> Observations:
         """Both sets of observations."""
+        from scipy.linalg import block_diag
+
         return Observations(
             np.concatenate([self.rows, other.rows]),
             np.concatenate([self.residual, other.residual]),
             np.concatenate([self.gain, other.gain]),
-            np.concatenate([self.noise, other.noise]),
+            block_diag(self.covariance, other.covariance),
         )
+
+    @property
+    def covariance(self) -> Array:
+        """``(k, k)``, of the noise."""
+        return self.noise if self.noise.ndim == 2 else np.diag(self.noise)
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ def condition(covariance: Array, seen: Observations, alike: Array | None = None)
     cross = covariance * seen.gain
     inner = cross[seen.rows] * seen.gain[:, None]
     inner = (inner + inner.T) / 2.0
-    inner[np.diag_indices_from(inner)] += seen.noise
+    inner += seen.covariance
     factor = cho_factor(inner, lower=True, check_finite=False)
     weights = cho_solve(factor, seen.residual, check_finite=False)
     solved = cho_solve(factor, cross.T, check_finite=False)

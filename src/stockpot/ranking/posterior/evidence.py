@@ -1,193 +1,324 @@
-"""Transferability scores as noisy observations, with a gain learnt on the history.
+"""Transferability scores: all scores of a model are one noisy observation of its standing.
 
-The normal score ``x`` of a transferability score within a task is taken to be
+The scores ``x`` (S,) of a model on a task, standardised within the pool, are taken to be
 
-    x = beta h + g f + e,   var e = tau^2,
+    x = beta h + g f + e,   cov e = Sigma (S, S) within a model, rho L Sigma between two,
 
-``h``: the models' mean over other tasks (what the score merely repeats), ``f``: how the truth
-deviates from it (what is news). ``beta``, ``g``, ``tau^2`` come from pooled least squares over the
-tasks for which both the score and the truth are known, each task predicted from the others; ``g``
-is shrunk by what its scatter over tasks explains (positive-part James-Stein). A score is switched
-off if, leaving out one task at a time, it does not make the ranking better.
+``h``: the model's mean over other tasks (what a score merely repeats), ``f``: how the truth
+deviates from it (what is news), ``L``: how alike two models are by their facts. ``beta``, ``g``,
+``Sigma`` and ``rho`` come from pooled least squares over the tasks for which both scores and truth
+are known, each predicted from the others; each ``g`` is shrunk by what its scatter over tasks
+explains (positive-part James-Stein). Scores that err alike share their noise, so they are no more
+than one voice: ``g' Sigma^-1 (x - beta h) / g' Sigma^-1 g`` is all they say of ``f``.
+
+Whether they count at all is a question of its own. Leaving out one task at a time gives their gain
+in ranking and its standard error; the posterior with scores and the one without are mixed by it
+(:func:`.fallback.trust`). A score that the history never tested is worth what the shipped set says
+(:mod:`.shipped`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from stockpot.ranking.history.table import Array, Mask, normal_scores
+from stockpot.ranking.history.table import Array, Fact, Mask
 from stockpot.ranking.posterior.condition import Observations, condition, no_observations
 from stockpot.ranking.posterior.covariance import Profiles, Rows
+from stockpot.ranking.posterior.fallback import Trust, trust
+from stockpot.ranking.posterior.learning import merit
+from stockpot.ranking.posterior.metadata import likeness
 from stockpot.ranking.posterior.settings import PosteriorSettings
 
-# What is assumed of a score that was never computed on a task of the history.
-_GAIN, _REPEATS, _NOISE = 0.4, 0.4, 0.8
 _LEAST_MODELS, _LEAST_TASKS, _MOST_MODELS = 5, 3, 300
+_LEAST_GAIN, _LEAST_NOISE = 0.02, 0.05
+_CLIP = 3.0
+_USUAL = 5.0  # the weight, in models, of what is known of a score's spread elsewhere
 
 
 @dataclass(frozen=True)
 class Sensor:
-    """What a transferability score is worth. ``used`` is false where it does not help."""
+    """What one score is worth. ``spread``: its usual standard deviation within a pool, nan where
+    unknown; ``used`` is false where it says nothing; ``tasks``: on how many it was tested."""
 
     name: str
     gain: float
     repeats: float
-    noise: float
+    spread: float
     used: bool
     reason: str
+    tasks: int = 0
 
 
-def assumed(name: str) -> Sensor:
-    """A score without a record on this history."""
-    return Sensor(
-        name,
-        _GAIN,
-        _REPEATS,
-        _NOISE,
-        True,
-        f"never tested on this history: a gain of {_GAIN:g} is assumed",
-    )
+@dataclass(frozen=True)
+class Panel:
+    """Scores that are weighed together.
+
+    ``noise``: ``(S, S)``, nan where two scores were never seen together; ``alike``: rho;
+    ``trust``: the weight of the posterior with them against the one without.
+    """
+
+    sensors: tuple[Sensor, ...] = ()
+    noise: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    alike: float = 0.0
+    trust: Trust = field(default_factory=Trust)
+
+    def __getitem__(self, name: str) -> Sensor | None:
+        return next((each for each in self.sensors if each.name == name), None)
+
+    def chosen(self, names: Sequence[str]) -> Panel:
+        """The panel of some of its scores, in their order."""
+        index = [i for i, each in enumerate(self.sensors) if each.name in names]
+        noise = self.noise[np.ix_(index, index)]
+        return replace(self, sensors=tuple(self.sensors[i] for i in index), noise=noise)
+
+    def with_others(self, other: Panel) -> Panel:
+        """With those scores of another panel that this one lacks."""
+        more = other.chosen([s.name for s in other.sensors if self[s.name] is None])
+        size = len(self.sensors)
+        noise = np.full((size + len(more.sensors),) * 2, np.nan)
+        noise[:size, :size], noise[size:, size:] = self.noise, more.noise
+        return replace(self, sensors=(*self.sensors, *more.sensors), noise=noise)
 
 
-def learn_sensor(
-    name: str,
-    scores: Array,
+@dataclass(frozen=True)
+class _Part:
+    """One score on one task of the history: rows, ``h``, ``f`` and ``x`` of (n,) models."""
+
+    models: Rows
+    mean: Array
+    news: Array
+    score: Array
+
+
+_Parts = dict[int, _Part]
+
+
+def learn_panel(
+    scores: Mapping[str, Array],
     rows: Array,
     known: Mask,
     settings: PosteriorSettings,
     reliability: Array,
-) -> Sensor:
-    """What score ``name`` is worth. ``scores``, ``rows`` (normal), ``known``: ``(N, T)``."""
-    both = known & np.isfinite(scores)
-    tasks = np.flatnonzero(both.sum(axis=0) >= _LEAST_MODELS)
-    if len(tasks) < _LEAST_TASKS:
-        return assumed(name)
+    facts: Sequence[Mapping[str, Fact]],
+    elsewhere: float = float("nan"),
+) -> Panel:
+    """What ``scores`` are worth, of those that were computed on enough tasks of the history.
+
+    ``scores``, ``rows`` (normal), ``known``: ``(N, T)``. ``elsewhere``: the gain in ranking by
+    scores in the shipped set, which counts as one task more.
+    """
     scaled = settings.scale(rows)
-    profiles = Profiles(scaled, reliability)
-    total = scaled.sum(axis=1)
-    parts = []
-    for task in tasks:
-        models = np.flatnonzero(both[:, task])
-        mean = (total - scaled[:, task])[models] / max(scaled.shape[1] - 1, 1)
-        news = scaled[models, task] - mean
-        score = normal_scores(scores[models, task][:, None])[:, 0]
-        parts.append((mean - mean.mean(), news - news.mean(), score))
-    repeats, gain, noise = _fit(parts)
-    each = np.array([float(f @ (x - repeats * h)) / max(float(f @ f), 1e-9) for h, f, x in parts])
-    error = float(each.std(ddof=1) / np.sqrt(len(each)))
+    parts, sensors = {}, {}
+    for name, values in scores.items():
+        both = known & np.isfinite(values)
+        tasks = np.flatnonzero(both.sum(axis=0) >= _LEAST_MODELS)
+        if len(tasks) < _LEAST_TASKS:
+            continue
+        spread = float(np.median([values[both[:, task], task].std() for task in tasks]))
+        parts[name] = {
+            int(task): _part(scaled, values, np.flatnonzero(both[:, task]), int(task), spread)
+            for task in tasks
+        }
+        sensors[name] = _sensor(name, list(parts[name].values()), spread)
+    used = [name for name, each in sensors.items() if each.used]
+    panel = Panel()
+    if used:
+        chosen = [sensors[name] for name in used]
+        errors = _errors(chosen, [parts[name] for name in used], scaled.shape)
+        like = likeness(facts)
+        panel = Panel(tuple(chosen), _covariance(errors), _rho(errors, like))
+        gains = _gains(panel, parts, Profiles(scaled, reliability), settings, scaled, like)
+        shipped = [elsewhere] if np.isfinite(elsewhere) else []
+        panel = replace(panel, trust=trust(np.array([*gains, *shipped])))
+    silent = tuple(each for each in sensors.values() if not each.used)
+    return panel.with_others(Panel(silent, np.eye(len(silent))))
+
+
+def _part(scaled: Array, values: Array, models: Rows, task: int, spread: float) -> _Part:
+    mean = np.delete(scaled[models], task, axis=1).mean(axis=1)
+    news = scaled[models, task] - mean
+    column = standard(values[models, task], spread)
+    return _Part(models, mean - mean.mean(), news - news.mean(), column)
+
+
+def _sensor(name: str, parts: Sequence[_Part], spread: float) -> Sensor:
+    repeats, gain = _fit(parts)
+    own = [float(p.news @ (p.score - repeats * p.mean)) / max(float(p.news @ p.news), 1e-9)
+           for p in parts]  # fmt: skip
+    error = float(np.std(own, ddof=1) / np.sqrt(len(own)))
     shrunk = gain * max(0.0, 1.0 - (error / gain) ** 2) if gain > 0 else 0.0
-    if shrunk < 0.02:
-        return Sensor(
-            name,
-            0.0,
-            repeats,
-            noise,
-            False,
-            f"says nothing beyond history (gain {gain:.2f} +- {error:.2f} over {len(tasks)} tasks)",
-        )
-    changes = [
-        _change(profiles, settings, int(task), np.flatnonzero(both[:, task]), scores, scaled, other)
-        for index, task in enumerate(tasks)
-        for other in [_without(parts, index, shrunk / gain)]
-    ]
-    change = float(np.mean(changes))
-    words = f"ranking {change:+.3f} by leave-one-task-out over {len(tasks)} tasks"
-    return Sensor(
-        name,
-        shrunk,
-        repeats,
-        noise,
-        change > 0.0,
-        f"gain {shrunk:.2f}, {words}" if change > 0.0 else f"does not help: {words}",
+    used = shrunk >= _LEAST_GAIN
+    reason = f"gain {gain:.2f} +- {error:.2f} over {len(parts)} tasks"
+    if not used:
+        shrunk, reason = 0.0, f"says nothing beyond history ({reason})"
+    return Sensor(name, shrunk, repeats, spread, used, reason, len(parts))
+
+
+def _fit(parts: Sequence[_Part]) -> tuple[float, float]:
+    """beta and g."""
+    mean, news, score = (
+        np.concatenate([getattr(part, each) for part in parts])
+        for each in ("mean", "news", "score")
     )
+    solution, *_ = np.linalg.lstsq(np.stack([mean, news], axis=1), score, rcond=None)
+    return float(solution[0]), float(solution[1])
 
 
-def _fit(parts: list[tuple[Array, Array, Array]]) -> tuple[float, float, float]:
-    mean, news, score = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    design = np.stack([mean, news], axis=1)
-    solution, *_ = np.linalg.lstsq(design, score, rcond=None)
-    noise = float(((score - design @ solution) ** 2).mean())
-    return float(solution[0]), float(solution[1]), max(noise, 0.05)
+def _errors(sensors: Sequence[Sensor], parts: Sequence[_Parts], shape: tuple[int, ...]) -> Array:
+    """``(S, N, T)``: e, nan where unknown; with the gain before it was shrunk."""
+    errors = np.full((len(sensors), *shape), np.nan)
+    for error, own in zip(errors, parts, strict=True):
+        repeats, gain = _fit(list(own.values()))
+        for task, part in own.items():
+            error[part.models, task] = part.score - repeats * part.mean - gain * part.news
+    return errors
 
 
-def _without(
-    parts: list[tuple[Array, Array, Array]], index: int, shrink: float
-) -> tuple[float, float, float]:
-    repeats, gain, noise = _fit(parts[:index] + parts[index + 1 :])
-    return repeats, gain * shrink, noise
+def _covariance(errors: Array) -> Array:
+    """``(S, S)``: Sigma, over the models and tasks that two scores share."""
+    flat = errors.reshape(len(errors), -1)
+    both = np.isfinite(flat).astype(np.float64)
+    filled = np.nan_to_num(flat)
+    count = both @ both.T
+    noise = np.where(count > 0, filled @ filled.T / np.maximum(count, 1.0), np.nan)
+    noise[np.diag_indices_from(noise)] = np.maximum(noise.diagonal(), _LEAST_NOISE)
+    return noise
 
 
-def _change(
+def _rho(errors: Array, like: Array) -> float:
+    """How much of the noise like models share: slope of ``e_i e_j`` on ``L_ij``, per variance."""
+    products, alike, variances = [], [], []
+    pairs = np.triu_indices(like.shape[0], 1)
+    near = like[pairs]
+    if not len(near) or float(np.ptp(near)) < 1e-9:
+        return 0.0
+    for score in errors:
+        for error in score.T:
+            product = error[pairs[0]] * error[pairs[1]]
+            here = np.isfinite(product)
+            products.append(product[here])
+            alike.append(near[here])
+            variances.append(error[np.isfinite(error)] ** 2)
+    centred = np.concatenate(alike) - np.concatenate(alike).mean()
+    squares = float(centred @ centred) * float(np.concatenate(variances).mean())
+    slope = float(centred @ np.concatenate(products)) / max(squares, 1e-12)
+    return float(np.clip(slope, 0.0, 0.9))
+
+
+def _gains(
+    panel: Panel,
+    parts: Mapping[str, _Parts],
     profiles: Profiles,
     settings: PosteriorSettings,
-    task: int,
-    models: Rows,
-    scores: Array,
     scaled: Array,
-    sensor: tuple[float, float, float],
-) -> float:
-    """How much the correlation with the truth of a task changes when the score is used."""
-    models = models[:_MOST_MODELS]
-    shared = profiles.shared(models, without=task)
-    repeats, gain, noise = sensor
-    mean = shared.mean[models]
-    score = normal_scores(scores[models, task][:, None])[:, 0]
-    residual = score - repeats * (mean - mean.mean())
-    seen = Observations(models, residual, np.full(len(models), gain), np.full(len(models), noise))
-    found = condition(shared.covariance(settings.general), seen)
-    truth = scaled[models, task]
-    before = _correlation(mean, truth)
-    return _correlation(mean + found.shift[models], truth) - before
+    like: Array,
+) -> list[float]:
+    """Per task: how much the merit of the ranking changes when the scores are used, all that is
+    known of them learnt from the other tasks."""
+    gains = []
+    for task in sorted({task for sensor in panel.sensors for task in parts[sensor.name]}):
+        fitted, columns = [], {}
+        for sensor in panel.sensors:
+            own = parts[sensor.name]
+            rest = [part for other, part in own.items() if other != task]
+            shrink = sensor.gain / _fit(list(own.values()))[1]
+            repeats, gain = _fit(rest)
+            fitted.append(replace(sensor, repeats=repeats, gain=max(gain * shrink, 0.0)))
+            if task in own:
+                column = np.full(len(scaled), np.nan)
+                column[own[task].models] = own[task].score
+                columns[sensor.name] = column
+        models = np.flatnonzero(np.any([np.isfinite(c) for c in columns.values()], axis=0))
+        models = models[:_MOST_MODELS]
+        shared = profiles.shared(models, without=task)
+        there = replace(panel, sensors=tuple(fitted))
+        seen = _voice(there, columns, shared.mean, models, like)
+        found = condition(shared.covariance(settings.general), seen)
+        places = np.stack([shared.mean[models], (shared.mean + found.shift)[models]])
+        before, after = merit(scaled[models, task], places)
+        gains.append(float(after - before))
+    return gains
 
 
-def _correlation(first: Array, second: Array) -> float:
-    first, second = first - first.mean(), second - second.mean()
-    norm = float(np.sqrt((first @ first) * (second @ second)))
-    return float(first @ second) / norm if norm > 1e-12 else 0.0
+def standard(column: Array, spread: float) -> Array:
+    """``(N,)`` with nan: scores of one pool, centred, in units of their spread.
+
+    The spread of a small pool is drawn towards the usual one, so that a gap counts for what it is:
+    a tenth of what is usual does not become large because the pool has no larger one.
+    """
+    known = column[np.isfinite(column)]
+    variance = float(known.var())
+    if np.isfinite(spread):
+        variance = (len(known) * variance + _USUAL * spread**2) / (len(known) + _USUAL)
+    centred = (column - known.mean()) / max(float(np.sqrt(variance)), 1e-12)
+    return np.asarray(np.clip(centred, -_CLIP, _CLIP), dtype=np.float64)
 
 
 def observe(
-    sensors: Mapping[str, Sensor],
-    scores: Mapping[str, Array],
-    mean: Array,
-    anchored: Mask,
+    panel: Panel, scores: Mapping[str, Array], mean: Array, anchored: Mask, like: Array
 ) -> tuple[Observations, list[str]]:
-    """Observations from scores of the new task, ``(N,)`` each with nan, and whose each one is.
-
-    Scores that agree with each other count less than as many independent ones: the noise of each
-    grows by the sum of its positive correlations with the others. Anchored models need none.
-    """
+    """What scores of the new task, ``(N,)`` each with nan, say of the models not ``anchored``, and
+    which scores those were. ``like``: ``(N, N)``, L."""
     columns = {
-        name: normal_scores(np.where(np.isfinite(x), x, np.nan)[:, None])[:, 0]
-        for name, x in scores.items()
-        if sensors[name].used and np.isfinite(x).sum() >= 2
+        each.name: standard(scores[each.name], each.spread)
+        for each in panel.sensors
+        if each.used and np.isfinite(scores[each.name]).sum() >= 2
     }
-    seen, names = no_observations(), []
-    for name, column in columns.items():
-        sensor = sensors[name]
-        rows = np.flatnonzero(np.isfinite(column) & ~anchored)
-        if len(rows) == 0:
+    if not columns:
+        return no_observations(), []
+    there = np.any([np.isfinite(column) for column in columns.values()], axis=0)
+    rows = np.flatnonzero(there & ~anchored)
+    if not len(rows):
+        return no_observations(), []
+    return _voice(panel.chosen(list(columns)), columns, mean, rows, like), list(columns)
+
+
+def _voice(
+    panel: Panel, columns: Mapping[str, Array], mean: Array, rows: Rows, like: Array
+) -> Observations:
+    """One observation of f a row, of all its scores (generalised least squares)."""
+    table = np.stack([columns.get(s.name, np.full(len(mean), np.nan)) for s in panel.sensors])
+    gain = np.array([each.gain for each in panel.sensors])
+    expected = np.stack(
+        [
+            each.repeats * (mean[rows] - mean[np.isfinite(own)].mean())
+            if np.isfinite(own).any()
+            else np.zeros(len(rows))
+            for each, own in zip(panel.sensors, table, strict=True)
+        ]
+    )
+    noise = _complete(panel.noise, table)
+    news, variance = np.zeros(len(rows)), np.full(len(rows), 1e6)
+    known = np.isfinite(table[:, rows])
+    for pattern in np.unique(known, axis=1).T:
+        index = np.flatnonzero(pattern & (gain > 0))
+        if not len(index):
             continue
-        there = mean[np.isfinite(column)]
-        residual = column[rows] - sensor.repeats * (mean[rows] - there.mean())
-        agreement = sum(
-            max(0.0, _agreement(column, other)) for key, other in columns.items() if key != name
-        )
-        seen = seen.joined(
-            Observations(
-                rows,
-                residual,
-                np.full(len(rows), sensor.gain),
-                np.full(len(rows), sensor.noise * (1.0 + agreement)),
-            )
-        )
-        names += [name] * len(rows)
-    return seen, names
+        here = (pattern == known.T).all(axis=1)
+        weights = np.linalg.solve(noise[np.ix_(index, index)], gain[index])
+        precision = float(weights @ gain[index])
+        residual = table[np.ix_(index, rows[here])] - expected[np.ix_(index, np.flatnonzero(here))]
+        news[here], variance[here] = weights @ residual / precision, 1.0 / precision
+    deviation = np.sqrt(variance)
+    covariance = panel.alike * like[np.ix_(rows, rows)] * np.outer(deviation, deviation)
+    covariance[np.diag_indices_from(covariance)] = variance
+    return Observations(rows, news, np.ones(len(rows)), covariance)
 
 
-def _agreement(first: Array, second: Array) -> float:
-    both = np.isfinite(first) & np.isfinite(second)
-    return _correlation(first[both], second[both]) if both.sum() >= 3 else 1.0
+def _complete(noise: Array, table: Array) -> Array:
+    """Sigma without gaps: two scores that were never seen together share as much of their noise as
+    they agree on this pool. Made positive definite."""
+    filled = noise.copy()
+    deviation = np.sqrt(noise.diagonal())
+    for i, j in zip(*np.nonzero(np.isnan(noise)), strict=True):
+        both = np.isfinite(table[i]) & np.isfinite(table[j])
+        first, second = table[i, both], table[j, both]
+        agreement = 1.0
+        if len(first) >= 3 and first.std() > 1e-9 and second.std() > 1e-9:
+            agreement = max(float(np.corrcoef(first, second)[0, 1]), 0.0)
+        filled[i, j] = agreement * deviation[i] * deviation[j]
+    values, vectors = np.linalg.eigh((filled + filled.T) / 2.0)
+    return np.asarray((vectors * np.maximum(values, _LEAST_NOISE / 2.0)) @ vectors.T)

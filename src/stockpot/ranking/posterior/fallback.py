@@ -8,10 +8,11 @@ mixture of three members, of which two need no covariance:
   task with the new one on the models that were measured (at least three);
 - the Gaussian of :mod:`.covariance`.
 
-Their weights are learnt on the history, each of its tasks played as if it were new. The last two
-share as the points of any grid do (:mod:`.learning`). Together they count as much against mean rank
-as their gain over it outweighs its own scatter over tasks: ``1 - (standard error / gain)^2``, and
-nothing where there is no gain (the positive part of James and Stein 1961).
+Their weights are learnt on the history, each of its tasks played as if it were new. One rule
+decides: a member counts as much against a plainer one as its gain outweighs its own scatter over
+tasks, ``1 - (standard error / gain)^2``, and nothing where there is no gain (the positive part of
+James and Stein 1961). So are like tasks (at their best share) weighed against the Gaussian alone,
+and then both against mean rank.
 """
 
 from __future__ import annotations

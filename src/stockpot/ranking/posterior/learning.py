@@ -169,9 +169,9 @@ def _grid(
         for index, own in enumerate(profiles):
             shared = own.shared(trial.anchors, without=trial.task)
             predictions.append(_predictions(shared, cut(index), trial, values)[:, trial.rest])
-        merit = _merit(truth, np.concatenate(predictions))
+        own = merit(truth, np.concatenate(predictions))
         # Without anchors all points of a cut predict the same.
-        merits.setdefault(trial.task, []).append(np.repeat(merit, len(grid) // len(merit)))
+        merits.setdefault(trial.task, []).append(np.repeat(own, len(grid) // len(own)))
     return grid, np.array([np.mean(m, axis=0) for m in merits.values()])
 
 
@@ -201,7 +201,7 @@ def _predictions(shared: Shared, scale: MonotoneScale, trial: Trial, values: Arr
     return np.concatenate(found)
 
 
-def _merit(truth: Array, predictions: Array) -> Array:
+def merit(truth: Array, predictions: Array) -> Array:
     """Correlation between Savage scores of true ranks and of those of each row of predictions."""
     from scipy.stats import rankdata
 
@@ -245,13 +245,12 @@ def _blend(
         for own, trial in zip(played, trials, strict=True):
             places = np.stack([own.location(each)[trial.rest] for each in blends])
             truth = values[trial.rest, trial.task]
-            found.setdefault(trial.task, []).append(_merit(truth, places))
+            found.setdefault(trial.task, []).append(merit(truth, places))
         return np.array([np.mean(part, axis=0) for part in found.values()])
 
-    if len(trials[0].anchors):
-        like = float(_weights(merits([Blend(share) for share in SHARES])) @ SHARES)
-    else:
-        like = 0.0
+    shares = merits([Blend(share) for share in SHARES])
+    best = int(shares.mean(axis=0).argmax())
+    like = float(SHARES[best]) * trust(shares[:, best] - shares[:, 0]).weight
     both = merits([Blend(trust=NOTHING), Blend(like)])
     blend = Blend(like, trust(both[:, 1] - both[:, 0]))
     return replace(

@@ -14,6 +14,7 @@ observe the deviation nearly exactly, scores through a learnt gain (:mod:`.evide
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,14 +22,15 @@ from stockpot.errors import InputError
 from stockpot.ranking.history.table import Array, Fact, Mask, Table, mean_scores
 from stockpot.ranking.posterior.condition import condition
 from stockpot.ranking.posterior.covariance import Profiles
-from stockpot.ranking.posterior.evidence import Sensor, assumed, learn_sensor, observe
-from stockpot.ranking.posterior.fallback import Rivals
-from stockpot.ranking.posterior.forecast import MEASURED, deviations, forecast
+from stockpot.ranking.posterior.evidence import Panel, Sensor, learn_panel, observe
+from stockpot.ranking.posterior.fallback import Rivals, Trust
+from stockpot.ranking.posterior.forecast import MEASURED, STRANGER, deviations, forecast
 from stockpot.ranking.posterior.learning import BUCKETS, bucket, learn
-from stockpot.ranking.posterior.metadata import Prior, learn_prior
+from stockpot.ranking.posterior.metadata import Prior, learn_prior, likeness
 from stockpot.ranking.posterior.result import EvidenceUse, Ranking
 from stockpot.ranking.posterior.scale import metric_of, metric_slope, typical_interval
 from stockpot.ranking.posterior.settings import PosteriorSettings
+from stockpot.ranking.posterior.shipped import assumed, shipped
 from stockpot.ranking.posterior.standings import Metric, Reasons, make_ranking
 
 Facts = Mapping[str, Mapping[str, Fact]]
@@ -66,7 +68,7 @@ class Posterior:
     """What the history says; made by :func:`fit`.
 
     ``settings``: number of anchors (see ``learning.BUCKETS``) -> what was learnt for it;
-    ``prior``: what facts say; ``sensors``: what each score is worth.
+    ``prior``: what facts say; ``panel``: what scores are worth.
     """
 
     def __init__(self, table: Table, facts: Facts, scores: Mapping[str, Array]) -> None:
@@ -82,12 +84,15 @@ class Posterior:
         self.settings: Mapping[int, PosteriorSettings] = learn(
             self._rows, self._plain, self._known, table.oriented, self._reliability
         )
-        self.sensors: dict[str, Sensor] = {
-            name: learn_sensor(
-                name, values, self._rows, self._known, self.settings[0], self._reliability
-            )
-            for name, values in scores.items()
-        }
+        self.panel = learn_panel(
+            scores,
+            self._rows,
+            self._known,
+            self.settings[0],
+            self._reliability,
+            own,
+            shipped().trust.gain,
+        )
         self._profiles: dict[tuple[int, tuple[str, ...]], tuple[Profiles, Rivals]] = {}
 
     def for_task(
@@ -127,7 +132,7 @@ class Posterior:
 
         with threadpool_limits(1, "blas"):
             return self._rank(
-                settings, profiles, rivals, models, chosen, anchored, values, scores, sign
+                settings, profiles, rivals, facts, models, chosen, anchored, values, scores, sign
             )
 
     def _rank(
@@ -135,6 +140,7 @@ class Posterior:
         settings: PosteriorSettings,
         profiles: Profiles,
         rivals: Rivals,
+        facts: Facts,
         models: list[str],
         chosen: np.ndarray[tuple[int], np.dtype[np.int64]],
         anchored: np.ndarray[tuple[int], np.dtype[np.int64]],
@@ -146,13 +152,14 @@ class Posterior:
         mean, unit, placed = own.shared.mean, own.shared.variance, own.placed
         measured = np.zeros(len(models), dtype=bool)
         measured[anchored] = True
-        sensors = {name: self.sensors.get(name) or assumed(name) for name in scores}
+        panel = self._panel(scores)
         columns = {
             name: np.array([given.get(model, np.nan) for model in models], dtype=np.float64)
             for name, given in scores.items()
         }
-        more, owners = observe(sensors, columns, mean, measured)
-        sources = [models[i] for i in anchored] + owners
+        like = likeness([facts.get(model, {}) for model in models]) if scores else np.empty((0, 0))
+        more, owners = observe(panel, columns, mean, measured, like)
+        sources = [*(models[i] for i in anchored), *[" and ".join(owners)] * len(more.rows)]
         location, variance, found = (
             own.location(settings.blend),
             own.variance(settings.blend),
@@ -160,17 +167,21 @@ class Posterior:
         )
         if len(more.rows):
             # What scores add comes on top: that the covariance of old tasks misleads says nothing
-            # against them.
-            seen = own.seen.joined(more)
+            # against them. What a stranger has of its own they see as well.
+            seen, counts = own.seen.joined(more), panel.trust.weight
             parts = profiles.shared(seen.rows)
             covariance = parts.covariance(settings.general, settings.likeness)
+            alone = (1.0 - profiles.reliability[more.rows]) * (unit + STRANGER)
+            covariance[more.rows, np.arange(len(anchored), len(seen.rows))] += alone
             found = condition(covariance, seen, settings.alike(parts))
-            location = location + found.shift - own.given.shift
-            variance = variance - found.reduction + own.given.reduction
-        weight = np.ones(len(sources))
+            shift = found.shift - own.given.shift
+            location = location + counts * shift
+            variance = variance - counts * (found.reduction - own.given.reduction)
+            variance = variance + counts * (1.0 - counts) * shift**2
+        weight = np.full(len(sources), panel.trust.weight)
         weight[: len(anchored)] = settings.blend.weights[2]
         moved = found.parts * weight
-        deviation = deviations(variance, unit)
+        deviation = deviations(variance, unit, 0.5 if self.table.tasks else 0.0)
         if len(anchored):
             location[anchored] = placed
             deviation[anchored] = MEASURED
@@ -195,7 +206,7 @@ class Posterior:
             if metric is None
             else (metric[0][chosen], metric[1][chosen], metric[2][chosen], metric[3]),
             [reasons(int(i)) for i in chosen],
-            self._evidence(settings, sensors, scores, len(anchored), found.tasks),
+            self._evidence(settings, panel, scores, len(anchored), found.tasks),
             {models[i]: float(v) for i, v in zip(anchored, values, strict=True)},
             sign,
         )
@@ -242,7 +253,7 @@ class Posterior:
     def _evidence(
         self,
         settings: PosteriorSettings,
-        sensors: Mapping[str, Sensor],
+        panel: Panel,
         scores: Mapping[str, Mapping[str, float]],
         anchors: int,
         alike: Array,
@@ -272,13 +283,31 @@ class Posterior:
                 most = np.argsort(-alike, kind="stable")[:3]
                 words = ", ".join(f"{self.table.tasks[i]} ({alike[i]:.0%})" for i in most)
                 found.append(EvidenceUse("old tasks", True, f"this one is most like {words}"))
-        for name, sensor in sensors.items():
-            known = sum(np.isfinite(value) for value in scores[name].values())
-            used = bool(sensor.used and known >= 2)
-            found.append(
-                EvidenceUse(name, used, sensor.reason if known >= 2 else "fewer than 2 values")
-            )
+        words = "" if np.isnan(panel.trust.gain) else f"; together: ranking {panel.trust}"
+        for sensor in panel.sensors:
+            known = sum(np.isfinite(value) for value in scores[sensor.name].values())
+            used = bool(sensor.used and known >= 2 and panel.trust.weight > 0.0)
+            reason = sensor.reason + words if known >= 2 else "fewer than 2 values"
+            found.append(EvidenceUse(sensor.name, used, reason))
         return found
+
+    @property
+    def sensors(self) -> dict[str, Sensor]:
+        """What each score is worth that the history has tested."""
+        return {each.name: each for each in self.panel.sensors}
+
+    def _panel(self, names: Iterable[str]) -> Panel:
+        """What is known of the named scores: from the history, else from the shipped set."""
+        wanted = list(names)
+        panel = self.panel.with_others(shipped())
+        for name in wanted:
+            panel = panel.with_others(assumed(name))
+        if not self.table.tasks:
+            belief = Trust()
+        else:
+            tested = any(name in self.sensors for name in wanted)
+            belief = self.panel.trust if tested else shipped().trust
+        return replace(panel.chosen(wanted), trust=belief)
 
     def _learn_prior(self) -> Prior:
         own = [self.facts.get(model, {}) for model in self.table.models]

@@ -1,0 +1,69 @@
+"""What transferability scores are worth, measured by stockpot: the shipped set.
+
+``benchmarks/first_contact.py`` really fine-tunes models that packages bring on tasks that packages
+bring, and writes ``shipped.json`` from them: per score its gain, noise and usual spread, how scores
+err together, and by how much they improved a ranking. It decides where a history cannot.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stockpot.ranking.posterior.evidence import Panel, Sensor
+from stockpot.ranking.posterior.fallback import Trust, trust
+
+FILE = Path(__file__).with_suffix(".json")
+# What is assumed of a score that nobody ever tested.
+_GAIN, _REPEATS, _NOISE = 0.4, 0.4, 0.8
+
+
+@cache
+def shipped() -> Panel:
+    """The panel of the shipped set."""
+    return read(json.loads(FILE.read_text(encoding="utf-8")))
+
+
+def read(content: dict[str, Any]) -> Panel:
+    """The panel that :func:`write` has written down."""
+    tasks = int(content["tasks"])
+    sensors = tuple(
+        Sensor(
+            name,
+            own["gain"],
+            _REPEATS,
+            own["spread"],
+            own["gain"] > 0.0,
+            f"never tested on this history; gain {own['gain']:.2f} over {tasks} tasks of the "
+            "shipped set",
+        )
+        for name, own in content["scores"].items()
+    )
+    noise = np.array(content["noise"], dtype=np.float64).reshape(len(sensors), len(sensors))
+    gains = np.array(content["gains"], dtype=np.float64)
+    return Panel(sensors, noise, content["alike"], trust(gains) if len(gains) else Trust())
+
+
+def write(panel: Panel, gains: list[float], tasks: int) -> dict[str, Any]:
+    """A panel as plain data. ``gains``: in ranking, per task, beside a history."""
+    return {
+        "tasks": tasks,
+        "scores": {
+            each.name: {"gain": round(each.gain, 3), "spread": float(f"{each.spread:.3g}")}
+            for each in panel.sensors
+        },
+        "noise": np.round(panel.noise, 3).tolist(),
+        "alike": round(panel.alike, 3),
+        "gains": np.round(gains, 3).tolist(),
+    }
+
+
+def assumed(name: str) -> Panel:
+    """The panel of one score without any record."""
+    reason = f"never tested on this history: a gain of {_GAIN:g} is assumed"
+    sensor = Sensor(name, _GAIN, _REPEATS, float("nan"), True, reason)
+    return Panel((sensor,), np.array([[_NOISE]]))
