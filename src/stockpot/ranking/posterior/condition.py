@@ -16,8 +16,7 @@ TEMPER = 0.5
 class Observations:
     """``residual[i] = gain[i] * f[rows[i]] + noise``: what was seen of k rows.
 
-    ``f``: deviation of a model's standing from its mean; ``noise``: variances ``(k,)``, or a
-    covariance ``(k, k)``.
+    ``f``: deviation of a model's standing from its mean; ``noise``: ``(k,)`` variances.
     """
 
     rows: Rows
@@ -27,19 +26,12 @@ class Observations:
 
     def joined(self, other: Observations) -> Observations:
         """Both sets of observations."""
-        from scipy.linalg import block_diag
-
         return Observations(
             np.concatenate([self.rows, other.rows]),
             np.concatenate([self.residual, other.residual]),
             np.concatenate([self.gain, other.gain]),
-            block_diag(self.covariance, other.covariance),
+            np.concatenate([self.noise, other.noise]),
         )
-
-    @property
-    def covariance(self) -> Array:
-        """``(k, k)``, of the noise."""
-        return self.noise if self.noise.ndim == 2 else np.diag(self.noise)
 
 
 @dataclass(frozen=True)
@@ -67,7 +59,7 @@ def condition(covariance: Array, seen: Observations, alike: Array | None = None)
     cross = covariance * seen.gain
     inner = cross[seen.rows] * seen.gain[:, None]
     inner = (inner + inner.T) / 2.0
-    inner += seen.covariance
+    inner[np.diag_indices_from(inner)] += seen.noise
     factor = cho_factor(inner, lower=True, check_finite=False)
     weights = cho_solve(factor, seen.residual, check_finite=False)
     solved = cho_solve(factor, cross.T, check_finite=False)

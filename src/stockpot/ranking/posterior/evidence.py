@@ -2,19 +2,24 @@
 
 The scores ``x`` (S,) of a model on a task, standardised within the pool, are taken to be
 
-    x = beta h + g f + e,   cov e = Sigma (S, S) within a model, rho L Sigma between two,
+    x = beta h + g f + e,   cov e = Sigma (S, S),
 
 ``h``: the model's mean over other tasks (what a score merely repeats), ``f``: how the truth
-deviates from it (what is news), ``L``: how alike two models are by their facts. ``beta``, ``g``,
-``Sigma`` and ``rho`` come from pooled least squares over the tasks for which both scores and truth
-are known, each predicted from the others; each ``g`` is shrunk by what its scatter over tasks
-explains (positive-part James-Stein). Scores that err alike share their noise, so they are no more
-than one voice: ``g' Sigma^-1 (x - beta h) / g' Sigma^-1 g`` is all they say of ``f``.
+deviates from it (what is news). ``beta``, ``g`` and ``Sigma`` come from pooled least squares over
+the tasks for which both scores and truth are known, each predicted from the others; each ``g`` is
+shrunk by what its scatter over tasks explains (positive-part James-Stein). Scores that err alike
+share their noise, so they are no more than one voice: ``g' Sigma^-1 (x - beta h) / g' Sigma^-1 g``
+is all they say of ``f``.
 
-Whether they count at all is a question of its own. Leaving out one task at a time gives their gain
-in ranking and its standard error; the posterior with scores and the one without are mixed by it
-(:func:`.fallback.trust`). A score that the history never tested is worth what the shipped set says
-(:mod:`.shipped`).
+Like models err alike, too: their scores are wrong together as much as they stand together. Noise
+whose covariance between models is proportional to that of ``f`` makes each model's scores speak of
+that model alone. (With noise taken as independent, 180 scores that lean the same way moved whole
+families, and made rankings worse.)
+
+Whether scores count at all is a question of its own. Leaving out one task at a time gives their
+gain in ranking and its standard error; the posterior with scores and the one without are mixed by
+it (:func:`.fallback.trust`). A score that the history never tested is worth what the shipped set
+says (:mod:`.shipped`).
 """
 
 from __future__ import annotations
@@ -24,15 +29,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from stockpot.ranking.history.table import Array, Fact, Mask
-from stockpot.ranking.posterior.condition import Observations, condition, no_observations
+from stockpot.ranking.history.table import Array, Mask
 from stockpot.ranking.posterior.covariance import Profiles, Rows
 from stockpot.ranking.posterior.fallback import Trust, trust
+from stockpot.ranking.posterior.forecast import own_variance
 from stockpot.ranking.posterior.learning import merit
-from stockpot.ranking.posterior.metadata import likeness
 from stockpot.ranking.posterior.settings import PosteriorSettings
 
-_LEAST_MODELS, _LEAST_TASKS, _MOST_MODELS = 5, 3, 300
+_LEAST_MODELS, _LEAST_TASKS = 5, 3
 _LEAST_GAIN, _LEAST_NOISE = 0.02, 0.05
 _CLIP = 3.0
 _USUAL = 5.0  # the weight, in models, of what is known of a score's spread elsewhere
@@ -56,17 +60,16 @@ class Sensor:
 class Panel:
     """Scores that are weighed together.
 
-    ``noise``: ``(S, S)``, nan where two scores were never seen together; ``alike``: rho;
-    ``trust``: the weight of the posterior with them against the one without.
+    ``noise``: ``(S, S)``, nan where two scores were never seen together; ``trust``: the weight of
+    the posterior with them against the one without.
     """
 
     sensors: tuple[Sensor, ...] = ()
     noise: Array = field(default_factory=lambda: np.zeros((0, 0)))
-    alike: float = 0.0
     trust: Trust = field(default_factory=Trust)
 
-    def __getitem__(self, name: str) -> Sensor | None:
-        return next((each for each in self.sensors if each.name == name), None)
+    def __contains__(self, name: str) -> bool:
+        return any(each.name == name for each in self.sensors)
 
     def chosen(self, names: Sequence[str]) -> Panel:
         """The panel of some of its scores, in their order."""
@@ -76,11 +79,30 @@ class Panel:
 
     def with_others(self, other: Panel) -> Panel:
         """With those scores of another panel that this one lacks."""
-        more = other.chosen([s.name for s in other.sensors if self[s.name] is None])
+        more = other.chosen([s.name for s in other.sensors if s.name not in self])
         size = len(self.sensors)
         noise = np.full((size + len(more.sensors),) * 2, np.nan)
         noise[:size, :size], noise[size:, size:] = self.noise, more.noise
         return replace(self, sensors=(*self.sensors, *more.sensors), noise=noise)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What a pool's scores say of f. ``rows``: ``(k,)`` models; ``news``: ``(k,)``, f as the scores
+    alone have it; ``noise``: ``(k,)``, its variance; ``shares``: score -> ``(k,)``, its part in the
+    news."""
+
+    rows: Rows
+    news: Array
+    noise: Array
+    shares: Mapping[str, Array]
+
+    def given(self, expected: Array, left: Array) -> tuple[Array, Array]:
+        """``(k,)`` each: by how much f moves from ``expected``, what share of its variance ``left``
+        goes. The scores are centred, so only differences within the pool move."""
+        residual = self.news - expected
+        share = left / (left + self.noise)
+        return np.asarray(share * (residual - residual.mean())), np.asarray(share)
 
 
 @dataclass(frozen=True)
@@ -93,7 +115,7 @@ class _Part:
     score: Array
 
 
-_Parts = dict[int, _Part]
+_Parts = Mapping[int, _Part]
 
 
 def learn_panel(
@@ -102,7 +124,6 @@ def learn_panel(
     known: Mask,
     settings: PosteriorSettings,
     reliability: Array,
-    facts: Sequence[Mapping[str, Fact]],
     elsewhere: float = float("nan"),
 ) -> Panel:
     """What ``scores`` are worth, of those that were computed on enough tasks of the history.
@@ -111,7 +132,8 @@ def learn_panel(
     scores in the shipped set, which counts as one task more.
     """
     scaled = settings.scale(rows)
-    parts, sensors = {}, {}
+    parts: dict[str, _Parts] = {}
+    sensors = {}
     for name, values in scores.items():
         both = known & np.isfinite(values)
         tasks = np.flatnonzero(both.sum(axis=0) >= _LEAST_MODELS)
@@ -123,14 +145,10 @@ def learn_panel(
             for task in tasks
         }
         sensors[name] = _sensor(name, list(parts[name].values()), spread)
-    used = [name for name, each in sensors.items() if each.used]
-    panel = Panel()
+    used = [each for each in sensors.values() if each.used]
+    panel = Panel(tuple(used), _covariance([parts[each.name] for each in used], scaled.shape))
     if used:
-        chosen = [sensors[name] for name in used]
-        errors = _errors(chosen, [parts[name] for name in used], scaled.shape)
-        like = likeness(facts)
-        panel = Panel(tuple(chosen), _covariance(errors), _rho(errors, like))
-        gains = _gains(panel, parts, Profiles(scaled, reliability), settings, scaled, like)
+        gains = _gains(panel, parts, Profiles(scaled, reliability), settings, scaled)
         shipped = [elsewhere] if np.isfinite(elsewhere) else []
         panel = replace(panel, trust=trust(np.array([*gains, *shipped])))
     silent = tuple(each for each in sensors.values() if not each.used)
@@ -146,8 +164,11 @@ def _part(scaled: Array, values: Array, models: Rows, task: int, spread: float) 
 
 def _sensor(name: str, parts: Sequence[_Part], spread: float) -> Sensor:
     repeats, gain = _fit(parts)
-    own = [float(p.news @ (p.score - repeats * p.mean)) / max(float(p.news @ p.news), 1e-9)
-           for p in parts]  # fmt: skip
+    own = [
+        float(part.news @ (part.score - repeats * part.mean))
+        / max(float(part.news @ part.news), 1e-9)
+        for part in parts
+    ]
     error = float(np.std(own, ddof=1) / np.sqrt(len(own)))
     shrunk = gain * max(0.0, 1.0 - (error / gain) ** 2) if gain > 0 else 0.0
     used = shrunk >= _LEAST_GAIN
@@ -167,45 +188,19 @@ def _fit(parts: Sequence[_Part]) -> tuple[float, float]:
     return float(solution[0]), float(solution[1])
 
 
-def _errors(sensors: Sequence[Sensor], parts: Sequence[_Parts], shape: tuple[int, ...]) -> Array:
-    """``(S, N, T)``: e, nan where unknown; with the gain before it was shrunk."""
-    errors = np.full((len(sensors), *shape), np.nan)
+def _covariance(parts: Sequence[_Parts], shape: tuple[int, ...]) -> Array:
+    """``(S, S)``: Sigma, over the models and tasks that two scores share."""
+    errors = np.full((len(parts), *shape), np.nan)
     for error, own in zip(errors, parts, strict=True):
         repeats, gain = _fit(list(own.values()))
         for task, part in own.items():
             error[part.models, task] = part.score - repeats * part.mean - gain * part.news
-    return errors
-
-
-def _covariance(errors: Array) -> Array:
-    """``(S, S)``: Sigma, over the models and tasks that two scores share."""
-    flat = errors.reshape(len(errors), -1)
+    flat = errors.reshape(len(parts), int(np.prod(shape)))
     both = np.isfinite(flat).astype(np.float64)
-    filled = np.nan_to_num(flat)
-    count = both @ both.T
+    filled, count = np.nan_to_num(flat), both @ both.T
     noise = np.where(count > 0, filled @ filled.T / np.maximum(count, 1.0), np.nan)
     noise[np.diag_indices_from(noise)] = np.maximum(noise.diagonal(), _LEAST_NOISE)
     return noise
-
-
-def _rho(errors: Array, like: Array) -> float:
-    """How much of the noise like models share: slope of ``e_i e_j`` on ``L_ij``, per variance."""
-    products, alike, variances = [], [], []
-    pairs = np.triu_indices(like.shape[0], 1)
-    near = like[pairs]
-    if not len(near) or float(np.ptp(near)) < 1e-9:
-        return 0.0
-    for score in errors:
-        for error in score.T:
-            product = error[pairs[0]] * error[pairs[1]]
-            here = np.isfinite(product)
-            products.append(product[here])
-            alike.append(near[here])
-            variances.append(error[np.isfinite(error)] ** 2)
-    centred = np.concatenate(alike) - np.concatenate(alike).mean()
-    squares = float(centred @ centred) * float(np.concatenate(variances).mean())
-    slope = float(centred @ np.concatenate(products)) / max(squares, 1e-12)
-    return float(np.clip(slope, 0.0, 0.9))
 
 
 def _gains(
@@ -214,7 +209,6 @@ def _gains(
     profiles: Profiles,
     settings: PosteriorSettings,
     scaled: Array,
-    like: Array,
 ) -> list[float]:
     """Per task: how much the merit of the ranking changes when the scores are used, all that is
     known of them learnt from the other tasks."""
@@ -223,22 +217,19 @@ def _gains(
         fitted, columns = [], {}
         for sensor in panel.sensors:
             own = parts[sensor.name]
-            rest = [part for other, part in own.items() if other != task]
             shrink = sensor.gain / _fit(list(own.values()))[1]
-            repeats, gain = _fit(rest)
+            repeats, gain = _fit([part for other, part in own.items() if other != task])
             fitted.append(replace(sensor, repeats=repeats, gain=max(gain * shrink, 0.0)))
             if task in own:
-                column = np.full(len(scaled), np.nan)
-                column[own[task].models] = own[task].score
-                columns[sensor.name] = column
-        models = np.flatnonzero(np.any([np.isfinite(c) for c in columns.values()], axis=0))
-        models = models[:_MOST_MODELS]
-        shared = profiles.shared(models, without=task)
-        there = replace(panel, sensors=tuple(fitted))
-        seen = _voice(there, columns, shared.mean, models, like)
-        found = condition(shared.covariance(settings.general), seen)
-        places = np.stack([shared.mean[models], (shared.mean + found.shift)[models]])
-        before, after = merit(scaled[models, task], places)
+                columns[sensor.name] = np.full(len(scaled), np.nan)
+                columns[sensor.name][own[task].models] = own[task].score
+        shared = profiles.shared(np.empty(0, dtype=np.int64), without=task)
+        variance = shared.variances(profiles.own(shared), settings.general, settings.likeness)
+        rows = np.flatnonzero(np.any([np.isfinite(c) for c in columns.values()], axis=0))
+        voice = _voice(replace(panel, sensors=tuple(fitted)), columns, shared.mean, rows)
+        shift, _ = voice.given(np.zeros(len(rows)), own_variance(variance, shared.variance)[rows])
+        places = shared.mean[rows] + np.stack([np.zeros(len(rows)), shift])
+        before, after = merit(scaled[rows, task], places)
         gains.append(float(after - before))
     return gains
 
@@ -257,55 +248,44 @@ def standard(column: Array, spread: float) -> Array:
     return np.asarray(np.clip(centred, -_CLIP, _CLIP), dtype=np.float64)
 
 
-def observe(
-    panel: Panel, scores: Mapping[str, Array], mean: Array, anchored: Mask, like: Array
-) -> tuple[Observations, list[str]]:
-    """What scores of the new task, ``(N,)`` each with nan, say of the models not ``anchored``, and
-    which scores those were. ``like``: ``(N, N)``, L."""
+def observe(panel: Panel, scores: Mapping[str, Array], mean: Array, anchored: Mask) -> Voice | None:
+    """What scores of the new task, ``(N,)`` each with nan, say of the models not ``anchored``; None
+    where they say nothing."""
     columns = {
         each.name: standard(scores[each.name], each.spread)
         for each in panel.sensors
         if each.used and np.isfinite(scores[each.name]).sum() >= 2
     }
     if not columns:
-        return no_observations(), []
+        return None
     there = np.any([np.isfinite(column) for column in columns.values()], axis=0)
     rows = np.flatnonzero(there & ~anchored)
-    if not len(rows):
-        return no_observations(), []
-    return _voice(panel.chosen(list(columns)), columns, mean, rows, like), list(columns)
+    return _voice(panel.chosen(list(columns)), columns, mean, rows) if len(rows) else None
 
 
-def _voice(
-    panel: Panel, columns: Mapping[str, Array], mean: Array, rows: Rows, like: Array
-) -> Observations:
-    """One observation of f a row, of all its scores (generalised least squares)."""
-    table = np.stack([columns.get(s.name, np.full(len(mean), np.nan)) for s in panel.sensors])
-    gain = np.array([each.gain for each in panel.sensors])
-    expected = np.stack(
-        [
-            each.repeats * (mean[rows] - mean[np.isfinite(own)].mean())
-            if np.isfinite(own).any()
-            else np.zeros(len(rows))
-            for each, own in zip(panel.sensors, table, strict=True)
-        ]
-    )
-    noise = _complete(panel.noise, table)
-    news, variance = np.zeros(len(rows)), np.full(len(rows), 1e6)
+def _voice(panel: Panel, columns: Mapping[str, Array], mean: Array, rows: Rows) -> Voice:
+    """All scores of a row as one (generalised least squares)."""
+    names = [each.name for each in panel.sensors]
+    table = np.stack([columns.get(name, np.full(len(mean), np.nan)) for name in names])
     known = np.isfinite(table[:, rows])
+    gain = np.array([each.gain for each in panel.sensors])
+    middle = np.array([mean[np.isfinite(own)].mean() if name in columns else 0.0
+                       for name, own in zip(names, table, strict=True)])  # fmt: skip
+    repeats = np.array([each.repeats for each in panel.sensors])
+    residual = table[:, rows] - repeats[:, None] * (mean[rows] - middle[:, None])
+    noise = _complete(panel.noise, table)
+    parts, variance = np.zeros((len(names), len(rows))), np.full(len(rows), np.inf)
     for pattern in np.unique(known, axis=1).T:
         index = np.flatnonzero(pattern & (gain > 0))
-        if not len(index):
-            continue
-        here = (pattern == known.T).all(axis=1)
-        weights = np.linalg.solve(noise[np.ix_(index, index)], gain[index])
-        precision = float(weights @ gain[index])
-        residual = table[np.ix_(index, rows[here])] - expected[np.ix_(index, np.flatnonzero(here))]
-        news[here], variance[here] = weights @ residual / precision, 1.0 / precision
-    deviation = np.sqrt(variance)
-    covariance = panel.alike * like[np.ix_(rows, rows)] * np.outer(deviation, deviation)
-    covariance[np.diag_indices_from(covariance)] = variance
-    return Observations(rows, news, np.ones(len(rows)), covariance)
+        if len(index):
+            here = np.flatnonzero((known == pattern[:, None]).all(axis=0))
+            weights = np.linalg.solve(noise[np.ix_(index, index)], gain[index])
+            precision = max(float(weights @ gain[index]), 1e-9)
+            parts[np.ix_(index, here)] = (
+                weights[:, None] * residual[np.ix_(index, here)] / precision
+            )
+            variance[here] = 1.0 / precision
+    return Voice(rows, parts.sum(axis=0), variance, dict(zip(names, parts, strict=True)))
 
 
 def _complete(noise: Array, table: Array) -> Array:

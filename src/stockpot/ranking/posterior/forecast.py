@@ -19,7 +19,7 @@ from stockpot.ranking.posterior.scale import MonotoneScale, place_anchors
 from stockpot.ranking.posterior.settings import PosteriorSettings
 
 MEASURED = 0.02  # deviation of a model that was measured
-STRANGER = 0.3  # variance on top of D of a model without results
+_STRANGER = 0.3  # variance on top of D of a model without results
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def forecast(
     mean, unit, count = shared.mean, shared.variance, len(shared.mean)
     given = settings.general, settings.likeness
     prior = shared.variances(profiles.own(shared), *given)
-    prior = prior + (1.0 - profiles.reliability) * (unit + STRANGER)
+    prior = prior + (1.0 - profiles.reliability) * (unit + _STRANGER)
     placed, seen = np.empty(0), no_observations()
     found = Conditioned(np.zeros(count), np.zeros(count), np.zeros((count, 0)), np.empty(0))
     if len(anchors):
@@ -99,10 +99,13 @@ def expected_spread(mean: Array, shared: Shared) -> float:
     return float(np.sqrt(drawn + shared.variance))
 
 
-def deviations(variance: Array, unit: float, scatter: float = 0.5) -> Array:
-    """Standard deviation of outcomes: what is left of the prior, but no less than a tenth of D.
+def own_variance(variance: Array, unit: float) -> Array:
+    """What is left of the prior ``variance`` without the common offset of the pool, D, which moves
+    no rank; no less than a tenth of D."""
+    return np.asarray(np.maximum(variance - unit, 0.1 * unit))
 
-    The common offset of the pool, D, is in ``variance`` but moves no rank; ``scatter``, in D, is
-    what a single run of a model scatters about its own standing.
-    """
-    return np.asarray(np.sqrt(np.maximum(variance - unit, 0.1 * unit) + scatter * unit))
+
+def deviations(variance: Array, unit: float, scatter: float = 0.5) -> Array:
+    """Standard deviation of outcomes: what is left of the prior, and ``scatter``, in D, for what a
+    single run of a model scatters about its own standing."""
+    return np.asarray(np.sqrt(own_variance(variance, unit) + scatter * unit))

@@ -132,24 +132,3 @@ def learn_prior(facts: Sequence[Mapping[str, Fact]], rows: Array, weights: Array
     intercept = level - middle @ coefficients
     reason = f"explains {explained:.0%} of the differences between models left out"
     return Prior(encoder, coefficients, intercept, min(explained, 0.95), reason)
-
-
-def likeness(facts: Sequence[Mapping[str, Fact]]) -> Array:
-    """``(n, n)``, 0..1: how alike models are by their facts; 1 on the diagonal.
-
-    The mean over all kinds of facts: of words whether they are equal, of sizes the smaller over the
-    larger. A fact that a model lacks is like nobody's. Positive semidefinite.
-    """
-    names = sorted({name for own in facts for name in own if isinstance(own[name], str)})
-    sizes = sorted({name for own in facts for name in own if name in _LOGARITHMIC})
-    found = np.zeros((len(facts), len(facts)))
-    for name in names:
-        words = np.array([str(own.get(name, "")) for own in facts])
-        known = np.array([isinstance(own.get(name), str) for own in facts])
-        found += (words[:, None] == words) & known[:, None] & known
-    for name in sizes:
-        logs = np.array([_number(name, own.get(name)) for own in facts], dtype=np.float64)
-        found += np.nan_to_num(np.exp(-np.abs(logs[:, None] - logs)))
-    found /= max(len(names) + len(sizes), 1)
-    found[np.diag_indices_from(found)] = 1.0
-    return found

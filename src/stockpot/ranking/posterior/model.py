@@ -20,13 +20,12 @@ import numpy as np
 
 from stockpot.errors import InputError
 from stockpot.ranking.history.table import Array, Fact, Mask, Table, mean_scores
-from stockpot.ranking.posterior.condition import condition
 from stockpot.ranking.posterior.covariance import Profiles
 from stockpot.ranking.posterior.evidence import Panel, Sensor, learn_panel, observe
 from stockpot.ranking.posterior.fallback import Rivals, Trust
-from stockpot.ranking.posterior.forecast import MEASURED, STRANGER, deviations, forecast
+from stockpot.ranking.posterior.forecast import MEASURED, deviations, forecast, own_variance
 from stockpot.ranking.posterior.learning import BUCKETS, bucket, learn
-from stockpot.ranking.posterior.metadata import Prior, learn_prior, likeness
+from stockpot.ranking.posterior.metadata import Prior, learn_prior
 from stockpot.ranking.posterior.result import EvidenceUse, Ranking
 from stockpot.ranking.posterior.scale import metric_of, metric_slope, typical_interval
 from stockpot.ranking.posterior.settings import PosteriorSettings
@@ -90,7 +89,6 @@ class Posterior:
             self._known,
             self.settings[0],
             self._reliability,
-            own,
             shipped().trust.gain,
         )
         self._profiles: dict[tuple[int, tuple[str, ...]], tuple[Profiles, Rivals]] = {}
@@ -132,7 +130,7 @@ class Posterior:
 
         with threadpool_limits(1, "blas"):
             return self._rank(
-                settings, profiles, rivals, facts, models, chosen, anchored, values, scores, sign
+                settings, profiles, rivals, models, chosen, anchored, values, scores, sign
             )
 
     def _rank(
@@ -140,7 +138,6 @@ class Posterior:
         settings: PosteriorSettings,
         profiles: Profiles,
         rivals: Rivals,
-        facts: Facts,
         models: list[str],
         chosen: np.ndarray[tuple[int], np.dtype[np.int64]],
         anchored: np.ndarray[tuple[int], np.dtype[np.int64]],
@@ -157,30 +154,21 @@ class Posterior:
             name: np.array([given.get(model, np.nan) for model in models], dtype=np.float64)
             for name, given in scores.items()
         }
-        like = likeness([facts.get(model, {}) for model in models]) if scores else np.empty((0, 0))
-        more, owners = observe(panel, columns, mean, measured, like)
-        sources = [*(models[i] for i in anchored), *[" and ".join(owners)] * len(more.rows)]
-        location, variance, found = (
-            own.location(settings.blend),
-            own.variance(settings.blend),
-            own.given,
-        )
-        if len(more.rows):
-            # What scores add comes on top: that the covariance of old tasks misleads says nothing
-            # against them. What a stranger has of its own they see as well.
-            seen, counts = own.seen.joined(more), panel.trust.weight
-            parts = profiles.shared(seen.rows)
-            covariance = parts.covariance(settings.general, settings.likeness)
-            alone = (1.0 - profiles.reliability[more.rows]) * (unit + STRANGER)
-            covariance[more.rows, np.arange(len(anchored), len(seen.rows))] += alone
-            found = condition(covariance, seen, settings.alike(parts))
-            shift = found.shift - own.given.shift
-            location = location + counts * shift
-            variance = variance - counts * (found.reduction - own.given.reduction)
-            variance = variance + counts * (1.0 - counts) * shift**2
-        weight = np.full(len(sources), panel.trust.weight)
-        weight[: len(anchored)] = settings.blend.weights[2]
-        moved = found.parts * weight
+        voice = observe(panel, columns, mean, measured)
+        location, variance = own.location(settings.blend), own.variance(settings.blend)
+        moved = settings.blend.weights[2] * own.given.parts
+        sources = [models[i] for i in anchored]
+        like = location - mean - moved.sum(axis=1)
+        if voice is not None:
+            # On top: that the covariance of old tasks misleads says nothing against scores.
+            rows, counts = voice.rows, panel.trust.weight
+            left = own_variance(variance, unit)[rows]
+            shift, share = voice.given((location - mean)[rows], left)
+            location[rows] += counts * shift
+            variance[rows] += counts * ((1.0 - counts) * shift**2 - share * left)
+            said = np.zeros((len(voice.shares), len(models)))
+            said[:, rows] = counts * share * np.stack(list(voice.shares.values()))
+            moved, sources = np.concatenate([moved, said.T], axis=1), [*sources, *voice.shares]
         deviation = deviations(variance, unit, 0.5 if self.table.tasks else 0.0)
         if len(anchored):
             location[anchored] = placed
@@ -192,7 +180,7 @@ class Posterior:
             self.prior.explained,
             mean,
             moved,
-            location - mean - moved.sum(axis=1),
+            like,
             sources,
             len(anchored),
         )
@@ -206,7 +194,7 @@ class Posterior:
             if metric is None
             else (metric[0][chosen], metric[1][chosen], metric[2][chosen], metric[3]),
             [reasons(int(i)) for i in chosen],
-            self._evidence(settings, panel, scores, len(anchored), found.tasks),
+            self._evidence(settings, panel, scores, len(anchored), own.given.tasks),
             {models[i]: float(v) for i, v in zip(anchored, values, strict=True)},
             sign,
         )
@@ -305,7 +293,7 @@ class Posterior:
         if not self.table.tasks:
             belief = Trust()
         else:
-            tested = any(name in self.sensors for name in wanted)
+            tested = any(name in self.panel for name in wanted)
             belief = self.panel.trust if tested else shipped().trust
         return replace(panel.chosen(wanted), trust=belief)
 

@@ -45,7 +45,7 @@ def read(content: dict[str, Any]) -> Panel:
     )
     noise = np.array(content["noise"], dtype=np.float64).reshape(len(sensors), len(sensors))
     gains = np.array(content["gains"], dtype=np.float64)
-    return Panel(sensors, noise, content["alike"], trust(gains) if len(gains) else Trust())
+    return Panel(sensors, noise, trust(gains) if len(gains) else Trust())
 
 
 def write(panel: Panel, gains: list[float], tasks: int) -> dict[str, Any]:
@@ -57,7 +57,6 @@ def write(panel: Panel, gains: list[float], tasks: int) -> dict[str, Any]:
             for each in panel.sensors
         },
         "noise": np.round(panel.noise, 3).tolist(),
-        "alike": round(panel.alike, 3),
         "gains": np.round(gains, 3).tolist(),
     }
 
