@@ -248,9 +248,8 @@ def standard(column: Array, spread: float) -> Array:
     return np.asarray(np.clip(centred, -_CLIP, _CLIP), dtype=np.float64)
 
 
-def observe(panel: Panel, scores: Mapping[str, Array], mean: Array, anchored: Mask) -> Voice | None:
-    """What scores of the new task, ``(N,)`` each with nan, say of the models not ``anchored``; None
-    where they say nothing."""
+def observe(panel: Panel, scores: Mapping[str, Array], mean: Array) -> Voice | None:
+    """What scores of the new task, ``(N,)`` each with nan, say; None where they say nothing."""
     columns = {
         each.name: standard(scores[each.name], each.spread)
         for each in panel.sensors
@@ -258,9 +257,8 @@ def observe(panel: Panel, scores: Mapping[str, Array], mean: Array, anchored: Ma
     }
     if not columns:
         return None
-    there = np.any([np.isfinite(column) for column in columns.values()], axis=0)
-    rows = np.flatnonzero(there & ~anchored)
-    return _voice(panel.chosen(list(columns)), columns, mean, rows) if len(rows) else None
+    rows = np.flatnonzero(np.any([np.isfinite(column) for column in columns.values()], axis=0))
+    return _voice(panel.chosen(list(columns)), columns, mean, rows)
 
 
 def _voice(panel: Panel, columns: Mapping[str, Array], mean: Array, rows: Rows) -> Voice:

@@ -27,12 +27,19 @@ from stockpot.ranking.posterior.forecast import MEASURED, deviations, forecast, 
 from stockpot.ranking.posterior.learning import BUCKETS, bucket, learn
 from stockpot.ranking.posterior.metadata import Prior, learn_prior
 from stockpot.ranking.posterior.result import EvidenceUse, Ranking
-from stockpot.ranking.posterior.scale import metric_of, metric_slope, typical_interval
+from stockpot.ranking.posterior.scale import (
+    metric_of,
+    metric_slope,
+    normal_range,
+    possible,
+    typical_interval,
+)
 from stockpot.ranking.posterior.settings import PosteriorSettings
 from stockpot.ranking.posterior.shipped import assumed, shipped
 from stockpot.ranking.posterior.standings import Metric, Reasons, make_ranking
 
 Facts = Mapping[str, Mapping[str, Fact]]
+_WIDEST = 20.0  # an interval so many times wider than a task's range says nothing
 _STANDS_OUT = 3.0  # an old task with so many times its share of likeness is worth a word
 
 
@@ -154,8 +161,9 @@ class Posterior:
             name: np.array([given.get(model, np.nan) for model in models], dtype=np.float64)
             for name, given in scores.items()
         }
-        voice = observe(panel, columns, mean, measured)
+        voice = observe(panel, columns, mean)
         location, variance = own.location(settings.blend), own.variance(settings.blend)
+        unheard = location.copy()
         moved = settings.blend.weights[2] * own.given.parts
         sources = [models[i] for i in anchored]
         like = location - mean - moved.sum(axis=1)
@@ -171,9 +179,14 @@ class Posterior:
             moved, sources = np.concatenate([moved, said.T], axis=1), [*sources, *voice.shares]
         deviation = deviations(variance, unit, 0.5 if self.table.tasks else 0.0)
         if len(anchored):
+            # Results say how the measured models stand to each other; where all of them stand is
+            # still what was expected, with scores, and as unsure as the mean of so many.
+            if voice is not None:
+                placed = placed + (location - unheard)[anchored].mean()
+            doubt = float((deviation[anchored] ** 2).mean()) / len(anchored)
             location[anchored] = placed
-            deviation[anchored] = MEASURED
-        metric = self._metric(settings, placed, values, location, deviation)
+            deviation[anchored] = np.sqrt(MEASURED**2 + doubt)
+        metric = self._metric(settings, placed, values, location, deviation, sign)
         reasons = Reasons(
             models,
             self._counts,
@@ -206,17 +219,41 @@ class Posterior:
         values: Array,
         location: Array,
         deviation: Array,
+        sign: float,
     ) -> Metric | None:
         """Expected metric, the ends of its 90 % interval, and the metric per unit of the scale.
 
-        Three anchors or more tell the task's level and spread; without, other tasks stand in.
+        Three anchors or more tell the task's level and spread; without, other tasks stand in. All
+        of it stays within what the metric can be. None where nothing tells the metric: an interval
+        that is many times wider than a task's range is no expectation.
         """
+        found = self._told_metric(settings, placed, values, location, deviation)
+        if found is None:
+            return None
+        middle, low, high, slope = found
+        known = np.concatenate([self.table.values[self._known], sign * values])
+        least, most = sorted(sign * end for end in possible(known))
+        middle, low, high = (np.clip(part, least, most) for part in (middle, low, high))
+        wide = _WIDEST * slope * float(np.ptp(settings.scale(normal_range(len(location)))))
+        return None if float(np.median(high - low)) > wide else (middle, low, high, slope)
+
+    def _told_metric(
+        self,
+        settings: PosteriorSettings,
+        placed: Array,
+        values: Array,
+        location: Array,
+        deviation: Array,
+    ) -> Metric | None:
         if len(placed) >= 3 and float(np.ptp(placed)) > 1e-9:
             slope = metric_slope(placed, values)
             mean = metric_of(location, placed, values)
             width = slope * deviation * few_anchors(len(placed))
-            low, high = mean + settings.metric_low * width, mean + settings.metric_high * width
-            return mean, low, high, slope
+            # Nobody is further from what is expected than the pool is wide.
+            reach = slope * float(np.ptp(settings.scale(normal_range(len(location)))))
+            low = np.maximum(settings.metric_low * width, -reach)
+            high = np.minimum(settings.metric_high * width, reach)
+            return mean, mean + low, mean + high, slope
         columns = [
             (self.table.oriented[known, task], settings.scale(self.table.scores[known, task]))
             for task in range(len(self.table.tasks))

@@ -111,3 +111,23 @@ def typical_interval(
     middle, off = typical_metric(columns, mean)
     low, high = (typical_metric(columns, mean + end * deviation)[0] for end in (-1.0, 1.0))
     return middle, low - off, high + off
+
+
+def possible(values: Array) -> tuple[float, float]:
+    """Least and largest value that a metric can have, by the results ``values`` that are known.
+
+    A share, a percentage or a correlation where all lie within 0..1, 0..100 or their negatives too;
+    no less than 0 where none is negative.
+    """
+    low, high = float(values.min()), float(values.max())
+    least = next((-top for top in (1.0, 100.0) if low >= -top and high <= top), -np.inf)
+    most = next((top for top in (1.0, 100.0) if low >= -top and high <= top), np.inf)
+    return (0.0 if low >= 0 else least), most
+
+
+def normal_range(models: int) -> Array:
+    """``(2,)``: the least and the largest normal score among so many models."""
+    from scipy.special import ndtri
+
+    top = float(ndtri(1.0 - 0.5 / max(models, 2)))
+    return np.array([-top, top])

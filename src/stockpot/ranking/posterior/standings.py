@@ -90,13 +90,13 @@ def make_ranking(
     from scipy.special import ndtri
 
     count = len(names)
-    low = np.where(measured, location, location + settings.low * deviation)
-    high = np.where(measured, location, location + settings.high * deviation)
+    low, high = location + settings.low * deviation, location + settings.high * deviation
     pool = GaussianOutcomes(location, deviation)
     ranks, best_rank, worst_rank = pool.ranks(), 0.5 + pool.above(high), 0.5 + pool.above(low)
     # Of what was measured only the others are uncertain.
     others = 1.645 * pool.scatter(location[measured])
-    best_rank[measured], worst_rank[measured] = ranks[measured] - others, ranks[measured] + others
+    best_rank[measured] = np.minimum(best_rank[measured], ranks[measured] - others)
+    worst_rank[measured] = np.maximum(worst_rank[measured], ranks[measured] + others)
     ranks, best_rank, worst_rank = (
         np.clip(r, 1.0, float(count))
         for r in (ranks, np.minimum(best_rank, ranks), np.maximum(worst_rank, ranks))
