@@ -21,15 +21,29 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.stats import rankdata, weightedtau
+
 import stockpot
-from stockpot.files import write_json
+from stockpot.evaluation import paired_bootstrap
+from stockpot.files import write_json, write_text
+from stockpot.ranking.beliefs import UNTESTED
+from stockpot.ranking.history import Table
+from stockpot.ranking.history.table import normal_scores
+from stockpot.ranking.posterior import fit
+from stockpot.ranking.posterior.evidence import Panel, Part, panel_of, sensor_of, standard
+from stockpot.ranking.posterior.fallback import Trust
+from stockpot.ranking.posterior.shipped import FILE as SHIPPED
+from stockpot.ranking.posterior.shipped import written
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "rank"
+PAGE = ROOT / "docs" / "results" / "first_contact.md"
 TABLE = Path(__file__).with_suffix("") / "table.json"
 UNTRAINED = {"lite0": "lite0", "mobilenetv2": "mobilenet_v2", "resnet18": "resnet18"}
 STEPS = {"images": 40, "texts": 24}
@@ -142,6 +156,9 @@ def measure(arguments: argparse.Namespace) -> None:
         "images": image_zoo(weights, arguments.scale),
         "texts": text_zoo(weights, assets),
     }
+    for zoo in zoos.values():
+        if arguments.models:
+            zoo["models"] = [own for own in zoo["models"] if own["id"] in arguments.models]
     examples = round(600 * arguments.scale)
     for name, pool, task in tasks(arguments.data.resolve(), assets):
         if arguments.only and name not in arguments.only:
@@ -194,6 +211,191 @@ def keep(arguments: argparse.Namespace) -> None:
     write_json(TABLE, found)
 
 
+Content = dict[str, Any]
+POOLS = (3, 5, 8)
+DRAWS = 20
+LOOKED = ("loo_ridge", "knn", "logme")
+
+
+def without_history(content: Content, tasks: Sequence[str]) -> Panel:
+    """What scores are worth where nothing else is known, from some of the tasks."""
+    parts: dict[str, dict[int, Part]] = {}
+    spreads: dict[str, list[float]] = {}
+    names = sorted({model for task in tasks for model in content[task]["models"]})
+    for number, task in enumerate(tasks):
+        models = content[task]["models"]
+        rows = np.array([names.index(model) for model in models])
+        truth = normal_scores(np.array([[own["value"]] for own in models.values()]))[:, 0]
+        for score in UNTESTED:
+            values = np.array([own["scores"].get(score, np.nan) for own in models.values()])
+            if np.isfinite(values).all() and values.std() > 0:
+                spreads.setdefault(score, []).append(float(values.std()))
+                part = Part(rows, np.zeros(len(rows)), truth, values)
+                parts.setdefault(score, {})[number] = part
+    sensors = {}
+    for score, own in parts.items():
+        spread = float(np.median(spreads[score]))
+        parts[score] = {
+            number: replace(part, score=standard(part.score, spread))
+            for number, part in own.items()
+        }
+        sensors[score] = sensor_of(score, list(parts[score].values()), spread)
+    return panel_of(parts, sensors, (len(names), len(tasks)))
+
+
+def beside_history(content: Content) -> Trust:
+    """What scores add to a ranking by the history of the same models."""
+    images = [task for task, own in content.items() if len(own["models"]) >= 8]
+    models = sorted(set.intersection(*(set(content[task]["models"]) for task in images)))
+    rows = [[content[task]["models"][model] for task in images] for model in models]
+    table = Table(tuple(models), tuple(images), np.array([[c["value"] for c in r] for r in rows]))
+    scores = {
+        score: np.array([[cell["scores"].get(score, np.nan) for cell in row] for row in rows])
+        for score in UNTESTED
+    }
+    return fit(table, scores=scores, elsewhere=Panel()).panel.trust
+
+
+def ours(models: Content, scores: Sequence[str], panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+    """Locations and P(best) by the posterior without history, ``(n,)`` each."""
+    names = list(models)
+    posterior = fit(Table(tuple(names), (), np.empty((len(names), 0))), elsewhere=panel)
+    given = {
+        score: {name: models[name]["scores"][score] for name in names}
+        for score in scores
+        if all(score in models[name]["scores"] for name in names)
+    }
+    ranking = posterior.for_task(scores=given)
+    order = [ranking.order.index(name) for name in names]
+    best = np.array([ranking[name].best for name in names])
+    return ranking.location[order], best
+
+
+def guesses(models: Content, panel: Panel, single: str, seed: int) -> dict[str, np.ndarray]:
+    """Every method's prediction ``(n,)`` for a pool."""
+    names = list(models)
+    common = set.intersection(*(set(own["scores"]) for own in models.values()))
+    columns = {s: np.array([models[name]["scores"][s] for name in names]) for s in sorted(common)}
+    sizes = np.array([float(models[name]["facts"].get("parameters", 0.0)) for name in names])
+    return {
+        "random": np.random.default_rng(seed).normal(size=len(names)),
+        "parameters": sizes,
+        f"best single score ({single})": columns[single],
+        "sum of ranks": np.sum([rankdata(column) for column in columns.values()], axis=0),
+        "ours, first look": ours(models, LOOKED, panel)[0],
+        "ours, whole": ours(models, UNTESTED, panel)[0],
+    }
+
+
+def best_single(content: Content, tasks: Sequence[str]) -> str:
+    """The score that orders the models of ``tasks`` best."""
+    taus: dict[str, list[float]] = {}
+    for task in tasks:
+        models = content[task]["models"]
+        truth = [own["value"] for own in models.values()]
+        for score in set.intersection(*(set(own["scores"]) for own in models.values())):
+            values = [own["scores"][score] for own in models.values()]
+            taus.setdefault(score, []).append(tau_of(truth, values))
+    complete = {s: float(np.mean(t)) for s, t in taus.items() if len(t) == len(tasks)}
+    return max(sorted(complete), key=lambda score: complete[score])
+
+
+def tau_of(truth: Sequence[float], guess: Sequence[float]) -> float:
+    tau = float(weightedtau(truth, guess)[0])
+    return tau if np.isfinite(tau) else 0.0
+
+
+def pools(models: Content, seed: int) -> Iterator[tuple[str, Content]]:
+    """The whole pool, and draws of small ones: size and models."""
+    yield "whole", models
+    random = np.random.default_rng(seed)
+    for size in POOLS:
+        for _ in range(DRAWS if size < len(models) else 0):
+            drawn = sorted(random.choice(list(models), size, replace=False))
+            yield f"{size}", {name: models[name] for name in drawn}
+
+
+def answers(content: Content) -> str:
+    """The page: each task judged with what the other tasks say scores are worth."""
+    cells: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {}
+    untrained = []
+    for number, (task, own) in enumerate(content.items()):
+        others = [name for name in content if name != task]
+        panel = replace(without_history(content, others), trust=Trust())
+        single = best_single(content, others)
+        for size, models in pools(own["models"], number):
+            truth = np.array([each["value"] for each in models.values()])
+            if np.ptp(truth) == 0:
+                continue
+            for method, guess in guesses(models, panel, single, number).items():
+                name = method.split(" (")[0]
+                regret = 100.0 * float(truth.max() - truth[int(np.argmax(guess))])
+                rows = cells.setdefault(size, {}).setdefault(name, {})
+                rows.setdefault(task, []).append((tau_of(truth, guess), regret))
+            _, best = ours(models, UNTESTED, panel)
+            for model, chance in zip(models, best, strict=True):
+                if model.startswith("untrained") and models[model]["value"] < truth.max():
+                    untrained.append((float(chance), size, task, model))
+    lines = [
+        "# First contact",
+        "",
+        "<!-- Written by `python benchmarks/first_contact.py page`; do not edit. -->",
+        "",
+        f"{len(content)} tasks; each is judged with what the others say scores are worth. Every",
+        "model was really fine-tuned once. Regret: points lost by the model put first.",
+        "Differences to the best single score are paired over tasks (95 %).",
+    ]
+    for size, methods in cells.items():
+        rows = {task: list(own) for task, own in next(iter(methods.values())).items()}
+        lines += ["", f"## Pools of {size}" if size != "whole" else "## Whole pools", ""]
+        lines += ["| method | weighted tau | difference | regret | difference |"]
+        lines += ["| --- | ---: | ---: | ---: | ---: |"]
+        estimates = [
+            paired_bootstrap(
+                {
+                    method: {
+                        ("tasks", 0): np.array(
+                            [np.mean([pair[part] for pair in own[task]]) for task in rows]
+                        )
+                    }
+                    for method, own in methods.items()
+                },
+                "best single score",
+                metric=("tau", "regret")[part],
+            )
+            for part in (0, 1)
+        ]
+        for method in methods:
+            cells_ = [method]
+            for part, estimate in enumerate(estimates):
+                digits = (3, 1)[part]
+                mean, gap = estimate[method].overall, estimate[method].difference
+                cells_.append(f"{mean.mean:.{digits}f}")
+                cells_.append(
+                    ""
+                    if gap is None
+                    else f"{gap.mean:+.{digits}f} ({gap.low:+.{digits}f}..{gap.high:+.{digits}f})"
+                )
+            lines.append("| " + " | ".join(cells_) + " |")
+    worst = sorted(untrained, reverse=True)[:1]
+    for chance, size, task, model in worst:
+        share = np.mean([one[0] > 0.02 for one in untrained])
+        lines += [
+            "",
+            f"Untrained networks that are not the best: P(best) above 2 % in {share:.0%} of "
+            f"{len(untrained)} cases, at most {chance:.1%} ({model}, {task}, pool {size}).",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def write_page(arguments: argparse.Namespace) -> None:
+    """Write the page, and the shipped set's panel, from the table."""
+    content = json.loads(TABLE.read_text(encoding="utf-8"))
+    write_text(PAGE, answers(content))
+    panel = replace(without_history(content, list(content)), trust=beside_history(content))
+    write_json(SHIPPED, written(panel, len(content)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(required=True)
@@ -201,10 +403,12 @@ def main() -> None:
     made.add_argument("data", type=Path)
     made.add_argument("--weights", type=Path, default=EXAMPLE / "models")
     made.add_argument("--scale", type=float, default=1.0)
-    made.add_argument("--only", nargs="*")
+    made.add_argument("--only", nargs="*", help="tasks")
+    made.add_argument("--models", nargs="*", help="of the pools; default: all")
     made.set_defaults(run=measure)
     kept = verbs.add_parser("table")
     kept.set_defaults(run=keep)
+    verbs.add_parser("page").set_defaults(run=write_page)
     for each in (made, kept):
         each.add_argument("--work", type=Path, default=Path("runs/first_contact"))
     arguments = parser.parse_args()

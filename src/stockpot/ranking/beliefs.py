@@ -15,10 +15,10 @@ from stockpot.ranking.posterior.result import EvidenceUse
 from stockpot.ranking.schema import Belief
 from stockpot.ranking.scores import Value
 
-# Scores that are believed before the history has tested them: both allow for few examples of many
-# features. Others saturate there, or grow with a model's width or scale, so that they compare
-# models of one kind at best.
-UNTESTED = ("logme", "reg_hscore")
+# Scores that are believed before the history has tested them: what a head reaches on examples that
+# it has not seen, and two that allow for few examples of many features. Others saturate there, or
+# grow with a model's width or scale, so that they compare models of one kind at best.
+UNTESTED = ("loo_ridge", "knn", "logme", "reg_hscore")
 
 _NORMAL = 1.6449  # standard deviations from the mean to the end of a 90 % interval
 _DRAWS = 20_000

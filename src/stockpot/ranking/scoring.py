@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from stockpot.tasks.task import Array
 
 STOP_BY = ("logme", "reg_hscore")
 """Scores that say whether a sample is large enough, the first that is defined."""
+
+LOOK = ("loo_ridge", "knn", "logme")
+"""Scores of the first look: what a head reaches on examples that it has not seen, and LogME."""
 
 
 @dataclass
@@ -60,6 +63,7 @@ def score_models(
     seed: int = 0,
     on_model: Callable[[str], None] = lambda name: None,
     ahead: Callable[[list[str], int], list[Failed]] = lambda names, count: [],
+    on_first: Callable[[Scored], None] = lambda scored: None,
 ) -> Scored:
     """Extract and score, on ``sample.first`` examples and then twice as many, until it is enough.
 
@@ -67,7 +71,8 @@ def score_models(
     ``InputError`` for a name that is defined for no model. A model that fails is listed and left
     out. ``on_model`` is called before each model is run. ``ahead`` is told before each round which
     models and how many rows will be asked for, may fill the extractor's cache by other means, and
-    returns models that failed.
+    returns models that failed. ``on_first`` gets what the scores of :data:`LOOK` say of the first
+    examples, before more are looked at.
     """
     found = Scored()
     working = dict(entries)
@@ -98,7 +103,27 @@ def score_models(
         found.rounds.append(_stability(found.extracted, entries, layers, task, seed))
         if found.rounds[-1].settled or count >= most:
             break
+        if len(found.rounds) == 1:
+            on_first(_valued(found, entries, task, layers, LOOK if names is None else names))
         count = min(2 * count, most)
+    found = _valued(found, entries, task, layers, names)
+    for name in names or ():
+        if found.values and not any(name in own for own in found.values.values()):
+            raise InputError(f"scores: no model of the zoo gives what '{name}' needs")
+    return found
+
+
+def _valued(
+    found: Scored,
+    entries: Mapping[str, ModelEntry | FeatureEntry],
+    task: Task,
+    layers: Mapping[str, int | None],
+    names: Sequence[str] | None,
+) -> Scored:
+    """With the values of the named scores, or of all cheap ones that are defined for a model."""
+    found = replace(
+        found, values={}, extracted=dict(found.extracted), failed=list(found.failed), seconds={}
+    )
     for name, made in list(found.extracted.items()):
         start = time.perf_counter()
         evidence = evidence_of(made, entries[name], task, layer=layers[name])
@@ -111,9 +136,6 @@ def score_models(
             del found.extracted[name]
             continue
         found.seconds[name] = round(made.seconds + time.perf_counter() - start, 3)
-    for name in names or ():
-        if found.values and not any(name in own for own in found.values.values()):
-            raise InputError(f"scores: no model of the zoo gives what '{name}' needs")
     _pool(found)
     return found
 

@@ -39,6 +39,7 @@ class RankOptions:
         verify: fine-tune all that was run afterwards, and compare orders.
         overwrite: replace the results of another task or zoo in the output folder.
         jobs: fine-tunings at a time (default: one per core and thread).
+        quick: look at the first examples only.
     """
 
     budget: float | None = None
@@ -51,6 +52,7 @@ class RankOptions:
     overwrite: bool = False
     jobs: int | None = None
     backend: str | Backend = "local"
+    quick: bool = False
     quiet: bool = False
 
     def __post_init__(self) -> None:

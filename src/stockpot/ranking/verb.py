@@ -24,6 +24,7 @@ from stockpot.ranking.beliefs import learn
 from stockpot.ranking.features import Extractor, Failed
 from stockpot.ranking.handover import kept_models, write_recipe
 from stockpot.ranking.history import Store, Table
+from stockpot.ranking.look import show_look
 from stockpot.ranking.prepare import Prepared, prepare_task, task_name
 from stockpot.ranking.request import Request, load_request, parse_request
 from stockpot.ranking.results import collect, unranked
@@ -65,6 +66,7 @@ def rank(
     select: str = "gain",
     verify: bool = False,
     append: bool = False,
+    quick: bool = False,
     download: bool = False,
     backend: str | Backend = "local",
     jobs: int | None = None,
@@ -91,6 +93,7 @@ def rank(
             per second; ``"halving"`` trains many a little and the better half on.
         verify: fine-tune all that was run afterwards, and compare orders.
         append: append the real results to the history store.
+        quick: look at the first examples only (``sample.first``), whether that settles it or not.
         download: weights that are not here may be fetched.
         backend, jobs, address, gpus_per_job: where fine-tunings run and how many at a time, see
             :func:`.execution.make_backend`.
@@ -118,6 +121,7 @@ def rank(
         overwrite=overwrite,
         jobs=jobs,
         backend=backend,
+        quick=quick,
         quiet=quiet,
     )
     return _rank(_read(task, zoo, options, root), Path(output), history, options, append)
@@ -288,6 +292,9 @@ def _shortlist(run: RankingRun) -> list[str]:
 def _score(run: RankingRun, names: list[str]) -> RankingRun:
     entries = {name: run.prepared.entries[name] for name in names}
     request = run.prepared.request
+    sample = request.sample
+    if run.options.quick:
+        sample = sample.model_copy(update={"most": min(sample.first, sample.most)})
     with progress("features", len(entries), quiet=run.options.quiet) as advance:
         seen: set[str] = set()
 
@@ -312,11 +319,12 @@ def _score(run: RankingRun, names: list[str]) -> RankingRun:
         scored = score_models(
             entries,
             run.extractor,
-            request.sample,
+            sample,
             names=request.scores,
             seed=request.seed,
             on_model=on_model,
             ahead=ahead,
+            on_first=lambda first: show_look(run, first),
         )
     run = replace(run, scored=scored, failed=(*run.failed, *scored.failed))
     if not scored.extracted:

@@ -106,7 +106,7 @@ class Voice:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """One score on one task of the history: rows, ``h``, ``f`` and ``x`` of (n,) models."""
 
     models: Rows
@@ -115,7 +115,7 @@ class _Part:
     score: Array
 
 
-_Parts = Mapping[int, _Part]
+Parts = Mapping[int, Part]
 
 
 def learn_panel(
@@ -132,7 +132,7 @@ def learn_panel(
     scores in the shipped set, which counts as one task more.
     """
     scaled = settings.scale(rows)
-    parts: dict[str, _Parts] = {}
+    parts: dict[str, Parts] = {}
     sensors = {}
     for name, values in scores.items():
         both = known & np.isfinite(values)
@@ -144,10 +144,9 @@ def learn_panel(
             int(task): _part(scaled, values, np.flatnonzero(both[:, task]), int(task), spread)
             for task in tasks
         }
-        sensors[name] = _sensor(name, list(parts[name].values()), spread)
-    used = [each for each in sensors.values() if each.used]
-    panel = Panel(tuple(used), _covariance([parts[each.name] for each in used], scaled.shape))
-    if used:
+        sensors[name] = sensor_of(name, list(parts[name].values()), spread)
+    panel = panel_of(parts, sensors, scaled.shape)
+    if panel.sensors:
         gains = _gains(panel, parts, Profiles(scaled, reliability), settings, scaled)
         shipped = [elsewhere] if np.isfinite(elsewhere) else []
         panel = replace(panel, trust=trust(np.array([*gains, *shipped])))
@@ -155,14 +154,23 @@ def learn_panel(
     return panel.with_others(Panel(silent, np.eye(len(silent))))
 
 
-def _part(scaled: Array, values: Array, models: Rows, task: int, spread: float) -> _Part:
+def panel_of(
+    parts: Mapping[str, Parts], sensors: Mapping[str, Sensor], shape: tuple[int, ...]
+) -> Panel:
+    """The panel of those scores that say something, of ``shape`` models and tasks."""
+    used = [each for each in sensors.values() if each.used]
+    return Panel(tuple(used), _covariance([parts[each.name] for each in used], shape))
+
+
+def _part(scaled: Array, values: Array, models: Rows, task: int, spread: float) -> Part:
     mean = np.delete(scaled[models], task, axis=1).mean(axis=1)
     news = scaled[models, task] - mean
     column = standard(values[models, task], spread)
-    return _Part(models, mean - mean.mean(), news - news.mean(), column)
+    return Part(models, mean - mean.mean(), news - news.mean(), column)
 
 
-def _sensor(name: str, parts: Sequence[_Part], spread: float) -> Sensor:
+def sensor_of(name: str, parts: Sequence[Part], spread: float) -> Sensor:
+    """What one score is worth, from all tasks where it was tested."""
     repeats, gain = _fit(parts)
     own = [
         float(part.news @ (part.score - repeats * part.mean))
@@ -178,7 +186,7 @@ def _sensor(name: str, parts: Sequence[_Part], spread: float) -> Sensor:
     return Sensor(name, shrunk, repeats, spread, used, reason, len(parts))
 
 
-def _fit(parts: Sequence[_Part]) -> tuple[float, float]:
+def _fit(parts: Sequence[Part]) -> tuple[float, float]:
     """beta and g."""
     mean, news, score = (
         np.concatenate([getattr(part, each) for part in parts])
@@ -188,7 +196,7 @@ def _fit(parts: Sequence[_Part]) -> tuple[float, float]:
     return float(solution[0]), float(solution[1])
 
 
-def _covariance(parts: Sequence[_Parts], shape: tuple[int, ...]) -> Array:
+def _covariance(parts: Sequence[Parts], shape: tuple[int, ...]) -> Array:
     """``(S, S)``: Sigma, over the models and tasks that two scores share."""
     errors = np.full((len(parts), *shape), np.nan)
     for error, own in zip(errors, parts, strict=True):
@@ -205,7 +213,7 @@ def _covariance(parts: Sequence[_Parts], shape: tuple[int, ...]) -> Array:
 
 def _gains(
     panel: Panel,
-    parts: Mapping[str, _Parts],
+    parts: Mapping[str, Parts],
     profiles: Profiles,
     settings: PosteriorSettings,
     scaled: Array,

@@ -48,10 +48,15 @@ NOTHING = Trust(0.0)
 
 def trust(gains: Array) -> Trust:
     """From the gain on each task, ``(tasks,)``: what is left after shrinking by its own scatter."""
-    gain, count = float(gains.mean()), len(gains)
+    count = len(gains)
     error = float(gains.std(ddof=1) / np.sqrt(count)) if count > 1 else float("inf")
+    return shrunk(float(gains.mean()), error, count)
+
+
+def shrunk(gain: float, error: float, tasks: int) -> Trust:
+    """From a gain and its standard error over so many tasks."""
     weight = max(0.0, 1.0 - (error / gain) ** 2) if gain > 0 else 0.0
-    return Trust(weight, gain, error, count)
+    return Trust(weight, gain, error, tasks)
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,15 @@ def fit(
     table: Table,
     metadata: Facts | None = None,
     scores: Mapping[str, Array] | None = None,
+    elsewhere: Panel | None = None,
 ) -> Posterior:
     """Learn from a table of results.
 
     ``metadata``: facts per model, joined to those of the table. ``scores``: name -> ``(M, T)`` with
     nan, transferability scores of the table's models on its tasks, higher is better; what each is
-    worth is learnt from them. A table without tasks is allowed: then facts and scores decide.
-    Deterministic. Raises ``InputError`` on a score of another shape.
+    worth is learnt from them. ``elsewhere``: what scores are worth that the history never tested;
+    default: what the shipped set says. A table without tasks is allowed: then facts and scores
+    decide. Deterministic. Raises ``InputError`` on a score of another shape.
     """
     facts: dict[str, dict[str, Fact]] = {m: dict(table.metadata.get(m, {})) for m in table.models}
     for model, more in (metadata or {}).items():
@@ -67,7 +69,7 @@ def fit(
 
     # Thousands of small products: threads would only wait for each other.
     with threadpool_limits(1, "blas"):
-        return Posterior(table, facts, scores or {})
+        return Posterior(table, facts, scores or {}, shipped() if elsewhere is None else elsewhere)
 
 
 class Posterior:
@@ -77,8 +79,11 @@ class Posterior:
     ``prior``: what facts say; ``panel``: what scores are worth.
     """
 
-    def __init__(self, table: Table, facts: Facts, scores: Mapping[str, Array]) -> None:
+    def __init__(
+        self, table: Table, facts: Facts, scores: Mapping[str, Array], elsewhere: Panel
+    ) -> None:
         self.table = table
+        self.elsewhere = elsewhere
         self.facts = facts
         self._known = np.isfinite(table.scores)
         self._counts = self._known.sum(axis=1)
@@ -96,7 +101,7 @@ class Posterior:
             self._known,
             self.settings[0],
             self._reliability,
-            shipped().trust.gain,
+            elsewhere.trust.gain,
         )
         self._profiles: dict[tuple[int, tuple[str, ...]], tuple[Profiles, Rivals]] = {}
 
@@ -324,14 +329,14 @@ class Posterior:
     def _panel(self, names: Iterable[str]) -> Panel:
         """What is known of the named scores: from the history, else from the shipped set."""
         wanted = list(names)
-        panel = self.panel.with_others(shipped())
+        panel = self.panel.with_others(self.elsewhere)
         for name in wanted:
             panel = panel.with_others(assumed(name))
         if not self.table.tasks:
             belief = Trust()
         else:
             tested = any(name in self.panel for name in wanted)
-            belief = self.panel.trust if tested else shipped().trust
+            belief = self.panel.trust if tested else self.elsewhere.trust
         return replace(panel.chosen(wanted), trust=belief)
 
     def _learn_prior(self) -> Prior:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from stockpot.ranking.posterior.evidence import Panel, Sensor
-from stockpot.ranking.posterior.fallback import Trust, trust
+from stockpot.ranking.posterior.fallback import Trust, shrunk
 
 FILE = Path(__file__).with_suffix(".json")
 # What is assumed of a score that nobody ever tested.
@@ -29,8 +29,8 @@ def shipped() -> Panel:
 
 
 def read(content: dict[str, Any]) -> Panel:
-    """The panel that :func:`write` has written down."""
-    tasks = int(content["tasks"])
+    """The panel that :func:`written` has put down."""
+    tasks, beside = int(content["tasks"]), content["beside_history"]
     sensors = tuple(
         Sensor(
             name,
@@ -44,12 +44,12 @@ def read(content: dict[str, Any]) -> Panel:
         for name, own in content["scores"].items()
     )
     noise = np.array(content["noise"], dtype=np.float64).reshape(len(sensors), len(sensors))
-    gains = np.array(content["gains"], dtype=np.float64)
-    return Panel(sensors, noise, trust(gains) if len(gains) else Trust())
+    belief = shrunk(**beside) if beside["tasks"] else Trust()
+    return Panel(sensors, noise, belief)
 
 
-def write(panel: Panel, gains: list[float], tasks: int) -> dict[str, Any]:
-    """A panel as plain data. ``gains``: in ranking, per task, beside a history."""
+def written(panel: Panel, tasks: int) -> dict[str, Any]:
+    """A panel as plain data; its trust is the gain in ranking beside a history."""
     return {
         "tasks": tasks,
         "scores": {
@@ -57,7 +57,11 @@ def write(panel: Panel, gains: list[float], tasks: int) -> dict[str, Any]:
             for each in panel.sensors
         },
         "noise": np.round(panel.noise, 3).tolist(),
-        "gains": np.round(gains, 3).tolist(),
+        "beside_history": {
+            "gain": round(panel.trust.gain, 3),
+            "error": round(panel.trust.error, 3),
+            "tasks": panel.trust.tasks,
+        },
     }
 
 
