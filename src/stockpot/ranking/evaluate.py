@@ -26,6 +26,7 @@ from stockpot.ranking.evaluated import (
     IMAGENET,
     PARAMETERS,
     POSTERIOR,
+    PUBLISHED,
     RANDOM,
     Ledger,
     LeftOut,
@@ -183,7 +184,8 @@ def _measures(truth: Array, predicted: Array) -> dict[str, float]:
 
 
 def baselines(train: Table, models: Sequence[str], task: str, seed: int = 0) -> dict[str, Array]:
-    """What needs no method: mean rank over history, parameters, ImageNet accuracy, random.
+    """What needs no method: mean rank over history, parameters, the latest publication (fact
+    ``published``: a year or an ISO date), ImageNet accuracy, random.
 
     ``(n,)`` each, for ``models``; those that the history cannot give are left out. Where ImageNet
     is the task itself, history stands in for it.
@@ -194,6 +196,9 @@ def baselines(train: Table, models: Sequence[str], task: str, seed: int = 0) -> 
     sizes = np.array([_number(own.get("parameters")) for own in facts])
     if np.isfinite(sizes).mean() >= 0.8 and float(np.nanstd(sizes)) > 0:
         found[PARAMETERS] = np.where(np.isfinite(sizes), sizes, np.nanmedian(sizes))
+    dates = np.array([_date(own.get("published")) for own in facts])
+    if np.isfinite(dates).mean() >= 0.8 and float(np.nanstd(dates)) > 0:
+        found[PUBLISHED] = np.where(np.isfinite(dates), dates, np.nanmedian(dates))
     accuracy = np.array([_number(own.get("imagenet")) for own in facts])
     for name in train.tasks:
         if name.casefold() in _IMAGENET:
@@ -209,6 +214,18 @@ def baselines(train: Table, models: Sequence[str], task: str, seed: int = 0) -> 
 
 def _number(value: float | str | None) -> float:
     return float("nan") if value is None or isinstance(value, str) else float(value)
+
+
+def _date(value: float | str | None) -> float:
+    """A year, or the days of an ISO date (``2021``, ``2021-03``, ``2021-03-04``) as one."""
+    if not isinstance(value, str):
+        return _number(value)
+    try:
+        year, *rest = (float(part) for part in value.split("-"))
+    except ValueError:
+        return float("nan")
+    month, day = (*rest, 1.0, 1.0)[:2]
+    return year + (month - 1.0) / 12.0 + (day - 1.0) / 372.0
 
 
 def leave_one_model_out(table: Table, *, most: int = 400) -> LeftOut | None:

@@ -11,6 +11,7 @@ from stockpot.results import ResultPart, VerbResults
 
 POSTERIOR, HISTORY, RANDOM = "posterior", "mean rank over history", "random"
 PARAMETERS, IMAGENET = "parameters", "ImageNet accuracy"
+PUBLISHED = "latest publication"
 _BINS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
 

@@ -14,7 +14,7 @@ from scipy.stats import weightedtau
 from stockpot.errors import InputError
 from stockpot.ranking import evaluate as harness
 from stockpot.ranking.evaluate import baselines, evaluate, leave_one_model_out
-from stockpot.ranking.evaluated import HISTORY, IMAGENET, PARAMETERS, POSTERIOR, RANDOM
+from stockpot.ranking.evaluated import HISTORY, IMAGENET, PARAMETERS, POSTERIOR, PUBLISHED, RANDOM
 from stockpot.ranking.history import Table, mean_scores
 from stockpot.report import history as report
 from tests.ranking.posterior.worlds import world
@@ -106,6 +106,19 @@ def test_measures_against_hand_computed_ones() -> None:
     assert found["rel5"] == 70.0 / 80.0
     assert harness._measures(truth, np.zeros(7))["tau"] == 0.0
     assert math.isnan(harness._measures(-truth, truth)["rel5"])
+
+
+def test_the_latest_model_is_a_baseline_where_dates_are_known() -> None:
+    table = world(models=5, tasks=3)
+    dates: list[float | str] = [2019.5, "2021", "2020-07-16", "2020-07-15", "soon"]
+    facts = {name: {"published": date} for name, date in zip(table.models, dates, strict=True)}
+    train = Table(table.models, table.tasks, table.values, facts)
+    latest = baselines(train, train.models, "t0")[PUBLISHED]
+    assert latest.argsort().tolist()[0] == 0
+    assert latest[1] == latest.max()
+    assert latest[2] > latest[3]
+    assert latest[4] == np.median(latest[:4])
+    assert PUBLISHED not in baselines(table, table.models, "t0")
 
 
 def test_imagenet_and_size_are_baselines_where_known() -> None:
