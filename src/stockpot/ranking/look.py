@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from math import isfinite
 
 from stockpot.evaluation import Interval
 from stockpot.ranking.scores import Value
@@ -14,10 +16,11 @@ _NORMAL = 1.6449  # standard deviations from the mean to the end of a 90 % inter
 _SHOWN = 8
 
 
-def held_out_value(values: dict[str, Value]) -> Interval | None:
+def held_out_value(values: Mapping[str, Value]) -> Interval | None:
     """What a head reaches on examples that it has not seen, with its 90 % interval: the better of
     ridge regression and nearest neighbours, each example predicted from the others."""
     known = [values[name] for name in ("loo_ridge", "knn") if name in values]
+    known = [value for value in known if isfinite(value.details["error"])]
     if not known:
         return None
     best = max(known, key=lambda value: value.value)
