@@ -36,7 +36,13 @@ from stockpot.ranking.beliefs import UNTESTED
 from stockpot.ranking.history import Table
 from stockpot.ranking.history.table import normal_scores
 from stockpot.ranking.posterior import fit
-from stockpot.ranking.posterior.evidence import Panel, Part, panel_of, sensor_of, standard
+from stockpot.ranking.posterior.evidence import (
+    ScoredTask,
+    ScorePanel,
+    panel_of,
+    sensor_of,
+    standard,
+)
 from stockpot.ranking.posterior.fallback import Trust
 from stockpot.ranking.posterior.shipped import FILE as SHIPPED
 from stockpot.ranking.posterior.shipped import written
@@ -217,9 +223,9 @@ DRAWS = 20
 LOOKED = ("loo_ridge", "knn", "logme")
 
 
-def without_history(content: Content, tasks: Sequence[str]) -> Panel:
+def without_history(content: Content, tasks: Sequence[str]) -> ScorePanel:
     """What scores are worth where nothing else is known, from some of the tasks."""
-    parts: dict[str, dict[int, Part]] = {}
+    parts: dict[str, dict[int, ScoredTask]] = {}
     spreads: dict[str, list[float]] = {}
     names = sorted({model for task in tasks for model in content[task]["models"]})
     for number, task in enumerate(tasks):
@@ -230,7 +236,7 @@ def without_history(content: Content, tasks: Sequence[str]) -> Panel:
             values = np.array([own["scores"].get(score, np.nan) for own in models.values()])
             if np.isfinite(values).all() and values.std() > 0:
                 spreads.setdefault(score, []).append(float(values.std()))
-                part = Part(rows, np.zeros(len(rows)), truth, values)
+                part = ScoredTask(rows, np.zeros(len(rows)), truth, values)
                 parts.setdefault(score, {})[number] = part
     sensors = {}
     for score, own in parts.items():
@@ -253,10 +259,12 @@ def beside_history(content: Content) -> Trust:
         score: np.array([[cell["scores"].get(score, np.nan) for cell in row] for row in rows])
         for score in UNTESTED
     }
-    return fit(table, scores=scores, elsewhere=Panel()).panel.trust
+    return fit(table, scores=scores, elsewhere=ScorePanel()).panel.trust
 
 
-def ours(models: Content, scores: Sequence[str], panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+def ours(
+    models: Content, scores: Sequence[str], panel: ScorePanel
+) -> tuple[np.ndarray, np.ndarray]:
     """Locations and P(best) by the posterior without history, ``(n,)`` each."""
     names = list(models)
     posterior = fit(Table(tuple(names), (), np.empty((len(names), 0))), elsewhere=panel)
@@ -271,7 +279,7 @@ def ours(models: Content, scores: Sequence[str], panel: Panel) -> tuple[np.ndarr
     return ranking.location[order], best
 
 
-def guesses(models: Content, panel: Panel, single: str, seed: int) -> dict[str, np.ndarray]:
+def guesses(models: Content, panel: ScorePanel, single: str, seed: int) -> dict[str, np.ndarray]:
     """Every method's prediction ``(n,)`` for a pool."""
     names = list(models)
     common = set.intersection(*(set(own["scores"]) for own in models.values()))
@@ -393,7 +401,7 @@ def write_page(arguments: argparse.Namespace) -> None:
     content = json.loads(TABLE.read_text(encoding="utf-8"))
     write_text(PAGE, answers(content))
     panel = replace(without_history(content, list(content)), trust=beside_history(content))
-    write_json(SHIPPED, written(panel, len(content)))
+    write_json(SHIPPED, written(panel, len(content)).model_dump(mode="json"))
 
 
 def main() -> None:

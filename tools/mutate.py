@@ -38,6 +38,8 @@ MODULES = {
     "ranking/posterior/condition.py": ("ranking/posterior",),
     "ranking/posterior/covariance.py": ("ranking/posterior",),
     "ranking/posterior/evidence.py": ("ranking/posterior",),
+    "ranking/posterior/fallback.py": ("ranking/posterior",),
+    "ranking/posterior/forecast.py": ("ranking/posterior",),
     "ranking/posterior/learning.py": ("ranking/posterior",),
     "ranking/posterior/marginals.py": ("ranking/posterior",),
     "ranking/posterior/scale.py": ("ranking/posterior",),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stockpot.ranking.posterior import fit
-from stockpot.ranking.posterior.fallback import Blend, Rivals, Trust, trust
+from stockpot.ranking.posterior.fallback import MemberWeights, Rivals, Trust, trust
 from stockpot.ranking.posterior.forecast import deviations, expected_spread
 from stockpot.ranking.posterior.learning import _mixture, _rank_errors, _weights, bucket
 from stockpot.ranking.posterior.trials import Trial, draw_trials
@@ -76,7 +76,7 @@ def test_trust_is_what_scatter_leaves_of_a_gain() -> None:
 
 
 def test_members_of_the_mixture() -> None:
-    assert Blend(0.25, Trust(0.8)).weights == pytest.approx([0.2, 0.2, 0.6])
+    assert MemberWeights(0.25, Trust(0.8)).weights == pytest.approx([0.2, 0.2, 0.6])
     rows = np.array([[1.0, -1.0], [0.0, 0.5], [-1.0, 0.4], [0.2, 0.1]])
     plain, like = Rivals(rows)(rows.mean(axis=1), np.arange(3), np.array([3.0, 2.0, 1.0]))
     assert plain == pytest.approx(rows.mean(axis=1))

@@ -10,7 +10,7 @@ import pytest
 
 from stockpot.ranking.history import Table
 from stockpot.ranking.posterior import fit
-from stockpot.ranking.posterior.evidence import Panel, Sensor, observe, standard
+from stockpot.ranking.posterior.evidence import ScorePanel, Sensor, observe, standard
 from stockpot.ranking.posterior.fallback import Trust, shrunk
 from stockpot.ranking.posterior.shipped import FILE, read, shipped, written
 
@@ -19,10 +19,10 @@ def sensor(name: str, gain: float = 0.8, spread: float = 0.1) -> Sensor:
     return Sensor(name, gain, 0.0, spread, True, "made")
 
 
-def panel(correlation: float = 0.0) -> Panel:
+def panel(correlation: float = 0.0) -> ScorePanel:
     """Two scores of noise 0.5 that err alike so far."""
     noise = 0.5 * np.array([[1.0, correlation], [correlation, 1.0]])
-    return Panel((sensor("a"), sensor("b")), noise)
+    return ScorePanel((sensor("a"), sensor("b")), noise)
 
 
 def test_a_gap_counts_for_what_it_is() -> None:

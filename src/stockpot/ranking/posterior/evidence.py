@@ -57,7 +57,7 @@ class Sensor:
 
 
 @dataclass(frozen=True)
-class Panel:
+class ScorePanel:
     """Scores that are weighed together.
 
     ``noise``: ``(S, S)``, nan where two scores were never seen together; ``trust``: the weight of
@@ -71,13 +71,13 @@ class Panel:
     def __contains__(self, name: str) -> bool:
         return any(each.name == name for each in self.sensors)
 
-    def chosen(self, names: Sequence[str]) -> Panel:
+    def chosen(self, names: Sequence[str]) -> ScorePanel:
         """The panel of some of its scores, in their order."""
         index = [i for i, each in enumerate(self.sensors) if each.name in names]
         noise = self.noise[np.ix_(index, index)]
         return replace(self, sensors=tuple(self.sensors[i] for i in index), noise=noise)
 
-    def with_others(self, other: Panel) -> Panel:
+    def with_others(self, other: ScorePanel) -> ScorePanel:
         """With those scores of another panel that this one lacks."""
         more = other.chosen([s.name for s in other.sensors if s.name not in self])
         size = len(self.sensors)
@@ -106,7 +106,7 @@ class Voice:
 
 
 @dataclass(frozen=True)
-class Part:
+class ScoredTask:
     """One score on one task of the history: rows, ``h``, ``f`` and ``x`` of (n,) models."""
 
     models: Rows
@@ -115,7 +115,7 @@ class Part:
     score: Array
 
 
-Parts = Mapping[int, Part]
+ScoredTasks = Mapping[int, ScoredTask]
 
 
 def learn_panel(
@@ -125,14 +125,14 @@ def learn_panel(
     settings: PosteriorSettings,
     reliability: Array,
     elsewhere: float = float("nan"),
-) -> Panel:
+) -> ScorePanel:
     """What ``scores`` are worth, of those that were computed on enough tasks of the history.
 
     ``scores``, ``rows`` (normal), ``known``: ``(N, T)``. ``elsewhere``: the gain in ranking by
     scores in the shipped set, which counts as one task more.
     """
     scaled = settings.scale(rows)
-    parts: dict[str, Parts] = {}
+    parts: dict[str, ScoredTasks] = {}
     sensors = {}
     for name, values in scores.items():
         both = known & np.isfinite(values)
@@ -151,25 +151,25 @@ def learn_panel(
         shipped = [elsewhere] if np.isfinite(elsewhere) else []
         panel = replace(panel, trust=trust(np.array([*gains, *shipped])))
     silent = tuple(each for each in sensors.values() if not each.used)
-    return panel.with_others(Panel(silent, np.eye(len(silent))))
+    return panel.with_others(ScorePanel(silent, np.eye(len(silent))))
 
 
 def panel_of(
-    parts: Mapping[str, Parts], sensors: Mapping[str, Sensor], shape: tuple[int, ...]
-) -> Panel:
+    parts: Mapping[str, ScoredTasks], sensors: Mapping[str, Sensor], shape: tuple[int, ...]
+) -> ScorePanel:
     """The panel of those scores that say something, of ``shape`` models and tasks."""
     used = [each for each in sensors.values() if each.used]
-    return Panel(tuple(used), _covariance([parts[each.name] for each in used], shape))
+    return ScorePanel(tuple(used), _covariance([parts[each.name] for each in used], shape))
 
 
-def _part(scaled: Array, values: Array, models: Rows, task: int, spread: float) -> Part:
+def _part(scaled: Array, values: Array, models: Rows, task: int, spread: float) -> ScoredTask:
     mean = np.delete(scaled[models], task, axis=1).mean(axis=1)
     news = scaled[models, task] - mean
     column = standard(values[models, task], spread)
-    return Part(models, mean - mean.mean(), news - news.mean(), column)
+    return ScoredTask(models, mean - mean.mean(), news - news.mean(), column)
 
 
-def sensor_of(name: str, parts: Sequence[Part], spread: float) -> Sensor:
+def sensor_of(name: str, parts: Sequence[ScoredTask], spread: float) -> Sensor:
     """What one score is worth, from all tasks where it was tested."""
     repeats, gain = _fit(parts)
     own = [
@@ -186,7 +186,7 @@ def sensor_of(name: str, parts: Sequence[Part], spread: float) -> Sensor:
     return Sensor(name, shrunk, repeats, spread, used, reason, len(parts))
 
 
-def _fit(parts: Sequence[Part]) -> tuple[float, float]:
+def _fit(parts: Sequence[ScoredTask]) -> tuple[float, float]:
     """beta and g."""
     mean, news, score = (
         np.concatenate([getattr(part, each) for part in parts])
@@ -196,7 +196,7 @@ def _fit(parts: Sequence[Part]) -> tuple[float, float]:
     return float(solution[0]), float(solution[1])
 
 
-def _covariance(parts: Sequence[Parts], shape: tuple[int, ...]) -> Array:
+def _covariance(parts: Sequence[ScoredTasks], shape: tuple[int, ...]) -> Array:
     """``(S, S)``: Sigma, over the models and tasks that two scores share."""
     errors = np.full((len(parts), *shape), np.nan)
     for error, own in zip(errors, parts, strict=True):
@@ -212,8 +212,8 @@ def _covariance(parts: Sequence[Parts], shape: tuple[int, ...]) -> Array:
 
 
 def _gains(
-    panel: Panel,
-    parts: Mapping[str, Parts],
+    panel: ScorePanel,
+    parts: Mapping[str, ScoredTasks],
     profiles: Profiles,
     settings: PosteriorSettings,
     scaled: Array,
@@ -256,7 +256,7 @@ def standard(column: Array, spread: float) -> Array:
     return np.asarray(np.clip(centred, -_CLIP, _CLIP), dtype=np.float64)
 
 
-def observe(panel: Panel, scores: Mapping[str, Array], mean: Array) -> Voice | None:
+def observe(panel: ScorePanel, scores: Mapping[str, Array], mean: Array) -> Voice | None:
     """What scores of the new task, ``(N,)`` each with nan, say; None where they say nothing."""
     columns = {
         each.name: standard(scores[each.name], each.spread)
@@ -269,7 +269,7 @@ def observe(panel: Panel, scores: Mapping[str, Array], mean: Array) -> Voice | N
     return _voice(panel.chosen(list(columns)), columns, mean, rows)
 
 
-def _voice(panel: Panel, columns: Mapping[str, Array], mean: Array, rows: Rows) -> Voice:
+def _voice(panel: ScorePanel, columns: Mapping[str, Array], mean: Array, rows: Rows) -> Voice:
     """All scores of a row as one (generalised least squares)."""
     names = [each.name for each in panel.sensors]
     table = np.stack([columns.get(name, np.full(len(mean), np.nan)) for name in names])

@@ -60,7 +60,7 @@ def shrunk(gain: float, error: float, tasks: int) -> Trust:
 
 
 @dataclass(frozen=True)
-class Blend:
+class MemberWeights:
     """Weights of the members. ``like``: share of *like tasks* beside the Gaussian; ``trust``: of
     both against mean rank."""
 

@@ -14,7 +14,7 @@ from stockpot.ranking.posterior.condition import (
     no_observations,
 )
 from stockpot.ranking.posterior.covariance import Profiles, Rows, Shared
-from stockpot.ranking.posterior.fallback import Blend, Rivals
+from stockpot.ranking.posterior.fallback import MemberWeights, Rivals
 from stockpot.ranking.posterior.scale import MonotoneScale, place_anchors
 from stockpot.ranking.posterior.settings import PosteriorSettings
 
@@ -38,11 +38,11 @@ class Forecast:
     seen: Observations
     given: Conditioned
 
-    def location(self, blend: Blend) -> Array:
+    def location(self, blend: MemberWeights) -> Array:
         """``(N,)``: mean of the mixture."""
         return np.asarray(blend.weights @ self.members)
 
-    def variance(self, blend: Blend) -> Array:
+    def variance(self, blend: MemberWeights) -> Array:
         """``(N,)``: within the members and between them."""
         weights = blend.weights
         between = weights @ (self.members - self.location(blend)) ** 2

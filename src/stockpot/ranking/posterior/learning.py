@@ -28,7 +28,7 @@ import numpy as np
 from stockpot.ranking.history.table import Array, Mask
 from stockpot.ranking.posterior.condition import task_weights
 from stockpot.ranking.posterior.covariance import Profiles, Shared
-from stockpot.ranking.posterior.fallback import NOTHING, SHARES, Blend, Rivals, trust
+from stockpot.ranking.posterior.fallback import NOTHING, SHARES, MemberWeights, Rivals, trust
 from stockpot.ranking.posterior.forecast import (
     MEASURED,
     Forecast,
@@ -240,7 +240,7 @@ def _blend(
 ) -> PosteriorSettings:
     """Weights of the mixture's members, and the merit that it has with them."""
 
-    def merits(blends: list[Blend]) -> Array:
+    def merits(blends: list[MemberWeights]) -> Array:
         found: dict[int, list[Array]] = {}
         for own, trial in zip(played, trials, strict=True):
             places = np.stack([own.location(each)[trial.rest] for each in blends])
@@ -248,11 +248,11 @@ def _blend(
             found.setdefault(trial.task, []).append(merit(truth, places))
         return np.array([np.mean(part, axis=0) for part in found.values()])
 
-    shares = merits([Blend(share) for share in SHARES])
+    shares = merits([MemberWeights(share) for share in SHARES])
     best = int(shares.mean(axis=0).argmax())
     like = float(SHARES[best]) * trust(shares[:, best] - shares[:, 0]).weight
-    both = merits([Blend(trust=NOTHING), Blend(like)])
-    blend = Blend(like, trust(both[:, 1] - both[:, 0]))
+    both = merits([MemberWeights(trust=NOTHING), MemberWeights(like)])
+    blend = MemberWeights(like, trust(both[:, 1] - both[:, 0]))
     return replace(
         settings,
         blend=blend,

@@ -21,7 +21,7 @@ import numpy as np
 from stockpot.errors import InputError
 from stockpot.ranking.history.table import Array, Fact, Mask, Table, mean_scores
 from stockpot.ranking.posterior.covariance import Profiles
-from stockpot.ranking.posterior.evidence import Panel, Sensor, learn_panel, observe
+from stockpot.ranking.posterior.evidence import ScorePanel, Sensor, learn_panel, observe
 from stockpot.ranking.posterior.fallback import Rivals, Trust
 from stockpot.ranking.posterior.forecast import MEASURED, deviations, forecast, own_variance
 from stockpot.ranking.posterior.learning import BUCKETS, bucket, learn
@@ -47,7 +47,7 @@ def fit(
     table: Table,
     metadata: Facts | None = None,
     scores: Mapping[str, Array] | None = None,
-    elsewhere: Panel | None = None,
+    elsewhere: ScorePanel | None = None,
 ) -> Posterior:
     """Learn from a table of results.
 
@@ -80,7 +80,7 @@ class Posterior:
     """
 
     def __init__(
-        self, table: Table, facts: Facts, scores: Mapping[str, Array], elsewhere: Panel
+        self, table: Table, facts: Facts, scores: Mapping[str, Array], elsewhere: ScorePanel
     ) -> None:
         self.table = table
         self.elsewhere = elsewhere
@@ -283,7 +283,7 @@ class Posterior:
     def _evidence(
         self,
         settings: PosteriorSettings,
-        panel: Panel,
+        panel: ScorePanel,
         scores: Mapping[str, Mapping[str, float]],
         anchors: int,
         alike: Array,
@@ -326,7 +326,7 @@ class Posterior:
         """What each score is worth that the history has tested."""
         return {each.name: each for each in self.panel.sensors}
 
-    def _panel(self, names: Iterable[str]) -> Panel:
+    def _panel(self, names: Iterable[str]) -> ScorePanel:
         """What is known of the named scores: from the history, else from the shipped set."""
         wanted = list(names)
         panel = self.panel.with_others(self.elsewhere)

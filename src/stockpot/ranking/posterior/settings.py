@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from stockpot.ranking.history.table import Array
 from stockpot.ranking.posterior.covariance import Shared
-from stockpot.ranking.posterior.fallback import Blend
+from stockpot.ranking.posterior.fallback import MemberWeights
 from stockpot.ranking.posterior.scale import MonotoneScale
 
 
@@ -29,7 +29,7 @@ class PosteriorSettings:
     noise: float = 1.0
     general: float = 0.5
     likeness: float = 0.0
-    blend: Blend = field(default_factory=Blend)
+    blend: MemberWeights = field(default_factory=MemberWeights)
     low: float = -1.645
     high: float = 1.645
     metric_low: float = -2.5

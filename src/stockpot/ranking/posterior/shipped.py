@@ -7,66 +7,89 @@ err together, and by how much they improved a ranking. It decides where a histor
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from stockpot.ranking.posterior.evidence import Panel, Sensor
+from stockpot.ranking.posterior.evidence import ScorePanel, Sensor
 from stockpot.ranking.posterior.fallback import Trust, shrunk
+from stockpot.results import ResultPart
 
 FILE = Path(__file__).with_suffix(".json")
 # What is assumed of a score that nobody ever tested.
 _GAIN, _REPEATS, _NOISE = 0.4, 0.4, 0.8
 
 
+class ShippedScore(ResultPart):
+    """``gain``: of the normal score of the truth per usual ``spread`` of the score."""
+
+    gain: float
+    spread: float
+
+
+class BesideHistory(ResultPart):
+    """The gain in ranking by scores beside a history, its standard error, over so many tasks."""
+
+    gain: float
+    error: float
+    tasks: int
+
+
+class ShippedSet(ResultPart):
+    """What ``shipped.json`` holds. ``noise``: between scores, in their order."""
+
+    tasks: int
+    scores: Mapping[str, ShippedScore]
+    noise: tuple[tuple[float, ...], ...]
+    beside_history: BesideHistory
+
+
 @cache
-def shipped() -> Panel:
+def shipped() -> ScorePanel:
     """The panel of the shipped set."""
-    return read(json.loads(FILE.read_text(encoding="utf-8")))
+    return read(ShippedSet.model_validate_json(FILE.read_text(encoding="utf-8")))
 
 
-def read(content: dict[str, Any]) -> Panel:
+def read(content: ShippedSet) -> ScorePanel:
     """The panel that :func:`written` has put down."""
-    tasks, beside = int(content["tasks"]), content["beside_history"]
+    beside = content.beside_history
     sensors = tuple(
         Sensor(
             name,
-            own["gain"],
+            own.gain,
             _REPEATS,
-            own["spread"],
-            own["gain"] > 0.0,
-            f"never tested on this history; gain {own['gain']:.2f} over {tasks} tasks of the "
+            own.spread,
+            own.gain > 0.0,
+            f"never tested on this history; gain {own.gain:.2f} over {content.tasks} tasks of the "
             "shipped set",
         )
-        for name, own in content["scores"].items()
+        for name, own in content.scores.items()
     )
-    noise = np.array(content["noise"], dtype=np.float64).reshape(len(sensors), len(sensors))
-    belief = shrunk(**beside) if beside["tasks"] else Trust()
-    return Panel(sensors, noise, belief)
+    noise = np.array(content.noise, dtype=np.float64).reshape(len(sensors), len(sensors))
+    belief = shrunk(beside.gain, beside.error, beside.tasks) if beside.tasks else Trust()
+    return ScorePanel(sensors, noise, belief)
 
 
-def written(panel: Panel, tasks: int) -> dict[str, Any]:
+def written(panel: ScorePanel, tasks: int) -> ShippedSet:
     """A panel as plain data; its trust is the gain in ranking beside a history."""
-    return {
-        "tasks": tasks,
-        "scores": {
-            each.name: {"gain": round(each.gain, 3), "spread": float(f"{each.spread:.3g}")}
-            for each in panel.sensors
+    belief = panel.trust
+    return ShippedSet(
+        tasks=tasks,
+        scores={
+            own.name: ShippedScore(gain=round(own.gain, 3), spread=float(f"{own.spread:.3g}"))
+            for own in panel.sensors
         },
-        "noise": np.round(panel.noise, 3).tolist(),
-        "beside_history": {
-            "gain": round(panel.trust.gain, 3),
-            "error": round(panel.trust.error, 3),
-            "tasks": panel.trust.tasks,
-        },
-    }
+        noise=tuple(tuple(row) for row in np.round(panel.noise, 3).tolist()),
+        beside_history=BesideHistory(
+            gain=round(belief.gain, 3), error=round(belief.error, 3), tasks=belief.tasks
+        ),
+    )
 
 
-def assumed(name: str) -> Panel:
+def assumed(name: str) -> ScorePanel:
     """The panel of one score without any record."""
     reason = f"never tested on this history: a gain of {_GAIN:g} is assumed"
     sensor = Sensor(name, _GAIN, _REPEATS, float("nan"), True, reason)
-    return Panel((sensor,), np.array([[_NOISE]]))
+    return ScorePanel((sensor,), np.array([[_NOISE]]))
