@@ -289,12 +289,18 @@ class Posterior:
         alike: Array,
     ) -> list[EvidenceUse]:
         results = int(self._known.sum())
+        belief = settings.blend.trust
+        fallback = (
+            f"; its mean rank counts {1.0 - belief.weight:.0%}, for the rest gained {belief}"
+            if belief.tasks
+            else ""
+        )
         found = [
             EvidenceUse(
                 "history",
                 results > 0,
                 f"{results:,} results of {int((self._counts > 0).sum()):,} models on "
-                f"{len(self.table.tasks)} tasks"
+                f"{len(self.table.tasks)} tasks{fallback}"
                 if results
                 else "no results in the history",
             ),
