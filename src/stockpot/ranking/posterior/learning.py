@@ -91,7 +91,7 @@ def learn(
     usable = np.flatnonzero(known.any(axis=1))
     if len(usable) > _MODELS:
         usable = np.sort(random.choice(usable, _MODELS, replace=False))
-    rows, plain, known, values = (part[usable] for part in (rows, plain, known, values))
+    rows, plain, known, values = rows[usable], plain[usable], known[usable], values[usable]
     tasks = np.flatnonzero(known.sum(axis=0) >= _LEAST_MODELS)
     if len(tasks) < _LEAST_TASKS:
         return {number: PosteriorSettings() for number in BUCKETS}
@@ -169,9 +169,9 @@ def _grid(
         for index, own in enumerate(profiles):
             shared = own.shared(trial.anchors, without=trial.task)
             predictions.append(_predictions(shared, cut(index), trial, values)[:, trial.rest])
-        own = merit(truth, np.concatenate(predictions))
+        reached = merit(truth, np.concatenate(predictions))
         # Without anchors all points of a cut predict the same.
-        merits.setdefault(trial.task, []).append(np.repeat(own, len(grid) // len(own)))
+        merits.setdefault(trial.task, []).append(np.repeat(reached, len(grid) // len(reached)))
     return grid, np.array([np.mean(m, axis=0) for m in merits.values()])
 
 
