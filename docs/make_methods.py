@@ -35,17 +35,20 @@ these round nothing: `python benchmarks/merge_oracles.py PYTHON_THAT_HAS_BOTH`.
 | you have | start with |
 |---|---|
 | several fine-tunings of one base on one task | `linear`; with two of them `stock` |
-| fine-tunings of one base on different tasks, no data | `ties`, `tsv`, `iso_c`; slower: `wudi` |
+| fine-tunings of one base on different tasks, no data | `ties`, `tsv`, `iso_c`, `ace`; slower: `wudi` |
 | ... and validation data to tune on | `task_arithmetic`, `consensus`, `breadcrumbs`, `lines` |
 | ... and unlabelled examples of each task | `regmean`, `fisher`, `adamerging` |
 | ... and a few labelled examples of one new task | `cocktail`, `self_position` |
 | ... and the task of each input is known | `emr`, `tall` |
+| one fine-tuning, no data, and the wish to lose less elsewhere | `monosoup` |
 | two models, and the wish to go from one to the other | `slerp`, `nuslerp` |
 | models trained one after another | `magmax` |
 
 """
 
 WHEN = {
+    "ace": "No data, where RegMean would need inputs of each task. One solution of a linear system a "
+    "matrix, columns squared numbers of memory.",
     "adamerging": "Unlabelled inputs of every task. Coefficients are learnt first "
     "(`stockpot.merging.methods.adamerging.learn_coefficients`), merging itself needs no torch. "
     "Transductive where these are the test inputs.",
@@ -67,6 +70,9 @@ WHEN = {
     "lines": "Multi-task merging that must not spoil early layers. On top of any other method "
     "that gives one model: `lines+NAME`, for instance `lines+ties`.",
     "magmax": "Models trained one after another, each from the last.",
+    "monosoup": "A single fine-tuned checkpoint that lost robustness: nothing to tune, no second run. "
+    "On top of any other method that gives one model: `monosoup+NAME`, for instance "
+    "`monosoup+linear`, the MonoSoup of an average.",
     "nuslerp": "As SLERP, on task vectors where a base is given, and by rows if wished.",
     "pcb": "No data, tasks that compete for the same entries.",
     "regmean": "One `gram` file a model (`stockpot.merging.statistics.input_grams`): linear layers "

@@ -278,6 +278,27 @@ class Block:
         self._models = None
         return deltas
 
+    def reshaped(self, shape: tuple[int, ...]) -> Block:
+        """The same piece with arrays of another shape; this block is not used afterwards."""
+        old = tuple(self._sample.shape)
+
+        def extra(kind: str, model: int) -> Array | None:
+            value = self.extra(kind, model)
+            if value is None or tuple(value.shape) != old:
+                return value
+            return self.xp.reshape(value, shape)
+
+        return Block(
+            self.tensor,
+            [self.xp.reshape(model, shape) for model in self.models],
+            None if self.base is None else self.xp.reshape(self.base, shape),
+            xp=self.xp,
+            start=self.start,
+            statistics=self.statistics,
+            seed=self.seed,
+            extra=extra,
+        )
+
     @property
     def _sample(self) -> Array:
         return self.base if self.base is not None else self.models[0]

@@ -66,7 +66,7 @@ def test_packed_models_cannot_be_scaled():
 
 @pytest.mark.parametrize("name", ["lines+lines", "lines+lines+ties"])
 def test_lines_does_not_go_on_top_of_itself(name):
-    with pytest.raises(MethodError, match="LiNeS cannot scale what method 'lines"):
+    with pytest.raises(MethodError, match="'lines' cannot change what method 'lines"):
         get_method(name)
 
 

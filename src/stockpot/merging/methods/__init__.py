@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 BUILTIN: dict[str, str] = {
+    "ace": "ace",
     "adamerging": "adamerging",
     "breadcrumbs": "breadcrumbs",
     "cocktail": "cocktail",
@@ -20,6 +21,7 @@ BUILTIN: dict[str, str] = {
     "linear": "linear",
     "lines": "lines",
     "magmax": "magmax",
+    "monosoup": "monosoup",
     "nuslerp": "nuslerp",
     "pcb": "pcb",
     "regmean": "regmean",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from stockpot.merging.method import Array, Block
 from stockpot.merging.methods._deltas import scale_by
 
@@ -11,6 +13,20 @@ from stockpot.merging.methods._deltas import scale_by
 def wide(xp: Any, x: Array) -> Array:
     """``x`` in float64."""
     return xp.astype(x, xp.float64)
+
+
+def identity(xp: Any, like: Array) -> Array:
+    """The unit matrix with as many columns as ``like``, float64, on its device."""
+    device = None if isinstance(like, np.ndarray) else like.device
+    return xp.eye(like.shape[1], dtype=xp.float64, device=device)
+
+
+def total_of(matrices: list[Array]) -> Array:
+    """Their sum, in new memory where there are several."""
+    total = matrices[0]
+    for matrix in matrices[1:]:
+        total = total + matrix
+    return total
 
 
 def is_matrix(block: Block) -> bool:

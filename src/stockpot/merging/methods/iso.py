@@ -17,16 +17,10 @@ from stockpot.merging.methods._matrices import (
     nearest_orthonormal,
     svd,
     task_matrices,
+    total_of,
 )
 
 SCALE = Real("scale", 1.3, help="the paper tunes it; 1.3 to 1.5 is usual for 8 tasks")
-
-
-def _total(matrices: list[Array]) -> Array:
-    total = matrices[0]
-    for matrix in matrices[1:]:
-        total = total + matrix
-    return total
 
 
 def _mean(xp: Any, values: Array) -> float:
@@ -46,7 +40,7 @@ def iso_c(block: Block, *, scale: float) -> Array:
     if not is_matrix(block):
         return mean_delta(block, scale)
     xp = block.xp
-    u, s, vh = svd(xp, _total(task_matrices(block)))
+    u, s, vh = svd(xp, total_of(task_matrices(block)))
     return add_matrix(block, (u @ vh) * _mean(xp, s), scale)
 
 
@@ -76,7 +70,7 @@ def iso_cts(block: Block, *, scale: float, common: float) -> Array:
     rank = min(block.tensor.rows)
     shared = common_rank(rank, block.count, common)
     share = (rank - shared) // block.count
-    u, s, vh = svd(xp, _total(matrices))
+    u, s, vh = svd(xp, total_of(matrices))
     common_u = u[:, :shared]
     left, values, right = [common_u], [s[:shared]], [vh[:shared, :]]
     for matrix in matrices:

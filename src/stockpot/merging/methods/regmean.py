@@ -7,11 +7,9 @@ mean.
 
 from __future__ import annotations
 
-import numpy as np
-
 from stockpot.errors import MethodError
 from stockpot.merging.method import Array, Block, PerModel, Real, merge_method
-from stockpot.merging.methods._matrices import wide
+from stockpot.merging.methods._matrices import identity, wide
 from stockpot.merging.methods.linear import average, shares
 
 
@@ -45,9 +43,9 @@ def regmean(block: Block, *, weights: list[float], shrink: float, ridge: float) 
     columns = block.tensor.rows[1]
     first, *others = (wide(xp, xp.reshape(model, block.tensor.rows)) for model in block.models)
     weights = shares(weights)
-    total = xp.zeros((columns, columns), dtype=xp.float64, device=_device(first))
+    one = identity(xp, first)
+    total = xp.zeros_like(one)
     moved = xp.zeros_like(first)
-    identity = xp.eye(columns, dtype=xp.float64, device=_device(first))
     for model, (gram, weight) in enumerate(zip(grams, weights, strict=True)):
         gram = wide(xp, gram)
         if tuple(gram.shape) != (columns, columns):
@@ -56,10 +54,10 @@ def regmean(block: Block, *, weights: list[float], shrink: float, ridge: float) 
                 f"'{block.name}', expected {(columns, columns)}",
                 hint="it belongs to another architecture",
             )
-        diagonal = gram * identity
+        diagonal = gram * one
         gram = shrink * gram + (1.0 - shrink) * diagonal
         size = float(xp.sum(diagonal)) / columns
-        gram = weight * (gram + (ridge * size if size > 0 else 1.0) * identity)
+        gram = weight * (gram + (ridge * size if size > 0 else 1.0) * one)
         total += gram
         if model:
             moved += (others[model - 1] - first) @ gram
@@ -67,7 +65,3 @@ def regmean(block: Block, *, weights: list[float], shrink: float, ridge: float) 
         return block.models[0]
     step = xp.matrix_transpose(xp.linalg.solve(total, xp.matrix_transpose(moved)))
     return xp.astype(xp.reshape(first + step, block.tensor.shape), block.models[0].dtype)
-
-
-def _device(x: Array) -> object:
-    return None if isinstance(x, np.ndarray) else x.device

@@ -12,7 +12,13 @@ from typing import Any
 from stockpot.merging.method import Array, Block, Choice, Integer, Real, merge_method
 from stockpot.merging.methods._adam import adam
 from stockpot.merging.methods._deltas import SCALE
-from stockpot.merging.methods._matrices import add_matrix, is_matrix, mean_delta, task_matrices
+from stockpot.merging.methods._matrices import (
+    add_matrix,
+    is_matrix,
+    mean_delta,
+    task_matrices,
+    total_of,
+)
 
 
 def interference(xp: Any, matrices: list[Array]) -> tuple[Array, Array]:
@@ -54,9 +60,7 @@ def wudi(block: Block, *, solver: str, steps: int, rate: float, scale: float) ->
     if not is_matrix(block):
         return mean_delta(block, scale)
     xp, matrices = block.xp, task_matrices(block)
-    start = matrices[0]
-    for matrix in matrices[1:]:
-        start = start + matrix
+    start = total_of(matrices)
     curvature, pull = interference(xp, matrices)
     if solver == "exact":
         merged = start + (pull - start @ curvature) @ xp.linalg.pinv(curvature)

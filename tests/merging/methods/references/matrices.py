@@ -1,4 +1,4 @@
-"""TSV-M, Iso-C, Iso-CTS, WUDI and DOGE on matrices (out, rest)."""
+"""TSV-M, Iso-C, Iso-CTS, WUDI, DOGE, ACE and MonoSoup on matrices (out, rest)."""
 
 from __future__ import annotations
 
@@ -122,7 +122,62 @@ def doge(theta_0, thetas, *, eta, density, subspace, steps, rate):
     return theta_0 + merged.reshape(theta_0.shape)
 
 
+def ace(theta_0, thetas, *, epsilon, threshold, rank_share, scale):
+    taus = as_matrices(theta_0, thetas)
+    if taus is None:
+        return mean_of(theta_0, thetas, scale)
+    taus = [tau for tau in taus if tau.any()]
+    if not taus:
+        return theta_0
+    d = taus[0].shape[1]
+    logs = [2 * np.log(np.linalg.norm(tau)) for tau in taus]
+    differ = np.var(logs) > threshold * np.mean(logs) ** 2
+    centered = [tau - np.outer(np.ones(len(tau)), tau.mean(axis=0)) for tau in taus]
+    covariances = [c.T @ c for c in centered]
+    traces = [np.trace(s) if differ and s.any() else 1.0 for s in covariances]
+    covariances = [s / t for s, t in zip(covariances, traces, strict=True)]
+    regular = [s + epsilon / t * np.eye(d) for s, t in zip(covariances, traces, strict=True)]
+    prior = np.outer(np.ones(d), np.ones(d) @ sum(covariances) / d)
+    if differ:
+        prior /= np.mean([np.sum(tau**2) for tau in taus])
+    merged = sum(c @ r for c, r in zip(centered, regular, strict=True)) @ np.linalg.inv(
+        sum(regular) + prior
+    )
+    if differ:
+        mean = sum(regular) / len(taus)
+        left = sum(tau @ (s - mean) for tau, s in zip(taus, covariances, strict=True))
+        u, s, vt = np.linalg.svd(merged + left)
+        k = max(1, int(rank_share * len(s)))
+        merged = merged + s[:k].mean() * u[:, :k] @ vt[:k]
+    return theta_0 + scale * merged.reshape(theta_0.shape)
+
+
+def monosoup_update(tau):
+    """The paper's equations on one matrix: both parts from the triplets, one by one."""
+    if not tau.any():
+        return tau
+    u, s, vt = np.linalg.svd(tau, full_matrices=False)
+    p = s / s.sum()
+    k = min(int(np.ceil(np.exp(-sum(x * np.log(x) for x in p if x > 0)) - 1e-9)), len(s))
+    high = sum(s[i] * np.outer(u[:, i], vt[i]) for i in range(k))
+    low = sum((s[i] * np.outer(u[:, i], vt[i]) for i in range(k, len(s))), np.zeros_like(tau))
+    rho = (s[k] / s[0]) ** 2 if k < len(s) else 0.0
+    cosine = np.sqrt(max(1 - np.sum(s[:k] ** 2) / np.sum(s**2), 0.0)) if k < len(s) else 0.0
+    lambda_low = rho + (1 - rho) * cosine
+    return (1 - lambda_low) * high + lambda_low * low
+
+
+def monosoup(theta_0, thetas):
+    (theta,) = thetas
+    if theta_0.ndim < 2:
+        return theta
+    update = monosoup_update((theta - theta_0).reshape(len(theta), -1))
+    return theta_0 + update.reshape(theta_0.shape)
+
+
 REFERENCES = {
+    "ace": per_tensor(ace),
+    "monosoup": per_tensor(monosoup),
     "tsv": per_tensor(tsv),
     "iso_c": per_tensor(iso_c),
     "iso_cts": per_tensor(iso_cts),
