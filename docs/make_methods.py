@@ -35,7 +35,7 @@ these round nothing: `python benchmarks/merge_oracles.py PYTHON_THAT_HAS_BOTH`.
 | you have | start with |
 |---|---|
 | several fine-tunings of one base on one task | `linear`; with two of them `stock` |
-| fine-tunings of one base on different tasks, no data | `ties`, `tsv`, `iso_c`, `ace`; slower: `wudi` |
+| fine-tunings of one base, different tasks, no data | `ties`, `tsv`, `iso_c`, `ace`; slow: `wudi` |
 | ... and validation data to tune on | `task_arithmetic`, `consensus`, `breadcrumbs`, `lines` |
 | ... and unlabelled examples of each task | `regmean`, `fisher`, `adamerging` |
 | ... and a few labelled examples of one new task | `cocktail`, `self_position` |
@@ -47,8 +47,8 @@ these round nothing: `python benchmarks/merge_oracles.py PYTHON_THAT_HAS_BOTH`.
 """
 
 WHEN = {
-    "ace": "No data, where RegMean would need inputs of each task. One solution of a linear system a "
-    "matrix, columns squared numbers of memory.",
+    "ace": "No data, where RegMean would need inputs of each task. Solves one linear system a "
+    "matrix, as large as its columns.",
     "adamerging": "Unlabelled inputs of every task. Coefficients are learnt first "
     "(`stockpot.merging.methods.adamerging.learn_coefficients`), merging itself needs no torch. "
     "Transductive where these are the test inputs.",
@@ -70,8 +70,8 @@ WHEN = {
     "lines": "Multi-task merging that must not spoil early layers. On top of any other method "
     "that gives one model: `lines+NAME`, for instance `lines+ties`.",
     "magmax": "Models trained one after another, each from the last.",
-    "monosoup": "A single fine-tuned checkpoint that lost robustness: nothing to tune, no second run. "
-    "On top of any other method that gives one model: `monosoup+NAME`, for instance "
+    "monosoup": "A single fine-tuned checkpoint that lost robustness: nothing to tune, no second "
+    "run. On top of any other method that gives one model: `monosoup+NAME`, for instance "
     "`monosoup+linear`, the MonoSoup of an average.",
     "nuslerp": "As SLERP, on task vectors where a base is given, and by rows if wished.",
     "pcb": "No data, tasks that compete for the same entries.",

@@ -1,7 +1,7 @@
-"""What is done to the result of any other method: the update that a merge makes, changed by tensor.
+"""What is done to the result of any other method: the update that it makes, changed by tensor.
 
-A method that declares ``on_top=updates_changed_by(...)`` is called ``NAME+OTHER``: OTHER merges, and
-NAME changes what that added to the base. Parameters of both are given side by side.
+A method NAME that declares ``on_top=updates_changed_by(...)`` gives methods ``NAME+OTHER``: OTHER
+merges, and NAME changes what that added to the base. Parameters of both are given side by side.
 """
 
 from __future__ import annotations
