@@ -75,6 +75,8 @@ WHEN = {
     "`monosoup+linear`, the MonoSoup of an average.",
     "nuslerp": "As SLERP, on task vectors where a base is given, and by rows if wished.",
     "pcb": "No data, tasks that compete for the same entries.",
+    "ram": "Models trained by reinforcement learning: sparse changes that hardly overlap.",
+    "ram_plus": "As RAM, with unique changes strengthened where models overlap.",
     "regmean": "One `gram` file a model (`stockpot.merging.statistics.input_grams`): linear layers "
     "whose outputs stay near those of the models.",
     "sce": "Models of different sources with one base: where they differ most, weighted by how "

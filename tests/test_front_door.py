@@ -165,6 +165,7 @@ ONLY_COMMAND = {
     ("export", "overwrite"): "a function writes what its caller names",
     ("merge", "rank"): "`stockpot.merging.write_adapter` and `merge_adapters`",
     ("merge", "error"): "as rank",
+    ("merge", "space"): "`merge_adapters(method=...)` or `write_adapter`",
     ("merge", "recalibrate"): "`stockpot.merging.recalibrate.recalibrate_output`",
     ("merge", "list_methods"): "`stockpot.merging.available_methods`",
     ("review", "line"): "which contributions are meant",

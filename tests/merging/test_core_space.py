@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stockpot.checkpoints.adapters import Factors
+from stockpot.checkpoints import write_checkpoint
+from stockpot.checkpoints.adapters import Factors, read_adapter
 from stockpot.errors import MethodError
 from stockpot.merging.core_space import core, merged_cores, reference_bases
 
 from .methods.references import REFERENCES
+from .test_command import invoke
 
 ROWS, COLUMNS = 14, 9
 
@@ -105,3 +107,44 @@ def test_the_cut_is_the_best_of_its_rank_and_its_error_is_told():
 def test_methods_that_need_more_are_refused(method, problem):
     with pytest.raises(MethodError, match=problem):
         merged_cores({"a": adapters()}, method, {})
+
+
+# --------------------------------------------------------------------------------- adapters on disk
+def test_the_command_merges_adapters_by_a_method_in_core_space(tmp_path):
+    from .test_adapters import make, update
+
+    one, two = make(tmp_path, 1), make(tmp_path, 2, targets=["first"])
+    base = tmp_path / "base.safetensors"
+    arguments = (one, two, "-m", "ties", "-b", base, "-s", "density=0.5", "--rank", "4")
+    done = invoke(*arguments, "-o", tmp_path / "core")
+    assert done.exit_code == 0, done.output
+    assert "2 updates by ties in Core Space" in done.stdout
+    own = [read_adapter(folder).factors for folder in (one, two)]
+    modules = {module: [f.get(module) for f in own] for module in ("first", "second")}
+    for module, (up, down, _) in merged_cores(modules, "ties", {"density": 0.5}, 4).items():
+        got = update(tmp_path / "core", module)
+        np.testing.assert_allclose(got, up @ down, rtol=1e-4, atol=1e-5)
+    assert invoke(*arguments, "-o", tmp_path / "whole", "--space", "weights").exit_code == 0
+    assert not np.allclose(update(tmp_path / "whole", "first"), update(tmp_path / "core", "first"))
+    # No base is needed, and what adds up is the same in both spaces.
+    for folder, space in (("a", ("--space", "core")), ("b", ("--space", "weights", "-b", base))):
+        done = invoke(one, two, "-m", "linear", "--rank", "4", *space, "-o", tmp_path / folder)
+        assert done.exit_code == 0, done.output
+    for module in ("first", "second"):
+        np.testing.assert_allclose(
+            update(tmp_path / "a", module), update(tmp_path / "b", module), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_core_space_of_what_is_no_adapter_is_refused(tmp_path):
+    model = tmp_path / "model.safetensors"
+    write_checkpoint(model, {"a.weight": np.ones((2, 2), dtype=np.float32)})
+    for given, problem in (
+        (("--rank", "2", "-m", "ties"), "is no adapter"),
+        (("-m", "ties"), "--rank or --error"),
+        (("--rank", "2"), "takes --method"),
+    ):
+        done = invoke(model, *given, "--space", "core", "-o", tmp_path / "out")
+        assert done.exit_code == 2
+        assert problem in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -59,6 +59,13 @@ def merge_command(
     dtype: Annotated[
         str | None, typer.Option(help="Type of the result [default: the models']")
     ] = None,
+    align: Annotated[
+        bool,
+        typer.Option(
+            "--align",
+            help="First put hidden units in the order of the base's, or the first model's.",
+        ),
+    ] = False,
     rank: Annotated[
         int | None,
         typer.Option(min=1, help="Write a LoRA adapter of --base, of this rank at most."),
@@ -67,6 +74,13 @@ def merge_command(
         float | None,
         typer.Option(
             min=0.0, max=1.0, help="As --rank, by the relative error that an update may have."
+        ),
+    ] = None,
+    space: Annotated[
+        Literal["core", "weights"] | None,
+        typer.Option(
+            help="Where a method merges adapters for --rank: in Core Space (the default where all "
+            "models are LoRA factors), or as whole weights."
         ),
     ] = None,
     recalibrate: Annotated[
@@ -115,7 +129,9 @@ def merge_command(
 
     stockpot merge --method stock --base BASE A B -o merged
     """
+    from stockpot.checkpoints.open import adapter_folder
     from stockpot.inspection.guarded import check_models, merge
+    from stockpot.merging.job import aligned_spec
     from stockpot.merging.merge import read_spec
 
     out = Output(json=as_json, quiet=quiet)
@@ -129,13 +145,27 @@ def merge_command(
     if rank is not None or error is not None:
         texts = {"dtype": dtype, "backend": backend, "recalibrate": recalibrate}
         rest = {"dry-run": dry_run, "overwrite": overwrite, "heads": as_sum and heads}
+        rest["align"] = align
         for option in (name for name, value in {**texts, **rest}.items() if value):
             raise InputError(f"--{option} has no effect on an adapter (--rank, --error)")
         if output is None:
             raise InputError("no output was given", hint="add -o FOLDER")
+    as_adapter = method is not None and (rank is not None or error is not None)
+    if space is not None and not as_adapter:
+        raise InputError("--space is about adapters: it takes --method, and --rank or --error")
     if as_sum and rank is not None and output is not None:
         _add_adapters(out, models, output, rank, changes, registry, force=force)
         return
+    if as_adapter and space != "weights" and output is not None:
+        reason = _no_core_space(models, heads)
+        if reason is None:
+            sizes = {"method": method, "rank": rank, "error": error, "base": base, "force": force}
+            _merge_cores(out, models, output, changes, registry, **sizes)
+            return
+        if space == "core":
+            raise InputError(f"no Core Space: {reason}", hint="--space weights")
+        if any(map(adapter_folder, models)):
+            out.say(f"note: merged as whole weights: {reason}")
     spec = read_spec(
         _models(models),
         method,
@@ -144,6 +174,8 @@ def merge_command(
         heads=heads,  # type: ignore[arg-type]
         dtype=dtype,
     )
+    if align:
+        spec = aligned_spec(spec)
     aside = dry_run or rank is not None or error is not None
     if aside and not force:
         check_models(spec)
@@ -215,9 +247,9 @@ def _show_plan(out: Output, spec: Spec) -> None:
 
 
 def _show_methods(out: Output) -> None:
-    from stockpot.merging import available_methods, get_method
+    from stockpot.merging.method import available_methods, get_method, mergekit_methods
 
-    methods = [get_method(name) for name in available_methods()]
+    methods = [get_method(name) for name in (*available_methods(), *mergekit_methods())]
     value = [
         {
             "name": method.name,
@@ -268,6 +300,46 @@ def _add_adapters(
     out.data(
         {"output": str(output), "rank": rank, "errors": errors, **landing.value},
         f"{output}: {len(errors)} updates at rank {rank}, largest relative error {worst:.3g}",
+    )
+    landing.finish(out)
+
+
+def _no_core_space(models: list[str], heads: str | None) -> str | None:
+    """Why these are not merged in Core Space; None where they are."""
+    from stockpot.checkpoints.adapters import read_adapter
+    from stockpot.checkpoints.open import adapter_folder
+    from stockpot.merging.lora import more_than_factors
+
+    if heads is not None:
+        return "--heads is about whole weights"
+    for model in models:
+        folder = adapter_folder(model)
+        if folder is None:
+            return f"{model} is no adapter"
+        if reason := more_than_factors(read_adapter(folder)):
+            return reason
+    return None
+
+
+def _merge_cores(
+    out: Output,
+    sources: list[str],
+    output: Path,
+    parameters: dict[str, Any],
+    registry: str | None,
+    **options: Any,
+) -> None:
+    from stockpot.merging.lora import merge_adapters
+
+    landing = Landing(registry)
+    errors = merge_adapters(sources, output, **options, **parameters)
+    worst, method = max(errors.values(), default=0.0), options["method"]
+    landing.add(output)
+    value = {"output": str(output), "method": method, "space": "core", "errors": errors}
+    out.data(
+        {**value, **landing.value},
+        f"{output}: {len(errors)} updates by {method} in Core Space, "
+        f"largest relative error {worst:.3g}",
     )
     landing.finish(out)
 

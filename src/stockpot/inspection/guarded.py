@@ -12,7 +12,14 @@ from stockpot.checkpoints.open import adapter_folder, named_base
 from stockpot.inspection.lineage import refuse_strangers
 from stockpot.inspection.sources import Source
 from stockpot.merging import merge as _merge
-from stockpot.merging.job import AdaptedSource, HasState, Spec
+from stockpot.merging.job import (
+    AdaptedSource,
+    AlignedSource,
+    HasState,
+    MergeJob,
+    Spec,
+    aligned_spec,
+)
 from stockpot.merging.merge import Merged, Models, read_spec
 from stockpot.merging.report import MergeReport
 
@@ -31,7 +38,12 @@ def merge(
 
 
 def merge(
-    models: Models, *, output: str | Path | None = None, force: bool = False, **options: Any
+    models: Models,
+    *,
+    output: str | Path | None = None,
+    align: bool = False,
+    force: bool = False,
+    **options: Any,
 ) -> Merged | MergeReport:
     """See the end of this file: the text of ``stockpot.merging.merge``, with more of ``force``."""
     said_keys = ("method", "base", "rules", "heads", "dtype")
@@ -39,6 +51,8 @@ def merge(
     own = inspect.signature(_merge).parameters
     parameters = {key: options.pop(key) for key in [*options] if key not in own}
     spec = read_spec(models, parameters=parameters, **said)
+    if align:
+        spec = aligned_spec(spec)
     if not force:
         spec = replace(spec, notes=check_models(spec))
     return _merge(spec, output=output, force=force, **options)
@@ -73,6 +87,9 @@ def _weights(spec: Spec) -> Iterator[Source]:
     for model in spec.models:
         if isinstance(model, Spec):
             yield from _weights(model)
+        elif isinstance(model, AlignedSource):
+            # Looked at as it will be merged: in the new order.
+            yield MergeJob(Spec([model])).models[0]
         elif isinstance(model, AdaptedSource):
             yield from _weights(Spec([model.base]))
         elif (folder := adapter_folder(model)) is not None:

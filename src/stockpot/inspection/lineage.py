@@ -149,7 +149,10 @@ def _next_step(found: Inspection, moves: Sequence[str]) -> str:
             "number them alike first: a mergekit recipe with slices; --force takes them as they are"
         )
     if any(pair.permuted for pair in found.pairs):
-        return "use weights that kept the order of their ancestor; --force takes them anyway"
+        return (
+            "--align puts the hidden units of known layers in one order; or use weights that kept "
+            "the order of their ancestor; --force takes them anyway"
+        )
     names = [model.name for model in found.models]
     alone = [
         name

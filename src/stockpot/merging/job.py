@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -31,7 +31,9 @@ from stockpot.system import usable_cores
 if TYPE_CHECKING:
     import torch
 
-Source: TypeAlias = "str | Path | Mapping[str, Any] | HasState | Checkpoint | Spec | AdaptedSource"
+Source: TypeAlias = (
+    "str | Path | Mapping[str, Any] | HasState | Checkpoint | Spec | AdaptedSource | AlignedSource"
+)
 
 
 @runtime_checkable
@@ -103,6 +105,30 @@ class AdaptedSource:
     adapter: str
 
 
+@dataclass(frozen=True)
+class AlignedSource:
+    """A model whose hidden units are put in the order of another one's (``weight_matching.py``)."""
+
+    model: Source
+    reference: Source
+
+
+def aligned_spec(spec: Spec) -> Spec:
+    """``spec`` with every model in the order of the base, or without one of the first model.
+
+    Raises ``InputError`` for a recipe of another tool.
+    """
+    if spec.layout is not None:
+        raise InputError("a mergekit recipe knows no alignment", hint="write stockpot's own")
+    first = 0 if spec.base is not None else 1
+    reference = spec.models[0] if spec.base is None else spec.base
+    models = [
+        model if i < first or isinstance(model, AlignedSource) else AlignedSource(model, reference)
+        for i, model in enumerate(spec.models)
+    ]
+    return replace(spec, models=models)
+
+
 class MergeJob:
     """Sources opened, settings checked, plan made. A context manager: closes what it opened."""
 
@@ -137,6 +163,12 @@ class MergeJob:
                 raise InputError(f"{source.adapter} is no folder of an adapter")
             base = self._open(source.base, label)
             return open_adapted(folder, f"{base.label}+{source.adapter}", base)
+        if isinstance(source, AlignedSource):
+            from stockpot.merging.weight_matching import aligned_to
+
+            return aligned_to(
+                self._open(source.reference, "reference"), self._open(source.model, label)
+            )
         if isinstance(source, HasState):
             source = source.state_dict()
         if isinstance(source, Mapping):
@@ -331,6 +363,8 @@ def digests(
 
 def _described(source: Source, opened: Checkpoint) -> Any:
     """A source in a recipe: its label, or the recipe of an inner merge."""
+    if isinstance(source, AlignedSource):
+        return {"align": opened.label}
     recipe = getattr(opened, "recipe", None)
     return {"merge": recipe} if isinstance(source, Spec) and recipe is not None else opened.label
 

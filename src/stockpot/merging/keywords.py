@@ -38,9 +38,11 @@ class MethodParameters(TypedDict, total=False):
     gamma: Numbers
     gram: Sequence[Any]
     granularity: str
+    limit: Numbers
     losses: Any
     minimum: Any
     normalize: bool
+    rank_share: Numbers
     rate: Numbers
     rescale: Any
     ridge: Numbers
@@ -54,6 +56,7 @@ class MethodParameters(TypedDict, total=False):
     subspace: Any
     t: Numbers
     temperature: Numbers
+    threshold: Numbers
     weights: Numbers
 
 
@@ -65,6 +68,7 @@ class MergeOptions(MethodParameters, total=False):
     rules: Sequence[Rule]
     heads: Heads | None
     dtype: Dtype | None
+    align: bool
     threads: int | None
     processes: int
     block_elements: int | None

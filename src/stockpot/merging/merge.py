@@ -15,7 +15,15 @@ from stockpot.errors import InputError
 from stockpot.merging.alignment import Heads
 from stockpot.merging.backends import backend_for
 from stockpot.merging.engine import Options
-from stockpot.merging.job import Dtype, HasState, MergeJob, Source, Spec
+from stockpot.merging.job import (
+    AlignedSource,
+    Dtype,
+    HasState,
+    MergeJob,
+    Source,
+    Spec,
+    aligned_spec,
+)
 from stockpot.merging.output import check_output, write_output
 from stockpot.merging.report import MergeReport
 from stockpot.merging.settings import Rule
@@ -61,6 +69,7 @@ def merge(
     rules: Sequence[Rule] = (),
     heads: Heads | None = None,
     dtype: Dtype | None = None,
+    align: bool = False,
     threads: int | None = None,
     processes: int = 1,
     block_elements: int | None = None,
@@ -91,6 +100,9 @@ def merge(
         heads: what happens to tensors that do not fit: "auto" (the default), "mean", "first" or
             "drop".
         dtype: type of the result ("bfloat16", torch.bfloat16, ...); None keeps the models'.
+        align: put each model's hidden units in the order of the base's, or without one of the first
+            model's: for models of different starts. Feed-forward blocks and plain chains of linear
+            layers; refused where none is recognised.
         threads, processes, block_elements, device: how to work; changes no bit on the CPU. Forked
             ``processes`` are for large models, from a program that has no other threads.
             ``device`` "cuda" needs torch.
@@ -118,6 +130,8 @@ def merge(
     """
     spec = read_spec(models, method, base, parameters, rules, heads, dtype)
     spec = replace(spec, force=spec.force or force, check_load=spec.check_load and check_load)
+    if align:
+        spec = aligned_spec(spec)
     if backend is not None or jobs is not None or address is not None:
         return _merge_elsewhere(
             spec,
@@ -236,6 +250,8 @@ def run_merge(
 
 def _any_torch(models: Sequence[Source]) -> bool:
     for model in models:
+        if isinstance(model, AlignedSource):
+            model = model.model
         in_memory = isinstance(model, Mapping) and any(map(is_torch, model.values()))
         inner = isinstance(model, Spec) and _any_torch(model.models)
         if in_memory or inner or isinstance(model, HasState):

@@ -136,6 +136,7 @@ __all__ = [
     "available_methods",
     "get_method",
     "merge_method",
+    "mergekit_methods",
     "sum_arrays",
 ]
 
@@ -290,6 +291,13 @@ def available_methods() -> list[str]:
 
     ours = {name for name in _REGISTERED if not name.startswith(_FOREIGN)}
     return sorted({*BUILTIN, *ours, *(point.name for point in _entry_points())})
+
+
+def mergekit_methods() -> list[str]:
+    """Names of mergekit's methods, as ``mergekit:NAME``, sorted; nothing is imported."""
+    from stockpot.merging.methods import MERGEKIT
+
+    return sorted(_FOREIGN + name for name in MERGEKIT)
 
 
 def get_method(name: str) -> Method:

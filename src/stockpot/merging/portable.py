@@ -8,7 +8,7 @@ from typing import Any
 
 from stockpot.checkpoints import Checkpoint
 from stockpot.errors import InputError
-from stockpot.merging.job import AdaptedSource, Source, Spec
+from stockpot.merging.job import AdaptedSource, AlignedSource, Source, Spec
 from stockpot.merging.mergekit.recipe import recipe_from_json
 from stockpot.merging.settings import Rule
 
@@ -73,6 +73,8 @@ def _to_json(source: Source) -> Any:
         return {"merge": spec_to_json(source)}
     if isinstance(source, AdaptedSource):
         return {"base": _to_json(source.base), "adapter": _to_json(source.adapter)}
+    if isinstance(source, AlignedSource):
+        return {"align": _to_json(source.model), "reference": _to_json(source.reference)}
     raise InputError(
         "models in memory cannot be merged by several processes",
         hint="write them to files that all machines see",
@@ -84,6 +86,8 @@ def _from_json(value: Any) -> Source:
         return value
     if "merge" in value:
         return spec_from_json(value["merge"])
+    if "align" in value:
+        return AlignedSource(_from_json(value["align"]), _from_json(value["reference"]))
     return AdaptedSource(_from_json(value["base"]), value["adapter"])
 
 

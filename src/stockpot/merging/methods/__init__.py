@@ -24,6 +24,8 @@ BUILTIN: dict[str, str] = {
     "monosoup": "monosoup",
     "nuslerp": "nuslerp",
     "pcb": "pcb",
+    "ram": "ram",
+    "ram_plus": "ram",
     "regmean": "regmean",
     "sce": "sce",
     "slerp": "slerp",

@@ -195,7 +195,34 @@ def tall(base: State, models: list[State], *, cut) -> State:
     return merged
 
 
+def ram(base, models, *, epsilon):
+    return ram_plus(base, models, epsilon=epsilon, rescale=0.0, limit=0.0, scope="model")
+
+
+def ram_plus(base, models, *, epsilon, rescale, limit, scope):
+    masks = [{n: np.abs(m[n] - base[n]) > epsilon for n in base} for m in models]
+    count = {n: sum(mask[n].astype(int) for mask in masks) for n in base}
+    merged = {n: np.array(base[n]) for n in base}
+    for model, mask in zip(models, masks, strict=True):
+        alone = {n: int((mask[n] & (count[n] == 1)).sum()) for n in base}
+        shared = {n: int((mask[n] & (count[n] > 1)).sum()) for n in base}
+        for n in base:
+            a, b = (
+                (alone[n], shared[n])
+                if scope == "tensor"
+                else (sum(alone.values()), sum(shared.values()))
+            )
+            factor = 1 + rescale * min(b / max(a, 1), limit)
+            tau = np.where(mask[n], model[n] - base[n], 0)
+            merged[n] = merged[n] + np.where(
+                count[n] == 1, factor * tau, tau / np.maximum(count[n], 1)
+            )
+    return merged
+
+
 REFERENCES = {
+    "ram": ram,
+    "ram_plus": ram_plus,
     "ties": ties,
     "dare": dare,
     "della": della,
