@@ -66,6 +66,8 @@ WHEN = {
     "iso_c": "No data, similar tasks. Tune `scale`.",
     "iso_cts": "No data, many or dissimilar tasks. Tune `scale`.",
     "karcher": "Models of different norm or far apart, where a straight average shrinks weights.",
+    "keep_zeros": "Pruned models: the result has their zeros. On top of any other method that "
+    "gives one model: `keep_zeros+NAME`, for instance `keep_zeros+ties`.",
     "linear": "The default: fine-tunings of one base on one task (model soup).",
     "lines": "Multi-task merging that must not spoil early layers. On top of any other method "
     "that gives one model: `lines+NAME`, for instance `lines+ties`.",

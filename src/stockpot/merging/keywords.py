@@ -58,6 +58,7 @@ class MethodParameters(TypedDict, total=False):
     temperature: Numbers
     threshold: Numbers
     weights: Numbers
+    zeros: str
 
 
 class MergeOptions(MethodParameters, total=False):

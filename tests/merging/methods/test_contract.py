@@ -55,7 +55,17 @@ def of_tasks(reference):
     }
 
 
-AVERAGES = {"linear", "stock", "slerp", "nuslerp", "karcher", "fisher", "regmean", "cocktail"}
+AVERAGES = {
+    "linear",
+    "stock",
+    "slerp",
+    "nuslerp",
+    "karcher",
+    "fisher",
+    "regmean",
+    "cocktail",
+    "keep_zeros",
+}
 SPECIAL = {
     "cocktail": {"parameters": {"losses": [0.5, 1.0, 1.7]}},
     "wudi": {"parameters": {"steps": 10}},

@@ -18,6 +18,7 @@ BUILTIN: dict[str, str] = {
     "iso_c": "iso",
     "iso_cts": "iso",
     "karcher": "karcher",
+    "keep_zeros": "keep_zeros",
     "linear": "linear",
     "lines": "lines",
     "magmax": "magmax",

@@ -1,40 +1,65 @@
-"""What is done to the result of any other method: the update that it makes, changed by tensor.
+"""What is done to the result of any other method, tensor by tensor.
 
-A method NAME that declares ``on_top=updates_changed_by(...)`` gives methods ``NAME+OTHER``: OTHER
-merges, and NAME changes what that added to the base. Parameters of both are given side by side.
+A method NAME that declares ``on_top=...`` gives methods ``NAME+OTHER``: OTHER merges, and NAME does
+something to the result. Parameters of both are given side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from stockpot.errors import MethodError
 from stockpot.merging.method import Array, Block, Method, Parameter, Pass
 
 Change = Callable[..., Array]
 """``(block, update, **parameters) -> update``; ``update`` may be overwritten."""
+Merge = Callable[[Block], Array]
+Combine = Callable[..., Array]
+"""``(block, merge, **parameters) -> merged``: ``merge(block)`` is what the other method makes."""
 
 
 def updates_changed_by(
+    outer: str, change: Change, *, whole: bool = False, **declared: Any
+) -> Callable[[Method], Method]:
+    """``on_top`` of a method that changes what the other one added to the base.
+
+    ``change`` sees a block with the base, the statistics and the tensor's name; ``whole`` and
+    ``declared`` are those of ``on_top_of``.
+    """
+
+    def combine(block: Block, merge: Merge, **own: Any) -> Array:
+        base = block.xp.asarray(block.base, copy=True)
+        update = block.xp.reshape(merge(block), base.shape)
+        update -= base
+        update = change(block, update, **own)
+        update += base
+        return update
+
+    return on_top_of(outer, combine, whole=whole, base="required", **declared)
+
+
+def on_top_of(
     outer: str,
-    change: Change,
+    combine: Combine,
     *,
     title: str,
     formula: str,
     source: str,
     parameters: tuple[Parameter, ...] = (),
     passes: tuple[Pass, ...] = (),
+    base: Literal["required"] | None = None,
     whole: bool = False,
 ) -> Callable[[Method], Method]:
     """What ``on_top`` of the method called ``outer`` is.
 
     Args:
-        change: the function; ``block`` has the base, the statistics and the tensor's name.
-        title: what a title says behind a comma. formula: of the new update, in ``update``.
-        parameters, passes: those that ``change`` needs.
-        whole: ``change`` sees whole tensors in their shape, however the other method cuts them.
+        title: what a title says behind a comma. formula: of the result, in ``update`` (merged -
+            theta_0) or ``merged``.
+        parameters, passes: those that ``combine`` needs.
+        base: whether it needs one; None leaves that to the other method.
+        whole: it sees whole tensors in their shape, however the other method cuts them.
 
     The returned function raises ``MethodError`` for methods that pack several models into one, and
     for those that have parameters of these names (two of one kind on top of each other).
@@ -61,24 +86,22 @@ def updates_changed_by(
                 ),
             )
 
-        def combine(block: Block, **values: Any) -> Array:
-            base = block.xp.asarray(block.base, copy=True)
-            if whole:
-                block = _cut_as(method.granularity_for(inner(values)), block)
-            merged = block.xp.reshape(method.combine(block, **inner(values)), base.shape)
-            merged -= base
-            merged = change(block, merged, **{name: values[name] for name in names})
-            merged += base
-            return merged
+        def combined(block: Block, **values: Any) -> Array:
+            def merge(piece: Block) -> Array:
+                cut = _cut_as(method.granularity_for(inner(values)), piece) if whole else piece
+                merged: Array = method.combine(cut, **inner(values))
+                return merged
+
+            return combine(block, merge, **{name: values[name] for name in names})
 
         return replace(
             method,
             name=f"{outer}+{method.name}",
-            combine=combine,
+            combine=combined,
             title=f"{method.title}, {title}",
-            formula=f"{formula}, update = {method.formula} - theta_0",
+            formula=f"{formula}, merged = {method.formula}",
             source=f"{method.source}; {source}",
-            base="required",
+            base=base or method.base,
             parameters=(*parameters, *method.parameters),
             granularity=lambda values: "tensor" if whole else method.granularity_for(inner(values)),
             passes=lambda values: (

@@ -202,7 +202,8 @@ def ram(base, models, *, epsilon):
 def ram_plus(base, models, *, epsilon, rescale, limit, scope):
     masks = [{n: np.abs(m[n] - base[n]) > epsilon for n in base} for m in models]
     count = {n: sum(mask[n].astype(int) for mask in masks) for n in base}
-    merged = {n: np.array(base[n]) for n in base}
+    own = {n: np.zeros_like(base[n]) for n in base}
+    together = {n: np.zeros_like(base[n]) for n in base}
     for model, mask in zip(models, masks, strict=True):
         alone = {n: int((mask[n] & (count[n] == 1)).sum()) for n in base}
         shared = {n: int((mask[n] & (count[n] > 1)).sum()) for n in base}
@@ -212,12 +213,11 @@ def ram_plus(base, models, *, epsilon, rescale, limit, scope):
                 if scope == "tensor"
                 else (sum(alone.values()), sum(shared.values()))
             )
-            factor = 1 + rescale * min(b / max(a, 1), limit)
             tau = np.where(mask[n], model[n] - base[n], 0)
-            merged[n] = merged[n] + np.where(
-                count[n] == 1, factor * tau, tau / np.maximum(count[n], 1)
-            )
-    return merged
+            factor = 1 + rescale * min(b / max(a, 1), limit)
+            own[n] += np.where(count[n] == 1, factor * tau, 0)
+            together[n] += np.where(count[n] > 1, tau, 0)
+    return {n: base[n] + own[n] + together[n] / np.maximum(count[n], 1) for n in base}
 
 
 REFERENCES = {

@@ -14,6 +14,12 @@ def linear(theta_0, thetas, *, weights, normalize):
     return total / sum(weights) if normalize else total
 
 
+def keep_zeros(theta_0, thetas, *, zeros, weights):
+    pruned = [theta == 0 for theta in thetas]
+    removed = {"all": np.all, "any": np.any, "first": lambda m, axis: m[0]}[zeros](pruned, axis=0)
+    return np.where(removed, 0, linear(theta_0, thetas, weights=weights, normalize=True))
+
+
 def task_arithmetic(theta_0, thetas, *, scale, weights):
     return theta_0 + scale * sum(w * (t - theta_0) for w, t in zip(weights, thetas, strict=True))
 
@@ -106,6 +112,7 @@ def adamerging(base, models, *, scale, coefficients):
 
 
 REFERENCES = {
+    "keep_zeros": per_tensor(keep_zeros),
     "adamerging": adamerging,
     "linear": per_tensor(linear),
     "task_arithmetic": per_tensor(task_arithmetic),
