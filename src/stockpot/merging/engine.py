@@ -235,7 +235,7 @@ class Engine:
             elif granularity == "row":
                 view = ((stop - start) // columns, columns)
             else:
-                view = shape
+                view = shape or (1,)  # sums of arrays without an axis are no arrays
 
             def combine(backend: NumpyBackend) -> None:
                 block = load_block(work, backend, start, stop, view, options, check=check)

@@ -41,7 +41,7 @@ would widen a float32 array under torch rules); take ``float(...)`` of statistic
   statistics.
 - ``"row"``: whole rows, shape (rows, columns), where a row is ``tensor[i]`` flattened; vectors
   and scalars are one row. Statistics of a row can be computed on the spot (``block.row_sum``).
-- ``"tensor"``: the tensor whole and in its shape (SVD, optimisation).
+- ``"tensor"``: the tensor whole and in its shape, a single number as (1,) (SVD, optimisation).
 - ``"model"``: all tensors at once; the function gets a ``Models`` view and returns ``{name:
   array}``. Names beyond those of the base are allowed and are stored in the dtype they have.
 

@@ -10,6 +10,8 @@ from stockpot.merging.testing import MethodCase, contract
 GIVEN = {"t": 0.3}
 """What a method asks for that has no default; weights are of unlike size."""
 
+AVERAGES = {"mergekit:linear", "mergekit:passthrough", "mergekit:karcher"}
+
 
 def case_of(name: str) -> MethodCase:
     method = get_method(name)
@@ -20,7 +22,7 @@ def case_of(name: str) -> MethodCase:
         for p in method.parameters
         if p.default is None
     }
-    return MethodCase(name, parameters, symmetric=False)
+    return MethodCase(name, parameters, symmetric=False, averages=name in AVERAGES)
 
 
 CASES = [

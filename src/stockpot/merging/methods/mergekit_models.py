@@ -91,8 +91,9 @@ def _combined(block: Block) -> Array:
     """The sum of models or task vectors with the coefficients that the pass has found."""
     vectors = block.models if block.base is None else block.deltas
     factors = block.statistics["coefficients"]
-    total = sum_arrays(vector * c for vector, c in zip(vectors, factors, strict=True))
-    return total if block.base is None else total + block.base
+    if block.base is None:
+        return average(vectors, factors)
+    return sum_arrays(v * c for v, c in zip(vectors, factors, strict=True)) + block.base
 
 
 def _slerp_shares(theta: Any, t: float, straight: Any) -> tuple[Any, Any]:
@@ -128,8 +129,7 @@ def _slerp(statistics: Statistics, tensor: Any, *, t: float) -> Statistics:
     report=("radians", "coefficients"),
 )
 def slerp(block: Block, *, t: float) -> Array:
-    first, second = block.statistics["coefficients"]
-    return block.base * first + block.models[0] * second
+    return average([block.base, *block.models], list(block.statistics["coefficients"]))
 
 
 def _nuslerp_position(weight: list[float]) -> float:
@@ -185,8 +185,7 @@ def nuslerp(
 
 def _host(x: Array) -> np.ndarray:
     """``x`` as float64 numpy."""
-    wide = np.asarray(x if isinstance(x, np.ndarray) else x.cpu(), dtype=np.float64)
-    return wide if wide.ndim else wide.reshape(1)
+    return np.asarray(x if isinstance(x, np.ndarray) else x.cpu(), dtype=np.float64)
 
 
 def _multislerp(
@@ -204,6 +203,8 @@ def _multislerp(
     length = math.sqrt(max(float(toward @ gram @ toward), 0.0))
     if len(weights) == 1:
         return {"coefficients": [1.0]}
+    if not lengths.any():  # a frozen tensor: there is nothing to turn
+        return {"coefficients": [0.0] * len(weights)}
     if length < eps:
         if len(weights) > 2:
             raise MethodError(
