@@ -99,9 +99,11 @@ LEARNT = """\
 
 `learn_coefficients` (AdaMerging: entropy on unlabelled batches) and
 `stockpot.merging.methods.self_positioning.self_position` (Self Positioning, arXiv 2410.15035: loss
-on a small probe set, SGD over the interpolation space) take a module and states, need torch, and
-give `LearnedCoefficients`. Its `save` writes one small file a model, which the method `adamerging`
-reads:
+on a small probe set, SGD over the interpolation space) and
+`stockpot.merging.methods.frank_wolfe.frank_wolfe` (FW-Merging, arXiv 2503.12649: steps towards the
+model that lowers the loss of labelled batches most; many models, most of which do not help) take a
+module and states, need torch, and give `LearnedCoefficients`. Its `save` writes one small file a
+model, which the method `adamerging` reads:
 
 ```python
 learnt = learn_coefficients(module, base, models, batches_of_each_task)

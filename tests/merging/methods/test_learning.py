@@ -1,4 +1,5 @@
-"""AdaMerging and Self Positioning find coefficients that are known, and merge with them."""
+"""AdaMerging, Self Positioning and FW-Merging find coefficients that are known, and merge with
+them."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from torch import nn
 from stockpot.errors import InputError
 from stockpot.merging import merge
 from stockpot.merging.methods.adamerging import learn_coefficients
+from stockpot.merging.methods.frank_wolfe import frank_wolfe
 from stockpot.merging.methods.self_positioning import self_position
 
 
@@ -100,6 +102,79 @@ def test_self_positioning_finds_the_model_that_made_the_labels():
     assert learnt.losses[-1] < 0.02 * learnt.losses[0]
     assert abs(first) < 0.1
     assert second == pytest.approx(1.0, abs=0.1)
+
+
+def labelled(weight: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    x = torch.cat([inputs(0), inputs(1)])
+    return [(x, x @ weight.T)]
+
+
+def squares(outputs: torch.Tensor, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    return ((outputs - batch[1]) ** 2).mean()
+
+
+def first_of(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], task: int) -> torch.Tensor:
+    return model(batch[0])
+
+
+def test_frank_wolfe_goes_to_the_model_that_made_the_labels_and_leaves_the_others():
+    module, base, models = problem()
+    far = [{"weight": base["weight"] + torch.randn(3, 8)} for _ in range(3)]
+    learnt = frank_wolfe(
+        module,
+        base,
+        [*far, models[1]],
+        [labelled(models[1]["weight"])],
+        squares,
+        predict=first_of,
+        steps=60,
+    )
+    row = learnt.coefficients["weight"]
+    assert sum(row) == pytest.approx(1.0)
+    assert row[3] > 0.9
+    assert learnt.losses[-1] < 0.02 * learnt.losses[0]
+
+
+def test_frank_wolfe_finds_a_mean_in_the_hull_at_the_classic_rate():
+    module, base, models = problem()
+    target = 0.25 * models[0]["weight"] + 0.75 * models[1]["weight"]
+    learnt = frank_wolfe(
+        module, base, models, [labelled(target)], squares, predict=first_of, steps=200
+    )
+    assert learnt.coefficients["weight"] == pytest.approx([0.25, 0.75], abs=0.02)
+
+
+def test_one_frank_wolfe_step_is_its_formula():
+    module, base, models = problem()
+    x, y = labelled(models[0]["weight"])[0]
+    learnt = frank_wolfe(
+        module, base, models, [[(x, y)]], squares, predict=first_of, steps=1, step=0.25, initial=0.4
+    )
+    theta = base["weight"] + 0.4 * sum(m["weight"] - base["weight"] for m in models)
+    gradient = 2 * (x @ theta.T - y).T @ x / y.numel()
+    chosen = int(np.argmin([float((gradient * m["weight"]).sum()) for m in models]))
+    expected = [0.3 + 0.25 * (i == chosen) for i in range(2)]
+    assert learnt.coefficients["weight"] == pytest.approx(expected)
+
+
+def test_frank_wolfe_chooses_by_tensor_or_for_the_whole_model():
+    module = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    zero = {name: torch.zeros(4, 4) + 0.1 * torch.eye(4) for name in ("0.weight", "1.weight")}
+    one = {"0.weight": torch.eye(4), "1.weight": zero["1.weight"]}
+    two = {"0.weight": zero["0.weight"], "1.weight": torch.eye(4)}
+    x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    arguments = (module, zero, [one, two], [[(x, x)]], squares)
+    by_tensor = frank_wolfe(*arguments, predict=first_of, steps=1).coefficients
+    assert by_tensor == {"0.weight": [1.0, 0.0], "1.weight": [0.0, 1.0]}
+    whole = frank_wolfe(*arguments, predict=first_of, steps=1, choice="model").coefficients
+    assert whole["0.weight"] == whole["1.weight"]
+
+
+def test_bad_frank_wolfe_steps_are_refused():
+    module, base, models = problem()
+    for wrong in ({"step": 0.0}, {"step": 1.5}, {"choice": "row"}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            frank_wolfe(module, base, models, [[inputs(0)]], squares, **wrong)
 
 
 def test_states_that_do_not_fit_are_refused():

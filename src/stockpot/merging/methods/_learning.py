@@ -7,6 +7,7 @@ Imports torch; imported only by the functions that learn.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -141,6 +142,17 @@ def round_trip(batches: Sequence[Iterable[Any]]) -> Iterator[list[Any]]:
         yield row
 
 
+@contextmanager
+def evaluation_of(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode for a while."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
 def learn(
     mixture: Mixture,
     start: Tensor,
@@ -160,17 +172,13 @@ def learn(
     unknown = start.clone().requires_grad_(True)
     kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     engine = kinds[optimizer]([unknown], lr=rate)
-    was_training = mixture.module.training
-    mixture.module.eval()
     losses: list[float] = []
-    try:
+    with evaluation_of(mixture.module):
         for _, row in zip(range(steps), round_trip(batches), strict=False):
             engine.zero_grad()
             loss = loss_of(as_coefficients(unknown), row)
             loss.backward()  # type: ignore[no-untyped-call]
             engine.step()
             losses.append(float(loss.detach()))
-    finally:
-        mixture.module.train(was_training)
     table = as_coefficients(unknown.detach()).expand(len(mixture.names), len(mixture.deltas))
     return LearnedCoefficients(dict(zip(mixture.names, table.tolist(), strict=True)), losses)
