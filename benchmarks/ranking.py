@@ -28,6 +28,7 @@ import numpy as np
 
 import stockpot
 from stockpot.files import write_json, write_text
+from stockpot.history import Reading
 from stockpot.ranking.evaluated import Calibration, RankingEvaluation
 from stockpot.report import history as report
 
@@ -46,6 +47,7 @@ class History:
     task: str = "*"
     score: str | None = None
     anchors: tuple[int, ...] = (0, 5, 20)
+    metric: str | None = None
 
 
 _META = "ibm_recycling_meta.csv"
@@ -53,6 +55,10 @@ _META = "ibm_recycling_meta.csv"
 
 def _ibm(key: str, title: str, base: str, **more: Any) -> History:
     return History(key, f"IBM model-recycling, {title}", f"ibm_recycling_{base}.csv", _META, **more)
+
+
+def _plain(key: str, title: str, file: str, **more: Any) -> History:
+    return History(key, title, f"{file}.csv", metric="accuracy", **more)
 
 
 HISTORIES = (
@@ -64,20 +70,20 @@ HISTORIES = (
     _ibm("t5-v1_1", "T5-v1.1", "google_t5-v1_1-base"),
     History("mteb", "MTEB", "mteb_dense.csv", every=4),
     History("openclip", "open_clip, zero-shot", "openclip.csv", "openclip_meta.csv"),
-    History("vtab", "VTAB, 1,000 examples", "vtab.csv", task="*@1000", anchors=(0, 5)),
-    History("sparse", "Pruned networks, full fine-tuning", "ist_sparse_full.csv"),
-    History("sparse-linear", "Pruned networks, linear probe", "ist_sparse_linear.csv"),
-    History("sfda-cnn", "SFDA's table, 11 CNNs", "sfda_cnn.csv", anchors=(0, 5)),
-    History("sfda-ssl", "PED's table, 12 self-supervised", "sfda_ssl.csv", anchors=(0, 5)),
-    History("tllib", "LogME's table, 10 CNNs", "tllib_cnn_10x8.csv", anchors=(0, 5)),
+    _plain("vtab", "VTAB, 1,000 examples", "vtab", task="*@1000", anchors=(0, 5)),
+    _plain("sparse", "Pruned networks, full fine-tuning", "ist_sparse_full"),
+    _plain("sparse-linear", "Pruned networks, linear probe", "ist_sparse_linear"),
+    _plain("sfda-cnn", "SFDA's table, 11 CNNs", "sfda_cnn", anchors=(0, 5)),
+    _plain("sfda-ssl", "PED's table, 12 self-supervised", "sfda_ssl", anchors=(0, 5)),
+    _plain("tllib", "LogME's table, 10 CNNs", "tllib_cnn_10x8", anchors=(0, 5)),
 )
 EXTRA = (
     _ibm("bert-uncased-raw", "BERT-uncased, nothing set aside", "bert-base-uncased", clean=False),
     _ibm("roberta-raw", "RoBERTa, nothing set aside", "roberta-base", clean=False),
-    History(
+    _plain(
         "sparse-score",
         "Pruned networks, with linear probes as a score",
-        "ist_sparse_full.csv",
+        "ist_sparse_full",
         score="ist_sparse_linear.csv",
     ),
 )
@@ -88,7 +94,10 @@ def evaluate(history: History, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     metadata = folder / history.metadata if history.metadata else None
     contents = stockpot.history.open_history(
-        folder / history.file, metadata=metadata, clean=history.clean
+        folder / history.file,
+        metadata=metadata,
+        clean=history.clean,
+        reading=Reading(metric=history.metric),
     )
     table = contents.table
     if history.task != "*":

@@ -19,7 +19,15 @@ from stockpot.errors import InputError
 from stockpot.ranking.append import append_results
 from stockpot.ranking.evaluate import evaluate as leave_out
 from stockpot.ranking.evaluated import RankingEvaluation
-from stockpot.ranking.history import Fact, ImportReport, Store, Table, mean_scores, read_results
+from stockpot.ranking.history import (
+    Fact,
+    ImportReport,
+    Reading,
+    Store,
+    Table,
+    mean_scores,
+    read_results,
+)
 from stockpot.ranking.posterior import Posterior, fit
 from stockpot.recycling.schema import RecycleResults
 
@@ -29,6 +37,7 @@ __all__ = [
     "ImportReport",
     "Posterior",
     "RankingEvaluation",
+    "Reading",
     "Store",
     "Table",
     "add",
@@ -72,7 +81,7 @@ def add(
     value: float,
     *,
     metric: str = "accuracy",
-    lower_is_better: bool = False,
+    lower_is_better: bool | None = None,
     source: str = "own",
     run: str = "",
     facts: Mapping[str, Fact] = MappingProxyType({}),
@@ -99,11 +108,17 @@ def import_results(
     metadata: str | Path | None = None,
     base: str | None = None,
     clean: bool = True,
+    reading: Reading = Reading(),
 ) -> list[ImportReport]:
-    """Import result files, one report each; see :meth:`Store.import_csv`."""
+    """Import result files, one report each; see :meth:`Store.import_csv`.
+
+    ``reading``: what the files do not say themselves, such as ``Reading(metric="accuracy")``.
+    """
     with Store.open(store) as opened:
         return [
-            opened.import_csv(file, format, metadata=metadata, base=base, clean=clean)
+            opened.import_csv(
+                file, format, metadata=metadata, base=base, clean=clean, reading=reading
+            )
             for file in files
         ]
 
@@ -127,6 +142,7 @@ def append_recycled(
             task.name,
             task.metric,
             row.mean,
+            lower_is_better=False,
             source="stockpot recycle",
             run=", ".join(row.domains),
             facts={"parameters": float(results.backbone.parameters)},
@@ -141,8 +157,8 @@ def show(
     model: str | None = None,
     limit: int = 20,
 ) -> list[HistoryRow]:
-    """The best models of a history on average or on ``task``, at most ``limit``; or one model's
-    results. Raises ``InputError`` for a task or model that it does not have.
+    """The best models of a history on average or on ``task``, or one model's results, at most
+    ``limit``. Raises ``InputError`` for a task or model that it does not have.
     """
     table = (store if isinstance(store, HistoryContents) else open_history(store)).table
     for what, name, known in (("task", task, table.column), ("model", model, table.row)):
@@ -154,7 +170,7 @@ def show(
             HistoryRow(name, float(table.scores[row, j]), float(table.values[row, j]))
             for j, name in enumerate(table.tasks)
             if np.isfinite(table.values[row, j]) and task in (None, name)
-        ]
+        ][:limit]
     column = None if task is None else table.column[task]
     scores = mean_scores(table.scores) if column is None else table.scores[:, column]
     order = [i for i in np.argsort(-scores, kind="stable") if np.isfinite(scores[i])][:limit]
@@ -181,6 +197,7 @@ def evaluate(
     format: str = "auto",
     metadata: str | Path | None = None,
     clean: bool = True,
+    reading: Reading = Reading(),
     quiet: bool = False,
 ) -> RankingEvaluation:
     """Leave one task out: how well do history, facts and a few real results rank the models?
@@ -191,12 +208,14 @@ def evaluate(
         repeats: draws of anchors for each task.
         tasks: hold out only tasks of these names or globs; ``every``: only each n-th of them.
         scores: transferability scores by name: CSV files, models x tasks.
-        format, metadata, clean: how a file is read, as for :func:`import_results`.
+        format, metadata, clean, reading: how a file is read, as for :func:`import_results`.
 
     Raises ``InputError`` if no task can be held out.
     """
     if not isinstance(history, HistoryContents):
-        history = open_history(history, format=format, metadata=metadata, clean=clean)
+        history = open_history(
+            history, format=format, metadata=metadata, clean=clean, reading=reading
+        )
     table = history.table
     return leave_out(
         table,
@@ -216,15 +235,26 @@ def open_history(
     metadata: str | Path | None = None,
     base: str | None = None,
     clean: bool = True,
+    reading: Reading = Reading(),
 ) -> HistoryContents:
-    """What a store holds, or a result file read as on import."""
+    """What a store holds, or a result file read as on import.
+
+    Raises ``InputError`` where a store is to be read in a way that only a file can be.
+    """
     path = Path(path)
     if not path.exists():
         raise InputError(f"no file {path}", hint="make a store: stockpot history import STORE FILE")
     if path.is_dir() or not _is_sqlite(path):
         with Store.open(":memory:") as store:
-            store.import_csv(path, format, metadata=metadata, base=base, clean=clean)
+            store.import_csv(
+                path, format, metadata=metadata, base=base, clean=clean, reading=reading
+            )
             return HistoryContents(store.table(), store.sources(), store.aside())
+    if (format, metadata, base, reading) != ("auto", None, None, Reading()):
+        raise InputError(
+            f"{path} is a store: format, facts, metric and unit were settled by its import",
+            hint="leave them out, or name the file itself",
+        )
     with Store.open(path, create=False) as store:
         return HistoryContents(store.table(include_aside=not clean), store.sources(), store.aside())
 

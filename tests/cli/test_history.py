@@ -11,6 +11,9 @@ from typer.testing import CliRunner
 
 from stockpot.cli.main import app
 
+METRIC = ("--metric", "accuracy")
+EVERY = ("--every", 3)
+
 
 def run(*words: object, code: int = 0) -> str:
     result = CliRunner().invoke(app, ["history", *map(str, words)])
@@ -33,12 +36,12 @@ def file(tmp_path: Path) -> Path:
 
 def test_from_an_import_to_an_evaluation(file: Path, tmp_path: Path) -> None:
     store = tmp_path / "h.db"
-    text = run("import", store, file, "--base", "m0")
+    text = run("import", store, file, "--base", "m0", *METRIC)
     assert "12 models, 5 tasks, 60 results" in text
     assert "m5: values in the wrong columns" in text
     added = json.loads(run("add", store, "mine", "a", 91.5, "--fact", "parameters=1e6", "--json"))
     assert added["value"] == 91.5
-    run("add", store, "mine", "b", 41, "--metric", "value", "--fact", "family=cnn", "--quiet")
+    run("add", store, "mine", "b", 41, "--metric", "accuracy", "--fact", "family=cnn", "--quiet")
     shown = json.loads(run("show", store, "--json"))
     assert shown["models"] == 12
     assert list(shown["aside"]) == ["m5"]
@@ -69,7 +72,18 @@ def test_from_an_import_to_an_evaluation(file: Path, tmp_path: Path) -> None:
 
 def test_a_file_is_evaluated_without_a_store_and_with_a_score(file: Path) -> None:
     value = json.loads(
-        run("evaluate", file, "--anchors", 0, "--score", f"s={file}", "--every", 3, "--json")
+        run(
+            "evaluate",
+            file,
+            *METRIC,
+            "--anchors",
+            0,
+            "--score",
+            f"s={file}",
+            "--every",
+            3,
+            "--json",
+        )
     )
     assert value["tasks"] == ["a", "d"]
 
@@ -79,14 +93,20 @@ def test_a_file_is_evaluated_without_a_store_and_with_a_score(file: Path) -> Non
     [
         (("show", "nothing.db"), "no file nothing.db"),
         (("add", "{store}", "m", "t", "1", "--fact", "size"), "'size' is not NAME=VALUE"),
-        (("show", "{file}", "--task", "z"), "no task 'z'"),
-        (("evaluate", "{file}", "--task", "z*"), "no task is named z*"),
-        (("evaluate", "{file}", "--score", "x"), "is not NAME=FILE.csv"),
+        (("show", "{file}", "--task", "z"), "does not say what it measures"),
+        (("evaluate", "{file}", *METRIC, "--task", "z*"), "no task is named z*"),
+        (("evaluate", "{file}", *METRIC, "--score", "x"), "is not NAME=FILE.csv"),
+        (("evaluate", "{store}", *METRIC), "were settled by its import"),
+        (("show", "{store}", "--task", "z"), "no task 'z'"),
+        (("import", "{store}", "{file}", *METRIC, "--base", "m0", "--no-clean"), "has no effect"),
+        (("import", "{store}", "{file}", "--format", "matirx"), "did you mean 'matrix'"),
+        (("add", "{store}", "m", "t", "1", "--metric", "own"), "--lower-is-better"),
     ],
 )
 def test_wrong_words_are_refused(
     words: tuple[str, ...], message: str, file: Path, tmp_path: Path
 ) -> None:
+    run("add", tmp_path / "h.db", "m", "a", 1)
     filled = [word.format(store=tmp_path / "h.db", file=file) for word in words]
     assert message in run(*filled, code=2)
 
@@ -94,4 +114,4 @@ def test_wrong_words_are_refused(
 def test_a_score_of_other_models_is_refused(file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
     other.write_text("model,a\nx,1\n")
-    assert "shares no model" in run("evaluate", file, "--score", f"s={other}", code=2)
+    assert "shares no model" in run("evaluate", file, *METRIC, "--score", f"s={other}", code=2)

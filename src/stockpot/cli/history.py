@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +15,56 @@ from stockpot.errors import InputError
 from stockpot.files import write_text
 
 if TYPE_CHECKING:
-    from stockpot.history import HistoryRow, Table
+    from stockpot.history import HistoryRow, Reading, Table
 
 history_app = CommandGroup(
     "history", "Results of models on tasks: add, import, show, and test how well they rank models."
 )
+
+_Better = Annotated[
+    bool | None,
+    typer.Option(
+        "--lower-is-better/--higher-is-better",
+        help="Which way the metric points [default: as its name says].",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """What a file of results does not say itself."""
+
+    metric: Annotated[
+        str | None,
+        typer.Option(help="What the values measure, such as accuracy, error or perplexity."),
+    ] = None
+    lower_is_better: _Better = None
+    unit: Annotated[str, typer.Option(help="Of accuracies: auto, percent or fraction.")] = "auto"
+    fact: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="A column that describes models; repeatable."),
+    ] = None
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Leave out a column; repeatable.")
+    ] = None
+    zeros_missing: Annotated[
+        bool, typer.Option("--zeros-missing", help="A result of exactly 0 is a missing one.")
+    ] = False
+
+    def reading(self) -> Reading:
+        """As the functions of Python take it."""
+        from stockpot.history import Reading
+
+        return Reading(
+            metric=self.metric,
+            lower=self.lower_is_better,
+            unit=self.unit,
+            facts=tuple(self.fact or ()),
+            ignored=tuple(self.ignore or ()),
+            zeros_missing=self.zeros_missing,
+        )
+
 
 _StorePath = Annotated[Path, typer.Argument(metavar="STORE", show_default=False)]
 
@@ -30,7 +76,7 @@ def add_command(
     task: Annotated[str, typer.Argument(show_default=False)],
     value: Annotated[float, typer.Argument(show_default=False)],
     metric: Annotated[str, typer.Option(help="What the value measures.")] = "accuracy",
-    lower_is_better: Annotated[bool, typer.Option("--lower-is-better")] = False,
+    lower_is_better: _Better = None,
     source: Annotated[str, typer.Option(help="Who measured it.")] = "own",
     run: Annotated[str, typer.Option(help="Keeps repeats apart; their mean counts.")] = "",
     fact: Annotated[
@@ -61,8 +107,9 @@ def import_command(
     store: _StorePath,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)],
     format: Annotated[
-        str, typer.Option(help="auto, matrix, ibm, mteb, openclip or vtab.")
+        str, typer.Option(help="auto, matrix, long, ibm, mteb, openclip or vtab.")
     ] = "auto",
+    said: ReadingOptions = ReadingOptions(),
     metadata: Annotated[Path | None, typer.Option(help="CSV of facts per model.")] = None,
     base: Annotated[
         str | None, typer.Option(help="Model whose row tells when values are in wrong columns.")
@@ -74,7 +121,13 @@ def import_command(
     from stockpot import history
 
     reports = history.import_results(
-        store, files, format=format, metadata=metadata, base=base, clean=clean
+        store,
+        files,
+        format=format,
+        metadata=metadata,
+        base=base,
+        clean=clean,
+        reading=said.reading(),
     )
     lines = []
     for report in reports:
@@ -130,6 +183,7 @@ def evaluate_command(
         typer.Option(help="NAME=FILE.csv: a transferability score, models x tasks; repeatable."),
     ] = None,
     format: Annotated[str, typer.Option(help="Of a file that is no store.")] = "auto",
+    said: ReadingOptions = ReadingOptions(),
     metadata: Annotated[Path | None, typer.Option(help="CSV of facts per model.")] = None,
     clean: Annotated[bool, typer.Option(help="Leave out rows that were set aside.")] = True,
     page: Annotated[
@@ -141,7 +195,9 @@ def evaluate_command(
     from stockpot.history import evaluate, open_history
     from stockpot.report import history as report
 
-    contents = open_history(history, format=format, metadata=metadata, clean=clean)
+    contents = open_history(
+        history, format=format, metadata=metadata, clean=clean, reading=said.reading()
+    )
     if contents.aside and clean:
         out.say(f"{len(contents.aside)} models set aside")
     found = evaluate(

@@ -70,4 +70,11 @@ def _append_scores(path: Path, results: RankResults) -> None:
     with Store.open(path) as log:
         for model in results.models:
             for name, value in model.scores.items():
-                log.add(model.name, results.task.history_name, name, value, source="stockpot rank")
+                log.add(
+                    model.name,
+                    results.task.history_name,
+                    name,
+                    value,
+                    lower_is_better=False,
+                    source="stockpot rank",
+                )

@@ -9,7 +9,8 @@ paired.
 - regret: points between the best model and the one put first (``regret5``: the best of the first
   five); metrics within 0..1 count times 100.
 - rel5: best of the first five divided by the best of all.
-- coverage: share of 90 % intervals that hold the truth; P(best) against how often it came true.
+- coverage: share of 90 % intervals that hold the truth; P(best) against how often it came true,
+  where k models that are all best share it.
 """
 
 from __future__ import annotations
@@ -154,6 +155,7 @@ def _ask(
     truth = table.oriented[candidates, column]
     places = dict(zip(candidates, rankdata(-truth), strict=True))
     best = truth.max()
+    share = 1.0 / int((truth == best).sum())  # of the models that are all best
     for i in candidates:
         own = standing[table.models[i]]
         if not own.measured:
@@ -162,7 +164,7 @@ def _ask(
             told = own.metric
             metric = None if told is None else told.low <= value <= told.high
             ledger.cover(len(drawn), inside, metric)
-        ledger.chance(len(drawn), own.best, table.oriented[i, column] == best)
+        ledger.chance(len(drawn), own.best, share * bool(table.oriented[i, column] == best))
     place = dict(zip(ranking.order, ranking.location, strict=True))
     return np.array([place[table.models[i]] for i in rest])
 

@@ -28,7 +28,9 @@ class EvaluationRow(ResultPart):
 
 
 class Bin(ResultPart):
-    """Predictions of P(best) of about ``predicted``: ``count`` of them, ``observed`` came true."""
+    """Predictions of P(best) of about ``predicted``: ``count`` of them, the share ``observed`` came
+    true; of k models that are all best each counts 1 / k.
+    """
 
     predicted: float
     observed: float
@@ -90,7 +92,7 @@ class Ledger:
     def __init__(self) -> None:
         self._values: dict[tuple[str, int], dict[str, list[dict[str, float]]]] = {}
         self._inside: dict[int, list[tuple[bool, bool | None]]] = {}
-        self._chances: dict[int, list[tuple[float, bool]]] = {}
+        self._chances: dict[int, list[tuple[float, float]]] = {}
 
     def add(self, method: str, anchors: int, task: str, values: dict[str, float]) -> None:
         self._values.setdefault((method, anchors), {}).setdefault(task, []).append(values)
@@ -98,8 +100,8 @@ class Ledger:
     def cover(self, anchors: int, rank: bool, metric: bool | None) -> None:
         self._inside.setdefault(anchors, []).append((rank, metric))
 
-    def chance(self, anchors: int, predicted: float, came_true: bool) -> None:
-        self._chances.setdefault(anchors, []).append((predicted, bool(came_true)))
+    def chance(self, anchors: int, predicted: float, came_true: float) -> None:
+        self._chances.setdefault(anchors, []).append((predicted, came_true))
 
     def has(self, anchors: int) -> bool:
         return anchors in self._inside

@@ -170,6 +170,15 @@ def test_what_cannot_be_evaluated_is_refused() -> None:
         evaluate(world(models=8, tasks=1), anchors=(0,))
 
 
+def test_models_that_are_all_best_share_the_hit() -> None:
+    table = world(models=8, tasks=4)
+    values = table.values.copy()
+    values[:3, 0] = values[:, 0].max() + 1
+    tied = Table(table.models, table.tasks, values)
+    (found,) = evaluate(tied, anchors=(0,), tasks=[table.tasks[0]]).calibration
+    assert sum(each.observed * each.count for each in found.best) == pytest.approx(1.0)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("STOCKPOT_SHARED" not in os.environ, reason="needs the public tables")
 @pytest.mark.parametrize(

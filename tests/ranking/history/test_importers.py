@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stockpot.errors import InputError
-from stockpot.ranking.history import read_results
+from stockpot.ranking.history import Reading, Store, read_results
 from stockpot.ranking.history.importers import read_metadata
 
 
@@ -22,20 +22,24 @@ def test_a_plain_matrix(tmp_path: Path) -> None:
     file = write(
         tmp_path / "m.csv", ",cars,dogs@10,dogs@full", "a,0.5,,0.9", "b,NA,0.2,55%", "c,-,nan,"
     )
-    found = read_results(file)
+    found = read_results(file, reading=Reading(metric="accuracy"))
     table = found.table
     assert found.format == "matrix"
     assert table.models == ("a", "b")
     assert table.groups == {"dogs@10": "dogs", "dogs@full": "dogs"}
     assert np.isnan(table.values[1, 0])
-    assert table.values[1, 2] == 55.0
-    assert found.notes == ("1 rows without any result are left out",)
+    assert table.values[1, 2] == 0.55  # beside 0.9
+    assert found.notes == (
+        "more is better: accuracy",
+        "1 rows without any result are left out",
+    )
 
 
 def test_repeated_models_are_averaged(tmp_path: Path) -> None:
     found = read_results(write(tmp_path / "m.csv", "model,x,y", "a,1,", "a,3,5", "b,0,0"))
     assert found.table.values[0].tolist() == [2.0, 5.0]
-    assert "more than once" in found.notes[0]
+    assert "more than once" in found.notes[1]
+    assert found.unsaid == ("x", "y")
 
 
 def test_ibm_table_of_one_base(tmp_path: Path) -> None:
@@ -130,7 +134,7 @@ def test_mteb_folder(tmp_path: Path) -> None:
 
 def test_mteb_matrix_is_recognised(tmp_path: Path) -> None:
     found = read_results(write(tmp_path / "m.csv", "model,ArguAna,AlphaNLI", "a,1,2"))
-    assert (found.format, found.metric) == ("mteb", "main_score")
+    assert (found.format, found.metrics["ArguAna"]) == ("mteb", ("ArguAna", "main_score"))
 
 
 def test_facts_of_models(tmp_path: Path) -> None:
@@ -168,3 +172,94 @@ def test_wrong_requests_are_refused(tmp_path: Path) -> None:
         read_results(tmp_path)
     with pytest.raises(InputError, match="cannot read"):
         read_results(tmp_path / "nothing.csv")
+
+
+ACCURACY = Reading(metric="accuracy")
+
+
+@pytest.mark.parametrize(
+    ("name", "heading", "reading", "lower"),
+    [
+        ("m.csv", "model,a,b", Reading(metric="MASE"), {"a", "b"}),
+        ("m.csv", "model,a,b", Reading(metric="Top-1 error"), {"a", "b"}),
+        ("m.csv", "model,a,b", Reading(metric="own"), None),
+        ("m.csv", "model,a,b", Reading(metric="own", lower=True), {"a", "b"}),
+        ("perplexity.csv", "model,a,b", Reading(), {"a", "b"}),
+        ("m.csv", "model,a_ppl,b accuracy", Reading(), {"a_ppl"}),
+        ("m.csv", "model,a,b", Reading(lower=True), {"a", "b"}),
+        ("m.csv", "model,a,b", Reading(metric="loss", lower=False), set()),
+        ("m.csv", "model,a,b", Reading(), None),
+    ],
+)
+def test_which_way_is_up_is_known_or_asked_for(
+    name: str, heading: str, reading: Reading, lower: set[str] | None, tmp_path: Path
+) -> None:
+    file = write(tmp_path / name, heading, "x,1.5,0.25", "y,2,0.5")
+    with Store.open(":memory:") as store:
+        if lower is None:
+            with pytest.raises(InputError, match="--lower-is-better"):
+                store.import_csv(file, reading=reading)
+            return
+        report = store.import_csv(file, reading=reading)
+        assert store.table().lower == lower
+        assert "is better" in report.notes[0]
+
+
+def test_a_long_table(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "l.csv",
+        "Task;Model;Value;Metric;Seed;params;notes",
+        "cars;a;0,80;accuracy;0;5;x",
+        "cars;a;0,90;accuracy;1;5;",
+        "cars;b;70%;accuracy;0;6;",
+        "text;a;12,5;perplexity;0;5;",
+        "text;b;10;perplexity;0;6;",
+        "cars;b;0,1;ece;0;6;",
+    )
+    with pytest.raises(InputError, match="column 'notes' is neither"):
+        read_results(file)
+    with Store.open(":memory:") as store:
+        report = store.import_csv(file, reading=Reading(ignored=["notes"]))
+        table = store.table()
+    assert report.format == "long"
+    assert set(table.tasks) == {"cars [accuracy]", "cars [ece]", "text"}
+    assert table.lower == {"cars [ece]", "text"}
+    assert table.values[:, table.column["cars [accuracy]"]] == pytest.approx([0.85, 0.7])
+    assert table.values[:, table.column["text"]].tolist() == [12.5, 10.0]
+    assert table.group("cars [ece]") == "cars"
+    assert table.metadata["b"] == {"parameters": 6.0}
+    twice = write(tmp_path / "t.csv", "model,task,acc,value,seed", "a,t,,1,0", "a,t,,2,0")
+    with pytest.raises(InputError, match="line 3: a t accuracy 0 stands on line 2"):
+        read_results(twice, reading=Reading(metric="accuracy", ignored=["acc"]))
+
+
+def test_columns_are_results_facts_or_refused(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "m.csv", "model,year,optimizer,cars,avg", "a,2019,sgd,81,1", "b,2021,adam,85,2"
+    )
+    with pytest.raises(InputError, match="column 'year': no accuracy is 2021"):
+        read_results(file, reading=ACCURACY)
+    found = read_results(file, reading=Reading(metric="accuracy", facts=["year"]))
+    assert found.table.tasks == ("cars",)
+    assert found.table.metadata["b"] == {"year": 2021.0, "optimizer": "adam"}
+    assert "columns of texts are facts about the models: optimizer" in found.notes
+    assert "columns left out: avg" in found.notes
+    with pytest.raises(InputError, match=r"no column 'yaer' \(--ignore\); did you mean 'year'"):
+        read_results(file, reading=Reading(metric="accuracy", ignored=["yaer"]))
+
+
+def test_fractions_beside_per_cent_are_refused(tmp_path: Path) -> None:
+    rows = ["a,0.8", "b,0.9", "c,85", "d,70"]
+    file = write(tmp_path / "m.csv", "model,t", *rows)
+    with pytest.raises(InputError, match=r"holds 0\.8 and 85"):
+        read_results(file, reading=ACCURACY)
+    found = read_results(file, reading=Reading(metric="accuracy", unit="percent"))
+    assert found.table.values[:, 0].tolist() == [0.8, 0.9, 85.0, 70.0]
+    with pytest.raises(InputError, match="no accuracy is 85 as a fraction"):
+        read_results(file, reading=Reading(metric="accuracy", unit="fraction"))
+
+
+def test_zeros_are_missing_on_request(tmp_path: Path) -> None:
+    file = write(tmp_path / "m.csv", "model,t,u", "a,0,0.5", "b,0.8,0")
+    values = read_results(file, reading=Reading(metric="accuracy", zeros_missing=True)).table.values
+    assert np.isnan(values).tolist() == [[True, False], [False, True]]

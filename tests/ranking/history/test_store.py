@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from stockpot.errors import InputError, OutputError
-from stockpot.ranking.history import Store
+from stockpot.ranking.history import Reading, Store
+
+ACCURACY = Reading(metric="accuracy")
 
 
 def test_results_come_back_as_a_table(tmp_path: Path) -> None:
@@ -39,7 +41,7 @@ def test_adding_again_replaces() -> None:
 def test_two_metrics_of_a_task_are_two_columns_of_one_group() -> None:
     with Store.open(":memory:") as store:
         store.add("a", "t", "accuracy", 0.5)
-        store.add("a", "t", "loss", 1.5, lower_is_better=True)
+        store.add("a", "t", "loss", 1.5)
         table = store.table()
         assert table.tasks == ("t [accuracy]", "t [loss]")
         assert table.lower == {"t [loss]"}
@@ -60,15 +62,16 @@ def test_import_is_the_same_twice_and_sets_rows_aside(tmp_path: Path) -> None:
     facts.write_text("model,params\nm0,5\nother,6\n")
     with Store.open(tmp_path / "h.db") as store:
         for _ in range(2):
-            report = store.import_csv(file, metadata=facts, base="m0")
+            report = store.import_csv(file, metadata=facts, base="m0", reading=ACCURACY)
             assert [each.model for each in report.aside] == ["m5"]
             assert report.to_json()["results"] == 40
+            assert report.notes[-1] == "facts of models without results are left out: other"
             table = store.table()
             assert "m5" not in table.models
             assert table.metadata == {"m0": {"parameters": 5.0}}
             assert len(store.table(include_aside=True).models) == 8
             assert "wrong columns" in store.aside()["m5"]
-        store.import_csv(file, clean=False)
+        store.import_csv(file, clean=False, reading=ACCURACY)
         assert store.aside() == {}
 
 
@@ -77,9 +80,9 @@ def test_units_do_not_mix(tmp_path: Path) -> None:
     file.write_text("model,t\n" + "\n".join(f"x{i},0.{i + 1}" for i in range(6)))
     with Store.open(":memory:") as store:
         for i in range(6):
-            store.add(f"m{i}", "t", "value", 50.0 + i)
+            store.add(f"m{i}", "t", "accuracy", 50.0 + i)
         with pytest.raises(InputError, match="fractions and per cent"):
-            store.import_csv(file)
+            store.import_csv(file, reading=ACCURACY)
         assert len(store.table().models) == 6
 
 
@@ -87,7 +90,7 @@ def test_zeros_among_good_results_are_noted(tmp_path: Path) -> None:
     file = tmp_path / "r.csv"
     file.write_text("model,t,u\nz,0,0.5\n" + "\n".join(f"x{i},0.8,0.5" for i in range(9)))
     with Store.open(":memory:") as store:
-        assert "exactly 0" in store.import_csv(file).notes[0]
+        assert "exactly 0" in store.import_csv(file, reading=ACCURACY).notes[-1]
 
 
 def test_writers_side_by_side(tmp_path: Path) -> None:
@@ -128,5 +131,10 @@ def test_wrong_results_are_refused() -> None:
             store.add("a", " ", "accuracy", 1.0)
         with pytest.raises(InputError, match="not finite"):
             store.add("a", "t", "accuracy", float("nan"))
-        with pytest.raises(InputError, match="holds no results"):
-            store.table()
+        with pytest.raises(InputError, match="more or less of 'own' is better"):
+            store.add("a", "t", "own", 1.0)
+        store.add("a", "t", "loss", 1.0)
+        with pytest.raises(InputError, match="less of 'loss' on 't' is better"):
+            store.add("b", "t", "loss", 1.0, lower_is_better=False)
+    with Store.open(":memory:") as store, pytest.raises(InputError, match="holds no results"):
+        store.table()

@@ -11,106 +11,103 @@ What each looks like at its source:
 - ``vtab``: ``docs/data/results.csv`` of github.com/google-research/task_adaptation: three heading
   lines, 19 data sets with 1,000 and with all training examples.
 - ``matrix``: any CSV, one row a model, one column a task, first column the name. Empty, ``nan``,
-  ``NA`` or ``-`` means missing. Columns named ``data@variant`` are about the same data.
+  ``NA`` or ``-`` means missing. Columns named ``data@variant`` are about the same data. A column of
+  texts is a fact about the models.
+- ``long``: one row a result, with columns for model, task and value; if wanted for metric and seed.
+
+Cells are divided by the comma, semicolon or tab that the heading has most of; where that is not the
+comma, a comma is the decimal sign. What a file measures decides which way it points: a metric that
+is known by name (from ``Reading``, the column ``metric``, the task's or the file's name), or
+``Reading.lower``. Where nothing says it a store refuses the file. A column that is neither result
+nor fact is refused by name.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from stockpot.errors import InputError
+from stockpot.ranking.history.longform import is_long, read_long
+from stockpot.ranking.history.sheet import (
+    FACTS,
+    MISSING,
+    MODEL_COLUMNS,
+    Columns,
+    Grid,
+    Imported,
+    Reading,
+    ResultFile,
+    column_numbers,
+    directions,
+    listed,
+    metric_of,
+    note_fact,
+    parsed,
+    read_cells,
+)
 from stockpot.ranking.history.table import Fact, Table
+from stockpot.yaml_lines import suggestion
 
-FORMATS = ("auto", "matrix", "ibm", "mteb", "openclip", "vtab")
+FORMATS = ("auto", "matrix", "long", "ibm", "mteb", "openclip", "vtab")
 # Folders of results whose model has no revision by hash.
 _REVISIONS = {"external", "no_revision_available"}
-_MISSING = {"", "nan", "na", "n/a", "none", "null", "-"}
-_MODEL_COLUMNS = ("model_name", "model", "m", "name")
 _IBM_TASKS = {"mnli", "esnli", "tweet_ev_emoji", "20_newsgroup", "wnli"}
-# Columns that describe a model, under the names that the rest of the package uses.
-FACTS = {
-    "base_model": "family",
-    "family": "family",
-    "architecture": "architecture",
-    "model_type": "architecture",
-    "size": "parameters",
-    "params": "parameters",
-    "parameters": "parameters",
-    "params (m)": "parameters",
-    "flops (b)": "flops",
-    "flops": "flops",
-    "layers": "layers",
-    "mnli_lp": "mnli_lp",
-    "pretrained": "pretraining",
-    "pretraining": "pretraining",
-    "imagenet": "imagenet",
-    "preprocessing": "preprocessing",
-}
-_UNITS = {"params (m)": 1e6, "flops (b)": 1e9}
 _IGNORED = {"avg", "average", "average perf. on 38 datasets", "tokenizer", "classification"}
 _IGNORED |= {"from_flax", "from_tf", "last_modified", "hyper_sweep_size"}
 
 
-@dataclass(frozen=True)
-class Imported:
-    """One file's table. ``reference``: the row that misplaced rows are compared with, if any."""
-
-    table: Table
-    format: str
-    metric: str
-    reference: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-def read_results(path: Path, format: str = "auto") -> Imported:
+def read_results(path: Path, format: str = "auto", reading: Reading = Reading()) -> Imported:
     """Read ``path`` (a CSV file, or a folder of MTEB results) in a format of :data:`FORMATS`.
 
     Raises ``InputError``: no such file, unknown or other format, a cell that is no number (with
-    its line and column), or no results at all.
+    its line and column), a column that is neither result nor fact, fractions beside per cent, a
+    metric that is not known, or no results at all. Where nothing says what is measured, ``unsaid``
+    of the result names it.
     """
     path = Path(path)
     if format not in FORMATS:
-        raise InputError(f"unknown format '{format}'", hint=f"choose one of: {', '.join(FORMATS)}")
+        near = suggestion(format, list(FORMATS))
+        raise InputError(
+            f"unknown format '{format}'{near}", hint=f"choose one of: {', '.join(FORMATS)}"
+        )
     if path.is_dir():
         if format not in ("auto", "mteb"):
             raise InputError(f"{path} is a folder; format '{format}' is a CSV file")
+        if reading != Reading():
+            raise InputError(f"{path} is a folder of MTEB results, which say what they are")
         return _mteb_folder(path)
-    rows = read_rows(path)
+    rows, delimiter = read_cells(path)
     kind = _recognise(rows) if format == "auto" else format
+    file = ResultFile(path, reading, kind, comma=delimiter != ",")
+    known = [cell.strip() for row in rows[:2] for cell in row]
+    for option, names in (("fact", reading.facts), ("ignore", reading.ignored)):
+        for name in names:
+            if name not in known:
+                near = suggestion(name, known)
+                raise InputError(f"{path} has no column '{name}' (--{option}){near}")
+    if kind == "long":
+        return _imported(read_long(rows, file), file)
+    groups: Mapping[str, str] = {}
     if kind == "vtab":
         rows, groups = _flat_vtab(rows, path)
-        return _from_rows(rows, path, kind, groups)
-    return _from_rows(rows, path, kind, {})
-
-
-def read_rows(path: Path) -> list[list[str]]:
-    """The cells of a CSV file; ``InputError`` where it cannot be read or holds no rows."""
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as handle:
-            rows = [row for row in csv.reader(handle) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read {path} as a CSV file: {error}") from error
-    if len(rows) < 2:
-        raise InputError(f"{path} holds no results", hint="one row a model, one column a task")
-    return rows
+    return _from_rows(rows, file, groups)
 
 
 def read_metadata(path: Path) -> dict[str, dict[str, Fact]]:
     """Facts of models from a CSV file: first column the model, one column a fact."""
-    heading, *rows = read_rows(path)
+    (heading, *rows), _ = read_cells(path)
     facts: dict[str, dict[str, Fact]] = {}
     for row in rows:
         own = facts.setdefault(row[0].strip(), {})
         for name, cell in zip(heading[1:], row[1:], strict=False):
-            if cell.strip().lower() not in _MISSING:
-                _note_fact(own, name, cell)
+            if cell.strip().lower() not in MISSING:
+                note_fact(own, name, cell)
     return facts
 
 
@@ -124,140 +121,134 @@ def _recognise(rows: Sequence[Sequence[str]]) -> str:
         return "openclip"
     if len({"ArguAna", "AlphaNLI", "ARCChallenge", "Banking77Classification"} & heading) >= 2:
         return "mteb"
-    return "matrix"
+    return "long" if is_long(rows[0]) else "matrix"
 
 
-def _from_rows(
-    rows: Sequence[Sequence[str]], path: Path, kind: str, groups: Mapping[str, str]
-) -> Imported:
+def _from_rows(rows: Grid, file: ResultFile, groups: Mapping[str, str]) -> Imported:
+    path, kind = file.path, file.kind
     heading = [cell.strip() for cell in rows[0]]
     name_column = _name_column(heading)
     key = [name_column]
     if kind == "openclip" and {"name", "pretrained"} <= set(heading):
         key.append(heading.index("pretrained"))
-    tasks: list[int] = []
-    facts: list[int] = []
-    for index, name in enumerate(heading):
-        if index in key[:1] or name.lower() in _IGNORED or (name == "" and index != name_column):
-            continue
-        (facts if name.lower() in FACTS else tasks).append(index)
-    # A plain matrix may have a *task* called like a fact only if nothing says otherwise; facts win.
+    tasks, facts = _columns(rows, heading, key[:1], file)
     if not tasks:
         raise InputError(f"{path} has no column with results", hint="one column a task")
+    names = [heading[i] for i in tasks]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"{path} has two columns '{twice[0]}'")
     metadata: dict[str, dict[str, Fact]] = {}
-    sums: dict[str, list[list[float]]] = {}
-    order: list[str] = []
+    cells: dict[str, dict[str, list[tuple[str, int]]]] = {name: {} for name in names}
+    count: Counter[str] = Counter()
     for line, row in enumerate(rows[1:], start=2):
-        name = "|".join(row[column].strip() for column in key)
-        if not name:
+        model = "|".join(row[column].strip() for column in key)
+        if not model:
             raise InputError(f"{path}, line {line}: the name of the model is empty")
         if len(row) > len(heading):
             raise InputError(f"{path}, line {line}: {len(row)} cells under {len(heading)} headings")
-        cells = [
-            _number(row[i], path, line, heading[i]) if i < len(row) else math.nan for i in tasks
-        ]
-        own = metadata.setdefault(name, {})
-        if kind == "openclip" and name.count("|") == 1:
-            own["architecture"], own["pretraining"] = name.split("|")
+        row = [*row, *[""] * (len(heading) - len(row))]
+        count[model] += 1
+        own = metadata.setdefault(model, {})
+        if kind == "openclip" and model.count("|") == 1:
+            own["architecture"], own["pretraining"] = model.split("|")
         for index in facts:
-            if index < len(row) and row[index].strip().lower() not in _MISSING:
-                _note_fact(own, heading[index], row[index])
-        if name not in sums:
-            order.append(name)
-        sums.setdefault(name, []).append(cells)
-    return _imported(order, [heading[i] for i in tasks], sums, metadata, path, kind, groups)
-
-
-def _imported(
-    order: list[str],
-    tasks: list[str],
-    sums: Mapping[str, list[list[float]]],
-    metadata: dict[str, dict[str, Fact]],
-    path: Path,
-    kind: str,
-    groups: Mapping[str, str],
-) -> Imported:
-    stacked = {name: np.array(sums[name]) for name in order}
-    values = np.array([_mean(stacked[name]) for name in order])
-    notes = []
-    repeated = [name for name in order if len(sums[name]) > 1]
-    if repeated:
-        notes.append(
+            if row[index].strip().lower() not in MISSING:
+                note_fact(own, heading[index], row[index])
+        for name, index in zip(names, tasks, strict=True):
+            cells[name].setdefault(model, []).append((row[index], line))
+    metrics = {name: metric_of(name, file) for name in names}
+    if kind == "matrix":
+        file.notes.append(directions(metrics.values()))
+    if repeated := [model for model, times in count.items() if times > 1]:
+        file.notes.append(
             f"{len(repeated)} models appear more than once; their mean is taken: "
             + ", ".join(repeated[:3])
         )
+    numbers = {name: column_numbers(name, cells[name], metrics[name], file) for name in names}
+    pairs = {name: (name, metrics[name].name) for name in names}
+    return _imported(Columns(numbers, pairs, metrics, metadata, groups), file)
+
+
+def _columns(
+    rows: Grid, heading: Sequence[str], key: Sequence[int], file: ResultFile
+) -> tuple[list[int], list[int]]:
+    """Which columns hold results and which facts; the others are noted by name."""
+    tasks: list[int] = []
+    facts: list[int] = []
+    texts, left = [], []
+    for index, name in enumerate(heading):
+        if index in key or not name:
+            continue
+        if name in file.reading.ignored or name.lower() in _IGNORED:
+            left.append(name)
+        elif name in file.reading.facts or name.lower() in FACTS:
+            facts.append(index)
+        elif file.kind == "matrix" and _is_text(rows, index, file.comma):
+            texts.append(name)
+            facts.append(index)
+        else:
+            tasks.append(index)
+    if texts:
+        file.notes.append(f"columns of texts are facts about the models: {listed(texts)}")
+    if left:
+        file.notes.append(f"columns left out: {listed(left)}")
+    return tasks, facts
+
+
+def _is_text(rows: Grid, index: int, comma: bool) -> bool:
+    """Whether a column has texts and no number; one text in a column of results is a mistake."""
+    cells = [row[index].strip() for row in rows[1:] if index < len(row)]
+    known = [cell for cell in cells if cell.lower() not in MISSING]
+    return len(known) > 1 and all(parsed(cell, comma) is None for cell in known)
+
+
+def _imported(found: Columns, file: ResultFile) -> Imported:
+    """The table, each cell the mean of its repeats."""
+    order, tasks, kind = list(found.metadata), list(found.numbers), file.kind
+    columns = found.numbers.values()
+    values = np.array([[_mean(column.get(model, ())) for column in columns] for model in order])
     empty = ~np.isfinite(values).any(axis=1)
     if empty.any():
-        notes.append(f"{int(empty.sum())} rows without any result are left out")
+        file.notes.append(f"{int(empty.sum())} rows without any result are left out")
         order = [name for name, none in zip(order, empty, strict=True) if not none]
         values = values[~empty]
-    if not len(order):
-        raise InputError(f"{path} holds no results")
-    if kind == "ibm" and np.nanmax(values) <= 1.5:
-        values = values * 100.0
-    groups = dict(groups) or {task: task.split("@")[0] for task in tasks if "@" in task}
+    if not order:
+        raise InputError(f"{file.path} holds no results")
+    scale = 100.0 if kind == "ibm" and np.nanmax(values) <= 1.5 else 1.0
+    groups = dict(found.groups) or {task: task.split("@")[0] for task in tasks if "@" in task}
     reference = {}
     if kind == "ibm":
         # The base's first row in a per-base file is its mean over runs: the best reference.
-        scale = 100.0 if np.nanmax(stacked[order[0]]) <= 1.5 else 1.0
-        families = {facts.get("family", order[0]) for facts in metadata.values()}
+        families = {facts.get("family", order[0]) for facts in found.metadata.values()}
         for base in families & set(order):
-            first = stacked[str(base)][0] * scale
-            reference[str(base)] = {
-                t: float(v) for t, v in zip(tasks, first, strict=True) if np.isfinite(v)
-            }
-        for name in order:
-            metadata[name].setdefault("family", order[0])
+            first = {task: column[str(base)][0] * scale for task, column in found.numbers.items()}
+            reference[str(base)] = {t: v for t, v in first.items() if math.isfinite(v)}
+    metadata = {name: dict(found.metadata[name]) for name in order}
+    if kind == "ibm":
+        for facts in metadata.values():
+            facts.setdefault("family", order[0])
     table = Table(
         tuple(order),
         tuple(tasks),
-        values,
-        {name: facts for name, facts in metadata.items() if facts and name in set(order)},
+        values * scale,
+        {name: facts for name, facts in metadata.items() if facts},
         groups,
+        frozenset(name for name in tasks if found.metrics[name].lower),
     )
-    metric = {"mteb": "main_score", "openclip": "zero-shot", "matrix": "value"}.get(kind)
-    return Imported(table, kind, metric or "accuracy", reference, tuple(notes))
+    notes = tuple(note for note in file.notes if note)
+    return Imported(table, kind, found.pairs, reference, notes, tuple(file.unsaid))
 
 
-def _mean(rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> list[float]:
-    known = np.isfinite(rows)
-    count = known.sum(axis=0)
-    total = np.where(known, rows, 0.0).sum(axis=0)
-    return [float(t / c) if c else math.nan for t, c in zip(total, count, strict=True)]
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _name_column(heading: Sequence[str]) -> int:
-    for name in _MODEL_COLUMNS:
+    for name in MODEL_COLUMNS:
         if name in heading:
             return heading.index(name)
     return 0
-
-
-def _number(cell: str, path: Path, line: int, column: str) -> float:
-    text = cell.strip()
-    if text.lower() in _MISSING:
-        return math.nan
-    try:
-        value = float(text.removesuffix("%"))
-    except ValueError:
-        raise InputError(
-            f"{path}, line {line}, column '{column}': '{text}' is not a number",
-            hint="leave the cell empty where there is no result",
-        ) from None
-    if math.isinf(value):
-        raise InputError(f"{path}, line {line}, column '{column}': the value is infinite")
-    return value
-
-
-def _note_fact(own: dict[str, Fact], name: str, cell: str) -> None:
-    name = name.strip().lower()
-    fact: Fact = cell.strip()
-    try:
-        number = float(cell)
-        fact = number * _UNITS.get(name, 1.0)
-    except ValueError:
-        pass
-    own[FACTS.get(name, name)] = fact
 
 
 def _flat_vtab(rows: Sequence[Sequence[str]], path: Path) -> tuple[list[list[str]], dict[str, str]]:
@@ -309,7 +300,8 @@ def _mteb_folder(path: Path) -> Imported:
     if unreadable:
         some = ", ".join(unreadable[:3])
         notes = (f"{len(unreadable)} files hold no main score and are left out: {some}",)
-    return Imported(Table(tuple(models), tuple(tasks), values), "mteb", "main_score", {}, notes)
+    pairs = {task: (task, "main_score") for task in tasks}
+    return Imported(Table(tuple(models), tuple(tasks), values), "mteb", pairs, {}, notes)
 
 
 def _mteb_score(file: Path) -> tuple[str, float] | None:

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +16,9 @@ import numpy as np
 
 from stockpot.errors import InputError, OutputError
 from stockpot.ranking.history.cleaning import Misplaced, find_misplaced_rows
-from stockpot.ranking.history.importers import Imported, read_metadata, read_results
+from stockpot.ranking.history.importers import read_metadata, read_results
+from stockpot.ranking.history.metrics import resolve
+from stockpot.ranking.history.sheet import Imported, Reading, listed
 from stockpot.ranking.history.table import Fact, Table
 from stockpot.results import ResultPart
 
@@ -34,6 +37,9 @@ CREATE TABLE IF NOT EXISTS results (
     PRIMARY KEY (model, task, metric, source, run)
 ) WITHOUT ROWID;
 """
+
+
+_Row = tuple[str, str, str, str, str, float, bool, str | None]
 
 
 class ImportReport(ResultPart):
@@ -120,16 +126,18 @@ class Store:
         source: str = "own",
         run: str = "",
         data: str | None = None,
-        lower_is_better: bool = False,
+        lower_is_better: bool | None = None,
         facts: Mapping[str, Fact] | None = None,
     ) -> None:
         """Add one result. ``run`` keeps repeats (seeds) apart; the table takes their mean.
 
         ``data``: what the task is about, if other tasks are about the same. ``facts`` describe the
-        model and join what is known of it. Raises ``InputError`` on an empty name or a value that
-        is not finite.
+        model and join what is known of it. ``lower_is_better``: by default as the metric's name
+        says. Raises ``InputError`` on an empty name, a value that is not finite, a metric whose
+        direction nobody says, or one that the store has the other way round.
         """
-        row = (model, task, metric, source, run, value, lower_is_better, None)
+        lower = resolve(metric, lower_is_better, f"'{model}' on '{task}'").lower
+        row = (model, task, metric, source, run, value, lower, None)
         self._write([row], {model: facts or {}}, {task: data or task})
 
     def describe(self, facts: Mapping[str, Mapping[str, Fact]]) -> None:
@@ -144,35 +152,52 @@ class Store:
         metadata: Path | str | None = None,
         base: str | None = None,
         clean: bool = True,
+        reading: Reading = Reading(),
     ) -> ImportReport:
         """Import a file (or MTEB folder) of results; see :mod:`.importers` for the formats.
 
         Rows with values in the wrong columns are found (:func:`find_misplaced_rows`) where the
         columns are comparable: for ``ibm``, or where ``base`` names the row to compare with. They
         are set aside (stored, with the reason, but not in the table) unless ``clean`` is false.
-        ``metadata``: a CSV file of facts per model. All or nothing; twice is the same as once.
+        ``metadata``: a CSV file of facts per model. ``reading``: what the file does not say itself.
+        All or nothing; twice is the same as once.
         """
-        found = read_results(Path(path), format)
+        if base is not None and not clean:
+            raise InputError(f"base '{base}' has no effect without cleaning")
+        found = read_results(Path(path), format, reading)
+        if found.unsaid:
+            columns = listed(list(dict.fromkeys(found.unsaid)))
+            raise InputError(
+                f"{path} does not say what it measures ({columns}), so not whether more or less is "
+                "better",
+                hint="say it: --metric accuracy (or error, perplexity, MASE, ...), "
+                "--higher-is-better or --lower-is-better",
+            )
         facts: dict[str, dict[str, Fact]] = {n: dict(f) for n, f in found.table.metadata.items()}
         if metadata is not None:
-            known = set(found.table.models)
-            for name, more in read_metadata(Path(metadata)).items():
-                if name in known:
-                    facts.setdefault(name, {}).update(more)
+            more = read_metadata(Path(metadata))
+            strange = [name for name in more if name not in found.table.row]
+            if len(strange) == len(more):
+                raise InputError(f"{metadata} names no model of {path}, but {listed(strange)}")
+            if strange:
+                left = f"facts of models without results are left out: {listed(strange)}"
+                found = replace(found, notes=(*found.notes, left))
+            for name in found.table.models:
+                facts.setdefault(name, {}).update(more.get(name, {}))
         aside = misplaced(found, facts, base) if clean else []
         self._check_units(found)
         reasons = {each.model: each.reason for each in aside}
         table, source = found.table, Path(path).name
         rows = [
-            (m, t, found.metric, source, "", float(table.values[i, j]), False, reasons.get(m))
+            (m, *found.metrics[t], source, "", float(value), t in table.lower, reasons.get(m))
             for i, m in enumerate(table.models)
-            for j, t in enumerate(table.tasks)
-            if np.isfinite(table.values[i, j])
+            for t, value in zip(table.tasks, table.values[i], strict=True)
+            if np.isfinite(value)
         ]
         self._write(
             rows,
             {name: facts.get(name, {}) for name in table.models},
-            {task: table.group(task) for task in table.tasks},
+            {found.metrics[column][0]: table.group(column) for column in table.tasks},
         )
         return ImportReport(
             path=str(path),
@@ -262,11 +287,12 @@ class Store:
 
     def _write(
         self,
-        rows: Iterable[tuple[str, str, str, str, str, float, bool, str | None]],
+        rows: Iterable[_Row],
         facts: Mapping[str, Mapping[str, Fact]],
         tasks: Mapping[str, str],
     ) -> None:
         rows = list(rows)
+        self._check_directions(rows)
         for row in rows:
             for what, name in zip(("model", "task", "metric"), row[:3], strict=True):
                 if not name.strip():
@@ -297,13 +323,23 @@ class Store:
                 run("ROLLBACK")
             raise OutputError(f"cannot write {self.path}: {error}") from error
 
+    def _check_directions(self, rows: Iterable[_Row]) -> None:
+        """Refuse a task's metric that the store has the other way round."""
+        for task, metric, lower in dict.fromkeys((row[1], row[2], bool(row[6])) for row in rows):
+            query = "SELECT lower FROM results WHERE task = ? AND metric = ? LIMIT 1"
+            old = self._connection.execute(query, (task, metric)).fetchone()
+            if old is not None and bool(old[0]) != lower:
+                side = "less" if old[0] else "more"
+                raise InputError(f"in {self.path} {side} of '{metric}' on '{task}' is better")
+
     def _check_units(self, found: Imported) -> None:
         """Refuse fractions where the store holds per cent, and the other way round."""
         table = found.table
-        for j, task in enumerate(table.tasks):
+        for j, column_name in enumerate(table.tasks):
+            task, metric = found.metrics[column_name]
             old = self._connection.execute(
                 "SELECT max(abs(value)), count(*) FROM results WHERE task = ? AND metric = ?",
-                (task, found.metric),
+                (task, metric),
             ).fetchone()
             column = np.abs(table.values[:, j])
             if old[1] < 5 or np.isfinite(column).sum() < 5:
@@ -354,6 +390,6 @@ def suspicious_zeros(table: Table) -> tuple[str, ...]:
     models = sorted({model for own in cells.values() for model in own})
     return (
         f"{sum(map(len, cells.values()))} results are exactly 0 and far from all others, perhaps "
-        f"missing: task '{next(iter(cells))}' and {len(cells) - 1} more, models "
-        + ", ".join(models[:4]),
+        f"missing: tasks {listed(list(cells), 2)}, models {listed(models, 4)}; "
+        "--zeros-missing takes them so",
     )
