@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
@@ -97,3 +98,29 @@ class VerbRecipe(Declared):
         else:
             checked = recipe if isinstance(recipe, cls) else cls.parse(recipe)
         return checked, Path(folder if root is None else root).resolve()
+
+
+Case = TypeVar("Case")
+Effects = Mapping[str, tuple[Callable[[Case], bool], str]]
+"""By key of a recipe: whether it has an effect in a case, and with what it has one."""
+
+
+def check_effects(recipe: VerbRecipe, effects: Effects[Case], case: Case) -> None:
+    """Raise ``RecipeError`` naming every value, other than its default, that changes nothing."""
+    problems = [
+        f"{recipe.at(*key.split('.'))}: has no effect here; it has one with {needed}"
+        for key, (holds, needed) in effects.items()
+        if is_given(recipe, key) and not holds(case)
+    ]
+    if problems:
+        raise RecipeError(problems, hint="leave it out")
+
+
+def is_given(recipe: BaseModel, key: str) -> bool:
+    """Whether ``a.b`` was given a value other than its default."""
+    *path, last = key.split(".")
+    part: Any = reduce(getattr, path, recipe)
+    if last not in part.model_fields_set:
+        return False
+    default = type(part).model_fields[last].get_default(call_default_factory=True)
+    return bool(getattr(part, last) != default)

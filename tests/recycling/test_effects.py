@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from stockpot.declared import is_given
 from stockpot.errors import OutputError, RecipeError, TaskError
 from stockpot.outputs import check_output
-from stockpot.recycling.effects import EFFECTS, _is_given
+from stockpot.recycling.effects import EFFECTS
 from stockpot.recycling.recipe import Recipe, parse_recipe
 from stockpot.tasks.duplicates import count_shared
 
@@ -17,7 +18,6 @@ SMALL = {
     "backbone": {"kind": "function", "name": "net.py:build"},
 }
 VALUES = {
-    "task.margin": 0.5,
     "backbone.image_size": 64,
     "backbone.mean": [0.1, 0.1, 0.1],
     "backbone.std": [0.1, 0.1, 0.1],
@@ -45,11 +45,11 @@ def with_value(key: str) -> Recipe:
 
 
 @pytest.mark.parametrize("key", EFFECTS)
-def test_every_declared_key_is_one_of_the_recipe_and_counts_where_it_is_given(key: str) -> None:
-    assert _is_given(with_value(key), key)
-    assert not _is_given(parse_recipe(SMALL), key)
-    assert _is_given(parse_recipe(with_value(key).model_dump()), key)
-    assert not _is_given(parse_recipe(parse_recipe(SMALL).model_dump()), key)
+def test_every_declared_key_is_one_of_the_recipe_and_counts_where_itis_given(key: str) -> None:
+    assert is_given(with_value(key), key)
+    assert not is_given(parse_recipe(SMALL), key)
+    assert is_given(parse_recipe(with_value(key).model_dump()), key)
+    assert not is_given(parse_recipe(parse_recipe(SMALL).model_dump()), key)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def rank_command(
             without=without or (),
             shortlist=shortlist,
             select=select,
+            append=append,
             download=download,
             skip_corrupt=skip_corrupt,
         )
@@ -134,6 +135,7 @@ def _plan_text(plan: RankPlan) -> str:
         lines.append(f"history: {rows} models x {columns} tasks")
     for name, value in plan.known.items():
         lines.append(f"known already: {name} {value:.4g}")
+    lines += [f"note: {note}" for note in plan.notes]
     if plan.budget is not None:
         lines.append(f"fine-tunings: up to {plan.budget:.0f} s")
     return "\n".join(lines)

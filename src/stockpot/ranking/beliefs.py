@@ -29,7 +29,8 @@ Facts = Mapping[str, Mapping[str, float | str]]
 @dataclass(frozen=True)
 class Beliefs:
     """The posterior's answer. ``bounds``: least and largest value that the metric can have; None
-    where the history's results are in other units, so that levels mean nothing here. ``unused``:
+    where the history's results are in other units, or none is of these models, so that levels mean
+    nothing here. ``unused``:
     scores that were computed and not believed, and why. ``judged``: examples that a result is
     measured on, of which an accuracy's sampling error follows; 0: results are taken as exact.
 
@@ -174,5 +175,6 @@ def believe(
     values = posterior.table.values
     high = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
     foreign = high > 1.0 and len(anchors) < 3  # three anchors and more set the level themselves
+    foreign |= not anchors and not any(model in posterior.table.row for model in models)
     bounds = None if foreign else ((0.0, 1.0) if metric == "accuracy" else (-np.inf, 1.0))
     return Beliefs(ranking, bounds, dict(unused or {}), judged)

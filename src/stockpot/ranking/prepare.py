@@ -10,6 +10,7 @@ import numpy as np
 from stockpot.errors import InputError, StockpotError
 from stockpot.execution.arguments import data_argument
 from stockpot.files import digest
+from stockpot.ranking.effects import check
 from stockpot.ranking.features import Failed, sample_order
 from stockpot.ranking.features.offline import check_present
 from stockpot.ranking.features.revision import revision
@@ -65,7 +66,7 @@ def prepare_task(
     model of the zoo can be used.
     """
     entries: dict[str, ModelEntry | FeatureEntry] = {}
-    failed = []
+    failed = [Failed(name, "it holds no model: no config.json") for name in zoo.others]
     for name, entry in zoo.entries.items():
         try:
             revision(entry, zoo.root)
@@ -77,11 +78,12 @@ def prepare_task(
             entries[name] = entry
     if not entries:
         raise InputError(
-            f"no model of the zoo can be used; '{failed[0].name}': {failed[0].reason}",
+            f"no model of the zoo can be used; '{failed[-1].name}': {failed[-1].reason}",
             hint="see the paths in the zoo; --download lets hub models be fetched",
         )
     spec = request.task
     task = load_task(spec, root=root, skip_corrupt=skip_corrupt, cache=cache, seed=request.seed)
+    check(request, task, zoo)
     if request.limit_per_domain is not None:
         data = data_argument(
             spec,

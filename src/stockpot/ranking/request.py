@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
-from stockpot.declared import Declared
+from stockpot.declared import Declared, VerbRecipe
 from stockpot.errors import RecipeError, TaskError
 from stockpot.execution import Arguments
 from stockpot.execution.arguments import data_argument
@@ -18,8 +18,10 @@ from stockpot.tasks.specs import (
     TaskSpec,
     TextSpec,
 )
-from stockpot.yaml_lines import STDIN, Location, load_with_lines, validated
+from stockpot.yaml_lines import STDIN, Location, load_with_lines
 
+# What a recipe for `recycle` and a request say in the same way.
+_SHARED = ("title", "task", "seed", "threads")
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -29,7 +31,7 @@ class Tuning(Declared):
     steps: int = Field(150, ge=1, description="optimizer steps")
     batch_size: int = Field(16, ge=1, description="examples per training domain and step")
     learning_rate: float | None = Field(
-        None, gt=0, description="default: 5e-5 for text encoders, 3e-4 for the rest"
+        None, gt=0, description="default: 5e-5 for text encoders, 1e-4 for the rest"
     )
     weight_decay: float = Field(0.0, ge=0)
     dropout: float = Field(0.0, ge=0, lt=1, description="between featurizer and head")
@@ -51,7 +53,7 @@ class Sample(Declared):
     )
 
 
-class Request(Declared):
+class Request(VerbRecipe):
     """One question: which of the models suits this task."""
 
     title: str | None = Field(None, description="the report's headline; default: the task's name")
@@ -68,6 +70,15 @@ class Request(Declared):
     scores: list[str] | None = Field(None, description="default: all cheap ones that are defined")
     sample: Sample = Field(Sample(), description="what the scores look at")
     training: Tuning = Field(Tuning(), description="one fine-tuning")
+    _left: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not taken from a recipe for ``recycle``."""
+        if not self._left:
+            return ()
+        taken = ", ".join(_SHARED)
+        return (f"of the recipe {taken} count here, not: {', '.join(self._left)}",)
 
     def rows_of(self, content: str, *, skip_corrupt: bool) -> Arguments:
         """Arguments of a job that opens the task, whose fingerprint is ``content``: ``data`` for
@@ -123,17 +134,13 @@ def parse_request(
     if not isinstance(value, Mapping):
         raise RecipeError([f"{source}: a task is a mapping with 'kind', or with 'task'"])
     if "kind" in value and "task" not in value:
-        return validated(_Bare, {"task": value}, source=source, lines=_inside(lines)).request()
-    if "backbone" in value:
-        value = {name: value[name] for name in ("title", "task", "seed") if name in value}
-    return validated(Request, value, source=source, lines=lines)
-
-
-class _Bare(Declared):
-    task: TaskSpec
-
-    def request(self) -> Request:
-        return Request(task=self.task)
+        return Request.parse({"task": value}, source=source, lines=_inside(lines))
+    kept = (
+        {name: value[name] for name in _SHARED if name in value} if "backbone" in value else value
+    )
+    request = Request.parse(kept, source=source, lines=lines)
+    request._left = tuple(name for name in value if name not in kept)
+    return request
 
 
 def _inside(lines: Mapping[Location, int] | None) -> dict[Location, int] | None:

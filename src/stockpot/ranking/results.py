@@ -22,6 +22,7 @@ from stockpot.ranking.schema import (
     SampleRound,
     UnrankedModel,
 )
+from stockpot.ranking.scores import SCORES
 from stockpot.ranking.scoring import Scored
 from stockpot.ranking.state import RankingRun
 from stockpot.ranking.verify import compare_orders
@@ -77,6 +78,7 @@ def collect(
         else None,
         versions=versions("torch", "transformers", "timm", "scikit-learn"),
         seconds=round(time.perf_counter() - begun, 1),
+        notes=run.notes,
     )
 
 
@@ -96,7 +98,14 @@ def _model(
         before=before.of(name),
         metadata=run.metadata.get(name, {}),
         scores={score: value.value for score, value in values.items()},
-        warnings={score: value.warning for score, value in values.items() if value.warning},
+        warnings={
+            **{score: value.warning for score, value in values.items() if value.warning},
+            **{
+                score: f"not computed: it needs {' and '.join(SCORES[score].needs)}"
+                for score in run.prepared.request.scores or ()
+                if values and score not in values
+            },
+        },
         tuned=run.tuned.get(name),
         known=run.known.get(name),
         cost=ModelCost(

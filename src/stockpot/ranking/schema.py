@@ -169,7 +169,7 @@ class OrdersResult(ResultPart):
 
 
 class RankResults(VerbResults):
-    """All that ``rank`` has to say; ``models``: best first."""
+    """All that ``rank`` has to say; ``models``: best first; ``notes``: what to know to read it."""
 
     title: str
     task: RankTask
@@ -184,6 +184,7 @@ class RankResults(VerbResults):
     verified: OrdersResult | None
     versions: Mapping[str, str]
     seconds: float
+    notes: tuple[str, ...] = ()
 
     @property
     def by_value(self) -> bool:
@@ -205,3 +206,4 @@ class RankPlan(ResultPart):
     history: tuple[int, int] | None
     known: Mapping[str, float]
     budget: float | None
+    notes: tuple[str, ...]

@@ -37,6 +37,7 @@ class RankOptions:
         shortlist: how many models are run at most; the rest is ranked by history and metadata.
         download: weights that are not here may be fetched.
         verify: fine-tune all that was run afterwards, and compare orders.
+        append: append the real results to the history store, which is made if there is none.
         overwrite: replace the results of another task or zoo in the output folder.
         jobs: fine-tunings at a time (default: one per core and thread).
         quick: look at the first examples only.
@@ -49,6 +50,7 @@ class RankOptions:
     download: bool = False
     skip_corrupt: bool = False
     verify: bool = False
+    append: bool = False
     overwrite: bool = False
     jobs: int | None = None
     backend: str | Backend = "local"
@@ -58,6 +60,11 @@ class RankOptions:
     def __post_init__(self) -> None:
         if self.select not in ("gain", "halving"):
             raise InputError(f"select: got '{self.select}', expected 'gain' or 'halving'")
+        if self.select != "gain" and self.budget is None:
+            raise InputError(
+                f"select '{self.select}' has no effect here; it has one with a budget",
+                hint="say how long fine-tunings may take, such as --budget 30m",
+            )
 
 
 def seconds(text: float | str | None) -> float | None:
@@ -97,6 +104,17 @@ class RankingRun:
         """With more fine-tunings, of which some came to their end, and more models that failed."""
         tuned = {one.model: one for one in done if one.whole}
         return replace(self, tuned={**self.tuned, **tuned}, failed=(*self.failed, *failed))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What has to be known of the question to read the answer, in a sentence each."""
+        notes = list(self.prepared.request.notes)
+        if self.table is not None:
+            names = list(self.prepared.entries)
+            seen = [name for name in names if name in self.table.row]
+            alone = "" if seen else ": places are expected, no results"
+            notes.append(f"{len(seen)} of {len(names)} models occur in the history{alone}")
+        return tuple(notes)
 
     @property
     def alive(self) -> list[str]:

@@ -106,8 +106,6 @@ def rank(
         InputError: task, zoo or history are wrong; found before anything runs.
         OutputError: the output cannot be written, or holds the results of another task or zoo.
     """
-    if append and history is None:
-        raise InputError("append needs a history", hint="name the store to append to")
     if backend == "ray" or address is not None or gpus_per_job is not None:
         backend = make_backend(backend, jobs, address=address, gpus_per_job=gpus_per_job)
     options = RankOptions(
@@ -119,12 +117,13 @@ def rank(
         skip_corrupt=skip_corrupt,
         verify=verify,
         overwrite=overwrite,
+        append=append,
         jobs=jobs,
         backend=backend,
         quick=quick,
         quiet=quiet,
     )
-    return _rank(_read(task, zoo, options, root), Path(output), history, options, append)
+    return _rank(_read(task, zoo, options, root), Path(output), history, options)
 
 
 def _rank(
@@ -132,7 +131,6 @@ def _rank(
     output: Path,
     history: str | Path | None,
     options: RankOptions,
-    append: bool,
 ) -> Ranked:
     begun = time.perf_counter()
     entries = {name: one.model_dump(mode="json") for name, one in asked.zoo.entries.items()}
@@ -159,7 +157,9 @@ def _rank(
         write_recipe(output / "recipe.yaml", run.prepared, winner, run.tunable[winner])
     best_last = [run.tuned[name] for name in after.order[::-1] if name in run.tuned]
     write_models(output, kept_models(best_last, run.prepared.title, output))
-    appended = append_results(history, results) if append and history is not None else 0
+    appended = 0
+    if options.append and history is not None:
+        appended = append_results(history, results)
     return Ranked(output, results, appended)
 
 
@@ -172,6 +172,7 @@ def plan_rank(
     without: Sequence[str] = (),
     shortlist: int = SHORTLIST,
     select: str = "gain",
+    append: bool = False,
     download: bool = False,
     root: str | Path | None = None,
     skip_corrupt: bool = False,
@@ -182,6 +183,7 @@ def plan_rank(
         select=select,
         shortlist=shortlist,
         without=tuple(without),
+        append=append,
         download=download,
         skip_corrupt=skip_corrupt,
     )
@@ -200,6 +202,7 @@ def plan_rank(
             history=run.table and (len(run.table.models), len(run.table.tasks)),
             known=run.known,
             budget=options.budget,
+            notes=run.notes,
         )
 
 
@@ -231,7 +234,9 @@ def _open(
     asked: _Asked, output: Path, history: str | Path | None, options: RankOptions
 ) -> RankingRun:
     request, zoo = asked.request, asked.zoo
-    table = _read_history(history)
+    if options.append and history is None:
+        raise InputError("append needs a history", hint="name the store to append to")
+    table = _read_history(history, append=options.append)
     work = output / "work"
     prepared = prepare_task(
         request,
@@ -256,10 +261,8 @@ def _open(
     return RankingRun(prepared, options, table, learnt, known, extractor, failed=prepared.failed)
 
 
-def _read_history(history: str | Path | None) -> Table | None:
-    if history is None:
-        return None
-    if not Path(history).exists():
+def _read_history(history: str | Path | None, *, append: bool) -> Table | None:
+    if history is None or (append and not Path(history).exists()):
         return None  # made when the results are appended
     with Store.open(history, create=False) as store:
         return store.table() if store.sources() else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from stockpot.backbones.spec import BackboneSpec
 from stockpot.declared import Declared
 from stockpot.errors import InputError, RecipeError
+from stockpot.programs import forbidden
+from stockpot.ranking.infer import complete, models_in
 from stockpot.yaml_lines import (
     Location,
     line_of,
@@ -104,10 +106,13 @@ class _ZooFile(Declared):
 
 @dataclass(frozen=True)
 class Zoo:
-    """Models by name. ``root``: where the relative paths of their entries start."""
+    """Models by name. ``root``: where relative paths of their entries start; ``others``: folders
+    beside them that hold no model.
+    """
 
     entries: dict[str, ModelEntry | FeatureEntry]
     root: Path
+    others: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -119,7 +124,8 @@ class Zoo:
                 raise InputError(
                     f"the zoo has no model '{name}'{suggestion(name, list(self.entries))}"
                 )
-        return Zoo({n: e for n, e in self.entries.items() if n not in names}, self.root)
+        kept = {n: e for n, e in self.entries.items() if n not in names}
+        return replace(self, entries=kept)
 
     def metadata(self) -> dict[str, Metadata]:
         """What the file says about each model."""
@@ -127,7 +133,12 @@ class Zoo:
 
 
 def load_zoo(path: Path) -> Zoo:
-    """Read and check a zoo file; raises ``RecipeError`` with all problems and their lines."""
+    """Read and check a zoo: a YAML file, or a folder of models.
+
+    Raises ``RecipeError`` with all problems of a file and their lines.
+    """
+    if path.is_dir():
+        return _zoo_of_folder(path)
     value, lines = load_with_lines(path, "zoo")
     return parse_zoo(value, root=path.parent, source=str(path), lines=lines)
 
@@ -139,28 +150,48 @@ def parse_zoo(
     source: str = "zoo",
     lines: Mapping[Location, int] | None = None,
 ) -> Zoo:
-    """Check a zoo given as plain data: a mapping with ``models``, a list of entries."""
+    """Check a zoo given as plain data: a mapping with ``models``, a list of entries.
+
+    An entry may leave out its kind where its name tells, and be its name alone. What a file names
+    (``lines``) may run code only as ``stockpot.programs`` allows.
+    """
     if not isinstance(value, Mapping):
         raise RecipeError([f"{source}: a zoo is a mapping with 'models', a list"])
-    _check_kinds(value, source, lines)
+    value = _completed(value, root, source, lines)
     found = validated(_ZooFile, value, source=source, lines=lines, wants=False)
     return Zoo({entry.label: entry for entry in found.models}, root.resolve())
 
 
-def _check_kinds(
-    value: Mapping[str, Any], source: str, lines: Mapping[Location, int] | None
-) -> None:
-    """Entries without a kind, told in words of the file: the usual slip in a long list."""
+def _completed(
+    value: Mapping[str, Any], root: Path, source: str, lines: Mapping[Location, int] | None
+) -> Mapping[str, Any]:
+    """The zoo with the kinds that it does not say; all that cannot be known is told at once."""
     entries = value.get("models")
     if not isinstance(entries, list):
-        return
-    problems = []
+        return value
+    problems, completed = [], []
     for index, entry in enumerate(entries):
-        if isinstance(entry, Mapping) and "kind" not in entry:
+        try:
+            completed.append(complete(entry, root))
+            reasons = forbidden(completed[-1], root) if lines and completed[-1] != entry else ()
+            problem = next((reason for _, reason in reasons), None)
+        except InputError as error:
+            problem = f"{error.message}; {error.hint}"
+        if problem is not None:
             line = f":{line_of(('models', index), lines)}" if lines else ""
-            problems.append(
-                f"{source}{line}: models.{index}: 'kind' is required: "
-                "timm, transformers, function or features"
-            )
+            problems.append(f"{source}{line}: models.{index}: {problem}")
     if problems:
         raise RecipeError(problems)
+    return {**value, "models": completed}
+
+
+def _zoo_of_folder(folder: Path) -> Zoo:
+    """Every model in a folder, by its name there."""
+    names, others = models_in(folder)
+    if not names:
+        raise InputError(
+            f"{folder} holds no model: no folder in it has a config.json",
+            hint="give a folder of models, or a YAML file that lists them",
+        )
+    zoo = parse_zoo({"models": names}, root=folder, source=str(folder))
+    return replace(zoo, others=tuple(others))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
-from typing import Any
 
 from stockpot.backbones import Backbone
 from stockpot.backbones.batchnorm import batchnorm_layers
-from stockpot.errors import RecipeError
+from stockpot.declared import Effects, check_effects
 from stockpot.recycling.cells import held_out_sets
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.recycling.recipe import Recipe
@@ -52,8 +50,7 @@ _PERIODIC: tuple[_Condition, str] = (
     "the protocol stock_periodic",
 )
 
-EFFECTS: dict[str, tuple[_Condition, str]] = {
-    "task.margin": (lambda case: case.recipe.task.target == "sign", "target: sign"),  # type: ignore[union-attr]
+EFFECTS: Effects[_Case] = {
     "backbone.image_size": (_images, "images"),
     "backbone.mean": (_images, "images"),
     "backbone.std": (_images, "images"),
@@ -105,22 +102,6 @@ EFFECTS: dict[str, tuple[_Condition, str]] = {
 """By key: whether it has an effect, and with what it has one."""
 
 
-def check_effects(recipe: Recipe, task: Task, backbone: Backbone) -> None:
+def check(recipe: Recipe, task: Task, backbone: Backbone) -> None:
     """Raise ``RecipeError`` naming every value, other than its default, that changes nothing."""
-    case = _Case(recipe, task, backbone)
-    problems = [
-        f"{recipe.at(*key.split('.'))}: has no effect here; it has one with {words}"
-        for key, (holds, words) in EFFECTS.items()
-        if _is_given(recipe, key) and not holds(case)
-    ]
-    if problems:
-        raise RecipeError(problems, hint="leave it out")
-
-
-def _is_given(recipe: Recipe, key: str) -> bool:
-    *path, last = key.split(".")
-    part: Any = reduce(getattr, path, recipe)
-    if last not in part.model_fields_set:
-        return False
-    default = type(part).model_fields[last].get_default(call_default_factory=True)
-    return bool(getattr(part, last) != default)
+    check_effects(recipe, EFFECTS, _Case(recipe, task, backbone))

@@ -12,7 +12,7 @@ from stockpot.checkpoints.torch_io import load_state
 from stockpot.errors import InputError, LineageError
 from stockpot.inspection import Lineage, check_lineage
 from stockpot.recycling.cells import check_auxiliary, check_splits
-from stockpot.recycling.effects import check_effects
+from stockpot.recycling.effects import check
 from stockpot.recycling.judging import other_metrics, selection_metric
 from stockpot.recycling.plan import Facts
 from stockpot.recycling.recipe import Auxiliary, Recipe
@@ -57,7 +57,7 @@ def examine(
     body.check_takes(task)
     if recipe.backbone.kind == "function":
         load_backbone(recipe.backbone, root=root)  # as jobs do, which have no example
-    check_effects(recipe, task, body)
+    check(recipe, task, body)
     contents: dict[str, str] = {}
     examples = {}
     lineage: dict[str, Lineage] = {}

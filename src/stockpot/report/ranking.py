@@ -286,6 +286,8 @@ def terminal_ranking(results: RankResults | Mapping[str, Any], top: int = 10) ->
         lines += textwrap.wrap(
             f"not ranked: {each.model}: {each.reason}", _WIDTH, subsequent_indent="  "
         )
+    for note in results.notes:
+        lines += textwrap.wrap(f"note: {note}", _WIDTH, subsequent_indent="  ")
     if said["next"]:
         lines.append(said["next"].replace(numbers.NO_BREAK, " "))
     if results.verified:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from stockpot.declared import Declared
 from stockpot.errors import TaskError
@@ -106,6 +106,14 @@ class TextSpec(_Rows):
     classes: list[str] | None = Field(
         default=None, min_length=2, description="class names in order; default: those found, sorted"
     )
+
+    @model_validator(mode="after")
+    def _used(self) -> TextSpec:
+        if self.margin and self.target != "sign":
+            raise ValueError("'margin' has no effect here; it has one with target: sign")
+        if self.classes is not None and self.target != "classification":
+            raise ValueError("'classes' has no effect here; it has one with target: classification")
+        return self
 
 
 class ArraySpec(_Files):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from stockpot.errors import RecipeError, TaskError
+from stockpot.errors import InputError, RecipeError, TaskError
 from stockpot.ranking.request import Request, load_request, parse_request
 from stockpot.ranking.zoo import FeatureEntry, ModelEntry, load_zoo, parse_zoo
 
@@ -60,7 +61,7 @@ def test_all_problems_of_a_zoo_have_their_lines(tmp_path: Path) -> None:
 
 def test_other_slips(tmp_path: Path) -> None:
     file = tmp_path / "zoo.yaml"
-    assert "'kind' is required" in problems(file, "models:\n  - name: x\n", load_zoo)[0]
+    assert "nothing says what 'x' is" in problems(file, "models:\n  - name: x\n", load_zoo)[0]
     assert "zoo.yaml:2" in problems(file, "models:\n  - name: x\n", load_zoo)[0]
     twice = "models:\n  - {kind: timm, name: x}\n  - {kind: timm, name: x}\n"
     assert "two models are called 'x'" in problems(file, twice, load_zoo)[0]
@@ -71,6 +72,50 @@ def test_other_slips(tmp_path: Path) -> None:
         load_zoo(tmp_path / "none.yaml")
     with pytest.raises(RecipeError):
         parse_zoo({"models": "x"})
+
+
+def model_folder(path: Path, **config: object) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def test_kind_and_name_follow_from_what_is_named(tmp_path: Path) -> None:
+    model_folder(tmp_path / "bert", model_type="bert")
+    model_folder(tmp_path / "net", architecture="resnet18")
+    names = ["bert", "net", "f.npz", "net.py:build", "resnet18", {"name": "bert", "id": "again"}]
+    zoo = parse_zoo({"models": names}, root=tmp_path)
+    kinds = {name: entry.kind for name, entry in zoo.entries.items()}
+    assert kinds == {
+        "bert": "transformers",
+        "net": "timm",
+        "f": "features",
+        "net.py:build": "function",
+        "resnet18": "timm",
+        "again": "transformers",
+    }
+
+
+def test_a_folder_of_models_is_a_zoo(tmp_path: Path) -> None:
+    model_folder(tmp_path / "zoo" / "bert", model_type="bert")
+    (tmp_path / "zoo" / "notes").mkdir()
+    zoo = load_zoo(tmp_path / "zoo")
+    assert list(zoo.entries) == ["bert"]
+    assert zoo.others == ("notes",)
+    assert list(load_zoo(tmp_path / "zoo" / "bert").entries) == ["bert"]
+    with pytest.raises(InputError, match="holds no model"):
+        load_zoo(tmp_path / "zoo" / "notes")
+    (tmp_path / "zoo" / "notes" / "config.json").write_text("{}")
+    with pytest.raises(RecipeError, match="neither 'model_type'"):
+        load_zoo(tmp_path / "zoo")
+
+
+def test_code_that_a_zoo_names_without_a_kind_may_not_run_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STOCKPOT_ALLOW_CODE")
+    file = tmp_path / "zoo.yaml"
+    assert "--allow-code" in problems(file, "models:\n  - os:system\n", load_zoo)[0]
 
 
 def test_a_task_may_be_given_in_many_ways(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from stockpot.backbones.backbone import Backbone, load_backbone
+from stockpot.backbones.batchnorm import batchnorm_layers
+from stockpot.declared import is_given
 from stockpot.errors import BackboneError, InputError, OutputError
 from stockpot.files import digest
 from stockpot.ranking.features.cache import CHUNK, Arrays, FeatureCache, Keep, LoadedFacts
@@ -185,6 +187,16 @@ def open_model(entry: ModelEntry, root: Path, task: Task, *, download: bool) -> 
         check_present(entry, root)
     body = load_backbone(entry.spec, root=root, example=take(task.inputs, np.arange(2)))
     body.check_takes(task)
+    text, image = body.modality == "text", body.modality == "image"
+    for names, used, needed in (
+        (("readout", "max_length"), text, "text encoders"),
+        (("image_size", "mean", "std"), image, "models of images"),
+        (("pooling",), entry.kind == "transformers", "transformers models"),
+        (("batchnorm",), bool(batchnorm_layers(body.network)), "networks with BatchNorm"),
+    ):
+        for name in names:
+            if not used and is_given(entry, name):
+                raise BackboneError(f"'{name}' has no effect on it; it has one on {needed}")
     return body
 
 
