@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stockpot.cli.landing import Landing
-from stockpot.cli.options import AllowCode, DryRun, InRegistry, Overwrite, SkipCorrupt, Workers
+from stockpot.cli.options import (
+    AllowCode,
+    Changes,
+    DryRun,
+    InRegistry,
+    Overwrite,
+    SkipCorrupt,
+    Workers,
+)
 from stockpot.cli.output import Output
 
 if TYPE_CHECKING:
@@ -24,7 +33,24 @@ def rank_command(
             show_default=False,
         ),
     ],
-    zoo: Annotated[Path, typer.Option(help="The models, a YAML file.", show_default=False)],
+    zoo: Annotated[
+        Path | None,
+        typer.Option(
+            help="The models: a YAML file, or a folder of models [default: those on this machine, "
+            "and proposals].",
+            show_default=False,
+        ),
+    ] = None,
+    changes: Changes = None,
+    max_parameters: Annotated[
+        str | None, typer.Option(help="Without --zoo: at most so many, such as 110M.")
+    ] = None,
+    licence: Annotated[
+        list[str] | None, typer.Option(help="Without --zoo: a licence that will do; repeatable.")
+    ] = None,
+    max_ms: Annotated[
+        float | None, typer.Option(min=0.0, help="Without --zoo: milliseconds an example here.")
+    ] = None,
     history: Annotated[
         Path | None, typer.Option(help="A history store: what models did on other tasks.")
     ] = None,
@@ -70,7 +96,7 @@ def rank_command(
     """
     from stockpot.ranking.needs import check_packages
 
-    check_packages(task, zoo, *workers.extras())
+    check_packages(task, zoo, *workers.extras(), changes=changes or ())
     from stockpot.ranking.verb import plan_rank, rank
 
     if dry_run:
@@ -78,6 +104,10 @@ def rank_command(
             task,
             zoo,
             history=history,
+            changes=changes or (),
+            max_parameters=max_parameters,
+            licences=licence or (),
+            max_ms=max_ms,
             budget=budget,
             without=without or (),
             shortlist=shortlist,
@@ -94,6 +124,10 @@ def rank_command(
         zoo,
         output,
         history=history,
+        changes=changes or (),
+        max_parameters=max_parameters,
+        licences=licence or (),
+        max_ms=max_ms,
         budget=budget,
         without=without or (),
         shortlist=shortlist,
@@ -116,6 +150,9 @@ def rank_command(
         out.say(f"history: {done.appended} results appended to {history}")
     recipe = done.folder / "recipe.yaml"
     out.say(f"report: {report}")
+    if done.results.proposals:
+        name = shlex.quote(str(task))
+        out.say(f"next:   stockpot rank {name} --zoo {output / 'zoo.yaml'} --download -o more")
     if recipe.exists():
         out.say(f"next:   stockpot recycle {recipe}")
     landing.finish(out)
@@ -130,6 +167,8 @@ def _plan_text(plan: RankPlan) -> str:
     if plan.not_run:
         lines.append(f"ranked by history and metadata alone: {len(plan.not_run)}")
     lines += [f"cannot be used: {each.model}: {each.reason}" for each in plan.failed]
+    if plan.proposals:
+        lines.append(f"proposed: {', '.join(each.name for each in plan.proposals)}")
     if plan.history:
         rows, columns = plan.history
         lines.append(f"history: {rows} models x {columns} tasks")

@@ -76,7 +76,7 @@ def prepare_task(
             failed.append(Failed(name, str(error).splitlines()[0]))
         else:
             entries[name] = entry
-    if not entries:
+    if failed and not entries:
         raise InputError(
             f"no model of the zoo can be used; '{failed[-1].name}': {failed[-1].reason}",
             hint="see the paths in the zoo; --download lets hub models be fetched",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +12,11 @@ from stockpot.declared import Declared, VerbRecipe
 from stockpot.errors import RecipeError, TaskError
 from stockpot.execution import Arguments
 from stockpot.execution.arguments import data_argument
+from stockpot.ranking.columns import find_columns
 from stockpot.tasks.specs import (
-    ArraySpec,
-    ImageFolderSpec,
     TaskSpec,
-    TextSpec,
 )
-from stockpot.yaml_lines import STDIN, Location, load_with_lines
+from stockpot.yaml_lines import STDIN, Location, load_with_lines, put_over
 
 # What a recipe for `recycle` and a request say in the same way.
 _SHARED = ("title", "task", "seed", "threads")
@@ -70,15 +68,12 @@ class Request(VerbRecipe):
     scores: list[str] | None = Field(None, description="default: all cheap ones that are defined")
     sample: Sample = Field(Sample(), description="what the scores look at")
     training: Tuning = Field(Tuning(), description="one fine-tuning")
-    _left: tuple[str, ...] = PrivateAttr(())
+    _notes: tuple[str, ...] = PrivateAttr(())
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was not taken from a recipe for ``recycle``."""
-        if not self._left:
-            return ()
-        taken = ", ".join(_SHARED)
-        return (f"of the recipe {taken} count here, not: {', '.join(self._left)}",)
+        """How the question was read, where that was not said: a sentence each."""
+        return self._notes
 
     def rows_of(self, content: str, *, skip_corrupt: bool) -> Arguments:
         """Arguments of a job that opens the task, whose fingerprint is ``content``: ``data`` for
@@ -100,31 +95,48 @@ class Request(VerbRecipe):
         }
 
 
-def load_request(path: Path) -> tuple[Request, Path]:
+def load_request(path: Path, changes: Sequence[str] = ()) -> tuple[Request, Path]:
     """Read what is asked from ``path``; returns it with the folder its paths start at.
 
     ``path`` is a YAML file (a request, a task alone, or a recipe for ``recycle``, of which the task
-    is taken), a folder ``domain/class/image``, a table of texts, or an ``.npz`` file.
+    is taken), a folder ``domain/class/image``, a table of texts, or an ``.npz`` file. ``changes``:
+    ``"task.label=stars"`` and the like, put over what the file says. Columns of a table that nobody
+    names are looked for (``columns.find_columns``).
     Raises ``RecipeError`` with all problems and their lines, ``TaskError`` for anything else.
     """
+    lines: Mapping[Location, int] | None = None
+    root, notes = path.resolve().parent, list[str]()
     if path.is_dir():
-        return Request(task=ImageFolderSpec(path=path.name)), path.resolve().parent
-    if str(path) == STDIN:
+        value: Any = {"task": {"kind": "images", "path": path.name}}
+    elif str(path) == STDIN:
         value, lines = load_with_lines(path, "task")
-        return parse_request(value, source=str(path), lines=lines), Path.cwd()
-    if path.suffix in _TABLES:
-        return Request(task=TextSpec(path=path.name)), path.resolve().parent
-    if path.suffix == ".npz":
-        return Request(task=ArraySpec(path=path.name)), path.resolve().parent
-    if not path.exists():
-        raise TaskError(f"there is no task {path}", hint="give a YAML file, or a folder of images")
-    if path.suffix not in (".yaml", ".yml"):
+        root = Path.cwd()
+    elif path.suffix in _TABLES:
+        value = {"task": {"kind": "text", "path": path.name}}
+        if path.exists():
+            given = dict(change.split("=", 1) for change in changes if "=" in change)
+            columns = find_columns(path, given.get("task.text"), given.get("task.label"))
+            value = {"task": columns.spec(path.name)}
+            notes = [columns.note] if columns.note else []
+    elif path.suffix == ".npz":
+        value = {"task": {"kind": "arrays", "path": path.name}}
+    elif not path.exists():
+        raise TaskError(
+            f"there is no task {path}",
+            hint="give a YAML file, a table of texts, or a folder of images",
+        )
+    elif path.suffix not in (".yaml", ".yml"):
         raise TaskError(
             f"{path}: a task is a .yaml file, a folder of images, an .npz file, or a table "
             f"({', '.join(_TABLES)})"
         )
-    value, lines = load_with_lines(path, "task")
-    return parse_request(value, source=str(path), lines=lines), path.resolve().parent
+    else:
+        value, lines = load_with_lines(path, "task")
+    for change in changes:
+        put_over(value, change)
+    request = parse_request(value, source=str(path), lines=lines)
+    request._notes = (*request._notes, *notes)
+    return request, root
 
 
 def parse_request(
@@ -139,7 +151,9 @@ def parse_request(
         {name: value[name] for name in _SHARED if name in value} if "backbone" in value else value
     )
     request = Request.parse(kept, source=source, lines=lines)
-    request._left = tuple(name for name in value if name not in kept)
+    if left := [name for name in value if name not in kept]:
+        taken = ", ".join(name for name in kept)
+        request._notes = (f"of the recipe {taken} count here, not: {', '.join(left)}",)
     return request
 
 

@@ -14,6 +14,7 @@ from stockpot.ranking.schema import (
     HistorySize,
     ModelCost,
     NextModel,
+    Proposal,
     RankedModel,
     RankResults,
     RankTask,
@@ -31,7 +32,12 @@ _FLOAT, _COPIES = 4, 4  # weights, gradient and the optimizer's two moments, in 
 
 
 def collect(
-    run: RankingRun, before: Beliefs, after: Beliefs, begun: float, digest: str
+    run: RankingRun,
+    before: Beliefs,
+    after: Beliefs,
+    begun: float,
+    digest: str,
+    proposals: tuple[Proposal, ...] = (),
 ) -> RankResults:
     """All results, which the report draws.
 
@@ -79,6 +85,7 @@ def collect(
         versions=versions("torch", "transformers", "timm", "scikit-learn"),
         seconds=round(time.perf_counter() - begun, 1),
         notes=run.notes,
+        proposals=proposals,
     )
 
 

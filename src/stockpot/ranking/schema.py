@@ -138,6 +138,21 @@ class RungResult(ResultPart):
     kept: tuple[str, ...]
 
 
+class Proposal(ResultPart):
+    """A public model that was not run. ``rank``: the place expected of it among all ``of`` models
+    that were looked at, from its results on ``tasks`` public tasks and its ``facts``;
+    ``milliseconds``: for an example here, estimated from multiplications.
+    """
+
+    name: str
+    kind: str
+    rank: float
+    of: int
+    tasks: int
+    milliseconds: float | None
+    facts: Mapping[str, float | str]
+
+
 class NextModel(ResultPart):
     """The model to fine-tune next, and how long that will take."""
 
@@ -185,6 +200,7 @@ class RankResults(VerbResults):
     versions: Mapping[str, str]
     seconds: float
     notes: tuple[str, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
 
     @property
     def by_value(self) -> bool:
@@ -207,3 +223,4 @@ class RankPlan(ResultPart):
     known: Mapping[str, float]
     budget: float | None
     notes: tuple[str, ...]
+    proposals: tuple[Proposal, ...]

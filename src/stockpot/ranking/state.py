@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+
 from stockpot.errors import InputError
 from stockpot.execution import Backend
 from stockpot.ranking.beliefs import Beliefs, believe, trusted
@@ -14,9 +16,10 @@ from stockpot.ranking.features import Extractor, Failed
 from stockpot.ranking.features.cache import LoadedFacts
 from stockpot.ranking.halving import Rung
 from stockpot.ranking.history import Table
-from stockpot.ranking.posterior import Posterior
+from stockpot.ranking.posterior import Posterior, Ranking
 from stockpot.ranking.prepare import Prepared
 from stockpot.ranking.scoring import Scored
+from stockpot.ranking.starter import Limits
 from stockpot.ranking.tuning import Tuned, Tuner
 from stockpot.ranking.zoo import FeatureEntry, ModelEntry
 from stockpot.system import usable_cores
@@ -34,6 +37,7 @@ class RankOptions:
         select: ``"gain"`` fine-tunes whole models one after the other, each time the one worth most
             per second; ``"halving"`` trains many a little and the better half on.
         without: models of the zoo to leave out, by name.
+        limits: which models are wanted, where none are named.
         shortlist: how many models are run at most; the rest is ranked by history and metadata.
         download: weights that are not here may be fetched.
         verify: fine-tune all that was run afterwards, and compare orders.
@@ -47,6 +51,7 @@ class RankOptions:
     select: str = "gain"
     shortlist: int = SHORTLIST
     without: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
     download: bool = False
     skip_corrupt: bool = False
     verify: bool = False
@@ -109,7 +114,7 @@ class RankingRun:
     def notes(self) -> tuple[str, ...]:
         """What has to be known of the question to read the answer, in a sentence each."""
         notes = list(self.prepared.request.notes)
-        if self.table is not None:
+        if self.table is not None and self.prepared.entries:
             names = list(self.prepared.entries)
             seen = [name for name in names if name in self.table.row]
             alone = "" if seen else ": places are expected, no results"
@@ -157,6 +162,9 @@ class RankingRun:
         anchors |= {name: one.value for name, one in self.tuned.items()}
         alive = self.alive
         wanted = self.prepared.request.scores
+        if not alive:
+            nothing = np.empty(0)
+            return Beliefs(Ranking((), (), nothing, nothing, float("nan")), None)
         posterior = self.learnt()
         scores, unused = trusted(posterior, self.scored.values, wanted)
         return believe(

@@ -26,13 +26,15 @@ from stockpot.ranking.handover import kept_models, write_recipe
 from stockpot.ranking.history import Store, Table
 from stockpot.ranking.look import show_look
 from stockpot.ranking.prepare import Prepared, prepare_task, task_name
+from stockpot.ranking.propose import Proposed, make_zoo, propose, write_zoo
 from stockpot.ranking.request import Request, load_request, parse_request
 from stockpot.ranking.results import collect, unranked
-from stockpot.ranking.schema import RankPlan, RankResults
+from stockpot.ranking.schema import Proposal, RankPlan, RankResults
 from stockpot.ranking.scores import check_names
 from stockpot.ranking.scoring import score_models
 from stockpot.ranking.spend import fine_tune, spend
 from stockpot.ranking.spread import elsewhere, spread_features
+from stockpot.ranking.starter import Limits, count
 from stockpot.ranking.state import SHORTLIST, RankingRun, RankOptions, seconds
 from stockpot.ranking.zoo import Zoo, load_zoo, parse_zoo
 from stockpot.tasks.specs import data_paths
@@ -56,10 +58,14 @@ class Ranked:
 
 def rank(
     task: Question,
-    zoo: Models,
-    output: str | Path,
+    zoo: Models | None = None,
+    output: str | Path = "ranked",
     *,
     history: str | Path | None = None,
+    changes: Sequence[str] = (),
+    max_parameters: float | str | None = None,
+    licences: Sequence[str] = (),
+    max_ms: float | None = None,
     budget: float | str | None = None,
     without: Sequence[str] = (),
     shortlist: int = SHORTLIST,
@@ -82,9 +88,14 @@ def rank(
     Args:
         task: a YAML file, a folder of images, a table or ``.npz`` file (see ``load_request``), or
             the same as plain data.
-        zoo: a YAML file, or its content.
+        zoo: a YAML file or its content, or a folder of models; None: models that lie on this
+            machine are run, and public ones are proposed (see ``starter``).
         output: folder for results; the same call goes on after an interruption.
-        history: a history store; results on this very task are taken as known.
+        history: a history store; results on this very task are taken as known. None: without a zoo
+            that of the starter kit.
+        changes: ``"training.steps=100"`` and the like, put over a task that is a file.
+        max_parameters, licences, max_ms: without a zoo, which models are wanted: at most so many
+            parameters (``"110M"``), one of these licences, at most so many milliseconds an example.
         budget: time for fine-tuning in all, those of earlier runs included, in seconds or as
             ``"1h30m"``; None: none.
         without: models of the zoo to leave out, by name.
@@ -113,6 +124,7 @@ def rank(
         select=select,
         shortlist=shortlist,
         without=tuple(without),
+        limits=Limits(count(max_parameters), tuple(licences), max_ms),
         download=download,
         skip_corrupt=skip_corrupt,
         verify=verify,
@@ -123,7 +135,8 @@ def rank(
         quick=quick,
         quiet=quiet,
     )
-    return _rank(_read(task, zoo, options, root), Path(output), history, options)
+    asked = _read(task, zoo, options, root, changes)
+    return _rank(asked, Path(output), history, options)
 
 
 def _rank(
@@ -140,7 +153,7 @@ def _rank(
         "results.json",
         identity,
         overwrite=options.overwrite,
-        writes=("recipe.yaml", "models.json"),
+        writes=("recipe.yaml", "models.json", "zoo.yaml"),
         data=data_paths(asked.request.task, asked.root),
     )
     run = _open(asked, output, history, options)
@@ -150,11 +163,13 @@ def _rank(
     if options.verify:
         run = fine_tune(run, list(run.tunable), "verifying")
     after = run.believe()
-    results = collect(run, before, after, begun, identity)
+    results = collect(run, before, after, begun, identity, _proposals(asked, run))
     write_json(output / "results.json", results.to_json())
     winner = next((name for name in after.order if name in run.tunable), None)
     if winner is not None:
         write_recipe(output / "recipe.yaml", run.prepared, winner, run.tunable[winner])
+    if asked.proposed is not None:
+        write_zoo(output / "zoo.yaml", asked.proposed, results.proposals)
     best_last = [run.tuned[name] for name in after.order[::-1] if name in run.tuned]
     write_models(output, kept_models(best_last, run.prepared.title, output))
     appended = 0
@@ -165,9 +180,13 @@ def _rank(
 
 def plan_rank(
     task: Question,
-    zoo: Models,
+    zoo: Models | None = None,
     *,
     history: str | Path | None = None,
+    changes: Sequence[str] = (),
+    max_parameters: float | str | None = None,
+    licences: Sequence[str] = (),
+    max_ms: float | None = None,
     budget: float | str | None = None,
     without: Sequence[str] = (),
     shortlist: int = SHORTLIST,
@@ -183,12 +202,14 @@ def plan_rank(
         select=select,
         shortlist=shortlist,
         without=tuple(without),
+        limits=Limits(count(max_parameters), tuple(licences), max_ms),
         append=append,
         download=download,
         skip_corrupt=skip_corrupt,
     )
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
-        run = _open(_read(task, zoo, options, root), Path(scratch), history, options)
+        asked = _read(task, zoo, options, root, changes)
+        run = _open(asked, Path(scratch), history, options)
         wanted = _shortlist(run)
         return RankPlan(
             task=run.prepared.title,
@@ -203,26 +224,52 @@ def plan_rank(
             known=run.known,
             budget=options.budget,
             notes=run.notes,
+            proposals=_proposals(asked, run),
         )
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """Task and zoo as they were read; relative paths of the task start at ``root``."""
+    """Task and zoo as they were read; relative paths of the task start at ``root``. ``proposed``:
+    where the zoo was made from what is at hand.
+    """
 
     request: Request
     root: Path
     zoo: Zoo
+    proposed: Proposed | None = None
 
 
-def _read(task: Question, zoo: Models, options: RankOptions, root: str | Path | None) -> _Asked:
+def _read(
+    task: Question,
+    zoo: Models | None,
+    options: RankOptions,
+    root: str | Path | None,
+    changes: Sequence[str],
+) -> _Asked:
     base = Path(root) if root is not None else Path.cwd()
     if isinstance(task, str | Path):
-        request, base_task = load_request(Path(task))
+        request, base_task = load_request(Path(task), changes)
     else:
+        if changes:
+            raise InputError("changes are for a task that is a file; change the data itself")
         request = task if isinstance(task, Request) else parse_request(task)
         base_task = base.resolve()
     check_names(request.scores or ())
+    if zoo is None:
+        proposed = make_zoo(
+            request,
+            base_task,
+            options.limits,
+            download=options.download,
+            without=options.without,
+        )
+        return _Asked(request, base_task, proposed.zoo, proposed)
+    if options.limits != Limits():
+        raise InputError(
+            "max_parameters, licence and max_ms are for models that stockpot proposes",
+            hint="leave out the zoo, or leave them out",
+        )
     if isinstance(zoo, str | Path):
         zoo = load_zoo(Path(zoo))
     elif not isinstance(zoo, Zoo):
@@ -237,6 +284,11 @@ def _open(
     if options.append and history is None:
         raise InputError("append needs a history", hint="name the store to append to")
     table = _read_history(history, append=options.append)
+    left_out: tuple[Failed, ...] = ()
+    if asked.proposed is not None:
+        left_out = asked.proposed.left_out
+        if table is None:
+            table = asked.proposed.kit.table
     work = output / "work"
     prepared = prepare_task(
         request,
@@ -258,7 +310,14 @@ def _open(
     )
     facts = {name: entry.metadata for name, entry in prepared.entries.items()}
     learnt = cache(lambda: learn(list(prepared.entries), table, facts, past))
-    return RankingRun(prepared, options, table, learnt, known, extractor, failed=prepared.failed)
+    failed = (*prepared.failed, *left_out)
+    return RankingRun(prepared, options, table, learnt, known, extractor, failed=failed)
+
+
+def _proposals(asked: _Asked, run: RankingRun) -> tuple[Proposal, ...]:
+    if asked.proposed is None:
+        return ()
+    return propose(asked.proposed, run.prepared.task, list(run.prepared.entries))
 
 
 def _read_history(history: str | Path | None, *, append: bool) -> Table | None:
@@ -293,6 +352,8 @@ def _shortlist(run: RankingRun) -> list[str]:
 
 
 def _score(run: RankingRun, names: list[str]) -> RankingRun:
+    if not names:
+        return run  # nothing is at hand: models are proposed alone
     entries = {name: run.prepared.entries[name] for name in names}
     request = run.prepared.request
     sample = request.sample
@@ -329,7 +390,8 @@ def _score(run: RankingRun, names: list[str]) -> RankingRun:
             ahead=ahead,
             on_first=lambda first: show_look(run, first),
         )
-    run = replace(run, scored=scored, failed=(*run.failed, *scored.failed))
+    slow = run.options.limits.too_slow(scored.extracted)
+    run = replace(run, scored=scored, failed=(*run.failed, *scored.failed, *slow))
     if not scored.extracted:
         first = run.failed[0]
         raise InputError(f"no model could be run; '{first.name}': {first.reason}")

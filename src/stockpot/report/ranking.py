@@ -9,7 +9,7 @@ from typing import Any
 
 from stockpot.evaluation.intervals import Interval
 from stockpot.files import write_text
-from stockpot.ranking.schema import Belief, OrdersResult, RankedModel, RankResults
+from stockpot.ranking.schema import Belief, OrdersResult, Proposal, RankedModel, RankResults
 from stockpot.report import numbers, svg
 from stockpot.report.environment import make_environment
 
@@ -37,6 +37,7 @@ def render(results: RankResults) -> str:
         count=numbers.count,
         duration=numbers.duration,
         millions=numbers.millions,
+        size=millions,
         chance=chance,
         short=short,
     )
@@ -64,6 +65,14 @@ def render(results: RankResults) -> str:
 def headline(results: RankResults) -> dict[str, str]:
     """Answer, how sure it is, and the next step, in one sentence each."""
     models = results.models
+    if not models:
+        first = results.proposals[0].name if results.proposals else None
+        return {
+            "answer": f"Try {first} first" if first else "There is nothing to start from",
+            "sure": "No model that takes this task lies on this machine, so none was run. What "
+            "is proposed rests on results on other tasks and on facts, not on your data.",
+            "next": "",
+        }
     first = models[0]
     sure = "It has the highest expected result and is the best"
     sure += f" of {len(models)} with probability {chance(first.p_best)}"
@@ -263,7 +272,8 @@ def terminal_ranking(results: RankResults | Mapping[str, Any], top: int = 10) ->
     lines = textwrap.wrap(f"{said['answer']}. {said['sure']}", _WIDTH)
     lines.append("")
     heading = "expected" if by_value else "place"
-    lines.append(f"   {'':27}{heading:>9}  {'90 %':^13}{'P(best)':>8}{'tuned':>8}{'cost':>9}")
+    if results.models:
+        lines.append(f"   {'':27}{heading:>9}  {'90 %':^13}{'P(best)':>8}{'tuned':>8}{'cost':>9}")
     for index, model in enumerate(results.models[:top], 1):
         point = _point(model, by_value)
         value = model.measured
@@ -280,7 +290,7 @@ def terminal_ranking(results: RankResults | Mapping[str, Any], top: int = 10) ->
     if len(results.models) > top:
         lines.append(f"   and {len(results.models) - top} more: see the report, or --top")
     lines.append("")
-    for reason in results.models[0].reasons:
+    for reason in results.models[0].reasons if results.models else ():
         lines += textwrap.wrap(f"- {reason}", _WIDTH, subsequent_indent="  ")
     for each in results.failed:
         lines += textwrap.wrap(
@@ -288,11 +298,45 @@ def terminal_ranking(results: RankResults | Mapping[str, Any], top: int = 10) ->
         )
     for note in results.notes:
         lines += textwrap.wrap(f"note: {note}", _WIDTH, subsequent_indent="  ")
+    lines += _proposed(results.proposals)
     if said["next"]:
         lines.append(said["next"].replace(numbers.NO_BREAK, " "))
     if results.verified:
         lines += ["", *_verified(results.verified, metric)]
     return "\n".join(lines)
+
+
+def millions(facts: Mapping[str, float | str]) -> str:
+    """A number of parameters, as far as it is known."""
+    value = facts.get("parameters")
+    return f"{value / 1e6:,.0f} M" if isinstance(value, float) else ""
+
+
+def _proposed(proposals: Sequence[Proposal]) -> list[str]:
+    """Models of the starter kit, one line each."""
+    if not proposals:
+        return []
+    most = max(each.tasks for each in proposals)
+    lines = [
+        "",
+        *textwrap.wrap(
+            f"Not on this machine, proposed by results on up to {most} public tasks and by facts; "
+            "none of them has seen your data:",
+            _WIDTH,
+        ),
+        f"   {'':38}{'place':>6}{'tasks':>6}{'size':>8}{'ms':>7}  licence",
+    ]
+    for each in proposals:
+        name = each.name if len(each.name) <= 37 else each.name[:36] + "…"
+        ms = "" if each.milliseconds is None else f"{each.milliseconds:.1f}"
+        licence = str(each.facts.get("licence", "unknown"))
+        licence = "its own" if "://" in licence else licence[:12]
+        lines.append(
+            f"   {name:<38}{each.rank:>6.0f}{each.tasks:>6}{millions(each.facts):>8}{ms:>7}"
+            f"  {licence}"
+        )
+    lines.append(f"   (place: expected among {proposals[0].of:,}; ms an example: estimated)")
+    return lines
 
 
 def _verified(found: OrdersResult, metric: str) -> list[str]:
