@@ -7,19 +7,20 @@ FOLDER holds the sources; what is missing is named with the address it comes fro
 =================== ================================================================================
 ``timm/*.csv``      ``results/`` of github.com/huggingface/pytorch-image-models, Apache-2.0
 ``mteb*.whl``       the package ``mteb`` (facts of text encoders), Apache-2.0
-``open_clip*.whl``  the package ``open_clip_torch`` (which hub model is which row), MIT
 ``mteb_dense.csv``  github.com/embeddings-benchmark/results as a matrix, CC0
-``openclip.csv``    ``docs/openclip_results.csv`` of github.com/mlfoundations/open_clip, MIT
 =================== ================================================================================
 
-Widths of timm's models are those that the installed timm builds, without weights. Nothing is
-written that one of these does not say; the column ``source`` of a model names which.
+Widths of timm's models are those that the installed timm builds, without weights; that takes some
+minutes, and goes on from ``widths.json`` in FOLDER after an interruption. Nothing is written that
+one of these does not say; the column ``source`` of a model names which. The tables of timm are of
+commit aa4b5850, those of MTEB of commit f4cc6c8b.
 """
 
 from __future__ import annotations
 
 import ast
 import csv
+import json
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -28,11 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.compat import ensure_torchvision
-from stockpot.files import write_text
+from stockpot.files import write_json, write_text
 from stockpot.ranking.history import read_results
 
 TIMM, TIMM_AT = "huggingface/pytorch-image-models", "aa4b5850c1543fa488abf260f18390eda46cf85d"
-MTEB_AT, OPENCLIP = "f4cc6c8b", "mlfoundations/open_clip"
 TESTS = {
     "imagenet": "results-imagenet",
     "imagenet-real": "results-imagenet-real",
@@ -57,7 +57,7 @@ COLUMNS = (
 )
 MOST = 1.5e9
 """Parameters of a model that somebody would fine-tune on one machine."""
-FEW = 6
+FEW = 3
 """Models of one architecture with different weights, the best on ImageNet first."""
 ENGLISH = (
     "AmazonCounterfactual AmazonPolarity AmazonReviews Banking77 DBpedia Emotion "
@@ -90,7 +90,8 @@ def image_models(folder: Path) -> tuple[list[Row], dict[str, dict[str, float]]]:
             results.setdefault(row["model"], {})[task] = float(row["top1"])
     rows: list[Row] = []
     count: dict[str, int] = {}
-    widths: dict[str, int] = {}
+    known = folder / "widths.json"
+    widths: dict[str, int] = json.loads(known.read_text()) if known.exists() else {}
     for row in read(folder, TESTS["imagenet"]):
         name = row["model"]
         architecture, _, tag = name.partition(".")
@@ -104,6 +105,7 @@ def image_models(folder: Path) -> tuple[list[Row], dict[str, dict[str, float]]]:
         if architecture not in widths:
             with torch.device("meta"):
                 widths[architecture] = int(timm.create_model(architecture).num_features)
+            write_json(known, widths)
         rows.append(
             {
                 "name": name,
@@ -208,37 +210,6 @@ def text_models(folder: Path) -> tuple[list[Row], dict[str, dict[str, float]]]:
     return rows, results
 
 
-def clip_results(folder: Path) -> dict[str, dict[str, float]]:
-    """open_clip's zero-shot results in per cent, by the name of the same weights in timm."""
-    (wheel,) = folder.glob("open_clip*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        tree = ast.parse(archive.read("open_clip/pretrained.py"))
-    hubs: dict[str, dict[str, str]] = {}
-    found: dict[str, dict[str, float]] = {}
-    table = read_results(folder / "openclip.csv").table
-    for node in tree.body:
-        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
-            continue
-        name = node.targets[0].id
-        if isinstance(node.value, ast.Call):
-            hubs[name] = {
-                str(word.arg): str(_literal(inner.value)).strip("/")
-                for word in node.value.keywords
-                for inner in getattr(word.value, "keywords", [])
-                if inner.arg == "hf_hub"
-            }
-        if name == "_PRETRAINED" and isinstance(node.value, ast.Dict):
-            for key, value in zip(node.value.keys, node.value.values, strict=True):
-                for tag, hub in hubs.get(getattr(value, "id", ""), {}).items():
-                    row = table.row.get(f"{_literal(key)}|{tag}") if key else None
-                    if row is not None and hub.startswith("timm/"):
-                        values = zip(table.tasks, table.values[row], strict=True)
-                        found[hub.removeprefix("timm/")] = {
-                            f"zero-shot {task}": float(value) * 100 for task, value in values
-                        }
-    return found
-
-
 def write(path: Path, columns: list[str], rows: list[Mapping[str, Any]]) -> None:
     """A CSV file, numbers as short as they are."""
 
@@ -266,10 +237,6 @@ def main(folder: Path) -> None:
     """Write the kit from the sources in ``folder``."""
     output = Path(__file__).parents[1] / "src" / "stockpot" / "ranking" / "kit"
     images, image_results = image_models(folder)
-    names = {row["name"] for row in images}
-    for name, own in clip_results(folder).items():
-        if name in names:
-            image_results.setdefault(name, {}).update(own)
     texts, text_results = text_models(folder)
     rows = sorted([*images, *texts], key=lambda row: (row["modality"], row["name"].lower()))
     write(output / "models.csv", list(COLUMNS), list({row["name"]: row for row in rows}.values()))

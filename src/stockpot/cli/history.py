@@ -58,10 +58,10 @@ class ReadingOptions:
 
         return Reading(
             metric=self.metric,
-            lower=self.lower_is_better,
+            lower_is_better=self.lower_is_better,
             unit=self.unit,
             facts=tuple(self.fact or ()),
-            ignored=tuple(self.ignore or ()),
+            ignore=tuple(self.ignore or ()),
             zeros_missing=self.zeros_missing,
         )
 

@@ -145,8 +145,12 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     with path.open(encoding="utf-8-sig", newline="") as handle:
+        first = handle.readline()
+        handle.seek(0)
+        # Without a comma in it, a heading is divided by the semicolon of half of Europe.
+        delimiter = ";" if ";" in first and "," not in first else ","
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else delimiter
         reader = csv.reader(handle, delimiter=delimiter, strict=True)
         try:
             header = next(reader, None)

@@ -183,11 +183,11 @@ ACCURACY = Reading(metric="accuracy")
         ("m.csv", "model,a,b", Reading(metric="MASE"), {"a", "b"}),
         ("m.csv", "model,a,b", Reading(metric="Top-1 error"), {"a", "b"}),
         ("m.csv", "model,a,b", Reading(metric="own"), None),
-        ("m.csv", "model,a,b", Reading(metric="own", lower=True), {"a", "b"}),
+        ("m.csv", "model,a,b", Reading(metric="own", lower_is_better=True), {"a", "b"}),
         ("perplexity.csv", "model,a,b", Reading(), {"a", "b"}),
         ("m.csv", "model,a_ppl,b accuracy", Reading(), {"a_ppl"}),
-        ("m.csv", "model,a,b", Reading(lower=True), {"a", "b"}),
-        ("m.csv", "model,a,b", Reading(metric="loss", lower=False), set()),
+        ("m.csv", "model,a,b", Reading(lower_is_better=True), {"a", "b"}),
+        ("m.csv", "model,a,b", Reading(metric="loss", lower_is_better=False), set()),
         ("m.csv", "model,a,b", Reading(), None),
     ],
 )
@@ -219,7 +219,7 @@ def test_a_long_table(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="column 'notes' is neither"):
         read_results(file)
     with Store.open(":memory:") as store:
-        report = store.import_csv(file, reading=Reading(ignored=["notes"]))
+        report = store.import_csv(file, reading=Reading(ignore=["notes"]))
         table = store.table()
     assert report.format == "long"
     assert set(table.tasks) == {"cars [accuracy]", "cars [ece]", "text"}
@@ -230,7 +230,7 @@ def test_a_long_table(tmp_path: Path) -> None:
     assert table.metadata["b"] == {"parameters": 6.0}
     twice = write(tmp_path / "t.csv", "model,task,acc,value,seed", "a,t,,1,0", "a,t,,2,0")
     with pytest.raises(InputError, match="line 3: a t accuracy 0 stands on line 2"):
-        read_results(twice, reading=Reading(metric="accuracy", ignored=["acc"]))
+        read_results(twice, reading=Reading(metric="accuracy", ignore=["acc"]))
 
 
 def test_columns_are_results_facts_or_refused(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_columns_are_results_facts_or_refused(tmp_path: Path) -> None:
     assert "columns of texts are facts about the models: optimizer" in found.notes
     assert "columns left out: avg" in found.notes
     with pytest.raises(InputError, match=r"no column 'yaer' \(--ignore\); did you mean 'year'"):
-        read_results(file, reading=Reading(metric="accuracy", ignored=["yaer"]))
+        read_results(file, reading=Reading(metric="accuracy", ignore=["yaer"]))
 
 
 def test_fractions_beside_per_cent_are_refused(tmp_path: Path) -> None:

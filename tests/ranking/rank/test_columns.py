@@ -10,7 +10,7 @@ from stockpot.errors import TaskError
 from stockpot.ranking.columns import find_columns
 from stockpot.ranking.request import load_request
 
-TEXT = "a text that is long enough to be one, number {}"
+TEXT = "a text that is long enough to be one; its number is {}"
 
 
 def table(path: Path, heading: str, *cells: str, rows: int = 60) -> Path:

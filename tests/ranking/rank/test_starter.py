@@ -68,7 +68,7 @@ def test_limits_say_what_is_not_wanted() -> None:
     assert limits.refusal({"parameters": 4e7, "licence": "mit"}) == "40 million parameters"
     assert limits.refusal({"parameters": 2e7}) == "its licence is not known"
     assert limits.refusal({"licence": "mit"}) == "its number of parameters is not known"
-    with pytest.raises(InputError, match="did you mean 'apache-2.0'"):
+    with pytest.raises(InputError, match=r"did you mean 'apache-2\.0'"):
         Limits(licences=("apache-2",)).check(kit)
     assert [count(text) for text in ("110M", "1.5B", "2e7", 5.0)] == [1.1e8, 1.5e9, 2e7, 5.0]
     with pytest.raises(InputError, match="no number of parameters"):

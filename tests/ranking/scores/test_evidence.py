@@ -170,3 +170,29 @@ def test_declarations_are_complete():
         assert score.source
         assert score.when.endswith(".")
         assert set(score.instead) <= set(SCORES)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_nleep_does_not_depend_on_scale(factor, kind):
+    evidence = world()
+    features = (evidence.features * factor).astype(kind)
+    value = compute(["nleep"], replace(evidence, features=features))["nleep"].value
+    assert value == pytest.approx(compute(["nleep"], evidence)["nleep"].value, abs=1e-3)
+
+
+def test_lists_and_tensors_are_arrays():
+    torch = pytest.importorskip("torch")
+    evidence = replace(world(), logits=None)
+    names = defined(evidence, cheap=True)
+    expected = compute(names, evidence)
+    double = evidence.features.astype(np.float64)
+    lists = Evidence(double.tolist(), evidence.targets.tolist())
+    tensors = Evidence(
+        torch.tensor(evidence.features, requires_grad=True), torch.tensor(evidence.targets)
+    )
+    for found in (compute(names, lists), compute(names, tensors)):
+        for name in names:
+            assert found[name].value == pytest.approx(expected[name].value, rel=1e-4)
+    half = Evidence(torch.tensor(evidence.features, dtype=torch.bfloat16), evidence.targets)
+    assert half.features.dtype == np.float32

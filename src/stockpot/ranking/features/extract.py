@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from stockpot.tasks import Task, take
 from stockpot.tasks.task import Array
 from stockpot.training.device import best_device
 
+if TYPE_CHECKING:
+    from stockpot.ranking.fennec.archi2vec import OperationsJson
+
 FORMAT = 1
 _BATCH = 64
 
@@ -34,7 +37,7 @@ class Extracted:
 
     ``arrays`` as in ``FeatureCache`` (empty where only ``moments`` were kept). ``facts``:
     ``parameters``, ``dimensions``, ``layers``, ``fingerprint`` (of the loaded weights),
-    ``seconds_per_example``, ``operations`` (what ``archi2vec`` looks at). ``seconds``: time spent
+    ``seconds_per_example``, ``operations`` where they were traced. ``seconds``: time spent
     in all, earlier runs included.
     """
 
@@ -60,7 +63,8 @@ class Extractor:
     """Extracts features of zoo entries on the rows of one task, into one cache folder.
 
     ``order`` is a sample order (``sample_order``); a call takes its beginning. ``download`` lets
-    libraries ask the network for weights that are not on this machine.
+    libraries ask the network for weights that are not on this machine. ``trace``: note the
+    operations of each model, for ``archi2vec``.
     """
 
     task: Task
@@ -70,6 +74,7 @@ class Extractor:
     keep: Keep = "features"
     download: bool = False
     device: str | None = None
+    trace: bool = False
     _revisions: dict[str, str] = field(default_factory=dict)
 
     def __call__(
@@ -101,7 +106,7 @@ class Extractor:
         wanted = -(-len(rows) // CHUNK)
         reused = cache.chunks >= wanted
         moments = None
-        if not reused:
+        if not reused or (self.trace and "operations" not in cache.about):
             moments = self._fill(cache, entry, wanted)
         if self.keep == "moments":
             return Extracted(
@@ -149,7 +154,9 @@ class Extractor:
             start = time.perf_counter()
             body = open_model(entry, self.root, self.task, download=self.download)
             reader = _Reader(body, entry, self.root, self.device)
-            cache.describe({"name": entry.label, **reader.facts(self.task)})
+            cache.describe({"name": entry.label, **reader.facts()})
+            if self.trace:
+                cache.describe({"operations": reader.operations(self.task)})
             loading = time.perf_counter() - start
             moments = cache.moments() if self.keep == "moments" else None
             for index in range(cache.chunks, wanted):
@@ -247,19 +254,21 @@ class _Reader:
         body.module.to(self.device).eval()
         self.head = _head(entry, root, body.feature_dim)
 
-    def facts(self, task: Task) -> LoadedFacts:
+    def facts(self) -> LoadedFacts:
         """What is known of a model once it is loaded."""
-        from stockpot.ranking.fennec.archi2vec import operation_graph
-
-        example = self.body.prepare(take(task.inputs, np.arange(1)), self.device)
-        graph = operation_graph(self.body.module, example)
         return {
             "parameters": sum(each.numel() for each in self.body.network.parameters()),
             "dimensions": self.body.feature_dim,
             "layers": count_layers(self.body.network),
             "fingerprint": self.body.fingerprint,
-            "operations": graph.to_json(),
         }
+
+    def operations(self, task: Task) -> OperationsJson:
+        """The graph of operations of one forward pass."""
+        from stockpot.ranking.fennec.archi2vec import operation_graph
+
+        example = self.body.prepare(take(task.inputs, np.arange(1)), self.device)
+        return operation_graph(self.body.module, example).to_json()
 
     def read(self, raw: Any) -> Arrays:
         """Arrays for one chunk; rows in their order."""

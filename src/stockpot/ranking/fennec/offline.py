@@ -99,7 +99,12 @@ def learn(
     proxies, task_facts = [], []
     for task, rows in tasks:
         extractor = Extractor(
-            task, sample_order(task, rows, seed=seed), cache, root, download=download
+            task,
+            sample_order(task, rows, seed=seed),
+            cache,
+            root,
+            download=download,
+            trace=True,
         )
         proxies.append(look(task, rows, proxy, cache=cache, root=root, download=download))
         task_facts.append(TaskFacts(float(len(rows)), float(len(task.classes))))

@@ -86,7 +86,7 @@ def read_results(path: Path, format: str = "auto", reading: Reading = Reading())
     kind = _recognise(rows) if format == "auto" else format
     file = ResultFile(path, reading, kind, comma=delimiter != ",")
     known = [cell.strip() for row in rows[:2] for cell in row]
-    for option, names in (("fact", reading.facts), ("ignore", reading.ignored)):
+    for option, names in (("fact", reading.facts), ("ignore", reading.ignore)):
         for name in names:
             if name not in known:
                 near = suggestion(name, known)
@@ -179,7 +179,7 @@ def _columns(
     for index, name in enumerate(heading):
         if index in key or not name:
             continue
-        if name in file.reading.ignored or name.lower() in _IGNORED:
+        if name in file.reading.ignore or name.lower() in _IGNORED:
             left.append(name)
         elif name in file.reading.facts or name.lower() in FACTS:
             facts.append(index)

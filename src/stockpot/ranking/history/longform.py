@@ -57,7 +57,7 @@ def read_long(rows: Grid, file: ResultFile) -> Columns:
         raise InputError(f"{path} has a column of metrics: leave out --metric")
     facts = []
     for index, name in enumerate(heading):
-        if index in roles.values() or not name or name in file.reading.ignored:
+        if index in roles.values() or not name or name in file.reading.ignore:
             continue
         if name not in file.reading.facts and name.lower() not in FACTS:
             raise InputError(
@@ -91,7 +91,7 @@ def read_long(rows: Grid, file: ResultFile) -> Columns:
     many = Counter(task for task, _ in cells)
     pairs = {f"{t} [{m}]" if many[t] > 1 else t: (t, m) for t, m in cells}
     metrics = {
-        name: resolve(metric, file.reading.lower, f"{path}, task '{task}'")
+        name: resolve(metric, file.reading.lower_is_better, f"{path}, task '{task}'")
         if task not in file.unsaid
         else file_metric(file, task)
         for name, (task, metric) in pairs.items()

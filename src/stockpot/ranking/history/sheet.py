@@ -44,17 +44,17 @@ class Reading:
     """What the user says of a file, where it does not say it itself.
 
     metric: what the values measure.
-    lower: whether less is better; None: as the metric's name says.
+    lower_is_better: None: as the metric's name says.
     unit: of shares (accuracy, error): ``percent``, ``fraction``, or ``auto``.
-    facts, ignored: columns that describe models, and columns to leave out.
+    facts, ignore: columns that describe models, and columns to leave out.
     zeros_missing: a result of exactly 0 is a missing one.
     """
 
     metric: str | None = None
-    lower: bool | None = None
+    lower_is_better: bool | None = None
     unit: str = "auto"
     facts: Collection[str] = ()
-    ignored: Collection[str] = ()
+    ignore: Collection[str] = ()
     zeros_missing: bool = False
 
     def __post_init__(self) -> None:
@@ -193,20 +193,20 @@ def metric_of(task: str, file: ResultFile) -> Metric:
     """What a column of a matrix measures."""
     own = {"mteb": "main_score", "openclip": "zero-shot", "ibm": "accuracy", "vtab": "accuracy"}
     if file.kind in own:
-        if file.reading.metric is not None or file.reading.lower is not None:
+        if file.reading.metric is not None or file.reading.lower_is_better is not None:
             raise InputError(
                 f"{file.path} is of format {file.kind}, which measures {own[file.kind]}",
                 hint="--format matrix reads it as a plain table",
             )
         return Metric(own[file.kind], lower=False, share=True)
     if file.reading.metric is not None:
-        return resolve(file.reading.metric, file.reading.lower, str(file.path))
+        return resolve(file.reading.metric, file.reading.lower_is_better, str(file.path))
     return file_metric(file, task)
 
 
 def file_metric(file: ResultFile, task: str) -> Metric:
     """The metric that the name of the task or of the file says; unsaid where neither does."""
-    lower = file.reading.lower
+    lower = file.reading.lower_is_better
     found = metric_in(task) or metric_in(file.path.stem)
     if found is None:
         if lower is None:

@@ -31,6 +31,8 @@ def _nleep(work: Workspace) -> Value:
     share = np.cumsum(values) / values.sum()
     size = int(np.searchsorted(share, ENERGY, side="right")) + 1
     scores = work.principal(size)
+    # The mixture adds a fixed 1e-6 to its variances, which has to mean the same at every scale.
+    scores = scores / np.sqrt(np.mean(np.var(scores, axis=0, dtype=np.float64)))
     components = min(PER_CLASS * len(work.classes), work.rows // 2)
     mixture = GaussianMixture(n_components=components, random_state=work.seed)
     with warnings.catch_warnings():

@@ -18,7 +18,7 @@ KINDS: tuple[Kind, ...] = ("classification", "multilabel", "regression")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one model on one task.
+    """What is known of one model on one task; lists and torch's tensors become arrays.
 
     features: shape (N, D), any float type; None where only ``logits`` or ``moments`` are known.
     targets: classes, shape (N,), any integers; 0/1 labels, shape (N, L), of a multi-label task;
@@ -40,6 +40,10 @@ class Evidence:
     groups: np.ndarray | None = None
     moments: Moments | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("features", "targets", "logits", "pair", "groups"):
+            object.__setattr__(self, name, _array(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,16 @@ class Score:
     function: Callable[[Workspace], Value]
     pool: Callable[[list[Value]], list[Value]] | None = None
     cheap: bool = True
+
+
+def _array(value: Any) -> Any:
+    """A numpy array of a list or a tensor, on whatever device and of whatever float."""
+    if value is None or isinstance(value, np.ndarray):
+        return value
+    if hasattr(value, "detach"):
+        tensor = value.detach().cpu()
+        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    return np.asarray(value)
 
 
 def join_pair(first: np.ndarray, second: np.ndarray) -> np.ndarray:
