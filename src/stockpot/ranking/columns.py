@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import TaskError
+from stockpot.tasks.labels import is_number
+from stockpot.tasks.specs import TextSpec
 from stockpot.tasks.tables import read_rows
 
 _LOOKED_AT = 2000
@@ -33,10 +35,10 @@ class TextColumns:
     regression: bool
     note: str | None
 
-    def spec(self, path: str) -> dict[str, Any]:
-        """The task, as plain data."""
-        target = {"target": "regression"} if self.regression else {}
-        return {"kind": "text", "path": path, "text": self.text, "label": self.label, **target}
+    def spec(self, path: str) -> TextSpec:
+        """The task."""
+        target: Any = {"target": "regression"} if self.regression else {}
+        return TextSpec(path=path, text=self.text, label=self.label, **target)
 
 
 def find_columns(path: Path, text: str | None = None, label: str | None = None) -> TextColumns:
@@ -63,7 +65,8 @@ def find_columns(path: Path, text: str | None = None, label: str | None = None) 
     if label not in values:
         return TextColumns(text, label, regression=False, note=None)  # refused with its line
     distinct = sorted(set(values[label]))
-    regression = len(distinct) > _MANY and all(_is_number(value) for value in distinct)
+    numbers = all(is_number(value) for value in distinct)
+    regression = numbers and (len(distinct) > _MANY or any("." in value for value in distinct))
     kind = "numbers" if regression else f"{len(distinct)} classes"
     note = f"texts: column '{text}'; labels: column '{label}' ({kind})"
     return TextColumns(text, label, regression, note)
@@ -97,11 +100,3 @@ def _undecided(path: Path, what: str, key: str, names: Sequence[str]) -> TaskErr
         f"{path}: which column holds the {what}? {several} it",
         hint=f"say it: --set task.{key}={names[0] if names else 'COLUMN'}",
     )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

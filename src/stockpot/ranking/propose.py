@@ -15,7 +15,7 @@ from stockpot.ranking.beliefs import learn
 from stockpot.ranking.features import Failed
 from stockpot.ranking.history import Fact
 from stockpot.ranking.request import Request
-from stockpot.ranking.schema import Proposal
+from stockpot.ranking.schema import ProposedModel
 from stockpot.ranking.starter import Kit, Limits, names_for_loading, starter_kit
 from stockpot.ranking.zoo import ModelEntry, Zoo, parse_zoo
 from stockpot.tasks import Task, load_task
@@ -76,7 +76,7 @@ def make_zoo(
     return Proposed(zoo, kit, limits, tuple(left_out))
 
 
-def propose(found: Proposed, task: Task, names: Sequence[str]) -> tuple[Proposal, ...]:
+def propose(found: Proposed, task: Task, names: Sequence[str]) -> tuple[ProposedModel, ...]:
     """The best models of the kit that are not among ``names``, by their results elsewhere."""
     speed = _operations_per_ms()
     tokens = _tokens(task)
@@ -89,7 +89,7 @@ def propose(found: Proposed, task: Task, names: Sequence[str]) -> tuple[Proposal
         if name in names or (limit is not None and (ms is None or ms > limit)):
             continue
         chosen.append(
-            Proposal(
+            ProposedModel(
                 name=name,
                 kind=found.kit.kinds[name],
                 rank=rank,
@@ -104,7 +104,7 @@ def propose(found: Proposed, task: Task, names: Sequence[str]) -> tuple[Proposal
     return tuple(chosen)
 
 
-def write_zoo(path: Path, found: Proposed, proposals: Sequence[Proposal]) -> None:
+def write_zoo(path: Path, found: Proposed, proposals: Sequence[ProposedModel]) -> None:
     """A zoo of the models at hand and of those proposed, to go on with."""
     import yaml
 

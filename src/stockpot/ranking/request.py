@@ -116,7 +116,8 @@ def load_request(path: Path, changes: Sequence[str] = ()) -> tuple[Request, Path
         if path.exists():
             given = dict(change.split("=", 1) for change in changes if "=" in change)
             columns = find_columns(path, given.get("task.text"), given.get("task.label"))
-            value = {"task": columns.spec(path.name)}
+            own = columns.spec(path.name).model_dump(exclude_defaults=True)
+            value = {"task": {"kind": "text", **own}}
             notes = [columns.note] if columns.note else []
     elif path.suffix == ".npz":
         value = {"task": {"kind": "arrays", "path": path.name}}

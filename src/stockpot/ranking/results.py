@@ -14,7 +14,7 @@ from stockpot.ranking.schema import (
     HistorySize,
     ModelCost,
     NextModel,
-    Proposal,
+    ProposedModel,
     RankedModel,
     RankResults,
     RankTask,
@@ -37,7 +37,7 @@ def collect(
     after: Beliefs,
     begun: float,
     digest: str,
-    proposals: tuple[Proposal, ...] = (),
+    proposals: tuple[ProposedModel, ...] = (),
 ) -> RankResults:
     """All results, which the report draws.
 

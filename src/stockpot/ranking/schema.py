@@ -138,7 +138,7 @@ class RungResult(ResultPart):
     kept: tuple[str, ...]
 
 
-class Proposal(ResultPart):
+class ProposedModel(ResultPart):
     """A public model that was not run. ``rank``: the place expected of it among all ``of`` models
     that were looked at, from its results on ``tasks`` public tasks and its ``facts``;
     ``milliseconds``: for an example here, estimated from multiplications.
@@ -200,7 +200,7 @@ class RankResults(VerbResults):
     versions: Mapping[str, str]
     seconds: float
     notes: tuple[str, ...] = ()
-    proposals: tuple[Proposal, ...] = ()
+    proposals: tuple[ProposedModel, ...] = ()
 
     @property
     def by_value(self) -> bool:
@@ -223,4 +223,4 @@ class RankPlan(ResultPart):
     known: Mapping[str, float]
     budget: float | None
     notes: tuple[str, ...]
-    proposals: tuple[Proposal, ...]
+    proposals: tuple[ProposedModel, ...]

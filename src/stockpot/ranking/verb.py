@@ -29,7 +29,7 @@ from stockpot.ranking.prepare import Prepared, prepare_task, task_name
 from stockpot.ranking.propose import Proposed, make_zoo, propose, write_zoo
 from stockpot.ranking.request import Request, load_request, parse_request
 from stockpot.ranking.results import collect, unranked
-from stockpot.ranking.schema import Proposal, RankPlan, RankResults
+from stockpot.ranking.schema import ProposedModel, RankPlan, RankResults
 from stockpot.ranking.scores import check_names
 from stockpot.ranking.scoring import score_models
 from stockpot.ranking.spend import fine_tune, spend
@@ -314,7 +314,7 @@ def _open(
     return RankingRun(prepared, options, table, learnt, known, extractor, failed=failed)
 
 
-def _proposals(asked: _Asked, run: RankingRun) -> tuple[Proposal, ...]:
+def _proposals(asked: _Asked, run: RankingRun) -> tuple[ProposedModel, ...]:
     if asked.proposed is None:
         return ()
     return propose(asked.proposed, run.prepared.task, list(run.prepared.entries))

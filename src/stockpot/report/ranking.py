@@ -9,7 +9,7 @@ from typing import Any
 
 from stockpot.evaluation.intervals import Interval
 from stockpot.files import write_text
-from stockpot.ranking.schema import Belief, OrdersResult, Proposal, RankedModel, RankResults
+from stockpot.ranking.schema import Belief, OrdersResult, ProposedModel, RankedModel, RankResults
 from stockpot.report import numbers, svg
 from stockpot.report.environment import make_environment
 
@@ -66,9 +66,9 @@ def headline(results: RankResults) -> dict[str, str]:
     """Answer, how sure it is, and the next step, in one sentence each."""
     models = results.models
     if not models:
-        first = results.proposals[0].name if results.proposals else None
+        name = results.proposals[0].name if results.proposals else None
         return {
-            "answer": f"Try {first} first" if first else "There is nothing to start from",
+            "answer": f"Try {name} first" if name else "There is nothing to start from",
             "sure": "No model that takes this task lies on this machine, so none was run. What "
             "is proposed rests on results on other tasks and on facts, not on your data.",
             "next": "",
@@ -312,7 +312,7 @@ def millions(facts: Mapping[str, float | str]) -> str:
     return f"{value / 1e6:,.0f} M" if isinstance(value, float) else ""
 
 
-def _proposed(proposals: Sequence[Proposal]) -> list[str]:
+def _proposed(proposals: Sequence[ProposedModel]) -> list[str]:
     """Models of the starter kit, one line each."""
     if not proposals:
         return []

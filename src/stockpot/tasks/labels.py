@@ -43,7 +43,7 @@ def class_labels(
     for name, place in zip(names, where, strict=True):
         if name not in index:
             raise TaskError(f"{place}: label '{name}' is not one of the classes {quoted(known)}")
-        if classes is None and "." in name and _is_number(name):
+        if classes is None and "." in name and is_number(name):
             raise TaskError(
                 f"{place}: label '{name}' is a number, not the name of a class", hint=hint
             )
@@ -65,7 +65,7 @@ def number_labels(raw: Sequence[Any], where: Sequence[str]) -> Array:
     )
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:

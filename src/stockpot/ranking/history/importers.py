@@ -38,10 +38,10 @@ from stockpot.ranking.history.sheet import (
     FACTS,
     MISSING,
     MODEL_COLUMNS,
-    Columns,
     Grid,
     Imported,
     Reading,
+    ResultColumns,
     ResultFile,
     column_numbers,
     directions,
@@ -166,7 +166,7 @@ def _from_rows(rows: Grid, file: ResultFile, groups: Mapping[str, str]) -> Impor
         )
     numbers = {name: column_numbers(name, cells[name], metrics[name], file) for name in names}
     pairs = {name: (name, metrics[name].name) for name in names}
-    return _imported(Columns(numbers, pairs, metrics, metadata, groups), file)
+    return _imported(ResultColumns(numbers, pairs, metrics, metadata, groups), file)
 
 
 def _columns(
@@ -202,7 +202,7 @@ def _is_text(rows: Grid, index: int, comma: bool) -> bool:
     return len(known) > 1 and all(parsed(cell, comma) is None for cell in known)
 
 
-def _imported(found: Columns, file: ResultFile) -> Imported:
+def _imported(found: ResultColumns, file: ResultFile) -> Imported:
     """The table, each cell the mean of its repeats."""
     order, tasks, kind = list(found.metadata), list(found.numbers), file.kind
     columns = found.numbers.values()

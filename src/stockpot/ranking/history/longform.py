@@ -11,8 +11,8 @@ from stockpot.ranking.history.sheet import (
     FACTS,
     MISSING,
     MODEL_COLUMNS,
-    Columns,
     Grid,
+    ResultColumns,
     ResultFile,
     column_numbers,
     directions,
@@ -46,7 +46,7 @@ def is_long(heading: Sequence[str]) -> bool:
     return roles_of(heading).keys() >= _REQUIRED
 
 
-def read_long(rows: Grid, file: ResultFile) -> Columns:
+def read_long(rows: Grid, file: ResultFile) -> ResultColumns:
     """One row a result."""
     path, heading = file.path, [cell.strip() for cell in rows[0]]
     roles = roles_of(heading)
@@ -102,4 +102,4 @@ def read_long(rows: Grid, file: ResultFile) -> Columns:
     }
     groups = {name: task.split("@")[0] for name, (task, _) in pairs.items()}
     groups = {name: group for name, group in groups.items() if name != group}
-    return Columns(numbers, pairs, metrics, metadata, groups)
+    return ResultColumns(numbers, pairs, metrics, metadata, groups)

@@ -23,7 +23,7 @@ _LEAST = 20.0
 
 
 @dataclass(frozen=True)
-class Metric:
+class KnownMetric:
     """``lower``: whether less is better; ``share``: at most 1, or 100 per cent."""
 
     name: str
@@ -32,7 +32,7 @@ class Metric:
 
 
 _KNOWN = {
-    name: Metric(name, lower, share)
+    name: KnownMetric(name, lower, share)
     for names, lower, share in (
         (_HIGHER, False, True),
         (_HIGHER_UNBOUNDED, False, False),
@@ -43,14 +43,14 @@ _KNOWN = {
 }
 
 
-def find_metric(name: str) -> Metric | None:
+def find_metric(name: str) -> KnownMetric | None:
     """The metric of this name, however it is written (``Top-1``, ``top_1``, ``Perplexity``)."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     found = next((m for known, m in _KNOWN.items() if known.replace("_", "") == plain), None)
-    return found and Metric(name, found.lower, found.share)
+    return found and KnownMetric(name, found.lower, found.share)
 
 
-def metric_in(text: str) -> Metric | None:
+def metric_in(text: str) -> KnownMetric | None:
     """The metric that the last or the first part of a column's or a file's name says."""
     parts = [part for part in re.split(r"[\s_\-\[\]():/|@.]+", text) if part]
     if len(parts) < 2:
@@ -62,7 +62,7 @@ def metric_in(text: str) -> Metric | None:
     return find_metric("_".join(parts))
 
 
-def resolve(name: str, lower: bool | None, where: str) -> Metric:
+def resolve(name: str, lower: bool | None, where: str) -> KnownMetric:
     """The metric ``name``; ``lower``: what the user says, None for nothing.
 
     Raises ``InputError`` naming ``where`` if neither the name nor the user says which way is up.
@@ -76,7 +76,7 @@ def resolve(name: str, lower: bool | None, where: str) -> Metric:
     if lower is None:
         assert known is not None
         return known
-    return Metric(name, lower, known is not None and known.share)
+    return KnownMetric(name, lower, known is not None and known.share)
 
 
 def in_percent(largest: float) -> bool:

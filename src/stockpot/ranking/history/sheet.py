@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stockpot.errors import InputError
-from stockpot.ranking.history.metrics import Metric, in_percent, metric_in, resolve
+from stockpot.ranking.history.metrics import KnownMetric, in_percent, metric_in, resolve
 from stockpot.ranking.history.table import Fact, Table
 
 UNITS = ("auto", "percent", "fraction")
 MODEL_COLUMNS = ("model_name", "model", "m", "name")
 MISSING = {"", "nan", "na", "n/a", "none", "null", "-"}
-# Columns that describe a model, under the names that the rest of the package uses.
+# ResultColumns that describe a model, under the names that the rest of the package uses.
 FACTS = {
     "base_model": "family",
     "family": "family",
@@ -84,14 +84,14 @@ Cells = Mapping[str, Sequence[tuple[str, int]]]
 
 
 @dataclass(frozen=True)
-class Columns:
+class ResultColumns:
     """What a file's columns hold. ``numbers``: column -> model -> values, several where the model
     stands on several rows; ``pairs``: column -> task and metric; ``groups``: column -> data.
     """
 
     numbers: Mapping[str, Mapping[str, Sequence[float]]]
     pairs: Mapping[str, tuple[str, str]]
-    metrics: Mapping[str, Metric]
+    metrics: Mapping[str, KnownMetric]
     metadata: Mapping[str, Mapping[str, Fact]]
     groups: Mapping[str, str]
 
@@ -143,7 +143,7 @@ def read_cells(path: Path) -> tuple[list[list[str]], str]:
 
 
 def column_numbers(
-    name: str, cells: Cells, metric: Metric, file: ResultFile
+    name: str, cells: Cells, metric: KnownMetric, file: ResultFile
 ) -> dict[str, list[float]]:
     """Model -> the numbers of one column, in one unit.
 
@@ -189,7 +189,7 @@ def column_numbers(
     return numbers
 
 
-def metric_of(task: str, file: ResultFile) -> Metric:
+def metric_of(task: str, file: ResultFile) -> KnownMetric:
     """What a column of a matrix measures."""
     own = {"mteb": "main_score", "openclip": "zero-shot", "ibm": "accuracy", "vtab": "accuracy"}
     if file.kind in own:
@@ -198,24 +198,24 @@ def metric_of(task: str, file: ResultFile) -> Metric:
                 f"{file.path} is of format {file.kind}, which measures {own[file.kind]}",
                 hint="--format matrix reads it as a plain table",
             )
-        return Metric(own[file.kind], lower=False, share=True)
+        return KnownMetric(own[file.kind], lower=False, share=True)
     if file.reading.metric is not None:
         return resolve(file.reading.metric, file.reading.lower_is_better, str(file.path))
     return file_metric(file, task)
 
 
-def file_metric(file: ResultFile, task: str) -> Metric:
+def file_metric(file: ResultFile, task: str) -> KnownMetric:
     """The metric that the name of the task or of the file says; unsaid where neither does."""
     lower = file.reading.lower_is_better
     found = metric_in(task) or metric_in(file.path.stem)
     if found is None:
         if lower is None:
             file.unsaid.append(task)
-        return Metric("value", bool(lower), share=False)
+        return KnownMetric("value", bool(lower), share=False)
     return found if lower is None else replace(found, lower=lower)
 
 
-def directions(metrics: Iterable[Metric]) -> str:
+def directions(metrics: Iterable[KnownMetric]) -> str:
     """Which way the metrics point, in a sentence."""
     known = list(metrics)
     sides = {
