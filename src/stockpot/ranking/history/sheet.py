@@ -17,7 +17,7 @@ from stockpot.ranking.history.table import Fact, Table
 UNITS = ("auto", "percent", "fraction")
 MODEL_COLUMNS = ("model_name", "model", "m", "name")
 MISSING = {"", "nan", "na", "n/a", "none", "null", "-"}
-# ResultColumns that describe a model, under the names that the rest of the package uses.
+# Columns that describe a model, under the names that the rest of the package uses.
 FACTS = {
     "base_model": "family",
     "family": "family",
