@@ -160,6 +160,9 @@ TERMINAL = {
 ONLY_COMMAND = {
     ("recycle", "history"): "`stockpot.history.append_recycled` appends what came out",
     ("recycle", "history_name"): "as history",
+    ("rank", "method"): "`stockpot.ranking.fennec.rank_fennec`",
+    ("rank", "known"): "as method",
+    ("rank", "proxy"): "as method",
     ("predict", "output"): "the shell has no other way to keep what is returned",
     ("predict", "overwrite"): "as output",
     ("export", "overwrite"): "a function writes what its caller names",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +20,14 @@ from stockpot.cli.options import (
     Workers,
 )
 from stockpot.cli.output import Output
+from stockpot.errors import InputError
+from stockpot.yaml_lines import suggestion
 
 if TYPE_CHECKING:
     from stockpot.ranking.schema import RankPlan
+
+
+SHORTLIST = 30
 
 
 def rank_command(
@@ -64,7 +70,7 @@ def rank_command(
     ] = None,
     shortlist: Annotated[
         int, typer.Option(min=1, help="Models to run at most; history chooses them.")
-    ] = 30,
+    ] = SHORTLIST,
     select: Annotated[
         str,
         typer.Option(help="How the budget is spent: gain (one by one), or halving (stop early)."),
@@ -78,6 +84,16 @@ def rank_command(
     download: Annotated[
         bool, typer.Option("--download", help="Weights that are not here may be fetched.")
     ] = False,
+    method: Annotated[
+        str, typer.Option(help="posterior (all evidence), or fennec: the paper's, as it stands.")
+    ] = "posterior",
+    known: Annotated[
+        list[Path] | None,
+        typer.Option(help="With fennec: a task to learn from, as TASK; repeatable."),
+    ] = None,
+    proxy: Annotated[
+        str | None, typer.Option(help="With fennec: the model of the zoo that looks at tasks.")
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for report, recipe and results.")
     ] = Path("ranked"),
@@ -99,6 +115,18 @@ def rank_command(
     check_packages(task, zoo, *workers.extras(), changes=changes or ())
     from stockpot.ranking.verb import plan_rank, rank
 
+    if method != "posterior":
+        others = {
+            "history": history, "budget": budget, "without": without, "verify": verify,
+            "append": append, "max-parameters": max_parameters, "licence": licence,
+            "max-ms": max_ms, "dry-run": dry_run, "registry": registry,
+            "select": select != "gain", "shortlist": shortlist != SHORTLIST,
+        }  # fmt: skip
+        given = [name for name, value in others.items() if value]
+        _fennec(method, given, task, zoo, known or (), proxy, output, changes or (), download, out)
+        return
+    if known or proxy:
+        raise InputError("--known and --proxy are for --method fennec")
     if dry_run:
         plan = plan_rank(
             task,
@@ -156,6 +184,39 @@ def rank_command(
     if recipe.exists():
         out.say(f"next:   stockpot recycle {recipe}")
     landing.finish(out)
+
+
+def _fennec(
+    method: str,
+    given: Sequence[str],
+    task: Path,
+    zoo: Path | None,
+    known: Sequence[Path],
+    proxy: str | None,
+    output: Path,
+    changes: Sequence[str],
+    download: bool,
+    out: Output,
+) -> None:
+    if method != "fennec":
+        near = suggestion(method, ["posterior", "fennec"])
+        raise InputError(f"method: got '{method}', expected posterior or fennec{near}")
+    if given:
+        raise InputError(f"--method fennec takes no {', '.join('--' + name for name in given)}")
+    if zoo is None or proxy is None:
+        raise InputError("--method fennec needs --zoo, and --proxy, a model of it")
+    from stockpot.cli.inspect import table
+    from stockpot.ranking.fennec import rank_fennec
+
+    done = rank_fennec(
+        task, zoo, known, proxy=proxy, output=output, changes=changes, download=download
+    )
+    rows = [[m.name, f"{m.score:.4f}", f"{m.latent:.4f}", f"{m.meta:.4f}"] for m in done.models]
+    lines = [f"Start from {done.models[0].name}, says Fennec of {len(done.known)} known tasks.", ""]
+    lines.append(table([["model", "score", "latent", "meta"], *rows]))
+    lines += [f"not ranked: {each.model}: {each.reason}" for each in done.failed]
+    out.data(done.to_json(), "\n".join(lines))
+    out.say(f"next:   stockpot recycle {output / 'recipe.yaml'}")
 
 
 def _plan_text(plan: RankPlan) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from stockpot.cli.main import app
 from stockpot.errors import InputError
 from stockpot.ranking.fennec.offline import architecture_clusters, learn, look, rank_by
 from stockpot.ranking.zoo import ModelEntry, parse_zoo
@@ -85,3 +90,34 @@ def test_architectures_of_one_kind_share_a_cluster() -> None:
     networks = {"a": (mlp(2), FLAT), "b": (mlp(3), FLAT), "c": (conv(2), IMAGE)}
     facts = {n: {"operations": operation_graph(*each).to_json()} for n, each in networks.items()}
     assert architecture_clusters(facts, 2) == {"a": 0, "b": 0, "c": 1}
+
+
+def test_the_command_ranks_by_known_tasks(tmp_path: Path) -> None:
+    for seed, name in enumerate(("new", "a", "b")):
+        (tmp_path / name).mkdir()
+        write_task(tmp_path / name, seed=seed)
+    (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(zoo(broken="broken")))
+    words = ["rank", str(tmp_path / "new" / "task.yaml"), "--zoo", str(tmp_path / "zoo.yaml")]
+    words += ["--method", "fennec", "-o", str(tmp_path / "out")]
+    learnt = [word for name in "ab" for word in ("--known", str(tmp_path / name / "task.yaml"))]
+
+    def run(*more: str) -> Any:
+        return CliRunner().invoke(app, [*words, *more])
+
+    done = run(*learnt, "--proxy", "good", "--json")
+    assert done.exit_code == 0, done.output
+    value = json.loads(done.stdout)
+    assert value["models"][0]["name"] == "good"
+    assert [each["model"] for each in value["failed"]] == ["broken"]
+    assert (tmp_path / "out" / "recipe.yaml").exists()
+    for more, message in (
+        ((*learnt, "--proxy", "goood"), "did you mean 'good'"),
+        (("--proxy", "good"), "learns from known tasks"),
+        (learnt, "needs --zoo, and --proxy"),
+        ((*learnt, "--proxy", "good", "--verify"), "takes no --verify"),
+        ((*learnt, "--method", "fenec"), "did you mean 'fennec'"),
+        ((*learnt, "--method", "posterior"), "are for --method fennec"),
+    ):
+        done = run(*more)
+        assert done.exit_code == 2
+        assert message in done.stderr

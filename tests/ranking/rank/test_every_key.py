@@ -195,7 +195,10 @@ def test_the_tables_hold_every_key() -> None:
 def test_a_key_of_a_request_changes_what_comes_out(key: str, places: dict[str, Any]) -> None:
     world, value = REQUEST[key]
     request, models, base = places[world]
-    found = outcome(changed(request, {key: value}), models, places["folder"], f"r-{key}")
+    asked = changed(request, {key: value})
+    if key == "sample.keep":
+        del asked["sample"]["first"]  # has no effect beside it
+    found = outcome(asked, models, places["folder"], f"r-{key}")
     assert not found.startswith("refused"), found
     assert found != base
 
@@ -427,6 +430,9 @@ RANK: dict[str, tuple[str, ...]] = {
     "address": ("--address", "host:1"),
     "gpus_per_job": ("--gpus-per-job", "0.5"),
     "task": ("other.yaml",),
+    "method": ("--method", "fennec"),
+    "known": ("--known", "task.yaml"),
+    "proxy": ("--proxy", "good"),
 }
 HISTORY: dict[str, dict[str, tuple[str, ...]]] = {
     "add": {

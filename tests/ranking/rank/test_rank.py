@@ -187,8 +187,11 @@ def test_wrong_input_is_found_before_anything_is_written(task: Path, tmp_path: P
 
 
 def test_moments_are_enough_for_a_ranking(task: Path, tmp_path: Path) -> None:
-    text = task.read_text().replace("most: 120", "most: 120, keep: moments")
-    task.write_text(text)
+    text = task.read_text()
+    task.write_text(text.replace("most: 120", "most: 120, keep: moments"))
+    with pytest.raises(RecipeError, match=r"task\.yaml:3: sample\.first: has no effect here"):
+        rank(task, zoo(), tmp_path / "out", **options(), root=tmp_path)
+    task.write_text(text.replace("first: 60, most: 120", "most: 120, keep: moments"))
     done = rank(task, zoo(), tmp_path / "out", **options(), root=tmp_path)
     assert names(done.results)[0] == "good"
     assert done.results.sample.rounds == ()

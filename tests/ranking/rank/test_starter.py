@@ -57,7 +57,7 @@ def test_facts_that_others_publish_are_the_kits_too() -> None:
     assert (minilm["width"], minilm["licence"]) == (384, "apache-2.0")
     resnet = starter_kit("image").facts["resnet50.a1_in1k"]
     assert resnet["parameters"] == pytest.approx(25.56e6, rel=0.001)
-    assert resnet["width"] == 2048
+    assert (resnet["licence"], resnet["family"]) == ("apache-2.0", "resnet")
 
 
 def test_limits_say_what_is_not_wanted() -> None:

@@ -17,6 +17,7 @@ from stockpot.ranking.fennec.method import Fennec, FennecRanking, ModelFacts, Ta
 from stockpot.ranking.fennec.transfer import fisher_score
 
 if TYPE_CHECKING:
+    from stockpot.ranking.fennec.door import rank_fennec
     from stockpot.ranking.fennec.offline import learn, rank_by
 
 __all__ = [
@@ -33,12 +34,14 @@ __all__ = [
     "learn",
     "operation_graph",
     "rank_by",
+    "rank_fennec",
     "subtrees",
 ]
 
 __getattr__ = lazily(
     __name__,
     {
+        "door": "rank_fennec",
         "offline": "learn rank_by",
     },
 )
