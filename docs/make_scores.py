@@ -26,7 +26,7 @@ more, and `stockpot rank` weighs them together.
 ```python
 from stockpot.ranking import Evidence, compute, defined
 
-evidence = Evidence(features, labels)  # (N, D) and (N,), arrays, tensors or lists; or kind="multilabel"
+evidence = Evidence(features, labels)  # (N, D), (N,): arrays, tensors or lists
 values = compute(["logme", "reg_hscore"], evidence)
 values["logme"].value, values["logme"].warning
 compute(defined(evidence, cheap=True), evidence)  # all cheap ones: one Gram matrix among them

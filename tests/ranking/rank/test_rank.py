@@ -264,5 +264,5 @@ def test_named_scores_are_computed_or_refused(task: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"no score is called 'knnn'.*knn"):
         ask("knnn")
     assert not (tmp_path / "knnn").exists()
-    with pytest.raises(InputError, match="no model of the zoo gives what 'leep' needs"):
+    with pytest.raises(InputError, match="'leep' is not defined here: it needs logits"):
         ask("leep", "logme")
