@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stockpot.errors import InputError
 from stockpot.files import write_json
+from stockpot.ranking.fennec.method import FennecRanking
 from stockpot.ranking.fennec.offline import learn, rank_by
 from stockpot.ranking.handover import write_recipe
 from stockpot.ranking.prepare import Prepared, prepare_task
@@ -101,15 +102,7 @@ def rank_fennec(
         task=new.title,
         known=tuple(each.task.name for each in old),
         proxy=proxy,
-        models=tuple(
-            FennecModel(
-                name=name,
-                score=ranking.scores[name],
-                latent=ranking.latent[name],
-                meta=ranking.meta[name],
-            )
-            for name in ranking.order
-        ),
+        models=_models(ranking),
         failed=unranked([*new.failed, *learnt.failed]),
         milliseconds=ranking.milliseconds,
     )
@@ -117,3 +110,11 @@ def rank_fennec(
     winner = results.models[0].name
     write_recipe(output / "recipe.yaml", new, winner, entries[winner])
     return results
+
+
+def _models(ranking: FennecRanking) -> tuple[FennecModel, ...]:
+    scores, latent, meta = ranking.scores, ranking.latent, ranking.meta
+    return tuple(
+        FennecModel(name=name, score=scores[name], latent=latent[name], meta=meta[name])
+        for name in ranking.order
+    )
