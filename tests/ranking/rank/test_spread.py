@@ -37,7 +37,9 @@ class Far:
 def test_a_job_a_model_and_the_same_ranking(tmp_path: Path, keep: str) -> None:
     task, models = write_task(tmp_path), zoo(broken="broken")
     if keep == "moments":
-        task.write_text(task.read_text().replace("most: 120}", "most: 120, keep: moments}"))
+        task.write_text(
+            task.read_text().replace("first: 60, most: 120}", "most: 120, keep: moments}")
+        )
     here = rank(task, models, tmp_path / "here", backend="serial", quiet=True)
     far = Far()
     there = rank(task, models, tmp_path / "there", backend=far, quiet=True)
