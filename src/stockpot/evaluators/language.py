@@ -20,7 +20,37 @@ from stockpot.files import digest, file_digest
 Kind = Literal["perplexity", "choices"]
 
 
-class LanguageEvaluator(Evaluator):
+class CausalEvaluator(Evaluator):
+    """What scores causal models of transformers: one is loaded, later weights are put into it."""
+
+    def __init__(self) -> None:
+        self.tokenizer: Any = None
+        self.model: Any = None
+        self._series: object = None
+
+    def prepare(self, model: Checkpoint) -> None:
+        """Load model and tokenizer of the folder. Raises ``InputError`` where it is none."""
+        if model.home is None:
+            raise InputError(f"{model.label} lies in no folder with config and tokenizer")
+        try:
+            with quiet_library("transformers"):
+                library = import_transformers()
+                self.tokenizer = library.AutoTokenizer.from_pretrained(model.home)
+                self.model = library.AutoModelForCausalLM.from_pretrained(model.home)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{model.home} holds no causal language model: {reason}") from error
+        self.model.eval()
+
+    def load(self, model: Checkpoint) -> None:
+        """Put weights into the module."""
+        if self.model is None:
+            self.prepare(model)
+        load_in_place(self.model, model, changing(model, self._series))
+        self._series = getattr(model, "series", None)
+
+
+class LanguageEvaluator(CausalEvaluator):
     """A causal model of transformers on the rows of a JSON Lines file.
 
     ``perplexity``: rows ``{"text": ...}``; a row's score is its mean negative log-likelihood a
@@ -34,6 +64,7 @@ class LanguageEvaluator(Evaluator):
     takes_rows = True
 
     def __init__(self, path: Path, kind: Kind) -> None:
+        super().__init__()
         self.label = f"{kind} on {path.name}"
         self.metric = LOSS if kind == "perplexity" else "accuracy"
         self._kind: Kind = kind
@@ -42,29 +73,10 @@ class LanguageEvaluator(Evaluator):
             raise InputError(f"{path} holds no rows")
         self.size = len(self._rows)
         self.identity = digest([kind, file_digest(path)])
-        self._model: Any = None
-        self._series: object = None
-
-    def prepare(self, model: Checkpoint) -> None:
-        """Load model and tokenizer of the folder. Raises ``InputError`` where it is none."""
-        if model.home is None:
-            raise InputError(f"{model.label} lies in no folder with config and tokenizer")
-        try:
-            with quiet_library("transformers"):
-                library = import_transformers()
-                self._tokenizer = library.AutoTokenizer.from_pretrained(model.home)
-                self._model = library.AutoModelForCausalLM.from_pretrained(model.home)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{model.home} holds no causal language model: {reason}") from error
-        self._model.eval()
 
     def evaluate(self, model: Checkpoint, rows: Rows | None = None) -> Scores | float:
         """Scores of the rows, one after the other."""
-        if self._model is None:
-            self.prepare(model)
-        load_in_place(self._model, model, changing(model, self._series))
-        self._series = getattr(model, "series", None)
+        self.load(model)
         chosen = range(len(self._rows)) if rows is None else rows
         return checked([self._score(self._rows[row]) for row in chosen], self.metric, len(chosen))
 
@@ -80,12 +92,12 @@ class LanguageEvaluator(Evaluator):
         """Mean log-likelihood of the tokens of ``text`` after ``prompt``, in nats."""
         import torch
 
-        whole = self._tokenizer(prompt + text, return_tensors="pt", truncation=True)["input_ids"]
-        before = max(_shared(self._tokenizer(prompt)["input_ids"], whole[0].tolist()), 1)
+        whole = self.tokenizer(prompt + text, return_tensors="pt", truncation=True)["input_ids"]
+        before = max(_shared(self.tokenizer(prompt)["input_ids"], whole[0].tolist()), 1)
         if whole.shape[1] <= before:
             raise EvaluationError(f"no token of a text is left to be scored: '{text[:40]}'")
         with torch.no_grad():
-            logits = self._model(input_ids=whole).logits[0, :-1].float()
+            logits = self.model(input_ids=whole).logits[0, :-1].float()
         each = torch.log_softmax(logits, -1).gather(1, whole[0, 1:, None])[:, 0]
         return float(each[before - 1 :].mean())
 

@@ -20,7 +20,13 @@ from stockpot.files import file_digest
 from stockpot.programs import forbidden, load_function
 from stockpot.yaml_lines import load_with_lines, validated
 
-KINDS = ("command", "function", "task", "perplexity", "choices")
+KINDS = ("command", "function", "task", "perplexity", "choices", "lm_eval")
+_OF_KINDS = {
+    "model": ("function",),
+    "rows": ("command", "function"),
+    "include_path": ("lm_eval",),
+    "score": ("lm_eval",),
+}
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -35,6 +41,13 @@ class EvaluatorSpec(BaseModel):
     perplexity: str | None = Field(None, description="JSON Lines with 'text'; causal models")
     choices: str | None = Field(
         None, description="JSON Lines with 'prompt', 'options' and 'answer'; causal models"
+    )
+    lm_eval: str | None = Field(None, description="a task of lm-evaluation-harness; causal models")
+    include_path: str | None = Field(
+        None, description="with lm_eval: a folder with task files of your own"
+    )
+    score: str | None = Field(
+        None, description="with lm_eval: which of the task's metrics [default: its first]"
     )
     model: str | None = Field(
         None, description="with function: a function that gives the module to put weights into"
@@ -58,7 +71,7 @@ class EvaluatorSpec(BaseModel):
         if len(given) != 1:
             problem = f"not {' and '.join(given)}" if given else "none is there"
             raise ValueError(f"expected one of {', '.join(KINDS)}; {problem}")
-        for key, kinds in (("model", ("function",)), ("rows", ("command", "function"))):
+        for key, kinds in _OF_KINDS.items():
             if getattr(self, key) is not None and given[0] not in kinds:
                 raise ValueError(f"'{key}' has no meaning with '{given[0]}'")
         try:
@@ -153,6 +166,16 @@ def build(spec: EvaluatorSpec, folder: Path) -> Evaluator:
         from stockpot.evaluators.task import TaskEvaluator
 
         return TaskEvaluator(_file(folder / spec.task), metric=spec.metric)
+    if spec.lm_eval is not None:
+        from stockpot.evaluators.harness import HarnessEvaluator
+
+        return HarnessEvaluator(
+            spec.lm_eval,
+            root=folder,
+            include=None if spec.include_path is None else folder / spec.include_path,
+            score=spec.score,
+            metric=spec.metric,
+        )
     from stockpot.evaluators.language import LanguageEvaluator
 
     kind: Literal["perplexity", "choices"] = "choices" if spec.choices else "perplexity"
@@ -160,8 +183,13 @@ def build(spec: EvaluatorSpec, folder: Path) -> Evaluator:
 
 
 def _code(spec: EvaluatorSpec, folder: Path) -> Sequence[str]:
-    """Why functions that a description names may not run."""
-    named = [{"kind": "function", "name": name} for name in (spec.function, spec.model) if name]
+    """Why functions that a description names, and task files may name, may not run."""
+    names = [spec.function, spec.model]
+    if spec.include_path is not None:
+        beside = folder / spec.include_path
+        programs = [one.relative_to(beside) for one in sorted(beside.rglob("*.py"))]
+        names += [f"{Path(spec.include_path) / one}:task" for one in programs[:1]]
+    named = [{"kind": "function", "name": name} for name in names if name]
     return [reason for one in named for _, reason in forbidden(one, folder)]
 
 
