@@ -28,10 +28,12 @@ from stockpot.recycling.recipe import (
     Training,
 )
 from stockpot.tasks import specs
+from stockpot.trainers.recipe import NamedTrainer, OtherStart, TrainerRecipe
 
 PAGE = Path(__file__).parent / "recipes.md"
 NOTES = PAGE.with_name("recipes.notes.md")
 SURE = PAGE.with_name("recipes.sure.md")
+TRAINERS = PAGE.with_name("trainers.md")
 
 OPENING = """\
 # Recipes for `stockpot recycle`
@@ -185,6 +187,10 @@ TASKS = [
 ]
 
 
+_TABLES = "<!-- tables: written by docs/make_reference.py -->\n"
+_END = "<!-- end of tables -->"
+
+
 def page() -> str:
     """The page as Markdown."""
     parts = [OPENING, DATA]
@@ -204,6 +210,15 @@ def page() -> str:
     parts.append(NOTES.read_text(encoding="utf-8"))
     parts.append(SURE.read_text(encoding="utf-8"))
     return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def trainers() -> str:
+    """``docs/trainers.md`` with its tables."""
+    before, _, rest = TRAINERS.read_text(encoding="utf-8").partition(_TABLES)
+    parts = [before, _TABLES, "\n", _table(TrainerRecipe)]
+    for title, model in (("trainer", NamedTrainer), ("auxiliaries", OtherStart)):
+        parts.append(f"\n### `{title}`\n\n{_paragraph(model)}\n\n{_table(model)}")
+    return "".join([*parts, "\n", _END, rest.partition(_END)[2]])
 
 
 def _paragraph(model: type[BaseModel]) -> str:
@@ -251,6 +266,8 @@ def _type(annotation: Any) -> str:
         return "mapping"
     if annotation is Draw:
         return "`draw`"
+    if annotation is Any:
+        return "value"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "see `task`" if annotation.__name__.endswith("Spec") else "see below"
     return {"str": "text", "int": "integer", "float": "number", "bool": "true / false"}.get(
@@ -287,3 +304,4 @@ def _protocols() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    TRAINERS.write_text(trainers(), encoding="utf-8")

@@ -113,6 +113,8 @@ def test_the_recipe_reference_is_what_the_declarations_say() -> None:
     spec.loader.exec_module(module)
     current = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert current == module.page(), "run: python docs/make_reference.py"
+    current = (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8")
+    assert current == module.trainers(), "run: python docs/make_reference.py"
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/**/*recipe.yaml")), ids=str)

@@ -32,6 +32,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "onnx": (*_TORCH, "onnx", "onnxscript"),
     "soup": ("cmaes", "optuna"),
     "gguf": ("gguf",),
+    "trl": ("trl",),
+    "lm-eval": ("lm_eval",),
 }
 """What each extra brings, by the names under which Python imports it; a package's own extra comes
 before those that include it."""
@@ -48,10 +50,13 @@ PURPOSES: Mapping[str, str] = {
     "onnx": "exporting to ONNX",
     "soup": "the search of a soup's coefficients",
     "gguf": "GGUF files",
+    "trl": "training with TRL",
+    "lm-eval": "scores of lm-evaluation-harness",
 }
 
 DISTRIBUTIONS: Mapping[str, str] = {
     "PIL": "pillow",
+    "lm_eval": "lm-eval",
     "markdown_it": "markdown-it-py",
     "sklearn": "scikit-learn",
 }

@@ -44,7 +44,7 @@ def test_uniform_and_stock_are_those_of_merge():
     base, *models = states(3)
     engine = engine_of(models, base)
     blends = pantry_of(engine)
-    ratios = engine.stock_ratios()
+    ratios = engine.stock_ratios([0, 1, 2])
     stock = blends.blend("stock", "", np.repeat(ratios[None] / 3, 3, axis=0))
     for blend, oracle in (
         (blends.uniform(), stockpot.merge(models)),

@@ -19,7 +19,9 @@ from stockpot.cli.options import (
     Workers,
 )
 from stockpot.cli.output import Output
+from stockpot.errors import InputError
 from stockpot.extras import require_wanted
+from stockpot.yaml_lines import load_with_lines
 
 if TYPE_CHECKING:
     from stockpot.recycling import Recycled
@@ -53,38 +55,60 @@ def recycle_command(
 
     Run again after an interruption: finished jobs are not repeated.
     """
+    extras = workers.extras()
+    common: dict[str, Any] = {"seed": seed, "changes": changes or ()}
+    if _has_trainer(recipe):
+        if history is not None or history_name is not None or skip_corrupt:
+            raise InputError(
+                "--history, --history-name and --skip-corrupt are for stockpot's own training"
+            )
+        more = {} if dry_run else {**workers.options(), "overwrite": overwrite}
+        _with_trainer(out, recipe, None if dry_run else output, registry, {**common, **more})
+        return
     from stockpot.recycling import load_recipe, plan_recipe, recycle
 
-    extras = workers.extras()
     load_recipe(recipe, changes or ())
     require_wanted("torch", *extras, purpose="this recipe")
+    common["skip_corrupt"] = skip_corrupt
     if dry_run:
-        labels = plan_recipe(
-            recipe,
-            seed=seed,
-            skip_corrupt=skip_corrupt,
-            changes=changes or (),
-            remote=workers.backend == "ray",
-        )
+        labels = plan_recipe(recipe, **common, remote=workers.backend == "ray")
         out.data({"jobs": labels}, "\n".join(labels))
         return
     landing = Landing(registry)
-    done = recycle(
-        recipe,
-        output,
-        **workers.options(),
-        seed=seed,
-        skip_corrupt=skip_corrupt,
-        changes=changes or (),
-        overwrite=overwrite,
-        quiet=out.silent,
-    )
+    options = {**workers.options(), **common}
+    done = recycle(recipe, output, **options, overwrite=overwrite, quiet=out.silent)
     landing.add(done.folder)
     show(out, done, landing.value)
     if history is not None:
         _append(out, history, done, history_name)
     landing.finish(out)
     out.say(done.summary())
+
+
+def _with_trainer(
+    out: Output,
+    recipe: Path,
+    output: Path | None,
+    registry: str | None,
+    options: Mapping[str, Any],
+) -> None:
+    """A recipe that brings a trainer of its own; without an output only its plan."""
+    from stockpot.cli.soup import show_soup
+    from stockpot.trainers import plan_trainings, recycle_with
+
+    require_wanted("torch", purpose="this recipe")
+    if output is None:
+        labels = plan_trainings(recipe, **options)
+        out.data({"jobs": labels}, "\n".join(labels))
+        return
+    landing = Landing(registry)
+    show_soup(out, recycle_with(recipe, output, quiet=out.silent, **options), landing)
+
+
+def _has_trainer(recipe: Path) -> bool:
+    """Whether a recipe brings a trainer of its own."""
+    value, _ = load_with_lines(recipe)
+    return isinstance(value, Mapping) and isinstance(value.get("trainer"), Mapping)
 
 
 def _append(out: Output, history: Path, done: Recycled, name: str | None) -> None:

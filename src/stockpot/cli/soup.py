@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stockpot.cli.landing import Landing
 from stockpot.cli.options import AllowCode, DryRun, InRegistry, Json, Overwrite, Quiet
 from stockpot.cli.output import Output
+
+if TYPE_CHECKING:
+    from stockpot.soups import Souped
 
 _Models = typer.Argument(help="Two or more models: folders, files, hub ids.", show_default=False)
 _Evaluate = typer.Option(
@@ -76,11 +79,16 @@ def soup_command(
         "quiet": quiet,
     }
     done = soup_with(settings, checkpoints, evaluate, base, output, **options)
+    show_soup(out, done, landing)
+
+
+def show_soup(out: Output, done: Souped, landing: Landing) -> None:
+    """Write the report beside the model, put it into a registry, and say what came out."""
     from stockpot.report.soup import terminal_soup, write_soup
     from stockpot.soups.words import warning
 
-    report = write_soup(done.results, output / "report.html")
-    landing.add(output)
+    report = write_soup(done.results, done.model.parent / "report.html")
+    landing.add(done.model.parent)
     out.data({**done.results.to_json(), **landing.value}, terminal_soup(done.results))
     for note in done.results.notes:
         out.say(f"note: {note}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -43,6 +44,11 @@ class Draw(Declared):
             if self.log and self.low <= 0:
                 raise ValueError("with 'log', 'low' has to be above 0")
         return self
+
+    @property
+    def space(self) -> list[float] | Mapping[str, Any]:
+        """What runs other than run 0 draw from, see ``draw_values``."""
+        return self.choices or {"low": self.low, "high": self.high, "log": self.log}
 
 
 class Swad(Declared):
@@ -274,6 +280,9 @@ class Recipe(VerbRecipe):
     protocols: list[str] | None = Field(None, description="default: all that the recipe allows")
     final: Final = Field(Final(), description="the model that is kept")
     threads: int = Field(1, ge=1, description="CPU threads of a job; results depend on it")
+    trainer: Literal["built-in"] = Field(
+        "built-in", exclude=True, description="what fine-tunes; your own: docs/trainers.md"
+    )
     resamples: int = Field(2000, ge=100, description="bootstrap resamples for the intervals")
 
     @field_validator("held_out", mode="before")
@@ -292,6 +301,16 @@ class Recipe(VerbRecipe):
         for one, names in zip(value, sets, strict=True):
             if sets.count(names) > 1 or (not isinstance(one, str) and len(names) < len(one)):
                 raise ValueError(f"{one!r} names a domain twice, or stands twice")
+        return value
+
+    @field_validator("trainer", mode="before")
+    @classmethod
+    def _ours(cls, value: Any) -> Any:
+        if value != "built-in":
+            raise ValueError(
+                "is 'built-in' here; a trainer of your own is a mapping, which `stockpot recycle` "
+                "reads, and in Python stockpot.trainers.recycle_with"
+            )
         return value
 
     @field_validator("protocols")

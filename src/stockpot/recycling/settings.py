@@ -85,6 +85,5 @@ def _first(value: Sequence[float] | float | Draw) -> float:
 
 def _choices(value: Sequence[float] | float | Draw) -> Sequence[float] | Mapping[str, Any]:
     if isinstance(value, Draw):
-        limits = {"low": value.low, "high": value.high, "log": value.log}
-        return value.choices if value.choices is not None else limits
+        return value.space
     return value if isinstance(value, Sequence) else [value]

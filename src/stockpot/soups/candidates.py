@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -90,37 +91,65 @@ class CandidateMaker:
             self._search(name, layers, method, gain, share)
 
     def _singles(self) -> None:
-        self.singles = scored = []
         try:
-            for index in range(self.blends.count):
-                single, leader = self.blends.single(index), self.evaluations.best
-                scored.append(self.evaluations.score(single, "single", against=leader))
+            self.score_singles()
         finally:  # also where the time ends between two of them
-            usable = [one for one in scored if one.complete and one.failure is None]
-            if usable:
-                best = max(usable, key=lambda one: one.score)
-                self._add("best", f"best single model, {best.blend.label}", best, 1)
-        if not usable:
-            raise StockpotError(f"the evaluator failed on every model: {scored[0].failure}")
+            self.add_best("best", "best single model", range(len(self.singles)))
+        self.need_best()
+
+    def score_singles(self) -> None:
+        """Score every ingredient as it is."""
+        for index in range(len(self.singles), self.blends.count):
+            single, leader = self.blends.single(index), self.evaluations.best
+            self.singles.append(self.evaluations.score(single, "single", against=leader))
+
+    def add_best(self, name: str, label: str, members: Sequence[int]) -> None:
+        """The best of some ingredients, where one of them could be scored."""
+        scored = [self.singles[index] for index in members]
+        usable = [one for one in scored if one.complete and one.failure is None]
+        if usable:
+            best = max(usable, key=lambda one: one.score)
+            self._add(name, f"{label}, {best.blend.label}", best, 1)
+
+    def need_best(self) -> None:
+        """Raises ``StockpotError`` where there is no best single model."""
+        if not self.rows:
+            raise StockpotError(f"the evaluator failed on every model: {self.singles[0].failure}")
+
+    def add_mean(self, name: str, label: str, members: Sequence[int] | None = None) -> None:
+        """The uniform soup of some ingredients, of all by default."""
+        self._add(name, label, self._score(self.blends.uniform(members, name), "uniform"), 0)
+
+    def add_base(self, label: str) -> None:
+        """What all were fine-tuned from."""
+        blend = self.blends.blend("base", label, np.zeros(self.blends.count))
+        self._add("base", label, self._score(blend, "base"), 0)
 
     def _uniform(self) -> None:
         if self.blends.count > 1:
-            self._add("uniform", "uniform soup", self._score(self.blends.uniform(), "uniform"), 0)
+            self.add_mean("uniform", "uniform soup")
         if self.blends.has_base:
-            blend = self.blends.blend("base", "the base", np.zeros(self.blends.count))
-            self._add("base", "the base", self._score(blend, "base"), 0)
+            self.add_base("the base")
 
     def _stock(self) -> None:
-        if not self.blends.has_base or self.blends.count < 2:
-            return
-        ratios = self.engine.stock_ratios()
-        values = np.repeat(ratios[None, :] / self.blends.count, self.blends.count, axis=0)
-        blend = self.blends.blend("stock", "Model Stock", values)
-        self._add("stock", "Model Stock", self._score(blend, "stock"), 0)
+        if self.blends.has_base and self.blends.count > 1:
+            self.add_stock("stock", "Model Stock", range(self.blends.count))
+
+    def add_stock(self, name: str, label: str, members: Sequence[int]) -> None:
+        """Model Stock of some ingredients towards the base."""
+        chosen = list(members)
+        values = np.zeros((self.blends.count, self.blends.tensors))
+        values[chosen] = self.engine.stock_ratios(chosen) / len(chosen)
+        blend = self.blends.blend(name, label, values)
+        self._add(name, label, self._score(blend, "stock"), 0)
 
     def _greedy(self) -> None:
+        self.add_greedy("greedy", "greedy soup", range(self.blends.count))
+
+    def add_greedy(self, name: str, label: str, members: Sequence[int]) -> None:
         """Recipe 1 of Wortsman et al. 2022 (arXiv 2203.05482): DiWA calls it restricted."""
-        usable = {str(i): one.score for i, one in enumerate(self.singles) if np.isfinite(one.score)}
+        singles = {index: self.singles[index] for index in members}
+        usable = {str(i): one.score for i, one in singles.items() if np.isfinite(one.score)}
         if len(usable) < 2:
             return
         looks: list[TriedBlend] = []
@@ -130,7 +159,7 @@ class CandidateMaker:
             if len(chosen) == 1:
                 looks.append(self.singles[chosen[0]])
             else:
-                blend = self.blends.uniform(chosen, f"greedy:{len(looks)}")
+                blend = self.blends.uniform(chosen, f"{name}:{len(looks)}")
                 accepted = [one for one in looks if one.complete]
                 leader = max(accepted, key=lambda one: one.score, default=None)
                 looks.append(self.evaluations.score(blend, "greedy", against=leader))
@@ -139,26 +168,31 @@ class CandidateMaker:
         greedy_soup(usable, evaluate)
         complete = [one for one in looks if one.complete and one.failure is None]
         chosen = max(complete, key=lambda one: (one.score, len(one.blend.members)))
-        label = f"greedy soup of {len(chosen.blend.members)}"
-        self._add("greedy", label, chosen, len(usable), complete)
+        label = f"{label} of {len(chosen.blend.members)}"
+        self._add(name, label, chosen, len(usable), complete)
 
     def _curve(self) -> None:
-        """WiSE-FT (arXiv 2109.01903): between the base and the uniform soup, and the best model."""
-        if not self.blends.has_base:
-            return
-        ends = {one.name: one for one in self.rows if one.name in ("uniform", "best")}
-        for name, row in ends.items():
-            looks = [row.scored]
-            for a in _CURVE:
-                blend = self.blends.blend(
-                    f"wise:{name}:{a:g}",
-                    f"{a:g} of the way to the {_short(row)}",
-                    a * row.scored.blend.coefficients,
-                )
-                looks.append(self._score(blend, "wise"))
-            chosen = max(looks, key=lambda one: one.score)
-            label = f"WiSE-FT towards the {_short(row)}"
-            self._add(f"wise:{name}", label, chosen, row.decisions + 1, looks)
+        if self.blends.has_base:
+            for row in [one for one in self.rows if one.name in ("uniform", "best")]:
+                self.add_curve(f"wise:{row.name}", f"WiSE-FT towards the {_short(row)}", row)
+
+    def add_curve(
+        self, name: str, label: str, row: SoupCandidate, shares: Sequence[float] = _CURVE
+    ) -> None:
+        """WiSE-FT (arXiv 2109.01903): between the base and a candidate.
+
+        With one of ``shares`` nothing is chosen: it is that point.
+        """
+        chooses = len(shares) > 1
+        looks = [row.scored] if chooses else []
+        for share in shares:
+            point = f"{share:g} of the way to the {_short(row)}"
+            coefficients = share * row.scored.blend.coefficients
+            looks.append(
+                self._score(self.blends.blend(f"{name}:{share:g}", point, coefficients), "wise")
+            )
+        chosen = max(looks, key=lambda one: one.score)
+        self._add(name, label, chosen, row.decisions + chooses, looks if chooses else None)
 
     def _leave_out(self) -> None:
         count = self.blends.count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from stockpot.checkpoints.layers import layer_of
 from stockpot.evaluation.wording import in_sentence
 from stockpot.evaluators.contract import Evaluator
-from stockpot.provenance import versions
+from stockpot.provenance import RunModel, versions
 from stockpot.soups.candidates import CandidateMaker, SoupCandidate
 from stockpot.soups.choice import best_searched, is_level, judged_claims, leader
 from stockpot.soups.ingredients import OpenIngredients
@@ -24,10 +24,26 @@ from stockpot.soups.schema import (
     SoupIngredient,
     SoupResults,
     SoupRow,
+    SoupTraining,
 )
 
 _GROUPS = 12  # of layers, in the picture of the coefficients
 RIVALS = ("best", "uniform")
+
+
+@dataclass(frozen=True)
+class SoupTrainings:
+    """How ingredients were trained. ``title``: of the results; ``starts``: models that trainings
+    started from, parents before children."""
+
+    title: str = ""
+    trainings: tuple[SoupTraining, ...] = ()
+    starts: tuple[RunModel, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """Which trainings cannot be used, and why."""
+        return [f"{one.name} is left out: {one.left_out}" for one in self.trainings if one.left_out]
 
 
 @dataclass
@@ -38,6 +54,7 @@ class SoupOutcome:
     ingredients: OpenIngredients
     evaluator: Evaluator
     kept: Judgement
+    trained: SoupTrainings = field(default_factory=SoupTrainings)
     seconds: float = 0.0
 
 
@@ -52,7 +69,8 @@ def collect(outcome: SoupOutcome, recipe: dict[str, Any], digest: str) -> SoupRe
         recipe_digest=digest,
         version=SoupResults.current,
         kind="soup",
-        title=f"Soup of {len(outcome.ingredients.names)} models",
+        title=outcome.trained.title or f"Soup of {len(outcome.ingredients.names)} models",
+        trainings=outcome.trained.trainings,
         base=outcome.ingredients.base_name,
         evaluator=SoupEvaluator(
             label=outcome.evaluator.label,

@@ -105,16 +105,18 @@ class SoupEngine:
         every = list(layers.values())
         return [[tensor for layer in part for tensor in every[layer]] for part in parts]
 
-    def stock_ratios(self) -> Coefficients:
-        """Model Stock's t of every differing tensor (arXiv 2403.19522, eq. 7), (T,)."""
+    def stock_ratios(self, members: Sequence[int]) -> Coefficients:
+        """Model Stock's t of every differing tensor for some ingredients (arXiv 2403.19522, eq. 7),
+        (T,)."""
+        count = len(members)
         ratios = []
         for one in self._changed.values():
-            gram = np.zeros((self.count, self.count))
+            gram = np.zeros((count, count))
             for start in range(0, one.info.size, _BLOCK):
-                part = one.deltas[:, start : start + _BLOCK].astype(np.float64)
+                part = one.deltas[list(members), start : start + _BLOCK].astype(np.float64)
                 gram += part @ part.T
             cosine = mean_cosine(gram, "cosine")
-            ratios.append(float(interpolation_ratio(cosine, self.count, bound=True)))
+            ratios.append(float(interpolation_ratio(cosine, count, bound=True)))
         return np.array(ratios)
 
     def shuffle(self, keep: int, seed: int) -> SoupEngine:

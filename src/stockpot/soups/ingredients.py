@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stockpot.backbones.layout import HEAD
 from stockpot.checkpoints import Checkpoint
@@ -17,14 +17,23 @@ from stockpot.inspection.sources import Source, name_sources, open_all, short_na
 class OpenIngredients:
     """Names and checkpoints in order; the base, where there is one, and what it is called.
 
-    ``notes``: which were left out because they have the weights of another one.
+    ``same``: what has the weights of another one, by name, and that other one's name; it is no
+    ingredient of its own.
     """
 
     names: tuple[str, ...]
     models: tuple[Checkpoint, ...]
     base: Checkpoint | None
     base_name: str | None
-    notes: tuple[str, ...] = ()
+    same: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """Which were left out because they have the weights of another one."""
+        return [
+            f"{name} has the same weights as {other} and is counted once, as {other}"
+            for name, other in self.same.items()
+        ]
 
 
 def open_ingredients(
@@ -49,14 +58,14 @@ def open_ingredients(
                 f"{one.label} keeps its head in {HEAD}, apart from the weights",
                 hint="average such models with stockpot recycle",
             )
-    notes: list[str] = []
+    same: dict[str, str] = {}
     first: dict[str, str] = {}
     for name, one in list(opened.items()):
         if one.path is None:
             one.label = name  # what messages call it
-        same = first.setdefault(one.digest(), name)
-        if same != name:
-            notes.append(f"{name} has the same weights as {same} and is counted once, as {same}")
+        other = first.setdefault(one.digest(), name)
+        if other != name:
+            same[name] = other
             del opened[name]
     if len(opened) < 2:
         raise InputError("these models are all the same", hint="give different checkpoints")
@@ -66,4 +75,4 @@ def open_ingredients(
         ground = open_all(stack, {base_name: base})[base_name]
     if not force:
         refuse_strangers(opened, ground)
-    return OpenIngredients(tuple(opened), tuple(opened.values()), ground, base_name, tuple(notes))
+    return OpenIngredients(tuple(opened), tuple(opened.values()), ground, base_name, same)

@@ -24,7 +24,7 @@ from stockpot.progress import progress
 from stockpot.soups.blend import Blends
 from stockpot.soups.budget import Budget
 from stockpot.soups.candidates import CandidateMaker
-from stockpot.soups.collect import SoupOutcome, collect
+from stockpot.soups.collect import SoupOutcome, SoupTrainings, collect
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.ingredients import OpenIngredients, open_ingredients
 from stockpot.soups.judging import judge
@@ -36,7 +36,8 @@ from stockpot.soups.search import METHODS
 
 CONTROLS = ("none", "one", "equal")
 Checkpoints = Sequence[Source] | Mapping[str, Source]
-Evaluate = str | Path | Mapping[str, Any] | Evaluator | Callable[..., Any]
+Opened = tuple[Evaluator, tuple[Constraint, ...]]
+Evaluate = str | Path | Mapping[str, Any] | Evaluator | Opened | Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,10 @@ class SoupSettings:
 
 
 @dataclass
-class _Setup:
-    """What is open while a soup is made."""
+class SoupSetup:
+    """What is open while a soup is made. ``make``: makes the candidates, in the order of the
+    arguments of ``CandidateMaker``; ``trained``: how the ingredients came about, where that is
+    known."""
 
     ingredients: OpenIngredients
     evaluator: Evaluator
@@ -92,10 +95,12 @@ class _Setup:
     settings: SoupSettings
     budget: Budget
     recipe: dict[str, Any] = field(default_factory=dict)
+    make: Callable[..., CandidateMaker] = CandidateMaker
+    trained: SoupTrainings = field(default_factory=SoupTrainings)
 
     def notes(self) -> list[str]:
         """What is worth a note before anything runs."""
-        notes = list(self.ingredients.notes)
+        notes = [*self.ingredients.notes, *self.trained.notes]
         if self.evaluator.unknown:
             notes.append(
                 f"the scores of {self.evaluator.label} are not kept for later runs: "
@@ -182,26 +187,38 @@ def soup_with(
     started = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(ended_by_signals())
-        setup = _prepare(stack, checkpoints, evaluate, base, settings, force)
+        setup = prepare_soup(stack, checkpoints, evaluate, base, settings, force)
         setup.budget.started = started
         identity = digest(setup.recipe)
         if folder is not None:
             writes = ("model", "models.json")
             check_output(folder, "results.json", identity, overwrite=overwrite, writes=writes)
-        store = cache if cache is not None or folder is None else folder / "work" / "scores"
-        if setup.evaluator.unknown:
-            store = None
-        expected = setup.budget.evaluations or 10.0 * len(setup.ingredients.models)
-        with progress("soup", expected, quiet=quiet) as advance:
-            scores = ScoreStore(None if store is None else Path(store))
-            outcome = _measure(setup, scores, (lambda words: None) if quiet else _warn, advance)
-        outcome.seconds = time.monotonic() - started
-        results = collect(outcome, setup.recipe, identity)
-        if folder is None:
-            return Souped(None, results, state_of(setup.engine.checkpoint(outcome.kept.blend)))
-        save_soup(folder, outcome, results)
-        write_json(folder / "results.json", results.to_json())
-        return Souped(folder, results)
+        return finish_soup(setup, identity, folder, cache=cache, quiet=quiet)
+
+
+def finish_soup(
+    setup: SoupSetup,
+    identity: str,
+    folder: Path | None,
+    *,
+    cache: str | Path | None = None,
+    quiet: bool = True,
+) -> Souped:
+    """Evaluate, choose, judge and write what is set up. ``identity``: of the recipe."""
+    store = cache if cache is not None or folder is None else folder / "work" / "scores"
+    if setup.evaluator.unknown:
+        store = None
+    expected = setup.budget.evaluations or 10.0 * len(setup.ingredients.models)
+    with progress("soup", expected, quiet=quiet) as advance:
+        scores = ScoreStore(None if store is None else Path(store))
+        outcome = _measure(setup, scores, (lambda words: None) if quiet else _warn, advance)
+    outcome.seconds = time.monotonic() - setup.budget.started
+    results = collect(outcome, setup.recipe, identity)
+    if folder is None:
+        return Souped(None, results, state_of(setup.engine.checkpoint(outcome.kept.blend)))
+    save_soup(folder, outcome, results)
+    write_json(folder / "results.json", results.to_json())
+    return Souped(folder, results)
 
 
 def plan_soup(
@@ -226,7 +243,7 @@ def plan_with(
 ) -> list[str]:
     """:func:`plan_soup` with its settings in one."""
     with ExitStack() as stack:
-        setup = _prepare(stack, checkpoints, evaluate, base, settings, force)
+        setup = prepare_soup(stack, checkpoints, evaluate, base, settings, force)
         engine, budget, rows = setup.engine, setup.budget, setup.evaluator.size
         amount = (
             f"{budget.evaluations} evaluations" if budget.evaluations else f"{budget.seconds:g} s"
@@ -241,14 +258,14 @@ def plan_with(
         ]
 
 
-def _prepare(
+def prepare_soup(
     stack: ExitStack,
     checkpoints: Checkpoints,
     evaluate: Evaluate,
     base: Source | None,
     settings: SoupSettings,
     force: bool,
-) -> _Setup:
+) -> SoupSetup:
     """Read, check and open everything; nothing is evaluated."""
     evaluator, constraints = read_evaluator(evaluate)
     split = RowSplit(settings.judge, settings.seed)
@@ -274,11 +291,13 @@ def _prepare(
         ],
         **vars(settings),
     }
-    return _Setup(ingredients, evaluator, constraints, engine, settings, budget, recipe)
+    return SoupSetup(ingredients, evaluator, constraints, engine, settings, budget, recipe)
 
 
-def read_evaluator(evaluate: Evaluate) -> tuple[Evaluator, tuple[Constraint, ...]]:
+def read_evaluator(evaluate: Evaluate) -> Opened:
     """The evaluator and its constraints. Raises ``InputError``."""
+    if isinstance(evaluate, tuple):
+        return evaluate
     if isinstance(evaluate, Evaluator):
         return evaluate, ()
     if isinstance(evaluate, str | Path | Mapping):
@@ -289,7 +308,7 @@ def read_evaluator(evaluate: Evaluate) -> tuple[Evaluator, tuple[Constraint, ...
 
 
 def _measure(
-    setup: _Setup, store: ScoreStore, say: Callable[[str], None], advance: Callable[..., None]
+    setup: SoupSetup, store: ScoreStore, say: Callable[[str], None], advance: Callable[..., None]
 ) -> SoupOutcome:
     settings, engine = setup.settings, setup.engine
     evaluations = Evaluations(
@@ -303,11 +322,11 @@ def _measure(
         settings.racing,
     )
     blends = Blends(setup.ingredients.names, len(engine.changes), has_base=engine.base is not None)
-    maker = CandidateMaker(engine, blends, evaluations, settings.seed, notes=setup.notes())
+    maker = setup.make(engine, blends, evaluations, settings.seed, notes=setup.notes())
     maker.cheap()
     maker.search(settings.search, settings.layer_groups, settings.gain)
     kept = judge(maker, setup.constraints, store, settings)
-    return SoupOutcome(maker, setup.ingredients, setup.evaluator, kept)
+    return SoupOutcome(maker, setup.ingredients, setup.evaluator, kept, setup.trained)
 
 
 def _warn(words: str) -> None:

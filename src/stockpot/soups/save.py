@@ -75,13 +75,14 @@ def _parents(output: Path, outcome: SoupOutcome) -> list[RunModel]:
     engine = outcome.maker.engine
     base = None if engine.base is None else engine.base.digest()
     listed: list[tuple[Checkpoint, str, str, str | None]] = []
-    if engine.base is not None and base is not None:
+    models = list(outcome.trained.starts)
+    if engine.base is not None and base is not None and not models:
         listed.append((engine.base, str(outcome.ingredients.base_name), base, None))
     for one, name, known in zip(
         engine.ingredients, outcome.ingredients.names, engine.digests, strict=True
     ):
         listed.append((one, name, known, base))
-    return [
+    return models + [
         RunModel(_place(one, output), name, digest=known, base=of)
         for one, name, known, of in listed
         if one.path is not None

@@ -24,6 +24,18 @@ class SoupIngredient(ResultPart):
     shares: tuple[float, ...]
 
 
+class SoupTraining(ResultPart):
+    """A training that the run had a trainer do. ``init``: what it started from; ``left_out``: why
+    its model cannot be used, "" where it can."""
+
+    name: str
+    init: str
+    data: str | None
+    hyperparameters: dict[str, JsonValue]
+    seconds: float
+    left_out: str
+
+
 class SoupEvaluator(ResultPart):
     """Who scored. ``metric``: of the scores; ``rows``: how many, None for one number a model."""
 
@@ -144,7 +156,8 @@ class SoupCost(ResultPart):
 
 class SoupResults(VerbResults):
     """The whole of it. ``groups``: names of the layer groups of the ingredients' ``shares``;
-    ``searched``: the best that the search came to minus the best single model."""
+    ``searched``: the best that the search came to minus the best single model; ``trainings``: how
+    the ingredients were made, where this run made them."""
 
     kind: Literal["soup"]
     title: str
@@ -159,6 +172,7 @@ class SoupResults(VerbResults):
     cost: SoupCost
     notes: tuple[str, ...]
     searched: SoupGain | None = None
+    trainings: tuple[SoupTraining, ...] = ()
     recipe: dict[str, JsonValue]
     versions: dict[str, str]
 

@@ -120,18 +120,28 @@ def draw_hyperparameters(
     """
     defaults = defaults or HyperParameters()
     known = {field.name for field in fields(HyperParameters)}
-    drawn: dict[str, Any] = {}
-    for field, choices in space.items():
+    for field in space:
         if field not in known:
             raise InputError(
                 f"unknown hyper-parameter '{field}'; known: {', '.join(sorted(known))}"
             )
+    if index == 0:
+        return defaults
+    return defaults.replace(**draw_values(space, name=name, seed=seed, index=index))
+
+
+def draw_values(
+    space: Mapping[str, Sequence[Any] | Mapping[str, Any]], *, name: str, seed: int, index: int
+) -> dict[str, Any]:
+    """A value for every field of ``space``, see :func:`draw_hyperparameters`."""
+    drawn: dict[str, Any] = {}
+    for field, choices in space.items():
         generator = named_generator(seed, "hyperparameters", name, index, field)
         if isinstance(choices, Mapping):
             drawn[field] = _draw_number(choices, generator)
         else:
             drawn[field] = choices[int(generator.integers(len(choices)))]
-    return defaults if index == 0 else defaults.replace(**drawn)
+    return drawn
 
 
 def _are_weights(value: Any) -> bool:
@@ -140,7 +150,7 @@ def _are_weights(value: Any) -> bool:
     return value in (None, "balanced")
 
 
-def _draw_number(limits: Mapping[str, float], generator: Any) -> float:
+def _draw_number(limits: Mapping[str, Any], generator: Any) -> float:
     low, high = float(limits["low"]), float(limits["high"])
     where = float(generator.random())
     if limits.get("log"):

@@ -1,0 +1,240 @@
+"""What the jobs do: compose the weights that trainings start from, and train.
+
+A job's folder holds ``model``, a model folder, and ``training.json``. Where a training diverged
+``training.json`` says so, there is no model, and no training starts from it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from stockpot.checkpoints import Checkpoint, open_checkpoint
+from stockpot.checkpoints.dtypes import Array, is_float, narrow
+from stockpot.checkpoints.matching import is_buffer, match_names
+from stockpot.checkpoints.writer import folder_writer
+from stockpot.errors import InputError
+from stockpot.files import write_json
+from stockpot.merging.output import METADATA, copy_companions
+from stockpot.provenance import Parent, Record, versions, write_record
+from stockpot.reading import read_json
+from stockpot.trainers.contract import TrainingRequest, open_trainer
+
+MODEL, FACTS = "model", "training.json"
+_FAMILY = 0.5  # of a model's weights, what has to be the base's by name and shape
+
+Values = Mapping[str, Any]
+Folders = Mapping[str, Path]
+
+
+def left_out(folder: Path) -> str:
+    """Why a job's model cannot be used, "" where it can."""
+    return str(read_json(folder / FACTS, "the facts of a training").get("left_out", ""))
+
+
+def start(
+    out: Path,
+    inputs: Folders,
+    *,
+    sources: list[Values],
+    head_tensors: list[str],
+    base_digest: str,
+    base: str,
+    root: str,
+) -> None:
+    """An init: the base's weights, an auxiliary's or a mean of some, under the shared head.
+
+    ``sources``: ``name`` ("base", or of an auxiliary), ``weights`` (a path, or None for what a job
+    trained) and ``share``. The head is what the base lacks, or ``head_tensors`` names; it is that
+    of the first training (``inputs["head"]``), or the base's.
+    """
+    if lost := [why for folder in inputs.values() if (why := left_out(folder))]:
+        write_json(out / FACTS, {"left_out": lost[0]})
+        return
+    folder = inputs["head"] / MODEL if "head" in inputs else Path(base)
+    with ExitStack() as stack:
+        names = [str(source["name"]) for source in sources]
+        wild = {str(one["name"]): Path(root) / str(one["weights"]) for one in sources}
+        jobs = {name: inputs[name] / MODEL for name in names if name in inputs}
+        paths = {**wild, **jobs, "base": Path(base)}
+        opened = [stack.enter_context(open_checkpoint(path)) for path in (folder, *paths.values())]
+        (model, *others), _ = match_names(opened)
+        by_name = dict(zip(paths, others, strict=True))
+        ground = by_name["base"]
+        shared = {
+            name
+            for name in matching(model, ground)
+            if not any(fnmatch(name, pattern) for pattern in head_tensors)
+        }
+        parts = [(by_name[str(one["name"])], float(one["share"])) for one in sources]
+        for name, (other, _) in zip(names, parts, strict=True):
+            _check_family(other, ground, name)
+        (out / MODEL).mkdir(exist_ok=True)
+        with folder_writer(out / MODEL, model.tensors, METADATA) as writer:
+            for name in model.names:
+                writer.write(name, 0, _mixed(model, ground, parts, name, name in shared))
+        parents = [
+            Parent(str(source["name"]), one.digest(), "init", share if len(parts) > 1 else None)
+            for source, (one, share) in zip(sources, parts, strict=True)
+        ]
+        if "head" in inputs:
+            parents.append(Parent("head", model.digest(), "head"))
+    copy_companions(folder, out / MODEL)
+    recipe = {"sources": sources, "head_tensors": head_tensors}
+    _write_record(out / MODEL, "merge", "init", parents, recipe)
+    write_json(out / FACTS, {})
+
+
+def train(
+    out: Path,
+    inputs: Folders,
+    *,
+    trainer: Values,
+    identity: str,
+    role: Literal["head", "auxiliary", "run"],
+    name: str,
+    data: str | None,
+    content: str,
+    hyperparameters: Values,
+    seed: int,
+    threads: int,
+    base_digest: str,
+    base: str,
+    root: str,
+) -> None:
+    """One training by somebody's trainer, from the base or from ``inputs["init"]``.
+
+    Raises ``InputError`` where what it wrote is no model of the init's family.
+    """
+    if "init" in inputs and (why := left_out(inputs["init"])):
+        write_json(out / FACTS, {"left_out": why})
+        return
+    init, model = inputs["init"] / MODEL if "init" in inputs else Path(base), out / MODEL
+    shutil.rmtree(model, ignore_errors=True)  # of an attempt that was interrupted
+    known = None if data is None else Path(root) / data
+    told = str(known) if known is not None and known.exists() else data
+    request = TrainingRequest(init, model, told, seed, hyperparameters)
+    open_trainer(trainer, Path(root)).train(request, out / "log.txt", threads)
+    with ExitStack() as stack:
+        ground = stack.enter_context(open_checkpoint(init))
+        if (model / "adapter_config.json").is_file():
+            raise InputError(
+                "the trainer wrote an adapter", hint="merge it into its model before it is saved"
+            )
+        made = stack.enter_context(open_checkpoint(model))
+        (made, ground), _ = match_names([made, ground])
+        _check_family(made, ground, "what the trainer wrote")
+        shared = set(matching(made, ground))
+        new = [one for one in _weights(made) if one not in shared]
+        if new and role == "run":
+            raise InputError(
+                f"the trainer's model has {len(new)} tensors that its init lacks, such as "
+                f"'{new[0]}': every run would begin with another one",
+                hint="say 'head' in the recipe, so that all runs start from one head",
+            )
+        if (place := _nonfinite(made)) is not None:
+            if role == "head":
+                raise InputError(f"the head's training has diverged: '{place}' is not finite")
+            shutil.rmtree(model)
+            what = "it" if role == "run" else name
+            write_json(out / FACTS, {"left_out": f"{what} has diverged: '{place}' is not finite"})
+            return
+        parents = [Parent("base" if "init" not in inputs else "init", ground.digest(), "init")]
+    recipe = {
+        "trainer": trainer,
+        "data": data,
+        "hyperparameters": hyperparameters,
+        "seed": seed,
+    }
+    _write_record(model, "finetune", name, parents, recipe, content)
+    write_json(out / FACTS, {})
+
+
+def matching(model: Checkpoint, other: Checkpoint) -> list[str]:
+    """Weights of ``model`` that ``other`` has by name and shape."""
+    return [
+        name
+        for name in _weights(model)
+        if name in other and other.info(name).shape == model.info(name).shape
+    ]
+
+
+def _weights(model: Checkpoint) -> list[str]:
+    infos = model.tensors.values()
+    return [one.name for one in infos if is_float(one.dtype) and not is_buffer(one)]
+
+
+def _check_family(model: Checkpoint, ground: Checkpoint, what: str) -> None:
+    common = sum(model.info(name).size for name in matching(model, ground))
+    whole = sum(model.info(name).size for name in _weights(model))
+    if common < _FAMILY * whole:
+        raise InputError(
+            f"{what} is no model of the init's family: {common:,} of its {whole:,} weights have "
+            "name and shape of one of the init's"
+        )
+
+
+def _mixed(
+    model: Checkpoint,
+    ground: Checkpoint,
+    parts: Sequence[tuple[Checkpoint, float]],
+    name: str,
+    is_shared: bool,
+) -> Array:
+    """Storage values of one tensor of an init; what a source lacks is the base's."""
+    if not is_shared:
+        return model.raw(name)
+    info = model.info(name)
+    fitting = [
+        (one if name in one and one.info(name).shape == info.shape else ground, share)
+        for one, share in parts
+    ]
+    if len(fitting) == 1:
+        one = fitting[0][0]
+        if one.info(name).dtype == info.dtype:
+            return one.raw(name)
+        return narrow(one.read(name).reshape(-1), info.dtype)
+    total = np.zeros(info.size, np.float64)
+    for one, share in fitting:
+        total += share * one.read(name).reshape(-1).astype(np.float64)
+    return narrow(total, info.dtype)
+
+
+def _nonfinite(model: Checkpoint) -> str | None:
+    """A tensor that holds NaN or infinity."""
+    return next(
+        (
+            name
+            for name in _weights(model)
+            if model.first_nonfinite(name, 0, model.info(name).size) is not None
+        ),
+        None,
+    )
+
+
+def _write_record(
+    folder: Path,
+    kind: str,
+    name: str,
+    parents: Sequence[Parent],
+    recipe: Any,
+    data: str | None = None,
+) -> None:
+    with open_checkpoint(folder) as written:
+        digest = written.digest()
+    record = Record(
+        kind=kind,
+        name=name,
+        parents=tuple(parents),
+        recipe=recipe,
+        data=data,
+        versions=versions("torch", "transformers", "trl"),
+        digest=digest,
+    )
+    write_record(folder, record)
