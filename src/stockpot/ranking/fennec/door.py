@@ -14,7 +14,7 @@ from stockpot.ranking.prepare import Prepared, prepare_task
 from stockpot.ranking.request import load_request
 from stockpot.ranking.results import unranked
 from stockpot.ranking.schema import UnrankedModel
-from stockpot.ranking.zoo import ModelEntry, load_zoo
+from stockpot.ranking.zoo import ModelEntry, Zoo, load_zoo
 from stockpot.results import ResultPart
 from stockpot.yaml_lines import suggestion
 
@@ -64,10 +64,7 @@ def rank_fennec(
             "Fennec learns from known tasks", hint="name some: --known a.yaml --known b.yaml"
         )
     models, output = load_zoo(Path(zoo)), Path(output)
-    entry = models.entries.get(proxy)
-    if not isinstance(entry, ModelEntry):
-        near = suggestion(proxy, list(models.entries))
-        raise InputError(f"the zoo has no model '{proxy}' to be Fennec's proxy{near}")
+    entry = _proxy(models, proxy)
     work = output / "work"
 
     def prepared(path: str | Path, changes: Sequence[str] = ()) -> Prepared:
@@ -110,6 +107,14 @@ def rank_fennec(
     winner = results.models[0].name
     write_recipe(output / "recipe.yaml", new, winner, entries[winner])
     return results
+
+
+def _proxy(zoo: Zoo, name: str) -> ModelEntry:
+    entry = zoo.entries.get(name)
+    if not isinstance(entry, ModelEntry):
+        near = suggestion(name, list(zoo.entries))
+        raise InputError(f"the zoo has no model '{name}' to be Fennec's proxy{near}")
+    return entry
 
 
 def _models(ranking: FennecRanking) -> tuple[FennecModel, ...]:
