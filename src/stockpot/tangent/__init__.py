@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stockpot.tangent.checks import check_linearisation
     from stockpot.tangent.component import Component
     from stockpot.tangent.composer import AverageComposer, Composed, Composer
+    from stockpot.tangent.deploy import deployable
     from stockpot.tangent.feeds import TensorFeed, cache_trunk
     from stockpot.tangent.fitting import train_component
     from stockpot.tangent.forgetting.certificate import AuditData, certify, outputs
@@ -49,6 +50,7 @@ __all__ = [
     "check",
     "check_linearisation",
     "compose",
+    "deployable",
     "draw_head",
     "evaluate",
     "forget",
@@ -70,6 +72,7 @@ __getattr__ = lazily(
         "checks": "check_linearisation",
         "component": "Component",
         "composer": "AverageComposer Composed Composer",
+        "deploy": "deployable",
         "feeds": "TensorFeed cache_trunk",
         "fitting": "train_component",
         "forgetting.certificate": "AuditData certify outputs",

@@ -24,7 +24,9 @@ def statistics_composer(
     wanted: Composition, backbone: Backbone, classes: Sequence[str]
 ) -> StatisticsComposer:
     """A composer of statistics as a recipe describes it."""
-    features = FeatureMap(wanted.features, wanted.dimension, wanted.directions, wanted.seed)
+    features = FeatureMap(
+        wanted.features, wanted.dimension, wanted.directions, wanted.seed, wanted.random_dimension
+    )
     return StatisticsComposer(
         backbone, features, classes, solver=wanted.solver, penalty=wanted.penalty
     )

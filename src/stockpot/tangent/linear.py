@@ -111,6 +111,11 @@ class TangentModel:
         """The base's values of the parameters that have a tangent (views; do not change them)."""
         return {name: self._weights[path] for name, path in self._halves.names.items()}
 
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The module's own parameters that have a tangent."""
+        inside = dict(self._upper.named_parameters())
+        return {name: inside[path] for name, path in self._halves.names.items()}
+
     @cached_property
     def device(self) -> torch.device:
         """Where the module lies."""

@@ -50,10 +50,13 @@ class Composition(Declared):
     kind: Literal["average", "statistics"] = Field(
         "average", description="deltas that are averaged, or sums that give joint training"
     )
-    features: Literal["tangent", "random", "plain"] = Field(
-        "tangent", description="statistics: sketched gradients, random projections, or the base's"
+    features: Literal["joined", "tangent", "random", "plain"] = Field(
+        "joined",
+        description="statistics: the base's features, random projections of them, sketched "
+        "gradients, or all three beside each other",
     )
-    dimension: int = Field(4096, ge=1, description="statistics: length of the feature vector")
+    dimension: int = Field(2048, ge=1, description="statistics: length of the sketch")
+    random_dimension: int = Field(2048, ge=1, description="statistics: random projections")
     directions: int = Field(4, ge=1, description="statistics: directions of the sketch")
     seed: int = Field(0, ge=0, description="statistics: draws sketch or projection")
     solver: Literal["ridge", "means"] = Field("ridge", description="statistics: what is solved")

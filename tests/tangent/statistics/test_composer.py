@@ -30,12 +30,23 @@ def shards(by: str = "rows") -> list[np.ndarray]:
 def joint(made: StatisticsComposer, rows: np.ndarray, inputs: torch.Tensor) -> torch.Tensor:
     """Ridge on all rows at once, from the examples: the oracle."""
     found = data()
-    phi = made.phi(torch.from_numpy(found.inputs[rows]))
+    solution = made.compose([part(made, rows, "all")]).solution
+    lengths = list(made.features.blocks(made.backbone))
+
+    def used(batch: np.ndarray) -> list[torch.Tensor]:
+        blocks = made.phi(torch.from_numpy(batch)).split(lengths, 1)
+        return [blocks[index] for index in solution.blocks]
+
+    parts = used(found.inputs[rows])
+    traces = [float(block.square().sum()) for block in parts]
+    scales = [(traces[0] / trace) ** 0.5 for trace in traces]
+    phi = torch.cat([scale * block for scale, block in zip(scales, parts, strict=True)], 1)
     targets = torch.from_numpy(np.eye(5)[found.labels[rows]])
-    penalty = made.compose([part(made, rows, "all")]).solution.penalty
-    amount = penalty * float(phi.square().sum()) / phi.shape[1]
+    amount = solution.penalty * traces[0] / parts[0].shape[1]
     gram = phi.T @ phi + amount * torch.eye(phi.shape[1], dtype=torch.float64)
-    return made.phi(inputs) @ torch.linalg.solve(gram, phi.T @ targets)
+    weight = torch.linalg.solve(gram, phi.T @ targets)
+    tests = zip(scales, used(inputs.numpy()), strict=True)
+    return torch.cat([scale * block for scale, block in tests], 1) @ weight
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -62,7 +73,7 @@ def test_contract(check) -> None:
 
 
 @pytest.mark.parametrize("by", ["rows", "classes"])
-@pytest.mark.parametrize("kind", ["tangent", "random", "plain"])
+@pytest.mark.parametrize("kind", ["joined", "tangent", "random", "plain"])
 def test_composition_is_joint_training(kind: str, by: str) -> None:
     """To 1e-9 of the largest output, however the examples are dealt, the penalty included."""
     made = composer(kind)
@@ -74,8 +85,9 @@ def test_composition_is_joint_training(kind: str, by: str) -> None:
 
 
 @pytest.mark.parametrize("by", ["rows", "classes"])
-def test_removal_is_never_having_had_it(by: str) -> None:
-    made = composer()
+@pytest.mark.parametrize("kind", ["joined", "tangent"])
+def test_removal_is_never_having_had_it(kind: str, by: str) -> None:
+    made = composer(kind)
     inputs = torch.from_numpy(data(seed=1).inputs)
     rows = shards(by)
     parts = [part(made, each, f"site-{i}") for i, each in enumerate(rows)]
@@ -86,6 +98,35 @@ def test_removal_is_never_having_had_it(by: str) -> None:
     gap = (left.predict(inputs) - truth).abs().max() / truth.abs().max()
     assert float(gap) <= 1e-9
     assert float((whole.predict(inputs) - truth).abs().max()) > 1e-3
+
+
+def test_joined_features_are_never_worse_than_one_of_them() -> None:
+    """By the criterion, whatever the data: the plain features are there as they are."""
+    criteria, penalties = {}, {}
+    for kind in ("joined", "plain", "random", "tangent"):
+        solution = composer(kind).compose([part(composer(kind), np.arange(180), "all")]).solution
+        criteria[kind] = min(min(values.values()) for values in solution.criterion.values())
+        penalties[kind] = solution.criterion
+    alone = [criteria[kind] for kind in ("plain", "random", "tangent")]
+    assert criteria["joined"] <= min(alone) * (1 + 1e-9)
+    for index, kind in enumerate(("plain", "random", "tangent")):
+        assert penalties["joined"][(index,)] == pytest.approx(penalties[kind][(0,)], rel=1e-6)
+
+
+def test_what_has_no_weight_is_not_computed(monkeypatch) -> None:
+    whole, some = composer("joined"), composer("joined", parts=2)
+    component = part(whole, np.arange(100), "one")
+    composed = some.compose([component])
+    inputs = torch.from_numpy(data().inputs[:20])
+    expected = whole.phi(inputs) @ composed.solution.weight
+
+    def fail(*_: object) -> None:
+        raise AssertionError("a gradient was taken")
+
+    monkeypatch.setattr("stockpot.tangent.statistics.sketch.TangentSketch.__call__", fail)
+    torch.testing.assert_close(composed.predict(inputs), expected, rtol=1e-9, atol=1e-9)
+    with pytest.raises(InputError, match="parts"):
+        composer("joined", parts=4)
 
 
 def test_it_learns() -> None:

@@ -42,5 +42,5 @@ def data(rows: int = ROWS, seed: int = 0) -> Data:
 
 
 def composer(kind: str = "tangent", **more: object) -> StatisticsComposer:
-    features = FeatureMap(kind, dimension=64, directions=3)  # type: ignore[arg-type]
+    features = FeatureMap(kind, dimension=64, directions=3, random_dimension=64)  # type: ignore[arg-type]
     return StatisticsComposer(backbone(), features, CLASSES, device="cpu", **more)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,8 @@ class StatisticsComposer(Composer):
     ``backbone``: the base (above its cut, where it has one). ``features``: what is summed.
     ``classes``: columns of the outputs, in order; a class that no component has seen scores 0.
     ``solver``: "ridge" (its penalty by generalised cross-validation on the composed statistics,
-    unless ``penalty`` is given) or "means" (nearest class mean by cosine, SimpleCIL). ``device``:
+    unless ``penalty`` is given) or "means" (nearest class mean by cosine, SimpleCIL). ``parts``: use
+    only so many parts of the features, from the first on; the components are the same. ``device``:
     "cpu", or the GPU when there is one.
 
     With weights "sum", the default, the composed model is the one that joint training on all
@@ -50,14 +52,17 @@ class StatisticsComposer(Composer):
         *,
         solver: Solver = "ridge",
         penalty: float | None = None,
+        parts: int | None = None,
         device: str | None = None,
     ) -> None:
+        if parts is not None and not 0 < parts <= len(features.parts):
+            raise InputError(f"{parts} parts of features, the map has {len(features.parts)}")
         if solver not in ("ridge", "means"):
             raise InputError(f"unknown solver {solver!r}", hint="ridge or means")
         if len(set(classes)) != len(classes) or not classes:
             raise InputError("a composer of statistics needs classes, each named once")
         self.backbone, self.features, self.classes = backbone, features, tuple(classes)
-        self.solver, self.penalty = solver, penalty
+        self.solver, self.penalty, self.parts = solver, penalty, parts
         self.device = best_device(device)
         state = {name: tensor.contiguous() for name, tensor in backbone.state().items()}
         self.base_digest = MemoryCheckpoint(state).digest()
@@ -129,9 +134,12 @@ class StatisticsComposer(Composer):
 
     def solve(self, sums: Sums, penalty: float | None = None) -> Solution:
         """The classifier of some statistics; ``penalty`` instead of the composer's own rule."""
+        blocks = self.features.blocks(self.backbone)
         if self.solver == "means":
-            return class_means(sums)
-        return ridge(sums, penalty or self.penalty, device=self.device)
+            return replace(class_means(sums), blocks=tuple(range(len(blocks))))
+        return ridge(
+            sums, penalty or self.penalty, blocks=blocks, most=self.parts, device=self.device
+        )
 
     def _build(self, sums: Mapping[str, Tensor], terms: Sequence[Term], **made: Any) -> Composed:
         return ComposedStatistics(self, sums, terms, **made)
@@ -151,13 +159,19 @@ class ComposedStatistics(Composed):
     ) -> None:
         super().__init__(composer, terms, **made)
         self.solution = composer.solve(Sums.from_tensors(sums, composer.classes))
+        features, used = composer.features, self.solution.blocks
+        # What has no weight is not computed: gradients of every example cost most of a prediction.
+        self._phi = features.bind(composer.backbone, composer.device, only=used)
+        lengths = features.blocks(composer.backbone)
+        blocks = self.solution.weight.split(list(lengths))
+        self._weight = torch.cat([blocks[index] for index in used])
 
     @torch.no_grad()
     def predict(self, inputs: Any) -> Tensor:
         """phi(x) W, float64 (N, C) over the composer's classes; about 1 for the true class."""
         with torch.enable_grad():  # phi is made of gradients
-            phi = self.composer.phi(inputs).detach()
-        return phi.cpu() @ self.solution.weight
+            phi = self._phi(_on(inputs, self.composer.device)).detach()
+        return phi.cpu() @ self._weight
 
     def state(self) -> Mapping[str, Tensor]:
         """The classifier's weights (D, C), float64."""

@@ -2,64 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from stockpot.backbones import Backbone
 from stockpot.errors import InputError
-from stockpot.tangent.statistics.sketch import TangentSketch
+from stockpot.tangent.statistics.sketch import TangentSketch, one_by_one
 from stockpot.tasks import named_generator
 
-Kind = Literal["tangent", "random", "plain"]
+Kind = Literal["joined", "tangent", "random", "plain"]
 Features = Callable[[Any], Tensor]
+RANPAC = 10_000
+"""Width of the random projection in the paper (McDonnell et al. 2023, table A2)."""
 
 
 @dataclass(frozen=True)
 class FeatureMap:
     """A feature map as data: with the base's weights it says all that phi depends on.
 
-    ``kind``: "tangent" (gradients, see ``TangentSketch``), "random" (ReLU of a random projection of
-    the base's features, as in RanPAC, McDonnell et al. 2023, eq. 6) or "plain" (the features
-    themselves). ``dimension`` is D; it costs D (D + 1) / 2 float64 numbers per component.
-    ``directions`` (J) is for "tangent". No constant is fitted to data: what depended on one shard
-    would stay in the others after its removal.
+    ``kind``: "plain" (the base's features z), "random" (relu(z R) with R from N(0, 1), as in
+    RanPAC, McDonnell et al. 2023, eq. 6), "tangent" (sketched gradients, see ``TangentSketch``), or
+    "joined": the three beside each other in this order, so that a ridge regression on them can do
+    what one on any of the first blocks alone can do. ``dimension`` is the length of the sketch and
+    ``random_dimension`` of the random features; a component costs D (D + 1) / 2 float64 numbers
+    where D is the length of all. ``directions`` (J) is for the sketch. No constant is fitted to
+    data: what depended on one shard would stay in the others after its removal.
     """
 
-    kind: Kind = "tangent"
-    dimension: int = 4096
+    kind: Kind = "joined"
+    dimension: int = 2048
     directions: int = 4
     seed: int = 0
+    random_dimension: int = 2048
 
     def __post_init__(self) -> None:
-        if self.kind not in ("tangent", "random", "plain"):
-            raise InputError(f"feature map: unknown kind {self.kind!r}, expected tangent, ...")
-        for name in ("dimension", "directions"):
+        if self.kind not in get_args(Kind):
+            raise InputError(
+                f"feature map: unknown kind {self.kind!r}", hint=f"one of {', '.join(get_args(Kind))}"
+            )
+        for name in ("dimension", "directions", "random_dimension"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise InputError(f"feature map: {name} is {getattr(self, name)!r}, expected >= 1")
 
+    @property
+    def parts(self) -> tuple[Kind, ...]:
+        """The kinds that phi consists of, in its order."""
+        return ("plain", "random", "tangent") if self.kind == "joined" else (self.kind,)
+
     def to_json(self) -> dict[str, str | int]:
         """The fields that this kind uses."""
-        unused = {"random": {"directions"}, "plain": {"directions", "dimension", "seed"}}
-        return {k: v for k, v in asdict(self).items() if k not in unused.get(self.kind, set())}
+        uses = {"kind"} | {field for part in self.parts for field in _USES[part]}
+        return {name: value for name, value in asdict(self).items() if name in uses}
+
+    def blocks(self, backbone: Backbone) -> tuple[int, ...]:
+        """Lengths of the parts of phi."""
+        lengths = {
+            "plain": backbone.feature_dim,
+            "random": self.random_dimension,
+            "tangent": self.dimension,
+        }
+        return tuple(lengths[part] for part in self.parts)
 
     def size(self, backbone: Backbone) -> int:
         """Length of phi."""
-        return backbone.feature_dim if self.kind == "plain" else self.dimension
+        return sum(self.blocks(backbone))
 
-    def bind(self, backbone: Backbone, device: torch.device | None = None) -> Features:
+    def bind(
+        self, backbone: Backbone, device: torch.device | None = None, *, only: Sequence[int] | None = None
+    ) -> Features:
         """The function from a batch (of ``Feed.batch``) to phi, float64 (N, D), on ``device``.
 
-        The backbone moves there and is set to evaluation mode.
+        The backbone moves there and is set to evaluation mode. ``only``: positions of the parts of
+        phi that are computed.
         """
         device = device or torch.device("cpu")
         network = backbone.upper if backbone.upper is not None else backbone.module
         network.to(device).eval()
-        if self.kind == "tangent":
-            return TangentSketch(
+        parts = tuple(self.parts[index] for index in only) if only is not None else self.parts
+        sketch = matrix = None
+        if "tangent" in parts:
+            sketch = TangentSketch(
                 network,
                 backbone.feature_dim,
                 dimension=self.dimension,
@@ -67,15 +93,32 @@ class FeatureMap:
                 seed=self.seed,
                 device=device,
             )
+        if "random" in parts:
+            matrix = self.projection(backbone.feature_dim).to(device)
 
-        def plain(batch: Any) -> Tensor:
-            with torch.no_grad():
-                found: Tensor = network(batch)
-            return found.double()
+        def phi(batch: Any) -> Tensor:
+            made = []
+            if parts != ("tangent",):
+                with torch.no_grad():
+                    plain = one_by_one(batch, network).double()
+            if "plain" in parts:
+                made.append(plain)
+            if matrix is not None:
+                made.append(torch.relu(plain @ matrix))
+            if sketch is not None:
+                made.append(sketch(batch))
+            return torch.cat(made, 1)
 
-        if self.kind == "plain":
-            return plain
+        return phi
+
+    def projection(self, feature_dim: int) -> Tensor:
+        """R, float64 (d, random_dimension)."""
         draw = named_generator(self.seed, "random projection")
-        matrix = torch.from_numpy(draw.standard_normal((backbone.feature_dim, self.dimension)))
-        matrix = matrix.to(device)
-        return lambda batch: torch.relu(plain(batch) @ matrix)
+        return torch.from_numpy(draw.standard_normal((feature_dim, self.random_dimension)))
+
+
+_USES: dict[Kind, tuple[str, ...]] = {
+    "plain": (),
+    "random": ("random_dimension", "seed"),
+    "tangent": ("dimension", "directions", "seed"),
+}

@@ -12,7 +12,7 @@ tangent kernel seen from J random directions (TRAK, Park et al. 2023, sketches g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -74,15 +74,7 @@ class TangentSketch:
 
     def __call__(self, batch: Any) -> Tensor:
         """Features float64 (N, dimension) of a batch; the network is not changed."""
-        inputs = _inputs(batch)
-        count = len(next(iter(inputs.values())))
-        parts = []
-        for start in range(0, count, _ROWS):
-            # Always as many rows: kernels choose their order of summation by the shape.
-            rows = torch.arange(start, start + _ROWS, device=self.device).clamp(max=count - 1)
-            few = {name: each[rows] for name, each in inputs.items()}
-            parts.append(self._few(few, type(batch))[: count - start])
-        return torch.cat(parts)
+        return in_groups(batch, lambda few: self._few(_inputs(few), type(batch)))
 
     def _few(self, rows: Mapping[str, Tensor], kind: type) -> Tensor:
         if self._vectorised:
@@ -138,6 +130,33 @@ class TangentSketch:
         return total
 
 
+def in_groups(batch: Any, function: Callable[[Any], Tensor]) -> Tensor:
+    """``function`` of a batch, (N, D), a fixed number of rows at a time.
+
+    Kernels choose their order of summation by the shape: so no row's result depends on how many
+    rows came with it.
+    """
+    inputs = _inputs(batch)
+    count = len(next(iter(inputs.values())))
+    parts = []
+    for start in range(0, count, _ROWS):
+        few = {name: one[_rows(start, count, one.device)] for name, one in inputs.items()}
+        parts.append(function(_batch(few, type(batch)))[: count - start])
+    return torch.cat(parts)
+
+
+def one_by_one(batch: Any, function: Callable[[Any], Tensor]) -> Tensor:
+    """As :func:`in_groups`, and rows with a mask alone and without their padding."""
+    inputs, kind = _inputs(batch), type(batch)
+    if _mask(inputs) is None:
+        return in_groups(batch, function)
+    return torch.cat([function(_batch(single, kind)) for single in _singles(inputs)])
+
+
+def _rows(start: int, count: int, device: torch.device) -> Tensor:
+    return torch.arange(start, start + _ROWS, device=device).clamp(max=count - 1)
+
+
 def _inputs(batch: Any) -> dict[str, Tensor]:
     """The tensors of a batch by name, examples first."""
     if isinstance(batch, Activations):
@@ -155,7 +174,11 @@ def _batch(inputs: Mapping[str, Tensor], kind: type) -> Any:
 
 def _singles(rows: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """One example at a time, without its padding: then no other example can touch its rounding."""
-    mask = rows.get("mask", rows.get("attention_mask"))
+    mask = _mask(rows)
     for i in range(len(next(iter(rows.values())))):
         length = None if mask is None else int(mask[i].sum())
         yield {name: each[i : i + 1, :length] for name, each in rows.items()}
+
+
+def _mask(rows: Mapping[str, Tensor]) -> Tensor | None:
+    return rows.get("mask", rows.get("attention_mask"))

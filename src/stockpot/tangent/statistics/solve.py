@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -11,26 +13,34 @@ from stockpot.errors import InputError
 from stockpot.tangent.statistics.sums import Sums, unpack
 
 PENALTIES = tuple(10.0**power for power in range(-8, 5))
-"""Candidates for lambda in units of trace(gram) / D, from which generalised cross-validation goes
-downhill, starting in the middle."""
-_START = PENALTIES.index(1e-2)
+"""Candidates for lambda in units of trace(gram) / D, all of which are tried."""
 _CPU = torch.device("cpu")
+_LEFT = 1e-4  # part of the degrees of freedom below which rounding decides the criterion
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
     """A linear classifier: scores = phi @ weight, (D, C) float64, on the CPU.
 
-    ``penalty`` is lambda in units of trace(gram) / D, ``criterion`` the values that chose it by
-    candidate; None and empty for class means.
+    ``penalty`` is lambda in units of trace(gram) / D of the blocks' first; ``blocks``: positions of
+    the parts of phi that have weights, the others' are zero; ``criterion``: the values that chose
+    both, by blocks and candidate. None and empty for class means.
     """
 
     weight: Tensor
     penalty: float | None = None
-    criterion: dict[float, float] = field(default_factory=dict)
+    blocks: tuple[int, ...] = (0,)
+    criterion: dict[tuple[int, ...], dict[float, float]] = field(default_factory=dict)
 
 
-def ridge(sums: Sums, penalty: float | None = None, *, device: torch.device = _CPU) -> Solution:
+def ridge(
+    sums: Sums,
+    penalty: float | None = None,
+    *,
+    blocks: Sequence[int] | None = None,
+    most: int | None = None,
+    device: torch.device = _CPU,
+) -> Solution:
     """W = (gram + lambda I)^-1 cross, the minimiser of sum |y - W^T phi|^2 + lambda |W|^2.
 
     lambda is relative to trace(gram) / D, so that no scale of the features has to be fixed on
@@ -40,7 +50,14 @@ def ridge(sums: Sums, penalty: float | None = None, *, device: torch.device = _C
         GCV = n |Y - Phi W|^2 / (n - tr H)^2,    tr H = D - lambda tr (gram + lambda I)^-1,
 
     which needs nothing but the statistics: what is chosen depends on the examples that are in them
-    and on no others. One candidate costs about D^3 multiplications.
+    and on no others. All candidates are tried; one costs about D^3 multiplications.
+
+    ``blocks``: lengths of parts of phi that have scales of their own, such as
+    ``FeatureMap.blocks``. The same criterion chooses which of them are used: one alone, or the
+    first ones together, each scaled to the trace of the first. So several blocks never have a worse
+    criterion than any of them. The first ones together share a factorisation, because the factor of
+    a leading block is the leading block of the factor. ``most``: only so many blocks, from the
+    first on.
 
     Raises ``InputError`` for no examples, statistics without a gram, a penalty that is not
     positive, or a gram that is no sum of squares (negative weights, changed numbers).
@@ -51,56 +68,85 @@ def ridge(sums: Sums, penalty: float | None = None, *, device: torch.device = _C
         raise InputError("there are no examples to fit")
     if penalty is not None and not 0 < penalty < float("inf"):
         raise InputError(f"the penalty must be positive, got {penalty}")
-    problem = _Problem(unpack(sums.gram, device), sums.cross.to(device), sums.examples)
-    if penalty is not None:
-        return Solution(problem.solve(penalty)[0].cpu(), penalty)
-    found: dict[int, float] = {}
-    weights: dict[int, Tensor] = {}
-
-    def value(index: int) -> float:
-        if not 0 <= index < len(PENALTIES):
-            return float("inf")
-        if index not in found:
-            weights[index], found[index] = problem.judge(PENALTIES[index])
-        return found[index]
-
-    here = _START
-    step = 1 if value(here + 1) < value(here) else -1
-    while value(here + step) < value(here):
-        here += step
-    criterion = {PENALTIES[index]: found[index] for index in sorted(found)}
-    return Solution(weights[here].cpu(), PENALTIES[here], criterion)
+    lengths = tuple(blocks or (sums.dimension,))
+    if sum(lengths) != sums.dimension:
+        raise InputError(f"blocks of {lengths} features, the statistics have {sums.dimension}")
+    lengths = lengths[:most]
+    ends = list(accumulate(lengths))
+    gram, cross = unpack(sums.gram, device), sums.cross.to(device)
+    parts = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+    problems = [((index,), part, lengths[index : index + 1]) for index, part in enumerate(parts)]
+    if len(lengths) > 1:
+        problems.append(((), slice(ends[-1]), lengths))
+    found = Solution(torch.zeros_like(sums.cross))
+    least = float("inf")
+    # Few blocks come before many, and large penalties before small: among equals they win.
+    for alone, part, sizes in problems:
+        problem = _Problem(gram[part, part], cross[part], sums.examples, sizes)
+        for candidate in PENALTIES[::-1] if penalty is None else (penalty,):
+            for count, weight, value in problem.judge(candidate):
+                used = alone or tuple(range(count))
+                found.criterion.setdefault(used, {})[candidate] = value
+                if value < least or not found.penalty:
+                    full = torch.zeros_like(sums.cross)
+                    full[part][: len(weight)] = weight.cpu()
+                    least, found = value, replace(found, weight=full, penalty=candidate, blocks=used)
+    return found
 
 
 class _Problem:
-    def __init__(self, gram: Tensor, cross: Tensor, examples: float) -> None:
-        self.gram, self.cross, self.examples = gram, cross, examples
-        self.unit = float(gram.diagonal().mean()) or 1.0
+    """Ridge regressions on the first one, two, ... of some blocks, which get one trace."""
 
-    def solve(self, penalty: float) -> tuple[Tensor, Tensor]:
-        """W and the Cholesky factor of gram + lambda I."""
+    def __init__(
+        self, gram: Tensor, cross: Tensor, examples: float, lengths: Sequence[int]
+    ) -> None:
+        self.sizes, self.examples = tuple(accumulate(lengths)), examples
+        traces = [float(part.sum()) for part in gram.diagonal().split(list(lengths))]
+        self.unit = traces[0] / lengths[0] or 1.0
+        scales = [(traces[0] / trace) ** 0.5 if trace > 0 < traces[0] else 1.0 for trace in traces]
+        self.scale = torch.cat(
+            [gram.new_full((n,), scale) for n, scale in zip(lengths, scales, strict=True)]
+        )
+        self.gram = gram * self.scale * self.scale[:, None]
+        self.cross = cross * self.scale[:, None]
+
+    def judge(self, penalty: float) -> Iterator[tuple[int, Tensor, float]]:
+        """For each number of leading blocks: it, W (of the unscaled features), its criterion."""
+        amount = penalty * self.unit
         shifted = self.gram.clone()
-        shifted.diagonal().add_(penalty * self.unit)
+        shifted.diagonal().add_(amount)
         factor, failed = torch.linalg.cholesky_ex(shifted)
         if int(failed):
             raise InputError(
                 "the gram of these statistics is no sum of squares",
                 hint="give components positive weights, and look for changed files",
             )
-        return torch.cholesky_solve(self.cross, factor), factor
+        inverse = _inverse_of_lower(factor)
+        squares = inverse.square().sum(1)  # a leading block's rows lie within it
+        for count, size in enumerate(self.sizes, 1):
+            leading, cross = inverse[:size, :size], self.cross[:size]
+            weight = leading.T @ (leading @ cross)
+            # |Y - Phi W|^2 = |Y|^2 - <cross, W> - lambda |W|^2, because gram W = cross - lambda W.
+            explained = float((cross * weight).sum()) + amount * float(weight.square().sum())
+            residual = max(self.examples - explained, 0.0)
+            left = (self.examples - size + amount * float(squares[:size].sum())) / self.examples
+            # Where features outnumber examples and lambda vanishes, both go to zero together.
+            value = residual / self.examples / left**2 if left > _LEFT else float("inf")
+            yield count, weight * self.scale[:size, None], value
 
-    def judge(self, penalty: float) -> tuple[Tensor, float]:
-        """W and its generalised cross-validation."""
-        weight, factor = self.solve(penalty)
-        amount = penalty * self.unit
-        # |Y - Phi W|^2 = |Y|^2 - <cross, W> - lambda |W|^2, because gram W = cross - lambda W.
-        explained = float((self.cross * weight).sum()) + amount * float(weight.square().sum())
-        residual = max(self.examples - explained, 0.0)
-        trace = float(torch.cholesky_inverse(factor).diagonal().sum())
-        freedom = len(factor) - amount * trace
-        # Where features outnumber examples and lambda vanishes, both go to zero together.
-        left = max(self.examples - freedom, 1e-9 * self.examples)
-        return weight, self.examples * residual / left**2
+
+def _inverse_of_lower(factor: Tensor) -> Tensor:
+    """Of a lower triangular matrix, by halves: nearly all of it is matrix products."""
+    size = len(factor)
+    if size <= 256:
+        eye = torch.eye(size, dtype=factor.dtype, device=factor.device)
+        return torch.linalg.solve_triangular(factor, eye, upper=False)
+    half = size // 2
+    upper, lower = _inverse_of_lower(factor[:half, :half]), _inverse_of_lower(factor[half:, half:])
+    inverse = torch.zeros_like(factor)
+    inverse[:half, :half], inverse[half:, half:] = upper, lower
+    inverse[half:, :half] = -(lower @ factor[half:, :half] @ upper)
+    return inverse
 
 
 def class_means(sums: Sums) -> Solution:
