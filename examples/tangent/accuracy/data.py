@@ -12,7 +12,8 @@ from torch.nn import functional
 from stockpot.files import digest
 from stockpot.tasks import Task, array_fingerprint, build_task, named_generator, read_mnist
 
-FASHION = "t-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split()
+FASHION = ["t-shirt", "trouser", "pullover", "dress", "coat"]
+FASHION += ["sandal", "shirt", "sneaker", "bag", "ankle boot"]
 FASHION_FOLDER = "/usr/share/datasets/fashion-mnist"
 ASSETS = "~/.cache/stockpot/assets"
 

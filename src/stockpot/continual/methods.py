@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Trains = Literal["tangent", "cross_entropy", "square", "tangent map", "random map", "plain map"]
-Combine = Literal["delta", "weights", "outputs", "statistics", "means", "last", "joint"]
+Combine = Literal["delta", "weights", "outputs", "statistics", "means", "last", "first", "joint"]
 Group = Literal["tangent", "statistics", "single", "ensemble", "joint"]
 
 
@@ -30,13 +30,21 @@ _ALL = (
     Strategy("tmc", "TMC, uniform", "tangent", "tangent", "delta", "1 jvp"),
     Strategy(
         "statistics",
-        "Statistics, sketched tangents",
+        "Statistics",
         "statistics",
         "tangent map",
         "statistics",
         "1 + J gradients",
     ),
     Strategy("ranpac", "RanPAC (random features)", "statistics", "random map", "statistics", "1"),
+    Strategy(
+        "ranpac_first",
+        "RanPAC, adapted to the first task",
+        "statistics",
+        "cross_entropy",
+        "first",
+        "1",
+    ),
     Strategy("ridge", "Ridge on frozen features", "statistics", "plain map", "statistics", "1"),
     Strategy("simplecil", "SimpleCIL (class means)", "statistics", "plain map", "means", "1"),
     Strategy("soup", "Soup", "single", "cross_entropy", "weights", "1"),
@@ -44,6 +52,7 @@ _ALL = (
     Strategy("sequential", "Sequential fine-tuning", "single", "cross_entropy", "last", "1"),
     Strategy("ensemble", "Ensemble", "ensemble", "cross_entropy", "outputs", "K"),
     Strategy("ensemble_square", "Ensemble, square loss", "ensemble", "square", "outputs", "K"),
+    Strategy("probe", "Joint, linear probe", "joint", "plain map", "joint", "1"),
     Strategy("joint_tangent", "Joint, tangent", "joint", "tangent", "joint", "1 jvp"),
     Strategy("joint", "Joint, non-linear", "joint", "cross_entropy", "joint", "1"),
 )

@@ -74,6 +74,8 @@ class _Builder:
         stream, where = cell.stream, f"{cell.setting.name} · trial {cell.trial + 1}"
         inputs = {"head": self.head(seed), "features": self.features}
         features = None
+        if method.combine == "first":
+            features = self._feature_map(METHODS["ranpac"]).to_json()
         if method.trains.endswith(" map"):
             made = self._feature_map(method)
             inputs["phi"], features = self.phi(made), made.to_json()
@@ -83,7 +85,8 @@ class _Builder:
             inputs["joint"] = trained[0]
         else:
             trained = []
-            for index, part in enumerate(stream.parts):
+            parts = stream.parts[:1] if method.combine == "first" else stream.parts
+            for index, part in enumerate(parts):
                 previous = trained[-1] if method.combine == "last" and trained else None
                 job = self._train(method, cell, seed, part.name, part.rows, previous)
                 trained.append(job)
@@ -118,7 +121,7 @@ class _Builder:
 
     def phi(self, features: FeatureMap) -> Job:
         """Feature vectors of every row that any trial uses."""
-        weight = 1 + len(self.rows) / 1000 * (3 if features.kind == "tangent" else 0.1)
+        weight = 1 + len(self.rows) / 1000 * (3 if "tangent" in features.parts else 0.1)
         return self._job(
             f"{_HERE}:phi",
             {"features": features.to_json(), "rows": self.rows},
@@ -130,9 +133,11 @@ class _Builder:
     def _feature_map(self, method: Strategy) -> FeatureMap:
         sizes = self.recipe.features
         if method.trains == "tangent map":
-            return FeatureMap("tangent", sizes.dimension, sizes.directions, sizes.seed)
+            return FeatureMap(
+                "joined", sizes.dimension, sizes.directions, sizes.seed, sizes.random_dimension
+            )
         if method.trains == "random map":
-            return FeatureMap("random", sizes.random_dimension, seed=sizes.seed)
+            return FeatureMap("random", seed=sizes.seed, random_dimension=sizes.random_dimension)
         return FeatureMap("plain")
 
     def _train(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +22,18 @@ from stockpot.tangent.fitting import predict_delta
 from stockpot.tangent.head import load_head
 from stockpot.tangent.jobs import COMPONENT, HEAD
 from stockpot.tangent.linear import TangentModel
-from stockpot.tangent.statistics.composer import ComposedStatistics, StatisticsComposer
+from stockpot.tangent.statistics.composer import StatisticsComposer
 from stockpot.tangent.statistics.maps import FeatureMap
+from stockpot.tangent.statistics.solve import Solution, class_means, ridge, ridge_of_rows
 from stockpot.tangent.statistics.sums import Sums, collect
-from stockpot.tasks import Task
+from stockpot.tasks import Task, named_generator
 from stockpot.training import Feed, predict
+from stockpot.training.predict import map_rows
+from stockpot.training.probe import linear_probe
 from stockpot.training.rows import open_feed
 
 _STATE = "model.safetensors"
+_SMALL = 4096  # features, up to which sums are compared with sums over all rows at once
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,12 @@ def predictions(setup: Setup, method: str) -> tuple[np.ndarray, Notes]:
     row = METHODS[method]
     notes: Notes = {}
     start = time.perf_counter()
-    if row.combine in ("statistics", "means"):
+    if row.trains == "plain map" and row.combine == "joint":
+        outputs = _of_probe(setup)
+    elif row.trains.endswith(" map"):
         outputs = _of_statistics(setup, row.combine == "means", notes)
+    elif row.combine == "first":
+        outputs = _of_first(setup, notes)
     elif row.trains == "tangent":
         outputs = _of_deltas(setup)
     else:
@@ -121,49 +129,106 @@ def _of_states(setup: Setup, combine: str, trains: str) -> Iterator[np.ndarray]:
         yield outputs
 
 
+Vectors = Callable[[np.ndarray], Tensor]
+
+
+def _kept(setup: Setup) -> Vectors:
+    """Feature vectors that were kept, by row, float32 (N, D)."""
+    known = np.load(setup.inputs["phi"] / "rows.npy")
+    values = np.load(setup.inputs["phi"] / "phi.npy", mmap_mode="r")
+    return lambda rows: torch.from_numpy(values[np.searchsorted(known, rows)])
+
+
+def _of_probe(setup: Setup) -> Iterator[np.ndarray]:
+    """Logistic regression on the base's features, its penalty by a tenth of the rows."""
+    vectors, labels = _kept(setup), setup.task.labels
+    rows = np.concatenate(setup.rows)
+    rows = named_generator(0, "probe").permutation(np.sort(rows))
+    parts = rows[len(rows) // 10 :], rows[: len(rows) // 10]
+    fit, check = [(vectors(part).numpy(), labels[part]) for part in parts]
+    count = len(setup.task.classes)
+    weight, bias = linear_probe(*fit, *check, n_outputs=count, kind="classification")
+    yield vectors(setup.test).numpy() @ weight.T + bias
+
+
+def _of_first(setup: Setup, notes: Notes) -> Iterator[np.ndarray]:
+    """RanPAC whose features are those of a fine-tuning on the first task (its first session)."""
+    assert setup.features is not None
+    model, feed = setup.model(), setup.feed()
+    model.load_state(load_state(setup.inputs["task-0"] / _STATE))
+    model.eval()
+    projection = setup.features.projection(setup.backbone.feature_dim)
+
+    def vectors(rows: np.ndarray) -> Tensor:
+        plain = map_rows(model.features, feed, rows, torch.device("cpu"))
+        return torch.relu(torch.from_numpy(plain).double() @ projection)
+
+    rows = np.unique(np.concatenate(setup.rows))
+    values = vectors(rows)
+    seen = _solutions(setup, lambda own: values[np.searchsorted(rows, own)], notes)
+    test = vectors(setup.test)
+    for solution in seen:
+        yield (test @ solution.weight).numpy()
+
+
+def _solutions(setup: Setup, vectors: Vectors, notes: Notes) -> Iterator[Solution]:
+    """The ridge regression after each task, on the rows of all tasks by then."""
+    assert setup.features is not None
+    labels, classes = setup.task.labels, setup.task.classes
+    lengths = setup.features.blocks(setup.backbone)
+    start = time.perf_counter()
+    for count in range(1, len(setup.rows) + 1):
+        rows = np.sort(np.concatenate(setup.rows[:count]))
+        if len(rows) < sum(lengths):  # equal to the sums' solution up to rounding, and quicker
+            own = torch.from_numpy(labels[rows])
+            solution = ridge_of_rows(vectors(rows), own, len(classes), blocks=lengths)
+        else:
+            sums = collect([(vectors(rows), labels[rows])], classes, sum(lengths))
+            solution = ridge(sums, blocks=lengths)
+        notes["penalty"] = solution.penalty
+        notes["solve_seconds"] = (time.perf_counter() - start) / count
+        yield solution
+
+
 def _of_statistics(setup: Setup, means: bool, notes: Notes) -> Iterator[np.ndarray]:
     """Statistics, one component a task, from feature vectors that were kept."""
     assert setup.features is not None
-    composer = StatisticsComposer(
-        setup.backbone,
-        setup.features,
-        setup.task.classes,
-        solver="means" if means else "ridge",
-    )
-    known = np.load(setup.inputs["phi"] / "rows.npy")
-    values = np.load(setup.inputs["phi"] / "phi.npy", mmap_mode="r")
+    vectors, labels, classes = _kept(setup), setup.task.labels, setup.task.classes
+    size = setup.features.size(setup.backbone)
+    test = vectors(setup.test).double()
+    notes["component_bytes"] = 8 * (size + 1) * (len(setup.tasks[0]) + (size // 2) * (not means))
+    if means:
+        for count in range(1, len(setup.rows) + 1):
+            rows = np.sort(np.concatenate(setup.rows[:count]))
+            sums = collect([(vectors(rows), labels[rows])], classes, size, gram=False)
+            yield (test @ class_means(sums).weight).numpy()
+        return
+    for solution in _solutions(setup, vectors, notes):
+        yield (test @ solution.weight).numpy()
+    if size <= _SMALL:
+        _note_gaps(setup, vectors, test, solution.penalty, notes)
 
-    def vectors(rows: np.ndarray) -> Tensor:
-        taken: np.ndarray = values[np.searchsorted(known, rows)]
-        return torch.from_numpy(taken)
+
+def _note_gaps(
+    setup: Setup, vectors: Vectors, test: Tensor, penalty: float | None, notes: Notes
+) -> None:
+    """How far sums of components are from sums over all rows at once, with one penalty."""
+    assert setup.features is not None
+    labels, classes = setup.task.labels, setup.task.classes
+    composer = StatisticsComposer(setup.backbone, setup.features, classes, penalty=penalty)
 
     def component(rows: np.ndarray, name: str) -> Component:
-        batch = (vectors(rows), setup.task.labels[rows])
-        sums = collect([batch], setup.task.classes, values.shape[1], gram=not means)
+        sums = collect([(vectors(rows), labels[rows])], classes, test.shape[1])
         return composer.wrap(sums, task=name, fingerprint=setup.task.fingerprint)
 
-    test = vectors(setup.test).double()
     components = [component(rows, f"task-{index}") for index, rows in enumerate(setup.rows)]
-    start = time.perf_counter()
-    for count in range(1, len(components) + 1):
-        composed = composer.compose(components[:count])
-        assert isinstance(composed, ComposedStatistics)
-        outputs = test @ composed.solution.weight
-        notes["penalty"] = penalty = composed.solution.penalty
-        yield outputs.numpy()
-    notes["solve_seconds"] = (time.perf_counter() - start) / len(components)
-    notes["component_bytes"] = sum(8 * t.numel() for t in components[0].tensors.values())
-    # With the penalty that was chosen: the gaps are those of the sums.
-    for key, parts, rows in (
+    for key, parts, left in (
         ("gap_to_joint", components, setup.rows),
         ("gap_to_retrained", components[1:], setup.rows[1:]),
     ):
-        again = component(np.sort(np.concatenate(rows)), "all at once")
+        again = component(np.sort(np.concatenate(left)), "all at once")
         one, two = (
-            composer.solve(
-                Sums.from_tensors(composer.partial(each).sums, setup.task.classes),
-                penalty,
-            )
+            composer.solve(Sums.from_tensors(composer.partial(each).sums, classes))
             for each in (parts, [again])
         )
         notes[key] = _gap(test @ one.weight, test @ two.weight)

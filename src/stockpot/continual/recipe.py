@@ -15,6 +15,7 @@ from stockpot.tasks.specs import TaskSpec
 from stockpot.yaml_lines import suggestion
 
 Mode = Literal["data", "class", "task"]
+RANPAC = 10_000  # width of the random projection in McDonnell et al. 2023
 
 
 class Setting(Declared):
@@ -71,9 +72,11 @@ class Data(Declared):
 class Features(Declared):
     """The feature maps of the methods that sum statistics."""
 
-    dimension: int = Field(4096, ge=1, description="of sketched gradients")
+    dimension: int = Field(2048, ge=1, description="of sketched gradients")
     directions: int = Field(4, ge=1, description="gradients per example")
-    random_dimension: int = Field(4096, ge=1, description="of RanPAC's random projection")
+    random_dimension: int = Field(
+        RANPAC, ge=1, description="of the random projection, in RanPAC and in the statistics"
+    )
     seed: int = Field(0, ge=0, description="draws sketch and projection, once for all trials")
 
 

@@ -56,8 +56,9 @@ def deployable(composed: Composed, example: Any) -> nn.Module:
     """A module that computes what ``composed`` predicts, with ordinary operators only.
 
     ``example``: two prepared inputs or more, as the base takes them; the number of rows, and for
-    texts their length, stay free. The module takes one batch and returns (N, C). Its ``state_dict`` holds the base's weights and, of a linearised model, the
-    deltas. It is compared with ``composed.predict`` on ``example`` and on one row of it.
+    texts their length, stay free. The module takes one batch and returns (N, C). Its ``state_dict``
+    holds the base's weights and, of a linearised model, the deltas. It is compared with
+    ``composed.predict`` on ``example`` and on one row of it.
 
     Raises ``BackboneError`` for an operator that cannot be deployed, or where the outputs differ by
     more than 1e-5 of the largest; ``InputError`` for statistics of sketched gradients, which need a

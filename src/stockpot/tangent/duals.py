@@ -20,30 +20,69 @@ from torch.nn import functional
 
 from stockpot.errors import BackboneError
 
+Values = Sequence[Any]
 Rule = Callable[..., Any]
 """(operator, its result, its arguments, their changes or None, **its options) -> the change of the
 result."""
 
 LINEAR = frozenset(
-    "reshape permute transpose t expand slice select unsqueeze squeeze flatten "
-    "clone contiguous _to_copy to alias mean sum cumsum avg_pool1d avg_pool2d adaptive_avg_pool1d "
-    "adaptive_avg_pool2d upsample_nearest2d upsample_bilinear2d roll flip repeat split chunk "
-    "split_with_sizes unbind narrow movedim index_select gather index neg dropout embedding "
-    "pixel_shuffle getitem".split()
+    {
+        "_to_copy",
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "alias",
+        "avg_pool1d",
+        "avg_pool2d",
+        "chunk",
+        "clone",
+        "contiguous",
+        "cumsum",
+        "dropout",
+        "embedding",
+        "expand",
+        "flatten",
+        "flip",
+        "gather",
+        "getitem",
+        "index",
+        "index_select",
+        "mean",
+        "movedim",
+        "narrow",
+        "neg",
+        "permute",
+        "pixel_shuffle",
+        "repeat",
+        "reshape",
+        "roll",
+        "select",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "squeeze",
+        "sum",
+        "t",
+        "to",
+        "transpose",
+        "unbind",
+        "unsqueeze",
+        "upsample_bilinear2d",
+        "upsample_nearest2d",
+    }
 )
 """Operators that are linear in their first argument."""
 
 
-def _product(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _product(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
     left = None if dots[0] is None else op(dots[0], *args[1:])
     right = None if dots[1] is None else op(args[0], dots[1], *args[2:])
     return _plus(left, right)
 
 
-def _affine(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _affine(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
     """``linear`` and convolutions: (input, weight, bias, ...)."""
-    inputs, weight, bias, *more = [*args, None][: max(3, len(args))]
-    moved, weights, biases = [*dots, None, None][:3]
+    inputs, weight, more = args[0], args[1], args[3:]
+    moved, weights, biases = _padded(dots, (None,) * 3)
     change = None if moved is None else op(moved, weight, None, *more)
     if weights is None and biases is None:
         return change
@@ -51,32 +90,30 @@ def _affine(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **optio
     return _plus(change, op(inputs, weights, biases, *more))
 
 
-def _addmm(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _addmm(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
     product = _product(torch.matmul, out, args[1:3], dots[1:3])
     return _plus(_like(dots[0], out), product)
 
 
 def _sum(sign: int) -> Rule:
-    def rule(
-        op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], alpha: float = 1
-    ) -> Any:
+    def rule(op: Any, out: Any, args: Values, dots: Values, alpha: float = 1) -> Any:
         second = None if dots[1] is None else sign * alpha * dots[1]
         return _plus(_like(dots[0], out), _like(second, out))
 
     return rule
 
 
-def _quotient(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _quotient(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
     top = None if dots[0] is None else dots[0] / args[1]
     return _plus(top, None if dots[1] is None else -out * dots[1] / args[1])
 
 
-def _reshaped(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _reshaped(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
     """A view where the change lies otherwise in memory than the value."""
     return torch.reshape(dots[0], args[1])
 
 
-def _joined(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _joined(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
     parts = [
         torch.zeros_like(value) if dot is None else dot
         for value, dot in zip(args[0], dots[0], strict=True)
@@ -84,33 +121,33 @@ def _joined(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **optio
     return op(parts, *args[1:])
 
 
-def _where(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _where(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
     zero = torch.zeros_like(out)
     return torch.where(args[0], *(zero if dot is None else dot for dot in dots[1:3]))
 
 
-def _masked_fill(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _masked_fill(op: Any, out: Any, args: Values, dots: Values, **options: Any) -> Any:
     return torch.masked_fill(dots[0], args[1], 0.0)
 
 
-def _pad(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _pad(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
     return functional.pad(dots[0], args[1])
 
 
-def _softmax(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _softmax(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
     return out * (dots[0] - (out * dots[0]).sum(args[1], keepdim=True))
 
 
-def _log_softmax(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _log_softmax(op: Any, out: Any, args: Values, dots: Values, **options: Any) -> Any:
     return dots[0] - (out.exp() * dots[0]).sum(args[1], keepdim=True)
 
 
-def _attention(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _attention(op: Any, out: Any, args: Values, dots: Values, scale: Any = None) -> Any:
     """softmax(q k^T s + mask) v; a causal one is refused, its mask being no argument."""
-    query, key, value, mask, _, causal = [*args, None, 0.0, False][: max(6, len(args))][:6]
+    query, key, value, mask, _dropout, causal = _padded(args, (None,) * 4 + (0.0, False))
     if causal:
         raise BackboneError("a causal attention has no rule", hint="give it an attn_mask instead")
-    scale = options.get("scale") or query.node.meta["val"].shape[-1] ** -0.5
+    scale = scale or query.node.meta["val"].shape[-1] ** -0.5
     scores = (query @ key.transpose(-2, -1)) * scale
     if mask is not None:
         scores = _masked(scores, mask)
@@ -133,20 +170,22 @@ def _masked(scores: Any, mask: Any) -> Any:
     return scores + mask
 
 
-def _layer_norm(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
-    values, shape, weight, bias, eps = [*args, None, None, 1e-5][: max(5, len(args))][:5]
+def _layer_norm(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
+    values, shape, weight, _bias, eps = _padded(args, (None, None, None, None, 1e-5))
     axes = tuple(range(-len(shape), 0))
-    return _normalised(values, dots[0], axes, eps, weight, [*dots, None, None][2:4])
+    return _normalised(values, dots[0], axes, eps, weight, _padded(dots, (None,) * 4)[2:4])
 
 
-def _group_norm(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
-    values, groups, weight, bias, eps = [*args, None, None, 1e-5][: max(5, len(args))][:5]
+def _group_norm(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
+    values, groups, weight, _bias, eps = _padded(args, (None, None, None, None, 1e-5))
     count = len(values.node.meta["val"].shape) - 2
     split = values.unflatten(1, (groups, -1))
     moved = None if dots[0] is None else dots[0].unflatten(1, (groups, -1))
     axes = tuple(range(2, count + 3))
     shape = (groups, -1, *[1] * count)
-    of_shape = [None if v is None else v.view(shape) for v in (weight, *[*dots, None, None][2:4])]
+    of_shape = [
+        None if v is None else v.view(shape) for v in (weight, *_padded(dots, (None,) * 4)[2:4])
+    ]
     return _normalised(split, moved, axes, eps, of_shape[0], of_shape[1:]).flatten(1, 2)
 
 
@@ -165,7 +204,7 @@ def _normalised(
     return _plus(change, _like(dots[1], unit))
 
 
-def _batch_norm(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _batch_norm(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
     """In evaluation mode; the result is a tuple, as the operator's."""
     values, weight, _, mean, variance, *_, eps = args
     shape = (1, -1, *[1] * (len(values.node.meta["val"].shape) - 2))
@@ -178,7 +217,7 @@ def _batch_norm(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **o
     return (_plus(change, _like(shift, values)), None, None)
 
 
-def _max_pool(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any) -> Any:
+def _max_pool(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
     _, indices = functional.max_pool2d(args[0], *args[1:], return_indices=True)
     return dots[0].flatten(2).gather(2, indices.flatten(2)).view_as(out)
 
@@ -186,9 +225,7 @@ def _max_pool(op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **opt
 def _curve(slope: Callable[..., Any]) -> Rule:
     """An operator on single numbers; ``slope`` from its argument, its result and what follows."""
 
-    def rule(
-        op: Any, out: Any, args: Sequence[Any], dots: Sequence[Any], **options: Any
-    ) -> Any:
+    def rule(op: Any, out: Any, args: Values, dots: Values, **options: Any) -> Any:
         return dots[0] * slope(args[0], out, *args[1:], **options)
 
     return rule
@@ -260,9 +297,7 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-def dual_graph(
-    module: fx.GraphModule, tangents: Mapping[str, str]
-) -> fx.GraphModule:
+def dual_graph(module: fx.GraphModule, tangents: Mapping[str, str]) -> fx.GraphModule:
     """``module`` with its derivative added: f(x) + J f . delta.
 
     ``module``: an exported graph of functional ATen operators with one result. ``tangents``: the
@@ -344,6 +379,11 @@ def _flat(values: Any) -> list[Any]:
     if isinstance(values, list):
         return [one for value in values for one in _flat(value)]
     return [values]
+
+
+def _padded(values: Values, defaults: Values) -> list[Any]:
+    """As many as there are defaults, which stand for those that are missing."""
+    return [*values, *defaults[len(values) :]][: len(defaults)]
 
 
 def _plus(one: Any, two: Any) -> Any:

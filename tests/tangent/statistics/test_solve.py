@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stockpot.errors import InputError
-from stockpot.tangent.statistics.solve import PENALTIES, class_means, ridge
+from stockpot.tangent.statistics.solve import PENALTIES, class_means, ridge, ridge_of_rows
 from stockpot.tangent.statistics.sums import Sums, collect, pack, unpack
 
 CLASSES = ("a", "b", "c")
@@ -77,7 +77,8 @@ def test_generalised_cross_validation_is_that_of_the_hat_matrix(rows: int) -> No
     unit = float(phi.square().sum()) / phi.shape[1]
     for penalty, value in found.items():
         if value == float("inf"):  # as many features as examples, hardly a penalty: 0 / 0
-            assert rows == 25 and penalty < 1e-2
+            assert rows == 25
+            assert penalty < 1e-2
             continue
         gram = phi.T @ phi + penalty * unit * torch.eye(phi.shape[1], dtype=torch.float64)
         hat = (phi @ torch.linalg.solve(gram, phi.T)).numpy()
@@ -155,6 +156,17 @@ def test_the_first_blocks_together_are_one_ridge_on_scaled_features() -> None:
                 assert value == pytest.approx(criterion(phi, labels, amount), rel=1e-6)
 
 
+@pytest.mark.parametrize("rows", [50, 200])
+def test_the_rows_themselves_give_the_same(rows: int) -> None:
+    parts, labels = blocks_of(rows)
+    lengths = [part.shape[1] for part in parts]
+    phi = torch.cat(parts, 1)
+    one = ridge(statistics(phi, labels), blocks=lengths)
+    two = ridge_of_rows(phi, torch.from_numpy(labels), 3, blocks=lengths)
+    assert (one.blocks, one.penalty) == (two.blocks, two.penalty)
+    torch.testing.assert_close(phi @ one.weight, phi @ two.weight, rtol=1e-6, atol=1e-6)
+
+
 def test_only_some_blocks() -> None:
     parts, labels = blocks_of(80)
     lengths = [part.shape[1] for part in parts]
@@ -162,7 +174,8 @@ def test_only_some_blocks() -> None:
     found = ridge(sums, blocks=lengths, most=1)
     alone = ridge(statistics(parts[0], labels))
     torch.testing.assert_close(found.weight[: lengths[0]], alone.weight)
-    assert found.blocks == (0,) and not found.weight[lengths[0] :].any()
+    assert found.blocks == (0,)
+    assert not found.weight[lengths[0] :].any()
     with pytest.raises(InputError, match="blocks"):
         ridge(sums, blocks=(1, 2))
 

@@ -33,9 +33,9 @@ class StatisticsComposer(Composer):
     ``backbone``: the base (above its cut, where it has one). ``features``: what is summed.
     ``classes``: columns of the outputs, in order; a class that no component has seen scores 0.
     ``solver``: "ridge" (its penalty by generalised cross-validation on the composed statistics,
-    unless ``penalty`` is given) or "means" (nearest class mean by cosine, SimpleCIL). ``parts``: use
-    only so many parts of the features, from the first on; the components are the same. ``device``:
-    "cpu", or the GPU when there is one.
+    unless ``penalty`` is given) or "means" (nearest class mean by cosine, SimpleCIL). ``parts``:
+    use only so many parts of the features, from the first on; the components are the same.
+    ``device``: "cpu", or the GPU when there is one.
 
     With weights "sum", the default, the composed model is the one that joint training on all
     examples would give, and without a component it is the one that never saw it.

@@ -16,8 +16,6 @@ from stockpot.tasks import named_generator
 
 Kind = Literal["joined", "tangent", "random", "plain"]
 Features = Callable[[Any], Tensor]
-RANPAC = 10_000
-"""Width of the random projection in the paper (McDonnell et al. 2023, table A2)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,8 @@ class FeatureMap:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise InputError(
-                f"feature map: unknown kind {self.kind!r}", hint=f"one of {', '.join(get_args(Kind))}"
+                f"feature map: unknown kind {self.kind!r}",
+                hint=f"one of {', '.join(get_args(Kind))}",
             )
         for name in ("dimension", "directions", "random_dimension"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
@@ -72,7 +71,11 @@ class FeatureMap:
         return sum(self.blocks(backbone))
 
     def bind(
-        self, backbone: Backbone, device: torch.device | None = None, *, only: Sequence[int] | None = None
+        self,
+        backbone: Backbone,
+        device: torch.device | None = None,
+        *,
+        only: Sequence[int] | None = None,
     ) -> Features:
         """The function from a batch (of ``Feed.batch``) to phi, float64 (N, D), on ``device``.
 

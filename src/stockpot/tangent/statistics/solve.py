@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -71,27 +71,93 @@ def ridge(
     lengths = tuple(blocks or (sums.dimension,))
     if sum(lengths) != sums.dimension:
         raise InputError(f"blocks of {lengths} features, the statistics have {sums.dimension}")
-    lengths = lengths[:most]
-    ends = list(accumulate(lengths))
     gram, cross = unpack(sums.gram, device), sums.cross.to(device)
-    parts = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
-    problems = [((index,), part, lengths[index : index + 1]) for index, part in enumerate(parts)]
+
+    def problem(part: slice, sizes: Sequence[int]) -> _Problem:
+        return _Problem(gram[part, part], cross[part], sums.examples, sizes)
+
+    return _choose(problem, lengths[:most], sums.cross, penalty)
+
+
+def ridge_of_rows(
+    phi: Tensor, labels: Tensor, classes: int, *, blocks: Sequence[int] | None = None
+) -> Solution:
+    """What :func:`ridge` finds for the sums of ``phi`` (N, D), from the examples themselves.
+
+    Through their N x N kernel: cheaper where features outnumber examples, and equal up to rounding.
+    ``labels``: int64 (N,), below ``classes``.
+    """
+    targets = torch.nn.functional.one_hot(labels, classes).double()
+
+    def problem(part: slice, sizes: Sequence[int]) -> _Kernel:
+        return _Kernel(phi[:, part].double(), targets, sizes)
+
+    return _choose(
+        problem, tuple(blocks or (phi.shape[1],)), phi.new_zeros(phi.shape[1], classes).double()
+    )
+
+
+def _choose(
+    problem: Callable[[slice, Sequence[int]], _Problem | _Kernel],
+    lengths: Sequence[int],
+    zero: Tensor,
+    penalty: float | None = None,
+) -> Solution:
+    """The best of all candidates; ``zero`` has the weights' shape."""
+    ends = list(accumulate(lengths))
+    tried = [
+        ((index,), slice(end - length, end), lengths[index : index + 1])
+        for index, (end, length) in enumerate(zip(ends, lengths, strict=True))
+    ]
     if len(lengths) > 1:
-        problems.append(((), slice(ends[-1]), lengths))
-    found = Solution(torch.zeros_like(sums.cross))
-    least = float("inf")
+        tried.append(((), slice(ends[-1]), lengths))
+    best, least = Solution(torch.zeros_like(zero)), float("inf")
     # Few blocks come before many, and large penalties before small: among equals they win.
-    for alone, part, sizes in problems:
-        problem = _Problem(gram[part, part], cross[part], sums.examples, sizes)
+    for alone, part, sizes in tried:
+        one = problem(part, sizes)
         for candidate in PENALTIES[::-1] if penalty is None else (penalty,):
-            for count, weight, value in problem.judge(candidate):
+            for count, weight, value in one.judge(candidate):
                 used = alone or tuple(range(count))
-                found.criterion.setdefault(used, {})[candidate] = value
-                if value < least or not found.penalty:
-                    full = torch.zeros_like(sums.cross)
+                best.criterion.setdefault(used, {})[candidate] = value
+                if value < least or best.penalty is None:
+                    full = torch.zeros_like(zero)
                     full[part][: len(weight)] = weight.cpu()
-                    least, found = value, replace(found, weight=full, penalty=candidate, blocks=used)
-    return found
+                    least, best = value, replace(best, weight=full, penalty=candidate, blocks=used)
+    return best
+
+
+def _scales(traces: Sequence[float]) -> list[float]:
+    """What gives every block the trace of the first."""
+    first = traces[0]
+    return [(first / trace) ** 0.5 if trace > 0 and first > 0 else 1.0 for trace in traces]
+
+
+class _Kernel:
+    """The same as :class:`_Problem` from the examples."""
+
+    def __init__(self, phi: Tensor, targets: Tensor, lengths: Sequence[int]) -> None:
+        parts = phi.split(list(lengths), 1)
+        traces = [float(part.square().sum()) for part in parts]
+        self.unit = traces[0] / lengths[0] or 1.0
+        self.targets, kernel = targets, torch.zeros(len(phi), len(phi), dtype=phi.dtype)
+        self.solved: list[tuple[Tensor, Tensor]] = []
+        self.scaled: list[Tensor] = []
+        for part, scale in zip(parts, _scales(traces), strict=True):
+            kernel = kernel + (part @ part.T) * scale**2
+            self.scaled.append(part * scale**2)
+            values, vectors = torch.linalg.eigh(kernel)
+            self.solved.append((values.clamp(min=0), vectors))
+
+    def judge(self, penalty: float) -> Iterator[tuple[int, Tensor, float]]:
+        """For each number of leading blocks: it, W, its criterion."""
+        amount = penalty * self.unit
+        for count, (values, vectors) in enumerate(self.solved, 1):
+            shrunk, turned = amount / (values + amount), vectors.T @ self.targets
+            residual = float((shrunk[:, None] * turned).square().mean(0).sum())
+            left = float(shrunk.mean())
+            dual = vectors @ (turned / (values + amount)[:, None])
+            weight = torch.cat([part.T @ dual for part in self.scaled[:count]])
+            yield count, weight, residual / left**2 if left > _LEFT else float("inf")
 
 
 class _Problem:
@@ -103,10 +169,8 @@ class _Problem:
         self.sizes, self.examples = tuple(accumulate(lengths)), examples
         traces = [float(part.sum()) for part in gram.diagonal().split(list(lengths))]
         self.unit = traces[0] / lengths[0] or 1.0
-        scales = [(traces[0] / trace) ** 0.5 if trace > 0 < traces[0] else 1.0 for trace in traces]
-        self.scale = torch.cat(
-            [gram.new_full((n,), scale) for n, scale in zip(lengths, scales, strict=True)]
-        )
+        scales = zip(lengths, _scales(traces), strict=True)
+        self.scale = torch.cat([gram.new_full((length,), scale) for length, scale in scales])
         self.gram = gram * self.scale * self.scale[:, None]
         self.cross = cross * self.scale[:, None]
 
