@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -107,6 +107,12 @@ class ContinualRecipe(VerbRecipe):
     features: Features = Field(Features(), description="of the statistics composers")
     seed: int = Field(0, ge=0, description="of splits, orders, heads and training")
     threads: int = Field(1, ge=1, description="CPU threads of a job; results depend on it")
+
+    @field_validator("nonlinear", mode="before")
+    @classmethod
+    def _by_gradients(cls, value: Any) -> Any:
+        """A non-linear model has no least squares to solve."""
+        return {"solver": "adamw", **value} if isinstance(value, Mapping) else value
 
     @field_validator("methods")
     @classmethod

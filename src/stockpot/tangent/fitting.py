@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,10 @@ def train_component(
     reaches the blocks; ``BackboneError`` where the model cannot be differentiated;
     ``StockpotError`` when training diverges.
     """
-    run = _Run(model, feed, labels, rows, task, settings or TangentSettings(), seed)
+    settings = settings or TangentSettings()
+    kind = _LeastSquares if settings.solver == "least_squares" else _Run
+    run = kind(model, feed, labels, rows, task, settings, seed)
+    run.validation = np.sort(np.asarray([] if validation is None else validation, dtype=np.int64))
     seen = run.check(classes)
     saved = scratch / "component.pt" if scratch is not None else None
     if saved is not None and saved.exists():
@@ -67,12 +71,13 @@ def train_component(
     every = max(1, run.steps // _SAVES)
     with progress(f"Component {task}", run.steps, quiet=quiet) as advance:
         advance(run.step)
-        while run.step < run.steps:
+        while run.step < run.steps and not run.finished:
             run.advance()
             advance()
             if saved is not None and run.step % every == 0 and run.step < run.steps:
                 run.save(saved)
     metrics = {"training_loss": run.loss}
+    run.finish()
     if validation is not None and len(validation):
         outputs = predict_delta(model, run.delta, feed, validation)
         metrics["validation_accuracy"] = accuracy(outputs, labels[validation], "classification")
@@ -109,7 +114,10 @@ def shard_fingerprint(fingerprint: str, rows: np.ndarray) -> str:
 
 
 class _Run:
-    """A training that goes forward step by step."""
+    """A training that goes forward step by step, by AdamW."""
+
+    validation: np.ndarray
+    finished = False
 
     def __init__(
         self,
@@ -175,13 +183,24 @@ class _Run:
         self.optimizer.step()
         self.step += 1
 
+    def finish(self) -> None:
+        """Take what counts as the result."""
+
+    def state(self) -> dict[str, Any]:
+        """What the run goes on from, besides its step and its delta."""
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The reverse of :meth:`state`."""
+        self.optimizer.load_state_dict(state["optimizer"])
+
     def save(self, path: Path) -> None:
         """Put the run on disk, whole or not at all."""
         value = {
             "key": self._key(),
             "step": self.step,
             "delta": {name: tensor.detach() for name, tensor in self.delta.items()},
-            "optimizer": self.optimizer.state_dict(),
+            **self.state(),
         }
         with atomic_file(path) as temporary:
             torch.save(value, temporary)
@@ -195,7 +214,7 @@ class _Run:
         with torch.no_grad():
             for name, tensor in value["delta"].items():
                 self.delta[name].copy_(tensor)
-        self.optimizer.load_state_dict(value["optimizer"])
+        self.load_state(value)
 
     def _key(self) -> str:
         """What a saved run has to share with this one."""
@@ -208,6 +227,7 @@ class _Run:
                 self.task,
                 self.seed,
                 shard_fingerprint("", self.rows),
+                self.validation.tolist(),
             ]
         )
 
@@ -217,7 +237,7 @@ class _Run:
         if self.settings.augmentation:
             generator = named_generator(self.seed, "augmentation", self.task, self.step)
         self.loss, columns = 0.0, 0
-        for part in parts_by_length(self.feed, rows, self.model.device):
+        for part in self._parts(rows):
             outputs = self.model(self.feed.batch(part, augment=generator), self.delta)
             target = torch.from_numpy(self.labels[part].astype(np.int64)).to(outputs.device)
             loss = loss_of(outputs, target, self.settings) * (len(part) / len(rows))
@@ -225,6 +245,10 @@ class _Run:
             self.loss += float(loss.detach())
             columns = outputs.shape[1]
         return columns
+
+    def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Rows that are computed at a time."""
+        return parts_by_length(self.feed, rows, self.model.device)
 
     def _check_gradients(self) -> None:
         """The zero-head trap: behind a head of zeros every block's tangent has gradient zero."""
@@ -237,6 +261,101 @@ class _Run:
                 f"'{self.model.head.rstrip('.')}'" + (", because the head is zero" if zero else ""),
                 hint="give all components one head that is not zero (stockpot.tangent.head)",
             )
+
+
+_CONVERGED = 1e-12  # part of the first squared gradient at which nothing is left to learn
+_PATIENCE = 8
+"""Steps without a better loss on the validation rows after which least squares stop."""
+
+
+class _LeastSquares(_Run):
+    """Conjugate gradients on the mean of (f + J f . delta - kappa onehot(y))^2 (Hestenes and
+    Stiefel 1952); early stopping is the regularisation.
+
+    The step of the smallest loss on the validation rows is taken. One step is one pass over the
+    shard; rows are summed in their order, so that nothing here is random.
+    """
+
+    def check(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """As for AdamW; then the first direction is downhill from zero."""
+        seen = super().check(classes)
+        self.rows = np.sort(self.rows)
+        self._backward(self.rows)
+        self.rest = {name: -tensor.grad for name, tensor in self.delta.items() if _moves(tensor)}
+        self.direction = {name: tensor.clone() for name, tensor in self.rest.items()}
+        self.best = {name: tensor.detach().clone() for name, tensor in self.delta.items()}
+        self.least, self.best_step, self.first = float("inf"), 0, _dot(self.rest, self.rest)
+        return seen
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """One step: as far as the loss falls, then a direction conjugate to all before."""
+        product = self._product()
+        length, curvature = _dot(self.rest, self.rest), _dot(self.direction, product)
+        self.step += 1
+        if not curvature > 0 or not length > _CONVERGED * self.first:
+            self.finished = True
+            return
+        amount = length / curvature
+        for name, tensor in self.direction.items():
+            self.delta[name].add_(tensor, alpha=amount)
+            self.rest[name].sub_(product[name], alpha=amount)
+        self.loss -= 0.5 * amount * length
+        ratio = _dot(self.rest, self.rest) / length
+        for name, tensor in self.direction.items():
+            tensor.mul_(ratio).add_(self.rest[name])
+        self._judge()
+
+    def _judge(self) -> None:
+        """Keep the best step by the validation rows, the last one where there are none."""
+        loss = 0.0
+        if len(self.validation):
+            outputs = predict_delta(self.model, self.delta, self.feed, self.validation)
+            target = torch.from_numpy(self.labels[self.validation].astype(np.int64))
+            loss = float(loss_of(torch.from_numpy(outputs), target, self.settings))
+        if loss < self.least or not len(self.validation):
+            self.least, self.best_step = loss, self.step
+            self.best = {name: tensor.detach().clone() for name, tensor in self.delta.items()}
+        self.finished = self.step - self.best_step >= _PATIENCE
+
+    def _product(self) -> dict[str, Tensor]:
+        """The loss's matrix of second derivatives times the direction."""
+        moving = {n: t.detach().requires_grad_() for n, t in self.direction.items()}
+        with torch.enable_grad():
+            for part in self._parts(self.rows):
+                change = self.model.terms(self.feed.batch(part), moving)[1]
+                loss = change.square().mean() * (len(part) / len(self.rows))
+                loss.backward()  # type: ignore[no-untyped-call]
+        return {
+            name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            for name, tensor in moving.items()
+        }
+
+    def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
+        size = self.settings.batch_size
+        groups = [rows[start : start + size] for start in range(0, len(rows), size)]
+        return [part for group in groups for part in super(_LeastSquares, self)._parts(group)]
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """The best step."""
+        for name, tensor in self.best.items():
+            self.delta[name].copy_(tensor)
+
+    def state(self) -> dict[str, Any]:
+        """Residual, direction and the best step."""
+        return {name: getattr(self, name) for name in self._STATE}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The reverse of :meth:`state`."""
+        for name in self._STATE:
+            setattr(self, name, state[name])
+
+    _STATE = ("rest", "direction", "best", "least", "best_step", "first", "loss", "finished")
+
+
+def _dot(one: Delta, two: Delta) -> float:
+    return sum(float((one[name].double() * two[name].double()).sum()) for name in one)
 
 
 def _moves(tensor: Tensor) -> bool:

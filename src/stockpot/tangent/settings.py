@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stockpot.declared import Declared
 
 Loss = Literal["square", "cross_entropy"]
 
 
+_OF_ADAMW = ("loss", "alpha", "learning_rate", "weight_decay", "norm_penalty")
+_OF_ADAMW += ("schedule", "milestones", "augmentation")
+
+
 class TangentSettings(Declared):
-    """Training of one component; the defaults are those of the paper's code for data-incremental
-    learning (class-incremental: ``kappa`` 15).
+    """Training of one component.
+
+    The square loss of a linearised model is quadratic: by default conjugate gradients minimise it,
+    which have no learning rate, and the shard's own validation rows say when to stop. A setting
+    that only AdamW has makes it AdamW; its defaults are those of the paper's code for
+    data-incremental learning (class-incremental: ``kappa`` 15).
     """
 
+    solver: Literal["least_squares", "adamw"] = Field(
+        "least_squares",
+        description="conjugate gradients on the square loss, a step a pass; or AdamW, which is the "
+        "default where one of its own settings is given",
+    )
     loss: Loss = Field("square", description="rescaled square loss, or cross-entropy")
     kappa: float = Field(
         5.0, gt=0, description="target of the true class under the square loss (15 class-wise)"
     )
     alpha: float = Field(1.0, gt=0, description="weight of the true class's term")
-    epochs: float = Field(50.0, gt=0, description="passes over the shard")
+    epochs: float = Field(50.0, gt=0, description="passes over the shard, at most")
     batch_size: int = Field(32, ge=1, description="examples per step")
     learning_rate: float = Field(1e-4, gt=0, lt=10, description="of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="decoupled, pulls the delta to zero")
@@ -37,6 +51,21 @@ class TangentSettings(Declared):
     )
     augmentation: bool = Field(False, description="of images: crop, flip, colour, grey")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _solver(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "solver" not in value:
+            given = any(name in value for name in _OF_ADAMW)
+            return {**value, "solver": "adamw" if given else "least_squares"}
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> TangentSettings:
+        for name in _OF_ADAMW:
+            if self.solver == "least_squares" and getattr(self, name) != _default(name):
+                raise ValueError(f"'solver: least_squares' has no use for '{name}'")
+        return self
+
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of step 0, 1, ... of ``steps``."""
 
@@ -48,6 +77,11 @@ class TangentSettings(Declared):
         return float(self.learning_rate * 0.1**passed)
 
     def steps(self, examples: int) -> int:
-        """Optimizer steps for a shard of so many examples."""
+        """Optimizer steps for a shard of so many examples, at most."""
 
-        return max(1, math.ceil(self.epochs * examples / self.batch_size))
+        passes = self.epochs if self.solver == "least_squares" else None
+        return max(1, math.ceil(passes or self.epochs * examples / self.batch_size))
+
+
+def _default(name: str) -> Any:
+    return TangentSettings.model_fields[name].default

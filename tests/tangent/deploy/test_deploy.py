@@ -66,7 +66,9 @@ def deployed(name: str) -> tuple[Composed, nn.Module, Any]:
 
 def gap(found: Any, composed: Composed, inputs: Any) -> float:
     expected = composed.predict(inputs).double()
-    return float((torch.as_tensor(found).detach().double() - expected).abs().max() / expected.abs().max())
+    return float(
+        (torch.as_tensor(found).detach().double() - expected).abs().max() / expected.abs().max()
+    )
 
 
 def fewer(inputs: Any, rows: int) -> Any:
