@@ -116,7 +116,7 @@ def shard_fingerprint(fingerprint: str, rows: np.ndarray) -> str:
 class _Run:
     """A training that goes forward step by step, by AdamW."""
 
-    validation: np.ndarray
+    validation = np.empty(0, dtype=np.int64)
     finished = False
 
     def __init__(
@@ -278,8 +278,8 @@ class _LeastSquares(_Run):
 
     def check(self, classes: Sequence[str]) -> tuple[str, ...]:
         """As for AdamW; then the first direction is downhill from zero."""
-        seen = super().check(classes)
         self.rows = np.sort(self.rows)
+        seen = super().check(classes)
         self._backward(self.rows)
         self.rest = {name: -tensor.grad for name, tensor in self.delta.items() if _moves(tensor)}
         self.direction = {name: tensor.clone() for name, tensor in self.rest.items()}
@@ -334,7 +334,8 @@ class _LeastSquares(_Run):
     def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
         size = self.settings.batch_size
         groups = [rows[start : start + size] for start in range(0, len(rows), size)]
-        return [part for group in groups for part in super(_LeastSquares, self)._parts(group)]
+        by_length = super()._parts
+        return [part for group in groups for part in by_length(group)]
 
     @torch.no_grad()
     def finish(self) -> None:

@@ -13,8 +13,10 @@ from stockpot.declared import Declared
 Loss = Literal["square", "cross_entropy"]
 
 
-_OF_ADAMW = ("loss", "alpha", "learning_rate", "weight_decay", "norm_penalty")
-_OF_ADAMW += ("schedule", "milestones", "augmentation")
+_OF_ADAMW = (
+    *("loss", "alpha", "learning_rate", "weight_decay", "norm_penalty"),
+    *("schedule", "milestones", "augmentation"),
+)
 
 
 class TangentSettings(Declared):
