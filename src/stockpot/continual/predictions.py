@@ -77,7 +77,7 @@ Notes = dict[str, float | None]
 def predictions(setup: Setup, method: str) -> tuple[np.ndarray, Notes]:
     """Predicted classes (T, N), or (1, N) for joint training, and what is worth noting."""
     row = METHODS[method]
-    notes: Notes = {}
+    notes: Notes = {"penalty": None, "solve_seconds": 0.0} if "phi" in setup.inputs else {}
     start = time.perf_counter()
     if row.trains == "plain map" and row.combine == "joint":
         outputs = _of_probe(setup)

@@ -160,8 +160,9 @@ def test_schedules() -> None:
     cosine = TangentSettings(learning_rate=1.0, schedule="cosine")
     assert [cosine.rate(s, 4) for s in (0, 2)] == pytest.approx([1, 0.5])
     assert TangentSettings(learning_rate=0.5, schedule="constant").rate(9, 10) == 0.5
-    assert TangentSettings(epochs=50, batch_size=32).steps(100) == 157
-    assert TangentSettings(epochs=0.1, batch_size=32).steps(1) == 1
+    assert TangentSettings(solver="adamw", epochs=50, batch_size=32).steps(100) == 157
+    assert TangentSettings(solver="adamw", epochs=0.1, batch_size=32).steps(1) == 1
+    assert TangentSettings(epochs=50, batch_size=32).steps(100) == 50
 
 
 def test_sixteen_bits_train_too() -> None:
