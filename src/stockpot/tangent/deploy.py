@@ -119,7 +119,7 @@ def _statistics(composed: ComposedStatistics) -> nn.Module:
             "sketched gradients need a gradient for every example and cannot be deployed",
             hint="compose with parts=2: StatisticsComposer(..., parts=2)",
         )
-    blocks = solution.weight.split(list(features.blocks(backbone)))
+    blocks = torch.split(solution.weight, list(features.blocks(backbone)))
     weight = torch.cat([blocks[index] for index in solution.blocks])
     if kinds == ["plain"]:
         return LinearHead(backbone, weight.float(), None)

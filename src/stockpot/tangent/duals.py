@@ -206,7 +206,7 @@ def _normalised(
 
 def _batch_norm(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
     """In evaluation mode; the result is a tuple, as the operator's."""
-    values, weight, _, mean, variance, *_, eps = args
+    values, weight, mean, variance, eps = args[0], args[1], args[3], args[4], args[-1]
     shape = (1, -1, *[1] * (len(values.node.meta["val"].shape) - 2))
     rate = (variance + eps).rsqrt()
     scale = rate if weight is None else rate * weight
@@ -218,7 +218,7 @@ def _batch_norm(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
 
 
 def _max_pool(op: Any, out: Any, args: Values, dots: Values, **_: Any) -> Any:
-    _, indices = functional.max_pool2d(args[0], *args[1:], return_indices=True)
+    indices = functional.max_pool2d(args[0], *args[1:], return_indices=True)[1]
     return dots[0].flatten(2).gather(2, indices.flatten(2)).view_as(out)
 
 
@@ -232,12 +232,12 @@ def _curve(slope: Callable[..., Any]) -> Rule:
 
 
 def _inside(values: Any, low: Any, high: Any) -> Any:
-    inside = True
+    inside: Any = True
     if low is not None:
         inside = values > low
     if high is not None:
         inside = (values < high) & inside if low is not None else values < high
-    return inside.type_as(values)  # type: ignore[attr-defined]
+    return inside.type_as(values)
 
 
 def _gelu(values: Any, out: Any, approximate: str = "none") -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,11 +186,11 @@ class _Run:
     def finish(self) -> None:
         """Take what counts as the result."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What the run goes on from, besides its step and its delta."""
         return {"optimizer": self.optimizer.state_dict()}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """The reverse of :meth:`state`."""
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -281,7 +281,7 @@ class _LeastSquares(_Run):
         self.rows = np.sort(self.rows)
         seen = super().check(classes)
         self._backward(self.rows)
-        self.rest = {name: -tensor.grad for name, tensor in self.delta.items() if _moves(tensor)}
+        self.rest = {n: -t.grad for n, t in self.delta.items() if t.grad is not None and _moves(t)}
         self.direction = {name: tensor.clone() for name, tensor in self.rest.items()}
         self.best = {name: tensor.detach().clone() for name, tensor in self.delta.items()}
         self.least, self.best_step, self.first = float("inf"), 0, _dot(self.rest, self.rest)
@@ -343,11 +343,11 @@ class _LeastSquares(_Run):
         for name, tensor in self.best.items():
             self.delta[name].copy_(tensor)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Residual, direction and the best step."""
         return {name: getattr(self, name) for name in self._STATE}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """The reverse of :meth:`state`."""
         for name in self._STATE:
             setattr(self, name, state[name])

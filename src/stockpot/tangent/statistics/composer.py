@@ -163,7 +163,7 @@ class ComposedStatistics(Composed):
         # What has no weight is not computed: gradients of every example cost most of a prediction.
         self._phi = features.bind(composer.backbone, composer.device, only=used)
         lengths = features.blocks(composer.backbone)
-        blocks = self.solution.weight.split(list(lengths))
+        blocks = torch.split(self.solution.weight, list(lengths))
         self._weight = torch.cat([blocks[index] for index in used])
 
     @torch.no_grad()

@@ -105,7 +105,7 @@ def _choose(
 ) -> Solution:
     """The best of all candidates; ``zero`` has the weights' shape."""
     ends = list(accumulate(lengths))
-    tried = [
+    tried: list[tuple[tuple[int, ...], slice, Sequence[int]]] = [
         ((index,), slice(end - length, end), lengths[index : index + 1])
         for index, (end, length) in enumerate(zip(ends, lengths, strict=True))
     ]
@@ -136,7 +136,7 @@ class _Kernel:
     """The same as :class:`_Problem` from the examples."""
 
     def __init__(self, phi: Tensor, targets: Tensor, lengths: Sequence[int]) -> None:
-        parts = phi.split(list(lengths), 1)
+        parts = torch.split(phi, list(lengths), 1)
         traces = [float(part.square().sum()) for part in parts]
         self.unit = traces[0] / lengths[0] or 1.0
         self.targets, kernel = targets, torch.zeros(len(phi), len(phi), dtype=phi.dtype)
@@ -167,7 +167,7 @@ class _Problem:
         self, gram: Tensor, cross: Tensor, examples: float, lengths: Sequence[int]
     ) -> None:
         self.sizes, self.examples = tuple(accumulate(lengths)), examples
-        traces = [float(part.sum()) for part in gram.diagonal().split(list(lengths))]
+        traces = [float(part.sum()) for part in torch.split(gram.diagonal(), list(lengths))]
         self.unit = traces[0] / lengths[0] or 1.0
         scales = zip(lengths, _scales(traces), strict=True)
         self.scale = torch.cat([gram.new_full((length,), scale) for length, scale in scales])
@@ -204,7 +204,8 @@ def _inverse_of_lower(factor: Tensor) -> Tensor:
     size = len(factor)
     if size <= 256:
         eye = torch.eye(size, dtype=factor.dtype, device=factor.device)
-        return torch.linalg.solve_triangular(factor, eye, upper=False)
+        small: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False)
+        return small
     half = size // 2
     upper, lower = _inverse_of_lower(factor[:half, :half]), _inverse_of_lower(factor[half:, half:])
     inverse = torch.zeros_like(factor)
