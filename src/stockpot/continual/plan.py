@@ -154,6 +154,8 @@ class _Builder:
         if method.trains != "tangent":
             square = method.trains == "square"
             base = self.recipe.square_settings() if square else self.recipe.nonlinear
+        if base.solver == "least_squares" and "kappa" not in self.recipe.model_fields_set:
+            kappa = base.kappa
         arguments: Arguments = {
             "name": name,
             "rows": rows.tolist(),

@@ -102,7 +102,9 @@ class TangentRecipe(VerbRecipe):
             return value
         components, training = value.get("components"), value.get("training", {})
         by_classes = isinstance(components, Mapping) and components.get("by") == "classes"
-        if by_classes and isinstance(training, Mapping) and "kappa" not in training:
+        if not by_classes or not isinstance(training, Mapping) or "kappa" in training:
+            return value
+        if TangentSettings.resolve(training)["solver"] == "adamw":
             return {**value, "training": {**training, "kappa": KAPPA_FOR_CLASSES}}
         return value
 

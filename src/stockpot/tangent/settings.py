@@ -13,6 +13,9 @@ from stockpot.declared import Declared
 Loss = Literal["square", "cross_entropy"]
 
 
+FAR = 100.0
+"""Deltas of least squares are linear in kappa, so that far from the random head's own outputs
+(about 1) its value makes no difference."""
 _OF_ADAMW = (
     *("loss", "alpha", "learning_rate", "weight_decay", "norm_penalty"),
     *("schedule", "milestones", "augmentation"),
@@ -35,7 +38,10 @@ class TangentSettings(Declared):
     )
     loss: Loss = Field("square", description="rescaled square loss, or cross-entropy")
     kappa: float = Field(
-        5.0, gt=0, description="target of the true class under the square loss (15 class-wise)"
+        5.0,
+        gt=0,
+        description="target of the true class under the square loss (15 class-wise); least "
+        "squares: 100, so that what the random head says by itself does not count",
     )
     alpha: float = Field(1.0, gt=0, description="weight of the true class's term")
     epochs: float = Field(50.0, gt=0, description="passes over the shard, at most")
@@ -56,10 +62,16 @@ class TangentSettings(Declared):
     @model_validator(mode="before")
     @classmethod
     def _solver(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and "solver" not in value:
-            given = any(name in value for name in _OF_ADAMW)
-            return {**value, "solver": "adamw" if given else "least_squares"}
-        return value
+        return cls.resolve(value) if isinstance(value, Mapping) else value
+
+    @staticmethod
+    def resolve(value: Mapping[str, Any]) -> dict[str, object]:
+        """``value`` with the solver and the target that its keys ask for."""
+        given = any(name in value for name in _OF_ADAMW)
+        made = {"solver": "adamw" if given else "least_squares", **value}
+        if made["solver"] == "least_squares":
+            return {"kappa": FAR, **made}
+        return made
 
     @model_validator(mode="after")
     def _fits(self) -> TangentSettings:

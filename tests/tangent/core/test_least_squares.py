@@ -42,11 +42,11 @@ def train(epochs: float = 50, **more: object) -> Component:
 
 
 def dense(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """J (N C, P) and kappa onehot(y) - f (N C,)."""
+    """J (N C, P) and 100 onehot(y) - f (N C,)."""
     own, inputs = model(), images(24).double()[rows]
     found = jacrev(lambda weights: own.functional(weights, inputs))(own.weights)
     jacobian = torch.cat([found[name].reshape(4 * len(rows), -1) for name in own.weights], 1)
-    targets = 5 * torch.eye(4, dtype=torch.float64)[torch.from_numpy(labels()[rows])]
+    targets = 100 * torch.eye(4, dtype=torch.float64)[torch.from_numpy(labels()[rows])]
     return jacobian, (targets - own.native(inputs)).reshape(-1)
 
 
@@ -73,7 +73,7 @@ def test_in_the_end_it_is_the_smallest_delta_that_fits() -> None:
     best = torch.linalg.pinv(jacobian) @ targets
     torch.testing.assert_close(flat(found), best, rtol=0, atol=1e-3 * float(best.abs().max()))
     loss = float((jacobian @ flat(found) - targets).square().mean())
-    assert found.metrics["training_loss"] == pytest.approx(loss, abs=1e-8)
+    assert found.metrics["training_loss"] == pytest.approx(loss, rel=1e-3, abs=1e-6)
 
 
 def test_the_validation_rows_choose_the_step() -> None:
