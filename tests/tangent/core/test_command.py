@@ -261,7 +261,7 @@ def test_the_page_names_every_key() -> None:
 
 
 def test_statistics_by_the_same_commands(tmp_path) -> None:
-    composer = {"kind": "statistics", "dimension": 64, "directions": 2}
+    composer = {"kind": "statistics", "dimension": 64, "random_dimension": 64, "directions": 2}
     recipe = write_world(tmp_path, composer=composer)
     out, file = tmp_path / "out", tmp_path / "sum.safetensors"
     assert data("train", recipe, "--dry-run")["components"][0]["steps"] == 0

@@ -102,7 +102,7 @@ def test_any_name_of_a_domain_can_be_forgotten(tmp_path: Path) -> None:
 
 
 def test_statistics_are_forgotten_likewise(tmp_path: Path) -> None:
-    composer = {"kind": "statistics", "dimension": 64, "directions": 2}
+    composer = {"kind": "statistics", "dimension": 64, "random_dimension": 64, "directions": 2}
     recipe, out = write_world(tmp_path, composer=composer), tmp_path / "out"
     run("train", recipe, "-o", out, "--backend", "serial", "-q")
     said = run("forget", recipe, out, "south", "--retrain", "-q")
