@@ -44,6 +44,15 @@ class Head(Declared):
     file: str | None = Field(None, description="a saved head, instead of a random one")
 
 
+FEATURE_KEYS: dict[str, set[str]] = {
+    "plain": set(),
+    "random": {"random_dimension", "seed"},
+    "tangent": {"dimension", "directions", "seed"},
+    "joined": {"random_dimension", "dimension", "directions", "seed"},
+}
+"""What a feature map depends on, as ``FeatureMap.uses`` has it; known without torch."""
+
+
 class Composition(Declared):
     """What a component is, and how components become a model."""
 
@@ -63,6 +72,19 @@ class Composition(Declared):
     penalty: float | None = Field(
         None, gt=0, description="statistics: of the ridge; default: by cross-validation"
     )
+
+    @model_validator(mode="after")
+    def _uses(self) -> Composition:
+        """Raise for a key that nothing reads."""
+        used = {"kind"}
+        if self.kind == "statistics":
+            used |= {"features", "solver"} | FEATURE_KEYS[self.features]
+            used |= {"penalty"} if self.solver == "ridge" else set()
+        for name in sorted(self.model_fields_set - used):
+            wanted = {"kind": self.kind, "features": self.features, "solver": self.solver}
+            beside = ", ".join(f"'{key}: {value}'" for key, value in wanted.items() if key in used)
+            raise ValueError(f"'{name}' has no effect beside {beside}")
+        return self
 
 
 class TangentRecipe(VerbRecipe):

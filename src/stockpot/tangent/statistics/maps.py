@@ -52,10 +52,14 @@ class FeatureMap:
         """The kinds that phi consists of, in its order."""
         return ("plain", "random", "tangent") if self.kind == "joined" else (self.kind,)
 
+    @property
+    def uses(self) -> set[str]:
+        """The fields that this kind depends on."""
+        return {"kind"} | {field for part in self.parts for field in _USES[part]}
+
     def to_json(self) -> dict[str, str | int]:
         """The fields that this kind uses."""
-        uses = {"kind"} | {field for part in self.parts for field in _USES[part]}
-        return {name: value for name, value in asdict(self).items() if name in uses}
+        return {name: value for name, value in asdict(self).items() if name in self.uses}
 
     def blocks(self, backbone: Backbone) -> tuple[int, ...]:
         """Lengths of the parts of phi."""
