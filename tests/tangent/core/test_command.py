@@ -223,10 +223,15 @@ def test_kappa_is_the_papers_unless_it_is_given() -> None:
         "task": {"kind": "arrays", "path": "x"},
         "backbone": {"kind": "function", "name": "a:b"},
     }
-    assert parse_recipe(plain).training.kappa == 5
+    papers = {"solver": "adamw"}
+    assert parse_recipe({**plain, "training": papers}).training.kappa == 5
     classes = {**plain, "components": {"by": "classes", "classes": 2}}
-    assert parse_recipe(classes).training.kappa == 15
-    assert parse_recipe({**classes, "training": {"kappa": 7}}).training.kappa == 7
+    assert parse_recipe({**classes, "training": papers}).training.kappa == 15
+    for recipe in (plain, classes):  # least squares: far from what the random head says
+        assert parse_recipe(recipe).training.kappa == 100
+        for solver in ({}, papers):
+            given = {"training": {**solver, "kappa": 7}}
+            assert parse_recipe({**recipe, **given}).training.kappa == 7
 
 
 def test_a_model_that_cannot_be_used_is_told_before_training(tmp_path) -> None:
