@@ -250,8 +250,10 @@ def without_history(content: Content, tasks: Sequence[str]) -> ScorePanel:
 
 
 def beside_history(content: Content) -> Trust:
-    """What scores add to a ranking by the history of the same models."""
+    """What scores add to a ranking by the history of the same models; unknown for few of them."""
     images = [task for task, own in content.items() if len(own["models"]) >= 8]
+    if not images:
+        return Trust(0.0, 0.0, 0.0)
     models = sorted(set.intersection(*(set(content[task]["models"]) for task in images)))
     rows = [[content[task]["models"][model] for task in images] for model in models]
     table = Table(tuple(models), tuple(images), np.array([[c["value"] for c in r] for r in rows]))
