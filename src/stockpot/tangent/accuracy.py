@@ -14,7 +14,7 @@ from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Weights, resolve_weights
 from stockpot.tangent.learning import learn_weights
 from stockpot.tangent.modes import accuracy_among, class_numbers, own_task
-from stockpot.tangent.run import Opened
+from stockpot.tangent.opened import Opened
 from stockpot.tangent.schema import ComponentScore, CompositionScores
 from stockpot.training.predict import map_rows
 

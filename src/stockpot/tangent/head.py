@@ -57,22 +57,30 @@ def save_head(
     return Path(path)
 
 
+def head_classes(path: str | Path) -> tuple[str, ...]:
+    """Names of the classes of a saved head; ``CheckpointError`` for another kind of file."""
+    with open_checkpoint(path) as checkpoint:
+        text = checkpoint.metadata.get("classes")
+    if text is None:
+        raise CheckpointError(f"{path} is no saved head", hint="save_head writes one")
+    return tuple(json.loads(text))
+
+
 @torch.no_grad()
 def load_head(path: str | Path, module: nn.Module, *, head: str | None = None) -> tuple[str, ...]:
     """Put a saved head into ``module``; returns the names of its classes.
 
     Raises ``CheckpointError`` for another kind of file, ``BackboneError`` for another shape.
     """
-    with open_checkpoint(path) as checkpoint:
-        text = checkpoint.metadata.get("classes")
+    classes = head_classes(path)
     own = head_of(module, head).state_dict(keep_vars=True)
     found = load_state(path)
-    if text is None or sorted(found) != sorted(own):
+    if sorted(found) != sorted(own):
         raise CheckpointError(f"{path} is no saved head", hint="save_head writes one")
     for name, tensor in found.items():
         check_shape(name, tensor, own[name], str(path))
         own[name].detach().copy_(tensor)
-    return tuple(json.loads(text))
+    return classes
 
 
 def head_of(module: nn.Module, head: str | None = None) -> nn.Module:

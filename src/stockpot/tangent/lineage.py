@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
+from stockpot.files import digest
 from stockpot.provenance import Parent, Record, RunModel, versions, write_models, write_record
 from stockpot.tangent.component import Component
 from stockpot.tangent.jobs import HEAD
@@ -31,7 +32,6 @@ def find_parents(base: RunModel, head: Path) -> tuple[Parent, Parent]:
 def write_lineage(
     output: Path,
     recipe: TangentRecipe,
-    data: str,
     base: RunModel,
     parents: tuple[Parent, Parent],
     components: Sequence[RunModel],
@@ -51,11 +51,16 @@ def write_lineage(
         name=recipe.title,
         parents=parents,
         recipe=recipe.model_dump(mode="json"),
-        data=data,
+        data=data_of(components),
         versions=made,
     )
     write_models(output, [base, RunModel(HEAD, f"{recipe.title}: head", head), *components])
     write_record(output, whole)
+
+
+def data_of(components: Sequence[RunModel]) -> str:
+    """Hash of the data of all components, from their records."""
+    return digest(sorted(one.record.data or "" for one in components if one.record is not None))
 
 
 def component_record(

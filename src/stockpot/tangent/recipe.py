@@ -42,6 +42,10 @@ class Head(Declared):
 
     seed: int = Field(0, ge=0, description="draws its weights")
     file: str | None = Field(None, description="a saved head, instead of a random one")
+    classes: list[str] | None = Field(
+        None, min_length=1, description="names of its columns, the same at all sites; default: "
+        "the file's, or the task's"
+    )
 
 
 FEATURE_KEYS: dict[str, set[str]] = {
@@ -68,6 +72,10 @@ class Composition(Declared):
     random_dimension: int = Field(2048, ge=1, description="statistics: random projections")
     directions: int = Field(4, ge=1, description="statistics: directions of the sketch")
     seed: int = Field(0, ge=0, description="statistics: draws sketch or projection")
+    blocks: int = Field(
+        8, ge=1, le=256, description="statistics: partial sums of a component, which are kept, so "
+        "that one example goes by summing its own block again"
+    )
     solver: Literal["ridge", "means"] = Field("ridge", description="statistics: what is solved")
     penalty: float | None = Field(
         None, gt=0, description="statistics: of the ridge; default: by cross-validation"

@@ -1,4 +1,4 @@
-"""Train all components of a recipe, and open what was trained for composing and evaluating."""
+"""Train all components of a recipe into a folder."""
 
 from __future__ import annotations
 
@@ -6,40 +6,38 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from stockpot.backbones import Backbone, Model, load_backbone
+from stockpot.backbones import Model
 from stockpot.backbones.folder import place_base
 from stockpot.errors import InputError
-from stockpot.execution import Backend, Job, make_backend, run_all, run_jobs
-from stockpot.execution.arguments import backbone_argument, data_argument
-from stockpot.files import atomic_file, digest, file_digest, write_json
+from stockpot.execution import Backend, Job, make_backend, run_all
+from stockpot.execution.job import in_order
+from stockpot.files import atomic_file, digest, write_json
 from stockpot.outputs import check_output, recipe_digest
 from stockpot.provenance import RunModel
 from stockpot.tangent.checks import Linearisation, check_linearisation
-from stockpot.tangent.choice import make_composer, statistics_composer
 from stockpot.tangent.component import Component
-from stockpot.tangent.composer import Composer
 from stockpot.tangent.fitting import SINGLE_CLASS
+from stockpot.tangent.forgetting.inventory import Derived, record
+from stockpot.tangent.forgetting.tombstones import TOMBSTONES, Tombstones, refusal
 from stockpot.tangent.head import draw_head, load_head
 from stockpot.tangent.jobs import COMPONENT, HEAD
 from stockpot.tangent.lineage import component_record, find_parents, write_lineage
 from stockpot.tangent.linear import TangentModel
-from stockpot.tangent.recipe import TangentRecipe, load_recipe
+from stockpot.tangent.plan import Examined, Planned, examine, plan
+from stockpot.tangent.recipe import load_recipe
+from stockpot.tangent.rows import shared_rows
 from stockpot.tangent.schema import ComponentEntry, ComponentPlan, TangentResults
-from stockpot.tangent.shards import Division, Shard, divide
-from stockpot.tasks import Task, load_task
+from stockpot.tangent.shards import Shard
 from stockpot.tasks.specs import data_paths
-from stockpot.training import Feed
-from stockpot.training.device import best_device
-from stockpot.training.rows import limit_task, open_feed
 
-_JOBS = "stockpot.tangent.jobs"
+RESULTS = "components.json"
 
 
 @dataclass(frozen=True)
@@ -49,37 +47,6 @@ class Trained:
     folder: Path
     components: tuple[Path, ...]
     results: TangentResults
-
-
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """A recipe with its data, base and head, ready to compose and evaluate."""
-
-    recipe: TangentRecipe
-    task: Task
-    division: Division
-    model: TangentModel
-    feed: Feed
-    composer: Composer
-
-
-@dataclass(frozen=True, eq=False)
-class Planned:
-    """A component to be made: its rows, its job, and the job of the head all share."""
-
-    shard: Shard
-    job: Job
-    head: Job
-
-
-@dataclass(frozen=True, eq=False)
-class _Examined:
-    recipe: TangentRecipe
-    root: Path
-    task: Task
-    backbone: Backbone
-    division: Division
-    skip_corrupt: bool
 
 
 def train(
@@ -93,55 +60,125 @@ def train(
     gpus_per_job: float | None = None,
     skip_corrupt: bool = False,
     overwrite: bool = False,
+    readmit: bool = False,
     quiet: bool = False,
 ) -> Trained:
     """Train every component of a recipe (or ``only`` some) into ``output``.
 
     The same call goes on after an interruption; a finished component is not trained again.
-    Raises ``InputError`` (a subclass) before anything runs, ``JobError`` when a job fails, and
+    Raises ``InputError`` (a subclass) before anything runs, for rows that were forgotten in
+    ``output`` too unless ``readmit`` takes them back; ``JobError`` when a job fails, and
     ``OutputError`` where ``output`` holds components of another recipe, unless ``overwrite``.
     """
     recipe, output = Path(recipe), Path(output)
     checked = load_recipe(recipe)
-    identity = recipe_digest(checked.model_dump(mode="json"))
     check_output(
         output,
-        "components.json",
-        identity,
+        RESULTS,
+        recipe_digest(checked.model_dump(mode="json")),
         overwrite=overwrite,
         writes=(HEAD, "components", "models.json"),
         data=data_paths(checked.task, recipe.parent),
     )
+    stones = Tombstones.read(output)
+    with decoded_images(output, stones) as cache, tempfile.TemporaryDirectory() as scratch:
+        first = cache if cache.exists() else Path(scratch)
+        examined = examine(recipe, first, skip_corrupt)
+        back = stones.returning(examined.division, only)
+        if back and not readmit:
+            raise refusal(back, output / TOMBSTONES)
+        if not back:
+            examined = examine(recipe, first, skip_corrupt, stones=stones)
+        workers = make_backend(
+            backend,
+            jobs,
+            threads=checked.threads,
+            address=address,
+            gpus_per_job=gpus_per_job,
+        )
+        done = train_examined(examined, output, only, workers, cache=cache, quiet=quiet)
+    if back:
+        stones.without(back).write(output)
+    return done
+
+
+def retrain(
+    recipe: Path, run: Path, output: Path, names: Sequence[str], *, quiet: bool
+) -> Trained:
+    """Components ``names`` of ``run`` from nothing, on its head and without what it forgot."""
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
-        keep = (output / "work" / "cache").resolve()
-        examined = _examine(recipe, keep if keep.exists() else Path(scratch), skip_corrupt)
-        wanted = plan(examined, str(keep), only)
-    threads = examined.recipe.threads
-    workers = make_backend(
-        backend, jobs, threads=threads, address=address, gpus_per_job=gpus_per_job
-    )
+        cache = Path(scratch)
+        examined = examine(recipe, cache, stones=Tombstones.read(run), head=run / HEAD)
+        workers = make_backend("serial", 1, threads=examined.recipe.threads)
+        return train_examined(examined, output, names, workers, cache=cache, quiet=quiet)
+
+
+def train_examined(
+    examined: Examined,
+    output: Path,
+    only: Sequence[str],
+    workers: Backend,
+    *,
+    cache: Path,
+    quiet: bool,
+) -> Trained:
+    """Run the jobs of a recipe and write what they leave, the inventory of it first."""
+    wanted = plan(examined, str(cache.resolve()), only)
+    record(output, [entry for planned in wanted for entry in _derived(planned)])
     everything = [wanted[0].head, *(planned.job for planned in wanted)]
     folders = run_all("components", everything, output / "work", workers, quiet=quiet)
     _copy(folders[wanted[0].head] / HEAD, output / HEAD)
     base = place_base(examined.backbone, examined.root, output)
     paths, parents, listed = [], find_parents(base, output / HEAD), list[RunModel]()
     for planned in wanted:
-        paths.append(output / "components" / f"{file_name(planned.shard.name)}.safetensors")
+        paths.append(output / component_file(planned.shard.name))
         component = Component.load(folders[planned.job] / COMPONENT)
-        record = component_record(component, parents, planned.job.arguments)
-        component.save(paths[-1], record)
+        about = component_record(component, parents, planned.job.arguments)
+        component.save(paths[-1], about)
         name = f"{examined.recipe.title}: {component.task}"
-        listed.append(RunModel(os.path.relpath(paths[-1], output), name, record))
+        listed.append(RunModel(os.path.relpath(paths[-1], output), name, about))
+    results = _results(examined, paths, _notes(examined, wanted, folders))
+    write_json(output / RESULTS, results.to_json())
+    write_lineage(output, examined.recipe, base, parents, listed)
+    return Trained(output, tuple(paths), results)
+
+
+def _derived(planned: Planned) -> Iterator[Derived]:
+    """What a component's jobs and their result leave in a run's folder."""
+    shards = (planned.shard.name,)
+    yield Derived(path=component_file(planned.shard.name), kind="component", shards=shards)
+    for job in in_order([planned.job]):
+        if job != planned.head:
+            kind = job.function.partition(":")[2]
+            yield Derived(path=f"work/jobs/{job.key}", kind=kind, shards=shards)
+
+
+def _notes(examined: Examined, wanted: Sequence[Planned], folders: dict[Job, Path]) -> list[str]:
     replaced = {
         f"{note}, because the fused kernel has no forward-mode derivative"
         for planned in wanted
         for note in json.loads((folders[planned.job] / "notes.json").read_text())["notes"]
     }
-    notes = [*sorted(replaced), *_single_classes(examined, [one.shard for one in wanted])]
-    results = _results(examined, paths, notes, identity)
-    write_json(output / "components.json", results.to_json())
-    write_lineage(output, examined.recipe, examined.task.fingerprint, base, parents, listed)
-    return Trained(output, tuple(paths), results)
+    shards = [planned.shard for planned in wanted]
+    owners = {one.name: np.concatenate([one.train, one.validation]) for one in shards}
+    shared = [
+        f"{len(rows)} rows stand under {' and '.join(repr(name) for name in names)}: to forget "
+        "them, forget them under every name"
+        for names, rows in shared_rows(owners, examined.division.hashes).items()
+    ]
+    return [*sorted(replaced), *_single_classes(examined, shards), *shared]
+
+
+@contextmanager
+def decoded_images(folder: Path, stones: Tombstones) -> Iterator[Path]:
+    """Where a run keeps decoded images of all shards together; once something was forgotten they
+    are not kept, because what was forgotten may still be among the data."""
+    cache = folder / "work" / "cache"
+    try:
+        yield cache
+    finally:
+        if stones:
+            shutil.rmtree(cache, ignore_errors=True)
 
 
 def plan_recipe(
@@ -149,7 +186,7 @@ def plan_recipe(
 ) -> list[ComponentPlan]:
     """Check everything and name the components that ``train`` would make; writes nothing."""
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
-        examined = _examine(Path(recipe), Path(scratch), skip_corrupt)
+        examined = examine(Path(recipe), Path(scratch), skip_corrupt)
         wanted = plan(examined, scratch, only)
     trained = examined.recipe.composer.kind == "average"
     return [
@@ -164,83 +201,10 @@ def plan_recipe(
     ]
 
 
-def plan(examined: _Examined, cache: str, only: Sequence[str]) -> list[Planned]:
-    """One job a component, which needs the trunk's activations and, to be trained, the head."""
-    recipe, task = examined.recipe, examined.task
-    places = {"root": str(examined.root), "cache": cache}
-    data = data_argument(
-        recipe.task,
-        task.fingerprint,
-        seed=recipe.seed,
-        limit=recipe.limit_per_domain,
-        skip_corrupt=examined.skip_corrupt,
-    )
-    backbone = backbone_argument(recipe.backbone, examined.backbone.fingerprint)
-    fingerprint = digest([task.fingerprint, recipe.limit_per_domain, recipe.seed])
-    file = recipe.head.file
-    head = Job(
-        f"{_JOBS}:head",
-        {
-            "backbone": backbone,
-            "classes": list(task.classes),
-            "seed": recipe.head.seed,
-            "file": file,
-            "content": file_digest(examined.root / file) if file else None,
-        },
-        places=places,
-        label="head",
-        weight=0.1,
-        threads=recipe.threads,
-    )
-    augmentation = recipe.training.augmentation and task.modality == "image"
-    features = Job(
-        f"{_JOBS}:features",
-        {"data": data, "backbone": backbone, "augmentation": augmentation, "seed": recipe.seed},
-        places=places,
-        label="frozen blocks",
-        threads=recipe.threads,
-    )
-    known = {shard.name: shard for shard in examined.division.shards}
-    for name in only:
-        if name not in known:
-            raise InputError(
-                f"the recipe has no component '{name}'", hint=f"it has {', '.join(known)}"
-            )
-    common = {"data": data, "backbone": backbone, "fingerprint": fingerprint}
-    return [
-        Planned(shard, _component(recipe, shard, common, features, head), head)
-        for shard in (known[name] for name in only or known)
-    ]
-
-
-def _component(
-    recipe: TangentRecipe, shard: Shard, common: Mapping[str, Any], features: Job, head: Job
-) -> Job:
-    """The job that makes one component; statistics need no head."""
-    arguments = {**common, "name": shard.name, "rows": shard.train.tolist()}
-    inputs = {"features": features}
-    if recipe.composer.kind == "statistics":
-        function = "statistics"
-        # Solver and penalty are for the sum, not for what is summed.
-        arguments["composer"] = recipe.composer.model_dump(exclude={"solver", "penalty"})
-    else:
-        function = "component"
-        inputs["head"] = head
-        arguments |= {
-            "parameters": recipe.parameters,
-            "precision": recipe.precision,
-            "validation": shard.validation.tolist(),
-            "settings": recipe.training.model_dump(mode="json"),
-            "seed": recipe.seed,
-        }
-    places, label = features.places, f"component {shard.name}"
-    return Job(f"{_JOBS}:{function}", arguments, inputs, places, label, recipe.threads, 3)
-
-
 def check(recipe: str | Path, rows: int = 8) -> tuple[TangentModel, Linearisation]:
     """The recipe's model with the head it would get, and how good its derivative is on its data."""
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
-        examined = _examine(Path(recipe), Path(scratch), False)
+        examined = examine(Path(recipe), Path(scratch))
     asked = examined.recipe
     network = Model(examined.backbone, len(examined.task.classes))
     if asked.head.file is not None:
@@ -250,38 +214,6 @@ def check(recipe: str | Path, rows: int = 8) -> tuple[TangentModel, Linearisatio
     model = TangentModel(network, parameters=asked.parameters, precision=asked.precision)
     batch = examined.backbone.prepare(examined.task.inputs[:rows])
     return model, check_linearisation(model, batch)
-
-
-def open_run(recipe: Path, folder: Path, *, skip_corrupt: bool = False) -> Opened:
-    """Data, base and head of components that ``train`` wrote to ``folder``.
-
-    Raises ``InputError`` where the folder holds no components.
-    """
-    if not (folder / HEAD).is_file():
-        raise InputError(f"{folder} holds no components", hint="run `stockpot tangent train` first")
-    cache = folder / "work" / "cache"
-    examined = _examine(recipe, cache, skip_corrupt)
-    network = Model(examined.backbone, len(examined.task.classes))
-    load_head(folder / HEAD, network)
-    model = TangentModel(
-        network, parameters=examined.recipe.parameters, precision=examined.recipe.precision
-    )
-    features = plan(examined, str(cache), ())[0].job.inputs["features"]
-    prepared = folder / "work" / "jobs" / features.key
-    feed = run_features(features, folder) if not prepared.exists() else prepared
-    return Opened(
-        examined.recipe,
-        examined.task,
-        examined.division,
-        model.to(best_device()),
-        open_feed(examined.task, examined.backbone, feed),
-        make_composer(examined.recipe.composer, model, examined.backbone, examined.task.classes),
-    )
-
-
-def run_features(job: Job, folder: Path) -> Path:
-    """The trunk's activations, computed where ``train`` has not left them."""
-    return run_jobs([job], folder / "work", make_backend("serial", 1))[job]
 
 
 def load_components(paths: Sequence[Path]) -> list[Component]:
@@ -312,30 +244,7 @@ def keep_components(components: Sequence[Component], without: Sequence[str]) -> 
     return kept
 
 
-def _examine(path: Path, cache: Path, skip_corrupt: bool) -> _Examined:
-    recipe, root = load_recipe(path), path.parent.resolve()
-    task = load_task(
-        recipe.task, root=root, skip_corrupt=skip_corrupt, cache=cache, seed=recipe.seed
-    )
-    if recipe.limit_per_domain is not None:
-        task = limit_task(task, recipe.limit_per_domain, recipe.seed)
-    division = divide(task, recipe)
-    backbone = load_backbone(recipe.backbone, root=root, example=task.inputs[:2])
-    backbone.check_takes(task)
-    if recipe.composer.kind == "statistics":
-        statistics_composer(recipe.composer, backbone, task.classes)
-        return _Examined(recipe, root, task, backbone, division, skip_corrupt)
-    # Everything that can be wrong with the linearisation is found here, before any job.
-    model = TangentModel(
-        Model(backbone, len(task.classes)),
-        parameters=recipe.parameters,
-        precision=recipe.precision,
-    )
-    model.probe(backbone.prepare(task.inputs[:2]))
-    return _Examined(recipe, root, task, backbone, division, skip_corrupt)
-
-
-def _single_classes(examined: _Examined, shards: Sequence[Shard]) -> list[str]:
+def _single_classes(examined: Examined, shards: Sequence[Shard]) -> list[str]:
     if examined.recipe.composer.kind == "statistics":
         return []
     labels = examined.task.labels
@@ -344,11 +253,11 @@ def _single_classes(examined: _Examined, shards: Sequence[Shard]) -> list[str]:
 
 
 def _results(
-    examined: _Examined, paths: Sequence[Path], notes: Sequence[str], identity: str
+    examined: Examined, paths: Sequence[Path], notes: Sequence[str]
 ) -> TangentResults:
     components = [Component.load(path) for path in paths]
     return TangentResults(
-        recipe_digest=identity,
+        recipe_digest=recipe_digest(examined.recipe.model_dump(mode="json")),
         version=1,
         title=examined.recipe.title,
         base_digest=components[0].base_digest,
@@ -380,3 +289,8 @@ def file_name(name: str) -> str:
     '.', '-' and '_', gets part of its hash, so that no two names meet."""
     plain = "".join(c if c.isalnum() or c in ".-_" else "_" for c in name)[:50]
     return plain if plain == name else f"{plain}-{digest(name)[:8]}"
+
+
+def component_file(name: str) -> str:
+    """The path of a component's file in the folder of its run."""
+    return f"components/{file_name(name)}.safetensors"

@@ -11,7 +11,8 @@ from stockpot.tangent.accuracy import evaluate as score
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Weights
 from stockpot.tangent.lineage import sum_record
-from stockpot.tangent.run import keep_components, load_components, open_run
+from stockpot.tangent.opened import open_run
+from stockpot.tangent.run import keep_components, load_components
 from stockpot.tangent.schema import CompositionScores
 from stockpot.tangent.summing import aggregate
 

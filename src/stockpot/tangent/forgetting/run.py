@@ -20,7 +20,8 @@ from stockpot.tangent.composer import Rule
 from stockpot.tangent.forgetting.certificate import AuditData, certify
 from stockpot.tangent.forgetting.schema import Certificate, CertificateCheck, HeldCheck
 from stockpot.tangent.jobs import COMPONENT
-from stockpot.tangent.run import Opened, file_name, load_components, open_run, train
+from stockpot.tangent.opened import Opened, open_run
+from stockpot.tangent.run import file_name, load_components, retrain as train_again
 from stockpot.tangent.schema import TangentResults
 
 

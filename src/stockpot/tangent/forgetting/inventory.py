@@ -1,0 +1,60 @@
+"""What was derived from each shard's data, noted before it is made, so that all of it can go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from stockpot.errors import InputError
+from stockpot.files import write_json
+from stockpot.results import ResultPart, VerbResults
+
+INVENTORY = "inventory.json"
+
+
+class Derived(ResultPart):
+    """Something that holds what was derived from ``shards``.
+
+    ``path``: relative to the run's folder, absolute outside it; in a registry its ``id`` is the
+    model's. ``kind``: component, features, block, composition, registry entry, ... ``digest``: of
+    its content, where that is known. ``rule``: of a composition, by which it can be made again.
+    """
+
+    path: str
+    kind: str
+    shards: tuple[str, ...]
+    digest: str | None = None
+    id: str | None = None
+    rule: str | None = None
+
+
+class _File(VerbResults):
+    derived: tuple[Derived, ...]
+
+
+def read_inventory(run: Path) -> tuple[Derived, ...]:
+    """All that was noted in a run's folder; nothing where it is of an older kind."""
+    path = run / INVENTORY
+    if not path.is_file():
+        return ()
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    return _File.read(value, f"the contents of {path}").derived
+
+
+def write_inventory(run: Path, derived: Iterable[Derived]) -> None:
+    """Replace what is noted."""
+    unique = {(one.path, one.id, one.shards): one for one in derived}
+    ordered = sorted(unique.values(), key=lambda one: (one.path, one.id or "", one.shards))
+    write_json(run / INVENTORY, _File(version=1, derived=tuple(ordered)).to_json())
+
+
+def record(run: Path, derived: Iterable[Derived]) -> None:
+    """Note more; the same thing twice is noted once."""
+    known = read_inventory(run)
+    more = [*known, *derived]
+    if len({*more}) > len({*known}):
+        write_inventory(run, more)

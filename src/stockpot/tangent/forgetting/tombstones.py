@@ -1,0 +1,197 @@
+"""What must not come back: salted hashes of the rows and the component that were forgotten.
+
+Nobody can read from a tombstone what it stands for; whoever has a row, a shard or a component can
+ask whether it is the one.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stockpot.errors import InputError
+from stockpot.files import write_json
+from stockpot.results import ResultPart, VerbResults
+
+if TYPE_CHECKING:
+    from stockpot.tangent.component import Component
+    from stockpot.tangent.shards import Division
+
+TOMBSTONES = "tombstones.json"
+_DIGITS = 32
+
+
+class Tombstone(ResultPart):
+    """One thing that was forgotten, by hashes that are keyed with ``salt`` (hex).
+
+    ``component``: of the component's digest; ``tensors``: of its tensors' digest; ``shard``: of its
+    data fingerprint; ``rows``: of the rows it was made of; ``held``: of its site's test rows, which
+    are evaluated while they are there, but never kept. ``examples``: whether only these rows went.
+    """
+
+    name: str
+    salt: str
+    forgotten: str
+    component: str
+    tensors: str
+    shard: str
+    rows: tuple[str, ...]
+    held: tuple[str, ...] = ()
+    examples: bool = False
+
+    def of(self, text: str) -> str:
+        """The hash of ``text`` under this stone's salt."""
+        return salted(self.salt, text)
+
+
+class _File(VerbResults):
+    tombstones: tuple[Tombstone, ...]
+
+
+@dataclass(frozen=True)
+class Returned:
+    """Rows of a shard that were forgotten, and are among the data again."""
+
+    name: str
+    rows: int
+    total: int
+    stone: Tombstone
+
+
+@dataclass(frozen=True)
+class Tombstones:
+    """All that was forgotten in one folder; none is false."""
+
+    stones: tuple[Tombstone, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.stones)
+
+    @classmethod
+    def read(cls, folder: Path) -> Tombstones:
+        """Those of a folder. Raises ``InputError`` for a damaged file."""
+        path = folder / TOMBSTONES
+        if not path.is_file():
+            return cls()
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path} is damaged: {error}") from error
+        return cls(_File.read(value, f"the contents of {path}").tombstones)
+
+    def write(self, folder: Path) -> None:
+        """Put them in ``folder``, whole or not at all."""
+        content = _File(version=1, tombstones=self.stones).to_json()
+        write_json(folder / TOMBSTONES, content)
+
+    def mask(self, hashes: np.ndarray) -> np.ndarray:
+        """Which rows (N,) nothing may be made of, from their hashes."""
+        return self._mask(hashes, held=False)
+
+    def holds(self, hashes: np.ndarray) -> np.ndarray:
+        """Which rows (N,) belong to a site that was forgotten, its test rows included."""
+        return self._mask(hashes, held=True)
+
+    def _mask(self, hashes: np.ndarray, *, held: bool) -> np.ndarray:
+        found = np.zeros(len(hashes), dtype=bool)
+        for stone in self.stones:
+            known = {*stone.rows, *(stone.held if held else ())}
+            found |= np.array([stone.of(str(content)) in known for content in hashes], dtype=bool)
+        return found
+
+    def returning(self, division: Division, only: Sequence[str]) -> list[Returned]:
+        """Shards of a division (of those in ``only``, if any) that hold forgotten rows."""
+        back = []
+        for stone in self.stones:
+            mask = Tombstones((stone,)).mask(division.hashes)
+            for shard in division.shards:
+                rows = np.concatenate([shard.train, shard.validation])
+                if mask[rows].any() and (not only or shard.name in only):
+                    back.append(Returned(shard.name, int(mask[rows].sum()), len(rows), stone))
+        return back
+
+    def without(self, back: Iterable[Returned]) -> Tombstones:
+        """The others, after what these stand for was taken back."""
+        salts = {one.stone.salt for one in back}
+        return Tombstones(tuple(stone for stone in self.stones if stone.salt not in salts))
+
+    def check(self, components: Iterable[Component], where: Path) -> None:
+        """``InputError`` for a component that was forgotten, under any name, or one summed of it.
+
+        ``where``: the folder of these tombstones.
+        """
+        for component in components:
+            stone = self.find(component)
+            if stone is not None:
+                raise InputError(
+                    f"component '{component.task}' was forgotten on {stone.forgotten} as "
+                    f"'{stone.name}' ({where / TOMBSTONES})",
+                    hint="leave it out, or take it back with --readmit",
+                )
+
+    def find(self, component: Component) -> Tombstone | None:
+        """The tombstone of a component or of one of the terms it was summed of."""
+        from stockpot.tangent.lineage import content_digest
+
+        terms = {str(term["digest"]) for term in component.settings.get("composed", ())}
+        tensors = content_digest(component)
+        for stone in self.stones:
+            known = (
+                stone.of(tensors) == stone.tensors
+                or stone.of(component.data_fingerprint) == stone.shard
+                or any(stone.of(one) == stone.component for one in {component.digest, *terms})
+            )
+            if known:
+                return stone
+        return None
+
+
+def salted(salt: str, text: str) -> str:
+    """HMAC-SHA-256 of ``text`` keyed with ``salt`` (hex), the first 128 bits as hex."""
+    return hmac.digest(bytes.fromhex(salt), text.encode(), "sha256").hex()[:_DIGITS]
+
+
+def make_tombstone(
+    component: Component,
+    date: str,
+    rows: Iterable[str],
+    held: Iterable[str] = (),
+    *,
+    examples: bool = False,
+) -> Tombstone:
+    """The tombstone of a component, or of some ``examples`` of it.
+
+    ``rows``, ``held``: hashes of rows, see ``Tombstone``.
+    """
+    from stockpot.tangent.lineage import content_digest
+
+    salt = secrets.token_hex(16)
+    return Tombstone(
+        name=component.task,
+        salt=salt,
+        forgotten=date,
+        component=salted(salt, component.digest),
+        tensors=salted(salt, content_digest(component)),
+        shard=salted(salt, component.data_fingerprint),
+        rows=tuple(sorted(salted(salt, content) for content in rows)),
+        held=tuple(sorted(salted(salt, content) for content in held)),
+        examples=examples,
+    )
+
+
+def refusal(back: Sequence[Returned], path: Path) -> InputError:
+    """What to say where forgotten rows are among the data again."""
+    one = back[0]
+    return InputError(
+        f"component '{one.name}': {one.rows} of its {one.total} rows were forgotten on "
+        f"{one.stone.forgotten} ({path})",
+        hint="remove them from the data, train the others with --only, or take them back with "
+        "--readmit",
+    )
