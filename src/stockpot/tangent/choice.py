@@ -16,7 +16,7 @@ def make_composer(
 ) -> Composer:
     """A composer of deltas on ``model``, or of statistics on ``backbone``."""
     if wanted.kind == "average":
-        return AverageComposer(model)
+        return AverageComposer(model, classes)
     return statistics_composer(wanted, backbone, classes)
 
 

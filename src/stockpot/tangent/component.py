@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,12 @@ from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.errors import BaseMismatchError, CheckpointError, InputError, NonFiniteError
 from stockpot.provenance import HEADER_KEY, Record
+from stockpot.tangent.probing import difference
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 Kind = Literal["delta", "statistics"]
 
 
@@ -35,7 +36,8 @@ class Component:
     digest of the base without its head, and of the head all components start from. ``task`` is the
     shard's name, ``classes`` the names of the classes it has seen, ``examples`` how many rows,
     ``data_fingerprint`` their hash. ``settings`` is any JSON object that makes it again with
-    ``seed``; ``metrics`` are finite numbers.
+    ``seed``; ``metrics`` are finite numbers. ``function`` says what the base computes, see
+    ``probing``; it is empty in files of older versions.
 
     Raises ``InputError`` for a field of the wrong kind, ``NonFiniteError`` for NaN or infinity in a
     tensor.
@@ -52,6 +54,7 @@ class Component:
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    function: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -95,6 +98,31 @@ class Component:
                     else "load the head that was saved for all components",
                 )
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the head's columns, in order; empty where they are not known."""
+        return tuple(self.settings.get("head_classes", ()))
+
+    def check_fits(self, function: Mapping[str, Any], columns: Sequence[str], other: str) -> None:
+        """``BaseMismatchError`` unless the component was made on this function and these columns.
+
+        ``other``: whose they are, for the message. What is not known fits everything.
+        """
+        problem = difference(self.function, function)
+        if problem:
+            raise BaseMismatchError(
+                f"component '{self.task}' was made on a base that computes something else than "
+                f"that of {other}: {problem}",
+                hint="give both the same architecture with the same settings (activations, eps) "
+                "and the same preparation of inputs (mean, std, tokenizer)",
+            )
+        if self.columns and columns and self.columns != tuple(columns):
+            raise BaseMismatchError(
+                f"component '{self.task}' has the classes {', '.join(self.columns)}, "
+                f"{other} has {', '.join(columns)}: their columns mean different things",
+                hint="give all sites one list of classes: head: {classes: [...]}",
+            )
+
     def save(self, path: str | Path, record: Record | None = None) -> Path:
         """Write one safetensors file, whole or not at all; returns its path.
 
@@ -129,8 +157,8 @@ class Component:
         return component
 
     def _describe(self) -> str:
-        value = {
-            "format": FORMAT,
+        value: dict[str, Any] = {
+            "format": FORMAT if self.function else 1,
             "kind": self.kind,
             "base_digest": self.base_digest,
             "head_digest": self.head_digest,
@@ -142,6 +170,8 @@ class Component:
             "settings": dict(self.settings),
             "metrics": dict(self.metrics),
         }
+        if self.function:
+            value["function"] = dict(self.function)
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -149,7 +179,7 @@ def _parse(path: Path, text: str, tensors: Mapping[str, Tensor]) -> Component:
     try:
         value = json.loads(text)
         found = value.pop("format")
-        if found == FORMAT:
+        if found == (FORMAT if value.get("function") else 1):
             return Component(tensors=tensors, **value)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} has a description that cannot be read: {error}") from None

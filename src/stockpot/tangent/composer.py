@@ -192,6 +192,9 @@ class Composer(ABC):
                     hint=f"use the composer for {component.kind}",
                 )
             self.check(component)
+            component.check_fits(
+                components[0].function, components[0].columns, f"'{components[0].task}'"
+            )
         _refuse_twice([(component.digest, component.task) for component in components])
 
 
@@ -199,17 +202,19 @@ class AverageComposer(Composer):
     """Deltas of a linearised model (the paper's composition): f + J f . sum_k w_k delta_k.
 
     By default the uniform mean, which makes outputs the mean of the components' outputs.
+    ``classes``: names of the head's columns, which components have to share.
     """
 
     kind: Kind = "delta"
     default: Rule = "uniform"
 
-    def __init__(self, model: TangentModel) -> None:
-        self.model = model
+    def __init__(self, model: TangentModel, classes: Sequence[str] = ()) -> None:
+        self.model, self.columns = model, tuple(classes)
 
     def check(self, component: Component) -> None:
-        """The base, the head, and the names of the tensors have to be the model's."""
+        """Base, head, function, columns and names of the tensors have to be the model's."""
         component.check_base(self.model.base_digest, self.model.head_digest)
+        component.check_fits(self.model.function, self.columns, "this model")
         known = set(self.model.names)
         unknown = [name for name in component.tensors if name not in known]
         if unknown:

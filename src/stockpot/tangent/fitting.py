@@ -18,6 +18,7 @@ from stockpot.progress import progress
 from stockpot.tangent.component import Component
 from stockpot.tangent.linear import Delta, TangentModel
 from stockpot.tangent.losses import add_norm_gradient, loss_of
+from stockpot.tangent.rows import check_labels
 from stockpot.tangent.settings import TangentSettings
 from stockpot.tasks import named_generator
 from stockpot.training.feed import Feed, parts_by_length
@@ -97,6 +98,7 @@ def train_component(
             "head_classes": list(classes),
         },
         metrics=metrics,
+        function=model.function,
     )
     if saved is not None:
         saved.unlink(missing_ok=True)
@@ -130,7 +132,7 @@ class _Run:
         seed: int,
     ) -> None:
         self.model, self.feed, self.settings, self.task = model, feed, settings, task
-        self.labels, self.rows, self.seed = np.asarray(labels), np.asarray(rows), seed
+        self.labels, self.rows, self.seed = check_labels(labels, task), np.asarray(rows), seed
         if not len(self.rows):
             raise InputError(f"component '{task}': there are no rows to train on")
         self.sampler = BalancedSampler({task: self.rows}, settings.batch_size, seed)
@@ -239,7 +241,7 @@ class _Run:
         self.loss, columns = 0.0, 0
         for part in self._parts(rows):
             outputs = self.model(self.feed.batch(part, augment=generator), self.delta)
-            target = torch.from_numpy(self.labels[part].astype(np.int64)).to(outputs.device)
+            target = torch.from_numpy(self.labels[part]).to(outputs.device)
             loss = loss_of(outputs, target, self.settings) * (len(part) / len(rows))
             loss.backward()  # type: ignore[no-untyped-call]
             self.loss += float(loss.detach())

@@ -20,10 +20,10 @@ from torch.func import functional_call, jvp
 
 from stockpot.backbones import Activations
 from stockpot.backbones.names import check_shape
-from stockpot.checkpoints import MemoryCheckpoint
 from stockpot.errors import InputError
 from stockpot.tangent import forward_mode
 from stockpot.tangent.halves import Halves, split_module
+from stockpot.tangent.probing import Function, describe_function, refuse_random, same_numbers
 
 Precision = Literal["float64", "float32", "bfloat16", "float16"]
 Delta = Mapping[str, Tensor]
@@ -61,6 +61,7 @@ class TangentModel:
             split_module, parameters=parameters, from_block=from_block, head=head, example=example
         )
         self._halves = split(module)
+        self._original, self._example = module, example
         self.base_digest, self.head_digest = _digests(self._halves)
         kinds = {p.dtype for p in module.parameters()}
         if kinds - {self.dtype}:
@@ -120,6 +121,11 @@ class TangentModel:
     def device(self) -> torch.device:
         """Where the module lies."""
         return next(iter(self._weights.values())).device
+
+    @cached_property
+    def function(self) -> Function:
+        """What the base computes, see ``probing``: components are bound to it."""
+        return describe_function(self._original, self._example)
 
     def to(self, device: str | torch.device) -> TangentModel:
         """Move module and trunk to ``device``; returns itself."""
@@ -216,9 +222,11 @@ class TangentModel:
         """Differentiate two rows forwards and then backwards, as training will; returns ``notes``.
 
         Runs once by itself at the first ``forward``. Raises ``BackboneError`` naming module and
-        operator where that is not possible.
+        operator where that is not possible, and for outputs that differ from one run to the next.
         """
-        crossing = self._cast(self.trunk(_first_rows(inputs, 2)))
+        rows = _first_rows(inputs, 2)
+        refuse_random(lambda: self.native(rows), "the forward pass")
+        crossing = self._cast(self.trunk(rows))
 
         def attempt() -> None:
             delta = {n: t.requires_grad_() for n, t in self.zeros().items()}
@@ -258,12 +266,12 @@ class TangentModel:
 
 
 def _digests(halves: Halves) -> tuple[str, str]:
-    """Digests of the base without its head, and of the head, as ``Checkpoint.digest`` has them."""
+    """Digests of the base without its head, and of the head, by their numbers."""
     head = {n: t for n, t in halves.state.items() if n.startswith(halves.head)}
     base = {n.removeprefix("featurizer."): t for n, t in halves.state.items() if n not in head}
-    return MemoryCheckpoint(base).digest(), MemoryCheckpoint(
+    return same_numbers(base), same_numbers(
         {n.removeprefix(halves.head): t for n, t in head.items()}
-    ).digest()
+    )
 
 
 def _cast(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:

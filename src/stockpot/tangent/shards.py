@@ -10,7 +10,7 @@ from stockpot.errors import InputError
 from stockpot.tangent.recipe import TangentRecipe
 from stockpot.tangent.rows import Portion, make_portion, row_hashes, units
 from stockpot.tasks import Task, draw_groups, named_generator, set_apart
-from stockpot.tasks.parts import PARTS, TRAIN, VALIDATION
+from stockpot.tasks.parts import PARTS, TEST, TRAIN, VALIDATION
 from stockpot.tasks.splits import Rows
 from stockpot.tasks.task import check_domains
 
@@ -116,6 +116,9 @@ def _apart(
         parts = task.splits
         fixed = {name: rows[parts[rows] == VALIDATION] for name, rows in seen.items()}
         fixed = {name: rows for name, rows in fixed.items() if len(rows)}
+        own = {name: task.rows(name) for name in seen}
+        held = {name: rows[kept[rows] & (parts[rows] == TEST)] for name, rows in own.items()}
+        test |= {name: rows for name, rows in held.items() if len(rows)}
         seen = {name: rows[parts[rows] == TRAIN] for name, rows in seen.items()}
         seen = {name: rows for name, rows in seen.items() if len(rows)}
     if task.splits is None or not (recipe.held_out or test):

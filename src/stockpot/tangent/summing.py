@@ -37,6 +37,7 @@ def aggregate(
     first = components[0]
     for component in components:
         component.check_base(first.base_digest, first.head_digest)
+        component.check_fits(first.function, first.columns, f"'{first.task}'")
         if component.kind != first.kind:
             raise InputError(
                 f"component '{component.task}' holds {component.kind}, "
@@ -66,6 +67,7 @@ def aggregate(
             ],
             **_shared(order[0][0].settings),
         },
+        function=order[0][0].function,
     )
 
 
@@ -98,6 +100,7 @@ def to_arrays(component: Component) -> tuple[list[np.ndarray], dict[str, Any]]:
         "seed": component.seed,
         "settings": dict(component.settings),
         "metrics": dict(component.metrics),
+        "function": dict(component.function),
         "digest": component.digest,
     }
     return [component.tensors[name].numpy() for name in names], about

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from stockpot.files import digest
 from stockpot.tangent.component import Component, Kind
 from stockpot.tangent.composer import Composed, Composer, Rule, Term
 from stockpot.tangent.fitting import shard_fingerprint
+from stockpot.tangent.probing import describe_backbone, fixed_inputs, refuse_random
+from stockpot.tangent.rows import check_labels
 from stockpot.tangent.statistics.maps import FeatureMap
 from stockpot.tangent.statistics.solve import Solution, class_means, ridge
 from stockpot.tangent.statistics.sums import Sums, collect
@@ -68,11 +71,17 @@ class StatisticsComposer(Composer):
         self.base_digest = MemoryCheckpoint(state).digest()
         # What phi depends on besides the weights; it stands where deltas have their head.
         self.head_digest = digest([features.to_json(), backbone.fingerprint])
+        self.function = describe_backbone(backbone)
         self._phi = features.bind(backbone, self.device)
+        inputs = fixed_inputs(backbone)
+        if inputs is not None:
+            run = functools.partial(backbone.module.eval(), _on(inputs, self.device))
+            refuse_random(run, f"backbone '{backbone.spec.name}'")
 
     def check(self, component: Component) -> None:
         """The base and the feature map have to be the composer's, the classes among its own."""
         component.check_base(self.base_digest, self.head_digest)
+        component.check_fits(self.function, (), "this backbone")
         unknown = [name for name in component.classes if name not in self.classes]
         if unknown:
             raise InputError(
@@ -107,12 +116,12 @@ class StatisticsComposer(Composer):
         composed. Memory: one D x D matrix of float64, whatever the number of rows.
         Raises ``InputError`` for no rows or labels outside the classes.
         """
-        rows = np.sort(np.asarray(rows))
+        rows, labels = np.sort(np.asarray(rows)), check_labels(labels, task)
         if not len(rows):
             raise InputError(f"component '{task}': there are no rows")
         feed.to(self.device)
         parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
-        stream = ((self.phi(feed.batch(part)), np.asarray(labels)[part]) for part in parts)
+        stream = ((self.phi(feed.batch(part)), labels[part]) for part in parts)
         sums = collect(stream, self.classes, self.features.size(self.backbone), gram=gram)
         return self.wrap(sums, task=task, fingerprint=shard_fingerprint(fingerprint, rows))
 
@@ -130,6 +139,7 @@ class StatisticsComposer(Composer):
             tensors=Sums.from_tensors(sums.tensors(), seen).tensors(),
             seed=self.features.seed,
             settings={"features": self.features.to_json()},
+            function=self.function,
         )
 
     def solve(self, sums: Sums, penalty: float | None = None) -> Solution:
