@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,6 +54,9 @@ def train_command(
     registry: InRegistry = None,
     skip_corrupt: SkipCorrupt = False,
     overwrite: Overwrite = False,
+    readmit: Annotated[
+        bool, typer.Option("--readmit", help="Take back rows that were forgotten in this folder.")
+    ] = False,
     dry_run: DryRun = False,
     allow_code: AllowCode = False,
     out: Output = Output(),
@@ -81,9 +85,11 @@ def train_command(
         **workers.options(),
         skip_corrupt=skip_corrupt,
         overwrite=overwrite,
+        readmit=readmit,
         quiet=out.silent,
     )
     landing.add(output)
+    note_entries(output, landing.value)
     for note in done.results.notes:
         out.say(f"note: {note}")
     out.data({**done.results.to_json(), **landing.value}, _component_table(done.results))
@@ -111,11 +117,15 @@ def compose_command(
         Path | None, typer.Option(help="With --weights learnt: the folder `train` wrote.")
     ] = None,
     registry: InRegistry = None,
+    readmit: Annotated[
+        bool, typer.Option("--readmit", help="Take components that were forgotten.")
+    ] = False,
     dry_run: DryRun = False,
     allow_code: AllowCode = False,
     out: Output = Output(),
 ) -> None:
     """Sum components into one, for the cost of one; their order changes no byte."""
+    from stockpot.tangent.run import run_of
     from stockpot.tangent.verbs import compose
 
     landing = Landing(None if dry_run else registry)
@@ -126,10 +136,11 @@ def compose_command(
         without=without or (),
         recipe=recipe,
         run=run,
+        readmit=readmit,
         dry_run=dry_run,
     )
     if not dry_run:
-        landing.add(*dict.fromkeys(map(_run_of, components)), output)
+        landing.add(*dict.fromkeys(map(run_of, components)), output)
     terms = composed.settings["composed"]
     value = {"output": str(output), "digest": composed.digest, "terms": terms, **landing.value}
     out.data(value, "\n".join(f"{term['weight']:+.4f}  {term['task']}" for term in terms))
@@ -172,12 +183,25 @@ def eval_command(
     out.data(done.to_json(), _evaluation(done))
 
 
-def _run_of(components: Path) -> Path:
-    """The folder that `train` wrote these into, which knows their base; else the file itself."""
-    from stockpot.provenance import MODELS_NAME
+def note_entries(run: Path, landed: dict[str, Any]) -> None:
+    """Note in a run's inventory what went into a registry, so that forgetting finds it there."""
+    from stockpot.tangent.forgetting.inventory import Derived, record
+    from stockpot.tangent.schema import TangentResults
 
-    near = (components, *components.parents[:2])
-    return next((place for place in near if (place / MODELS_NAME).is_file()), components)
+    registry = landed.get("registry")
+    if registry is None or not (run / "components.json").is_file():
+        return
+    value = json.loads((run / "components.json").read_text(encoding="utf-8"))
+    tasks = [one.name for one in TangentResults.read(value).components]
+    record(
+        run,
+        [
+            Derived(path=registry["place"], kind="registry entry", shards=(task,), id=model["id"])
+            for model in registry["models"]
+            for task in tasks
+            if model["kind"] == "component" and model["name"].endswith(f": {task}")
+        ],
+    )
 
 
 def _component_table(results: TangentResults) -> str:

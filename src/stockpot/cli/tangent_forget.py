@@ -32,16 +32,26 @@ def forget_command(
     weights: Annotated[
         str | None, typer.Option(help="uniform, sum or examples [default: the composer's own].")
     ] = None,
+    example: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Forget only this: a position in the data, an image's file, a text, or a row's "
+            "hash; repeatable."
+        ),
+    ] = None,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train the rest from nothing and compare.")
     ] = False,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign the certificate with this SSH key.")
+    ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Only write the certificate, delete nothing.")
     ] = False,
     allow_code: AllowCode = False,
     out: Output = Output(),
 ) -> None:
-    """Remove components, sum the rest again, and write a certificate of what is left of them."""
+    """Remove components, or examples of one, and write a certificate of what is left of them."""
 
     check_tangent_packages(recipe)
     from stockpot.tangent.forgetting.run import forget
@@ -52,15 +62,19 @@ def forget_command(
         recipe,
         run,
         names,
+        examples=example or (),
         certificate=certificate,
         weights=weights,  # type: ignore[arg-type]
         retrain=retrain,
         keep=keep,
+        sign=sign,
         quiet=out.silent,
     )
     value = {**done.certificate.to_json(), "deleted": [str(path) for path in done.deleted]}
     out.data(value, certificate_words(done.certificate))
-    out.say(f"certificate: {done.path}")
+    out.say(f"certificate: {done.path}, for people: {done.path.with_suffix('.html')}")
+    for words in done.certificate.outside:
+        out.say(f"to be done by you: {words}")
 
 
 def verify_command(
@@ -70,16 +84,29 @@ def verify_command(
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train the rest from nothing and compare.")
     ] = False,
+    signers: Annotated[
+        Path | None,
+        typer.Option(help="Who may have signed: an allowed-signers file of OpenSSH."),
+    ] = None,
     out: Output = Output(),
 ) -> None:
-    """Check a certificate, by itself, against the components, and by training anew."""
+    """Check a certificate, by itself, against the components, and by training anew.
+
+    The removed data is not needed.
+    """
 
     if recipe is not None:
         check_tangent_packages(recipe)
-    from stockpot.tangent.forgetting.run import verify
+    from stockpot.tangent.forgetting.audit import verify
 
-    found = verify(certificate, recipe=recipe, run=run, retrain=retrain, quiet=out.silent)
-    lines = [f"{'holds' if one.holds else 'FAILS':>6}  {one.check}" for one in found.checks]
+    found = verify(
+        certificate, recipe=recipe, run=run, retrain=retrain, signers=signers, quiet=out.silent
+    )
+    lines = []
+    for one in found.checks:
+        lines.append(f"{'holds' if one.holds else 'FAILS':>6}  {one.check}")
+        lines += [f"        {words}" for words in one.why]
+    lines += [f"  note  {words}" for words in found.notes]
     out.data(found.to_json(), "\n".join(lines))
     if not found.holds:
         raise typer.Exit(1)
@@ -104,17 +131,21 @@ def certificate_words(made: Certificate) -> str:
         f"subtracting instead would have left {residue.numbers:,} numbers different, "
         f"by up to {residue.largest:.1e}"
     )
-    assert made.membership is not None
     assert made.accuracy is not None
     assert seconds is not None
-    for when, auc, accuracy in (
-        ("before", made.membership.before, made.accuracy.before),
-        (" after", made.membership.after, made.accuracy.after),
-    ):
+    for when, accuracy in (("before", made.accuracy.before), ("after", made.accuracy.after)):
         rows.append(
-            f"{when}: membership AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}, "
-            f"chance 0.5); accuracy on removed {accuracy.removed:.1%}, on test {accuracy.test:.1%}"
+            f"accuracy {when}: on removed {accuracy.removed:.1%}, on test {accuracy.test:.1%}"
         )
+    if made.membership is not None:
+        for auc, words in (
+            (made.membership.before, "before"),
+            (made.membership.after, "after"),
+            (made.membership.kept_earlier, "for whoever kept the earlier model"),
+        ):
+            if auc is not None:
+                interval = f"({auc.low:.3f} to {auc.high:.3f}, chance 0.5)"
+                rows.append(f"membership AUC {words}: {auc.value:.3f} {interval}")
     said = f"forgetting took {seconds.forgetting:.2g} s"
     if seconds.training_the_rest is not None:
         said += f", training the rest takes {seconds.training_the_rest:.2g} s"

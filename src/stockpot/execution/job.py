@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -98,16 +98,17 @@ class Backend(Protocol):
         """Stop at once; whatever is running is abandoned in a resumable state."""
 
 
-def in_order(jobs: list[Job]) -> Iterator[Job]:
-    """All jobs and their inputs, each once, inputs first."""
+def in_order(jobs: list[Job], finished: Callable[[Job], bool] = lambda job: False) -> Iterator[Job]:
+    """All jobs and their inputs, each once, inputs first; a ``finished`` job needs no inputs."""
     seen: set[str] = set()
 
     def visit(job: Job) -> Iterator[Job]:
         if job.key in seen:
             return
         seen.add(job.key)
-        for needed in job.inputs.values():
-            yield from visit(needed)
+        if not finished(job):
+            for needed in job.inputs.values():
+                yield from visit(needed)
         yield job
 
     for job in jobs:

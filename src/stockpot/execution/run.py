@@ -27,9 +27,10 @@ def run_jobs(
 ) -> dict[Job, Path]:
     """Bring ``jobs`` and all they need into ``workplace/jobs/<key>`` and return their folders.
 
-    A job works in ``workplace/partial/<key>``, which gets its final name only when the job is
-    finished and flushed to disk. After a crash, a kill or an interrupt the same call goes on where
-    it stopped. ``workplace/plan.json`` lists the jobs of the latest call, for those who watch.
+    What only finished jobs need is not made again. A job works in ``workplace/partial/<key>``,
+    which gets its final name only when the job is finished and flushed to disk. After a crash, a
+    kill or an interrupt the same call goes on where it stopped. ``workplace/plan.json`` lists the
+    jobs of the latest call, for those who watch.
 
     Args:
         on_finished: called with each job, and whether it had been finished before.
@@ -39,8 +40,8 @@ def run_jobs(
         InputError: a job found the user's input to be wrong.
         OutputError: the workplace cannot be written, or another run is using it.
     """
-    order = list(in_order(list(jobs)))
-    folders = {job: workplace / "jobs" / job.key for job in order}
+    folders = {job: workplace / "jobs" / job.key for job in in_order(list(jobs))}
+    order = list(in_order(list(jobs), lambda job: (folders[job] / DONE).exists()))
     with _locked(workplace):
         plan = [{"key": job.key, "label": job.label, "weight": job.weight} for job in order]
         write_json(workplace / PLAN, plan)

@@ -31,7 +31,6 @@ from stockpot.training.rows import open_backbone, open_feed, open_task
 
 HEAD = "head.safetensors"
 COMPONENT = "component.safetensors"
-SHARD = "shard.json"
 VIEWS = 4
 
 Values = Mapping[str, Any]
@@ -153,8 +152,8 @@ def statistics(
     root: str,
     cache: str,
 ) -> None:
-    """Sum the blocks of a component, in the order of their names."""
-    blocks = [Component.load(inputs[each] / COMPONENT) for each in sorted(inputs)]
+    """Sum the blocks of a component."""
+    blocks = [Component.load(folder / COMPONENT) for folder in inputs.values()]
     _save(out, total(blocks, fingerprint=fingerprint))
 
 

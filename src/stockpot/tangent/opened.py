@@ -103,7 +103,7 @@ def _feed(examined: Examined, folder: Path) -> Feed:
 class _Rows:
     """Opens the activations of some rows, computed where ``train`` has not left them.
 
-    Those of rows that were forgotten, which may be evaluated while they are there, are not kept.
+    Once something was forgotten in a folder, nothing new is kept there but what ``train`` makes.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class _Rows:
 
     def __call__(self) -> Feed:
         work = self.folder / "work"
-        if self.stones.holds(self.examined.division.hashes[self.portion.rows]).any():
+        if self.stones and not (self.folder / self.derived.path).exists():
             self.scratch = tempfile.TemporaryDirectory(prefix="stockpot-")
             work = Path(self.scratch.name)
         else:

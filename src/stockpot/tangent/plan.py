@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,7 @@ def examine(
     task = load_task(
         recipe.task, root=root, skip_corrupt=skip_corrupt, cache=cache, seed=recipe.seed
     )
-    data = data_argument(
-        recipe.task, task.fingerprint, seed=recipe.seed, skip_corrupt=skip_corrupt
-    )
+    data = data_argument(recipe.task, task.fingerprint, seed=recipe.seed, skip_corrupt=skip_corrupt)
     columns = recipe.head.classes or task.classes
     if recipe.head.file is not None:
         columns = head_classes(root / recipe.head.file)
@@ -145,7 +143,6 @@ def _component(examined: Examined, shard: Shard, places: Mapping[str, str], head
     if recipe.composer.kind == "statistics":
         # Solver and penalty are for the sum, not for what is summed.
         composer = recipe.composer.model_dump(exclude={"solver", "penalty"})
-        arguments |= {"name": shard.name}
         blocks = {}
         for portion in portions(task, examined.division, shard, recipe.composer.blocks):
             inputs, where = rows_of(examined, portion, places, shard.name)

@@ -43,8 +43,10 @@ class Head(Declared):
     seed: int = Field(0, ge=0, description="draws its weights")
     file: str | None = Field(None, description="a saved head, instead of a random one")
     classes: list[str] | None = Field(
-        None, min_length=1, description="names of its columns, the same at all sites; default: "
-        "the file's, or the task's"
+        None,
+        min_length=1,
+        description="names of its columns, the same at all sites; default: "
+        "the file's, or the task's",
     )
 
 
@@ -73,8 +75,11 @@ class Composition(Declared):
     directions: int = Field(4, ge=1, description="statistics: directions of the sketch")
     seed: int = Field(0, ge=0, description="statistics: draws sketch or projection")
     blocks: int = Field(
-        8, ge=1, le=256, description="statistics: partial sums of a component, which are kept, so "
-        "that one example goes by summing its own block again"
+        8,
+        ge=1,
+        le=256,
+        description="statistics: partial sums of a component, which are kept, so "
+        "that one example goes by summing its own block again",
     )
     solver: Literal["ridge", "means"] = Field("ridge", description="statistics: what is solved")
     penalty: float | None = Field(

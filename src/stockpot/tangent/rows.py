@@ -15,6 +15,7 @@ from stockpot.files import digest
 from stockpot.tasks import Task, take_rows
 from stockpot.tasks.duplicates import contents_of
 from stockpot.tasks.splits import unit
+from stockpot.tasks.task import Inputs
 from stockpot.training.rows import open_task
 
 
@@ -31,14 +32,17 @@ class Portion:
 
 def row_hashes(task: Task) -> np.ndarray:
     """SHA-256 (hex) of each input of ``task``, str (N,); equal inputs have one hash."""
-    return np.array(
-        [
-            content.hex()
-            if isinstance(content, bytes)
-            else hashlib.sha256(str(content).encode()).hexdigest()
-            for content in contents_of(task.inputs)
-        ]
-    )
+    return np.array(content_hashes(task.inputs))
+
+
+def content_hashes(inputs: Inputs) -> list[str]:
+    """SHA-256 (hex) of each input."""
+    return [
+        content.hex()
+        if isinstance(content, bytes)
+        else hashlib.sha256(str(content).encode()).hexdigest()
+        for content in contents_of(inputs)
+    ]
 
 
 def make_portion(task: Task, hashes: np.ndarray, *parts: np.ndarray) -> Portion:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from stockpot.execution import Backend, Job, make_backend, run_all
 from stockpot.execution.job import in_order
 from stockpot.files import atomic_file, digest, write_json
 from stockpot.outputs import check_output, recipe_digest
-from stockpot.provenance import RunModel
+from stockpot.provenance import MODELS_NAME, Parent, RunModel
 from stockpot.tangent.checks import Linearisation, check_linearisation
 from stockpot.tangent.component import Component
 from stockpot.tangent.fitting import SINGLE_CLASS
@@ -103,12 +103,18 @@ def train(
 
 
 def retrain(
-    recipe: Path, run: Path, output: Path, names: Sequence[str], *, quiet: bool
+    recipe: Path,
+    run: Path,
+    output: Path,
+    names: Sequence[str],
+    stones: Tombstones,
+    *,
+    quiet: bool,
 ) -> Trained:
-    """Components ``names`` of ``run`` from nothing, on its head and without what it forgot."""
+    """Components ``names`` of ``run`` from nothing, on its head and without what was forgotten."""
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
         cache = Path(scratch)
-        examined = examine(recipe, cache, stones=Tombstones.read(run), head=run / HEAD)
+        examined = examine(recipe, cache, stones=stones, head=run / HEAD)
         workers = make_backend("serial", 1, threads=examined.recipe.threads)
         return train_examined(examined, output, names, workers, cache=cache, quiet=quiet)
 
@@ -124,26 +130,39 @@ def train_examined(
 ) -> Trained:
     """Run the jobs of a recipe and write what they leave, the inventory of it first."""
     wanted = plan(examined, str(cache.resolve()), only)
-    record(output, [entry for planned in wanted for entry in _derived(planned)])
+    record(output, [entry for planned in wanted for entry in derived(planned)])
     everything = [wanted[0].head, *(planned.job for planned in wanted)]
     folders = run_all("components", everything, output / "work", workers, quiet=quiet)
     _copy(folders[wanted[0].head] / HEAD, output / HEAD)
     base = place_base(examined.backbone, examined.root, output)
-    paths, parents, listed = [], find_parents(base, output / HEAD), list[RunModel]()
-    for planned in wanted:
-        paths.append(output / component_file(planned.shard.name))
-        component = Component.load(folders[planned.job] / COMPONENT)
-        about = component_record(component, parents, planned.job.arguments)
-        component.save(paths[-1], about)
-        name = f"{examined.recipe.title}: {component.task}"
-        listed.append(RunModel(os.path.relpath(paths[-1], output), name, about))
+    parents = find_parents(base, output / HEAD)
+    listed = [place_component(examined, output, one, folders, parents) for one in wanted]
+    paths = [output / component_file(planned.shard.name) for planned in wanted]
     results = _results(examined, paths, _notes(examined, wanted, folders))
     write_json(output / RESULTS, results.to_json())
     write_lineage(output, examined.recipe, base, parents, listed)
     return Trained(output, tuple(paths), results)
 
 
-def _derived(planned: Planned) -> Iterator[Derived]:
+def place_component(
+    examined: Examined,
+    output: Path,
+    planned: Planned,
+    folders: Mapping[Job, Path],
+    parents: Sequence[Parent],
+) -> RunModel:
+    """Put what a job made into the folder of the run, with its record; returns the entry of it."""
+    path = output / component_file(planned.shard.name)
+    component = Component.load(folders[planned.job] / COMPONENT)
+    blocks = [job for job in planned.job.inputs.values() if job.function.endswith(":block")]
+    arguments = {**(blocks[0].arguments if blocks else {}), **planned.job.arguments}
+    about = component_record(component, parents, arguments)
+    component.save(path, about)
+    name = f"{examined.recipe.title}: {component.task}"
+    return RunModel(os.path.relpath(path, output), name, about)
+
+
+def derived(planned: Planned) -> Iterator[Derived]:
     """What a component's jobs and their result leave in a run's folder."""
     shards = (planned.shard.name,)
     yield Derived(path=component_file(planned.shard.name), kind="component", shards=shards)
@@ -228,6 +247,12 @@ def load_components(paths: Sequence[Path]) -> list[Component]:
     return [Component.load(file) for file in files]
 
 
+def run_of(components: Path) -> Path:
+    """The folder that ``train`` wrote these into, which knows their base; else the file itself."""
+    near = (components, *components.parents[:2])
+    return next((folder for folder in near if (folder / MODELS_NAME).is_file()), components)
+
+
 def keep_components(components: Sequence[Component], without: Sequence[str]) -> list[Component]:
     """All but those whose name (or digest, 12 digits or more) is in ``without``."""
     kept = list(components)
@@ -252,9 +277,7 @@ def _single_classes(examined: Examined, shards: Sequence[Shard]) -> list[str]:
     return [SINGLE_CLASS.format(name=name) for name in alone]
 
 
-def _results(
-    examined: Examined, paths: Sequence[Path], notes: Sequence[str]
-) -> TangentResults:
+def _results(examined: Examined, paths: Sequence[Path], notes: Sequence[str]) -> TangentResults:
     components = [Component.load(path) for path in paths]
     return TangentResults(
         recipe_digest=recipe_digest(examined.recipe.model_dump(mode="json")),

@@ -6,7 +6,7 @@ component on its own data, and the server sums them. The server needs neither ba
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,7 +62,11 @@ def aggregate(
         tensors={tensor: value.to(kind) for tensor, value in sums.items()},
         settings={
             COMPOSED: [
-                {"task": c.task, "digest": c.digest, "examples": c.examples, "weight": weight}
+                {
+                    **{"task": c.task, "digest": c.digest, "examples": c.examples},
+                    "weight": weight,
+                    **({COMPOSED: c.settings[COMPOSED]} if COMPOSED in c.settings else {}),
+                }
                 for c, weight in order
             ],
             **_shared(order[0][0].settings),
@@ -71,11 +75,23 @@ def aggregate(
     )
 
 
+def terms_of(component: Component) -> Iterator[Mapping[str, Any]]:
+    """Terms of a composition, and of the compositions among them: all that it was summed of."""
+
+    def visit(terms: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        for term in terms:
+            yield term
+            yield from visit(term.get(COMPOSED, ()))
+
+    yield from visit(component.settings.get(COMPOSED, ()))
+
+
 def total(blocks: Sequence[Component], *, fingerprint: str) -> Component:
-    """The statistics of one component from those of its blocks, added in the order given.
+    """The statistics of one component from those of its blocks, in the order of their rows' hashes.
 
     ``fingerprint``: hash of all its rows.
     """
+    blocks = sorted(blocks, key=lambda block: block.data_fingerprint)
     return replace(
         blocks[0],
         classes=tuple(sorted({label for block in blocks for label in block.classes})),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from stockpot.tangent.forgetting.membership import auc, margins
 from stockpot.tangent.forgetting.schema import (
     Accuracies,
     Accuracy,
-    Auc,
     Certificate,
     CertifiedComponent,
     Gap,
@@ -37,13 +37,15 @@ class AuditData:
     """The rows on which a removal is looked at.
 
     ``members``: training rows of what is removed; ``test``: rows that nothing was trained on.
-    ``labels`` (int64) are of all rows of ``feed``, columns of the outputs.
+    ``labels`` (int64) are of all rows of ``feed``, columns of the outputs. ``others``: rows that
+    nothing was trained on, to tell members from; by default ``test``.
     """
 
     feed: Feed
     labels: np.ndarray
     members: np.ndarray
     test: np.ndarray
+    others: np.ndarray | None = None
 
 
 def certify(
@@ -53,6 +55,7 @@ def certify(
     *,
     retrained: Sequence[Component] | None = None,
     training_seconds: float | None = None,
+    instead: Sequence[Component] = (),
 ) -> tuple[Composed, Certificate]:
     """Remove the components ``names`` from ``composed``; returns what is left, and the certificate.
 
@@ -60,16 +63,21 @@ def certify(
     model composed anew of the rest in the opposite order, and of ``retrained`` ones where given.
     For contrast the residue of subtracting in floating point is measured as well. Membership is
     looked for among ``evidence.members``, against test rows of the same classes, before and after.
-    ``training_seconds``: what training the rest takes, for the comparison of times.
+    ``training_seconds``: what training the rest takes, for the comparison of times. ``instead``:
+    components that take the place of the removed ones, made again without some examples.
 
     Raises ``InputError`` for unknown names, nothing left, or evidence too small to test membership.
     """
     start = time.perf_counter()
-    after = composed.without(*names)
+    if instead:
+        others = [component for component, _ in composed.parts if component.task not in names]
+        after = composed.composer.compose([*others, *instead], composed.rule)
+    else:
+        after = composed.without(*names)
     seconds = time.perf_counter() - start
     kept = {term.digest for term in after.terms}
     removed = [component for component, _ in composed.parts if component.digest not in kept]
-    rest = [part for part in composed.parts if part[0].digest in kept]
+    rest = list(after.parts)
     weights = after.rule or [weight for _, weight in rest[::-1]]
     never = after.composer.compose([component for component, _ in rest[::-1]], weights)
     again: RetrainedGap | None = None
@@ -94,11 +102,22 @@ def certify(
         against_composed=compare(after, never, evidence),
         against_retrained=again,
         residue_of_subtracting=residue([c for c, _ in composed.parts], removed),
-        membership=membership(composed, after, evidence),
+        membership=membership(composed, after, evidence) if _enough(evidence, instead) else None,
         accuracy=Accuracies(before=_accuracy(composed, evidence), after=_accuracy(after, evidence)),
         seconds=Times(forgetting=seconds, training_the_rest=training_seconds),
         versions=versions("torch"),
+        issued=now(),
     )
+
+
+def _enough(evidence: AuditData, instead: Sequence[Component]) -> bool:
+    """A single example has no distribution that could be told from another."""
+    return not instead or len(evidence.members) > 1
+
+
+def now() -> str:
+    """This moment, UTC, ISO 8601 to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def compare(first: Composed, second: Composed, evidence: AuditData) -> Gap:
@@ -117,17 +136,22 @@ def compare(first: Composed, second: Composed, evidence: AuditData) -> Gap:
 def membership(before: Composed, after: Composed, evidence: AuditData) -> Membership:
     """AUC of telling the members from test rows of the same classes, before and after."""
     classes = np.unique(evidence.labels[evidence.members])
-    others = evidence.test[np.isin(evidence.labels[evidence.test], classes)]
-
-    def of(model: Composed) -> Auc:
-        inside, outside = (
+    pool = evidence.test if evidence.others is None else evidence.others
+    others = pool[np.isin(evidence.labels[pool], classes)]
+    earlier, later = (
+        [
             margins(outputs(model, evidence.feed, rows), evidence.labels[rows])
             for rows in (evidence.members, others)
-        )
-        return auc(inside, outside)
-
-    attack = "population, margin of the true class"
-    return Membership(attack=attack, level=0.95, before=of(before), after=of(after))
+        ]
+        for model in (before, after)
+    )
+    return Membership(
+        attack="population, margin of the true class",
+        level=0.95,
+        before=auc(*earlier),
+        after=auc(*later),
+        kept_earlier=auc(*(one - two for one, two in zip(earlier, later, strict=True))),
+    )
 
 
 @torch.no_grad()

@@ -1,28 +1,51 @@
-"""Forget components of a folder that ``stockpot tangent train`` wrote, and check a certificate."""
+"""Forget components of a folder that ``stockpot tangent train`` wrote, or examples of one."""
 
 from __future__ import annotations
 
+import functools
 import json
-import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from stockpot.backbones.folder import place_base
 from stockpot.errors import InputError
-from stockpot.files import write_json
-from stockpot.provenance import RunModel, read_models, write_models
+from stockpot.execution import make_backend, run_all
+from stockpot.outputs import WORK
+from stockpot.report.certificate import write_certificate
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Rule
 from stockpot.tangent.forgetting.certificate import AuditData, certify
-from stockpot.tangent.forgetting.schema import Certificate, CertificateCheck, HeldCheck
-from stockpot.tangent.jobs import COMPONENT
+from stockpot.tangent.forgetting.contents import manifest, strangers
+from stockpot.tangent.forgetting.erasure import Again, Erasure, erase
+from stockpot.tangent.forgetting.examples import find_examples
+from stockpot.tangent.forgetting.inventory import record
+from stockpot.tangent.forgetting.schema import Certificate, RemovedExamples, SharedRows
+from stockpot.tangent.forgetting.signing import sign as sign_file
+from stockpot.tangent.forgetting.tombstones import Tombstones, make_tombstone
+from stockpot.tangent.jobs import COMPONENT, HEAD
+from stockpot.tangent.lineage import find_parents
 from stockpot.tangent.opened import Opened, open_run
-from stockpot.tangent.run import file_name, load_components, retrain as train_again
-from stockpot.tangent.schema import TangentResults
+from stockpot.tangent.plan import examine, plan
+from stockpot.tangent.rows import shared_rows
+from stockpot.tangent.run import (
+    decoded_images,
+    derived,
+    file_name,
+    load_components,
+    place_component,
+)
+from stockpot.tangent.run import retrain as train_again
+
+OUTSIDE = (
+    "delete the source data, and backups and exports of it",
+    "delete backups and copies of {run}, and earlier releases of models that were composed of it",
+    "take models that were composed of it back from a hub, and tell those who have them",
+)
 
 
 @dataclass(frozen=True)
@@ -39,171 +62,192 @@ def forget(
     run: str | Path,
     names: Sequence[str],
     *,
+    examples: Sequence[str] = (),
     certificate: str | Path | None = None,
     weights: Rule | None = None,
     retrain: bool = False,
     keep: bool = False,
+    sign: str | Path | None = None,
     quiet: bool = False,
 ) -> Forgotten:
     """Remove components from ``run``, and write a certificate of what is left of them.
 
     ``recipe`` and ``run`` as for ``train``; ``names``: tasks of components; ``weights``: by default
-    the composer's own rule. With ``retrain`` the
-    remaining components are trained again from nothing and compared. The component's file, the job
-    it came from and the cached activations, which hold its rows, are deleted after the certificate
-    is written, unless ``keep``. The certificate's default place is ``run/forgotten-NAME.json``.
+    the composer's own rule. With ``examples`` only these go, from the one component named, which is
+    made again without them: positions in the data, files of images, texts, or hashes of rows (8
+    digits or more). With ``retrain`` the remaining components are trained again from nothing and
+    compared. All that was derived from what is removed is deleted, or made again without it, and
+    tombstones stop it from coming back, unless ``keep``. The certificate's default place is
+    ``run/forgotten-NAME.json``, with a page for people beside it; ``sign``: an SSH key to sign it.
 
-    Raises ``InputError`` for unknown names, or when no component would be left.
+    Raises ``InputError`` for unknown names or examples, or when nothing would be left.
     """
     recipe, run = Path(recipe), Path(run)
+    stones = Tombstones.read(run)
     opened = open_run(recipe, run)
     components = load_components([run])
+    _check_names(run, names, components, examples)
+    removed = [component for component in components if component.task in names]
+    shards = {shard.name: shard for shard in opened.division.shards}
+    rows = np.concatenate([np.r_[shards[n].train, shards[n].validation] for n in names])
+    if examples:
+        rows = find_examples(opened, shards[names[0]], examples)
+    hashes = sorted({str(content) for content in opened.division.hashes[rows]})
+    shared = _shared(opened, set(names), hashes)
+    others = {one for shared_with in shared for one in shared_with[1]}
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    fresh = [
+        make_tombstone(component, date, set(hashes) - others, examples=bool(examples))
+        for component in removed
+    ]
+    later = Tombstones((*stones.stones, *fresh))
+    start = time.perf_counter()
+    again = _again_without(recipe, run, names[0], later, quiet) if examples else None
+    took = time.perf_counter() - start
+    instead = [] if again is None else [again.component]
+    kept = [component for component in components if component.task not in names] + instead
+    tasks = {component.task for component in kept}
+    retrained, seconds = None, _seconds(run, tasks)
+    if retrain:
+        retrained, seconds = retrain_kept(recipe, run, sorted(tasks), later, quiet=quiet)
+    composed = opened.composer.compose(components, weights)
+    _, made = certify(
+        composed,
+        list(names),
+        evidence(opened, names, rows if examples else None),
+        retrained=retrained,
+        training_seconds=seconds,
+        instead=instead,
+    )
+    made = made.model_copy(
+        update={
+            "title": opened.recipe.title,
+            "shared": tuple(SharedRows(names=n, rows=len(r)) for n, r in shared),
+            "examples": RemovedExamples(
+                component=names[0], count=len(rows), was=removed[0].digest, seconds=took
+            )
+            if examples
+            else None,
+        }
+    )
+    path = Path(certificate or run / f"forgotten-{file_name('-'.join(names))}.json")
+    made.save(path)
+    done = Erasure()
+    if not keep:
+        later.write(run)
+        done = erase(run, removed, kept, again)
+        made = _with_erasure(made, run, kept, done, path)
+        made.save(path)
+    write_certificate(made, path.with_suffix(".html"))
+    if sign is not None:
+        sign_file(path, Path(sign))
+    return Forgotten(made, path, tuple(done.deleted))
+
+
+def _check_names(
+    run: Path, names: Sequence[str], components: Sequence[Component], examples: Sequence[str]
+) -> None:
     known = {component.task for component in components}
     for name in names:
         if name not in known:
             raise InputError(
                 f"{run} has no component '{name}'", hint=f"it has {', '.join(sorted(known))}"
             )
-    if not names or len(set(names)) == len(components):
+    if examples and len(names) != 1:
+        raise InputError("examples are forgotten from one component", hint="name one")
+    if not names or (not examples and len(set(names)) == len(components)):
         raise InputError("forgetting needs a component to remove and one to keep")
-    retrained, seconds = None, _seconds(run, known - set(names))
-    if retrain:
-        retrained, seconds = _retrain(recipe, sorted(known - set(names)), quiet=quiet)
-    composed = opened.composer.compose(components, weights)
-    _, made = certify(
-        composed,
-        list(names),
-        evidence(opened, names),
-        retrained=retrained,
-        training_seconds=seconds,
+
+
+def _with_erasure(
+    made: Certificate, run: Path, kept: Sequence[Component], done: Erasure, path: Path
+) -> Certificate:
+    """What was done, what is left in the folder, and what people have to do."""
+    by_name = {component.task: component for component in kept}
+    besides = [path, path.with_suffix(".html")]
+    unknown = [f"look at {words}" for words in strangers(run, by_name, besides)]
+    words = [text.format(run=run.resolve().name) for text in OUTSIDE]
+    return made.model_copy(
+        update={
+            "erased": tuple(done.erased),
+            "files": manifest(run, besides),
+            "outside": (*words, *done.outside, *unknown),
+        }
     )
-    made = made.model_copy(update={"title": opened.recipe.title})
-    path = Path(certificate or run / f"forgotten-{file_name('-'.join(names))}.json")
-    made.save(path)
-    deleted = () if keep else _delete(run, set(names))
-    return Forgotten(made, path, deleted)
 
 
-def verify(
-    certificate: str | Path,
-    *,
-    recipe: str | Path | None = None,
-    run: str | Path | None = None,
-    retrain: bool = False,
-    quiet: bool = False,
-) -> CertificateCheck:
-    """Check a certificate: alone, against the components in ``run``, and by training anew.
+def evidence(opened: Opened, names: Sequence[str], members: np.ndarray | None = None) -> AuditData:
+    """Training rows of the components ``names`` (or ``members``), and the recipe's test rows.
 
-    Alone: its own hash, and that it reports no difference. With ``recipe`` and ``run``: that what
-    was removed is no longer there, that the kept components are those it names, and that composing
-    them gives the model it names. With ``retrain``: that components trained from nothing on the
-    remaining data are bit for bit the kept ones.
-    Raises ``InputError`` for a file that is no certificate, or a check that lacks what it needs.
+    Accuracy is told on the test rows of what is kept, which are there when the data is gone.
     """
-    made, whole = Certificate.load(Path(certificate))
-    checks = [
-        ("the certificate's hash fits its content", whole),
-        ("it reports a model with the bits of one that never had the component", made.exact),
-    ]
-    if retrain and (recipe is None or run is None):
-        raise InputError("training anew needs the recipe", hint="give --recipe and --run")
-    if recipe is not None and run is not None:
-        recipe, run = Path(recipe), Path(run)
-        opened = open_run(recipe, run)
-        found = load_components([run])
-        present = {component.digest for component in found}
-        kept = sorted(one.digest for one in made.kept)
-        gone = [one.digest for one in made.removed]
-        checks.append(("what was removed is not in the folder", not present & set(gone)))
-        complete = sorted(present & set(kept)) == kept
-        checks.append(("the kept components are those it names", complete))
-        if complete:
-            rest = [component for component in found if component.digest in set(kept)]
-            composed = opened.composer.compose(rest, _weights(made, rest))
-            same = composed.digest == made.after
-            checks.append(("composing them gives the model it names", same))
-        if retrain:
-            tasks = sorted(one.name for one in made.kept)
-            again, _ = _retrain(recipe, tasks, quiet=quiet)
-            equal = sorted(component.digest for component in again) == kept
-            checks.append(("training the rest anew gives the same components, bit by bit", equal))
-    return CertificateCheck(
-        holds=all(held for _, held in checks),
-        checks=tuple(HeldCheck(check=words, holds=held) for words, held in checks),
-    )
-
-
-def evidence(opened: Opened, names: Sequence[str]) -> AuditData:
-    """Training rows of the components ``names``, and the recipe's test rows."""
     shards = {shard.name: shard for shard in opened.division.shards}
-    members = [shards[name].train for name in names]
-    test = [rows for rows in opened.division.test.values() if len(rows)]
+    if members is None:
+        members = np.concatenate([shards[name].train for name in names])
     return AuditData(
         opened.feed,
         opened.task.labels,
-        np.sort(np.concatenate(members)),
-        np.sort(np.concatenate(test)),
+        np.sort(members),
+        test_rows(opened, names),
+        test_rows(opened, ()),
     )
 
 
-def _weights(made: Certificate, rest: Sequence[Component]) -> Any:
-    if isinstance(made.weights, str):
-        return made.weights
-    by_digest = {one.digest: w for one, w in zip(made.kept, made.weights, strict=True)}
-    return [by_digest[component.digest] for component in rest]
+def test_rows(opened: Opened, without: Sequence[str]) -> np.ndarray:
+    """Test rows of all domains but those ``without``; of all, where none would be left."""
+    test = {name: rows for name, rows in opened.division.test.items() if len(rows)}
+    kept = [rows for name, rows in test.items() if name not in without]
+    return np.sort(np.concatenate(kept or list(test.values())))
 
 
-def _retrain(
-    recipe: Path, names: Sequence[str], *, quiet: bool
+def _shared(
+    opened: Opened, names: set[str], hashes: Sequence[str]
+) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Removed rows that stand in kept components as well, by all names that they have."""
+    owners = {shard.name: np.r_[shard.train, shard.validation] for shard in opened.division.shards}
+    found = shared_rows(owners, opened.division.hashes)
+    return [
+        (both, kept)
+        for both, rows in found.items()
+        if set(both) & names and set(both) - names and (kept := tuple(set(rows) & set(hashes)))
+    ]
+
+
+def _again_without(recipe: Path, run: Path, name: str, stones: Tombstones, quiet: bool) -> Again:
+    """Component ``name`` without forgotten rows. Of statistics only the blocks that held them are
+    summed anew: the others' jobs have the names that they had."""
+    with decoded_images(run, stones) as cache:
+        examined = examine(recipe, cache, stones=stones, head=run / HEAD)
+        (planned,) = plan(examined, str(cache.resolve()), [name])
+        record(run, derived(planned))
+        workers = make_backend("serial", 1, threads=examined.recipe.threads)
+        folders = run_all("component", [planned.job], run / WORK, workers, quiet=quiet)
+    base = place_base(examined.backbone, examined.root, run)
+    parents = find_parents(base, run / HEAD)
+    blocks = {
+        Component.load(folders[job] / COMPONENT).digest
+        for job in planned.job.inputs.values()
+        if job.function.endswith(":block")
+    }
+    component = Component.load(folders[planned.job] / COMPONENT)
+    place = functools.partial(place_component, examined, run, planned, folders, parents)
+    return Again(component, blocks, place)
+
+
+def retrain_kept(
+    recipe: Path, run: Path, names: Sequence[str], stones: Tombstones, *, quiet: bool
 ) -> tuple[list[Component], float | None]:
     """The components ``names`` from nothing, in a folder of their own, and how long it took."""
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
-        done = train(recipe, Path(scratch), only=names, backend="serial", quiet=quiet)
+        done = train_again(recipe, run, Path(scratch), sorted(names), stones, quiet=quiet)
         return load_components(done.components), _seconds(Path(scratch), set(names))
 
 
-def _jobs(run: Path) -> dict[Path, str]:
-    """Folders of finished component jobs, and the tasks of their components."""
-    files = sorted((run / "work" / "jobs").glob(f"*/{COMPONENT}"))
-    return {file.parent: Component.load(file).task for file in files}
-
-
 def _seconds(run: Path, names: set[str]) -> float | None:
-    """What training these components took, where ``run`` still knows."""
-    found = {
-        task: float(json.loads((folder / "done.json").read_text(encoding="utf-8"))["seconds"])
-        for folder, task in _jobs(run).items()
-        if task in names
-    }
-    return sum(found.values()) if set(found) == names else None
-
-
-def _delete(run: Path, names: set[str]) -> tuple[Path, ...]:
-    """Everything in ``run`` that holds a removed component or its rows."""
-    gone = [
-        file
-        for file in sorted((run / "components").glob("*.safetensors"))
-        if Component.load(file).task in names
-    ]
-    gone += [folder for folder, task in _jobs(run).items() if task in names]
-    gone += [file.parent for file in sorted((run / "work" / "jobs").glob("*/activations.bin"))]
-    gone += [folder for folder in (run / "work" / "partial",) if folder.exists()]
-    for path in gone:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    listing = run / "components.json"
-    if listing.is_file():
-        listed = TangentResults.read(json.loads(listing.read_text(encoding="utf-8")))
-        rest = tuple(one for one in listed.components if one.name not in names)
-        write_json(listing, listed.model_copy(update={"components": rest}).to_json())
-    models = [made for made in read_models(run) if not _is_of(made, names)]
-    if models:
-        write_models(run, models)
-    return tuple(gone)
-
-
-def _is_of(made: RunModel, names: set[str]) -> bool:
-    record = made.record
-    return record is not None and record.kind == "component" and record.name in names
+    """What training these components took, where ``run`` still knows: all their jobs together."""
+    seconds: dict[str, float] = {}
+    for file in sorted((run / WORK / "jobs").glob(f"*/{COMPONENT}")):
+        done = json.loads((file.parent / "done.json").read_text(encoding="utf-8"))
+        task = Component.load(file).task
+        seconds[task] = seconds.get(task, 0.0) + float(done["seconds"])
+    return sum(seconds[name] for name in names) if names <= set(seconds) else None

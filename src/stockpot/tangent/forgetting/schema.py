@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from stockpot.errors import InputError
 from stockpot.files import digest, write_json
@@ -61,12 +61,18 @@ class Auc(ResultPart):
 
 
 class Membership(ResultPart):
-    """Telling members from test rows of the same classes, before and after the removal."""
+    """Telling members from test rows of the same classes, before and after the removal.
+
+    ``kept_earlier``: the attack of somebody who kept the model from before the removal and compares
+    it with the one after: the margin before minus the margin after. It is no fault of the model
+    after: copies of the earlier model are what it warns of.
+    """
 
     attack: str
     level: float
     before: Auc
     after: Auc
+    kept_earlier: Auc | None = None
 
 
 class Accuracy(ResultPart):
@@ -90,12 +96,49 @@ class Times(ResultPart):
     training_the_rest: float | None
 
 
+class Erased(ResultPart):
+    """Something that held what was derived from the removed data, and what became of it.
+
+    ``path``: in the run's folder, or absolute; ``kind``: component, features, composition, ...;
+    ``action``: "deleted", "rebuilt" without it, or "missing": it was no longer there.
+    """
+
+    path: str
+    kind: str
+    action: str
+
+
+class SharedRows(ResultPart):
+    """How many rows stand under several names, a removed and a kept one among them."""
+
+    names: tuple[str, ...]
+    rows: int
+
+
+class RemovedExamples(ResultPart):
+    """Single examples that went from a component, which was made again from its other rows.
+
+    ``component``: its name; ``count``: how many went; ``was``: the digest of the component that
+    held them; ``seconds``: what making it again took.
+    """
+
+    component: str
+    count: int
+    was: str
+    seconds: float
+
+
 class Certificate(VerbResults):
     """What is left of the components ``removed`` in a model of those ``kept``.
 
     ``weights``: the rule, or the weights of the kept ones; ``before``, ``after``: digests of both
-    models; ``models``: their ids in a registry; ``title``: the recipe's.
+    models (of the sums, for statistics); ``models``: their ids in a registry; ``title``: the
+    recipe's. ``issued``: when, ISO 8601. ``erased``: what was deleted or made again; ``files``:
+    what was left in the run's folder, SHA-256 by path; ``outside``: what has to be done by people.
+    ``examples``: where single examples went, and not a whole component.
     """
+
+    current: ClassVar[int] = 2
 
     kind: Literal["forgetting-certificate"]
     composer: str
@@ -115,6 +158,12 @@ class Certificate(VerbResults):
     versions: Mapping[str, str]
     models: Mapping[str, str] | None = None
     title: str | None = None
+    issued: str | None = None
+    erased: tuple[Erased, ...] = ()
+    files: Mapping[str, str] | None = None
+    outside: tuple[str, ...] = ()
+    shared: tuple[SharedRows, ...] = ()
+    examples: RemovedExamples | None = None
 
     @property
     def digest(self) -> str:
@@ -160,14 +209,20 @@ class Certificate(VerbResults):
 
 
 class HeldCheck(ResultPart):
-    """One thing that was checked, in words, and whether it is so."""
+    """One thing that was checked, in words, whether it is so, and if not, why not."""
 
     check: str
     holds: bool
+    why: tuple[str, ...] = ()
 
 
 class CertificateCheck(ResultPart):
-    """What checking a certificate came to, and whether all of it holds."""
+    """What checking a certificate came to, and whether all of it holds.
+
+    ``words``: fields that were held against nothing; ``notes``: whose word they are.
+    """
 
     holds: bool
     checks: tuple[HeldCheck, ...]
+    notes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()

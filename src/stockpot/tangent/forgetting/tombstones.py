@@ -32,8 +32,8 @@ class Tombstone(ResultPart):
     """One thing that was forgotten, by hashes that are keyed with ``salt`` (hex).
 
     ``component``: of the component's digest; ``tensors``: of its tensors' digest; ``shard``: of its
-    data fingerprint; ``rows``: of the rows it was made of; ``held``: of its site's test rows, which
-    are evaluated while they are there, but never kept. ``examples``: whether only these rows went.
+    data fingerprint; ``about``: of the number of its examples and its classes; ``rows``: of the
+    rows it was made of. ``examples``: whether only some rows of a component went.
     """
 
     name: str
@@ -42,8 +42,8 @@ class Tombstone(ResultPart):
     component: str
     tensors: str
     shard: str
+    about: str
     rows: tuple[str, ...]
-    held: tuple[str, ...] = ()
     examples: bool = False
 
     def of(self, text: str) -> str:
@@ -93,16 +93,9 @@ class Tombstones:
 
     def mask(self, hashes: np.ndarray) -> np.ndarray:
         """Which rows (N,) nothing may be made of, from their hashes."""
-        return self._mask(hashes, held=False)
-
-    def holds(self, hashes: np.ndarray) -> np.ndarray:
-        """Which rows (N,) belong to a site that was forgotten, its test rows included."""
-        return self._mask(hashes, held=True)
-
-    def _mask(self, hashes: np.ndarray, *, held: bool) -> np.ndarray:
         found = np.zeros(len(hashes), dtype=bool)
         for stone in self.stones:
-            known = {*stone.rows, *(stone.held if held else ())}
+            known = set(stone.rows)
             found |= np.array([stone.of(str(content)) in known for content in hashes], dtype=bool)
         return found
 
@@ -139,8 +132,9 @@ class Tombstones:
     def find(self, component: Component) -> Tombstone | None:
         """The tombstone of a component or of one of the terms it was summed of."""
         from stockpot.tangent.lineage import content_digest
+        from stockpot.tangent.summing import terms_of
 
-        terms = {str(term["digest"]) for term in component.settings.get("composed", ())}
+        terms = {str(term["digest"]) for term in terms_of(component)}
         tensors = content_digest(component)
         for stone in self.stones:
             known = (
@@ -162,14 +156,10 @@ def make_tombstone(
     component: Component,
     date: str,
     rows: Iterable[str],
-    held: Iterable[str] = (),
     *,
     examples: bool = False,
 ) -> Tombstone:
-    """The tombstone of a component, or of some ``examples`` of it.
-
-    ``rows``, ``held``: hashes of rows, see ``Tombstone``.
-    """
+    """The tombstone of a component, or of some ``examples`` of it, whose hashes are ``rows``."""
     from stockpot.tangent.lineage import content_digest
 
     salt = secrets.token_hex(16)
@@ -180,8 +170,8 @@ def make_tombstone(
         component=salted(salt, component.digest),
         tensors=salted(salt, content_digest(component)),
         shard=salted(salt, component.data_fingerprint),
+        about=salted(salt, f"{component.examples} {sorted(component.classes)}"),
         rows=tuple(sorted(salted(salt, content) for content in rows)),
-        held=tuple(sorted(salted(salt, content) for content in held)),
         examples=examples,
     )
 

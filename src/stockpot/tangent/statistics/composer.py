@@ -168,6 +168,7 @@ class ComposedStatistics(Composed):
         **made: Any,
     ) -> None:
         super().__init__(composer, terms, **made)
+        self._digest = MemoryCheckpoint(dict(sums)).digest()
         self.solution = composer.solve(Sums.from_tensors(sums, composer.classes))
         features, used = composer.features, self.solution.blocks
         # What has no weight is not computed: gradients of every example cost most of a prediction.
@@ -182,6 +183,11 @@ class ComposedStatistics(Composed):
         with torch.enable_grad():  # phi is made of gradients
             phi = self._phi(_on(inputs, self.composer.device)).detach()
         return phi.cpu() @ self._weight
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the sums that were solved: the same on every machine."""
+        return self._digest
 
     def state(self) -> Mapping[str, Tensor]:
         """The classifier's weights (D, C), float64."""
