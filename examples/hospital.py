@@ -7,7 +7,9 @@ No hospital hands out a patient: each hands out a component, one file.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import nn
 
 from stockpot.backbones import BackboneSpec, Model, load_backbone
 from stockpot.checkpoints import save_state
+from stockpot.report.certificate import write_certificate
 from stockpot.tangent import (
     AuditData,
     AverageComposer,
@@ -28,14 +31,23 @@ from stockpot.tangent import (
     TensorFeed,
     certify,
     draw_head,
+    forget,
     outputs,
+    train,
     train_component,
+    verify,
 )
 
 HOSPITALS = ("Aachen", "Bergen", "Cork", "Delft", "Espoo")
 CLASSES = ("malignant", "benign")
 MEASUREMENTS = 30
 Rows = dict[str, np.ndarray]
+RECIPE = """\
+title: Five hospitals
+task: {kind: arrays, path: patients.npz}
+backbone: {kind: function, name: "hospital.py:network", weights: base.safetensors}
+composer: {kind: statistics, dimension: 256, directions: 2}
+"""
 
 
 def network() -> nn.Module:
@@ -99,6 +111,61 @@ def main() -> None:
             print(f"  all five      {accuracy(composed, feed, labels, rows['test']):.1%} on test")
             print(f"  without Cork  {accuracy(after, feed, labels, rows['test']):.1%} on test")
             show(certificate, kind)
+
+        # 5. The same with folders, as the commands have it: what an auditor gets to see.
+        withdraw(Path(folder) / "here", weights, patients, labels, rows)
+
+
+def withdraw(
+    here: Path, weights: Path, patients: np.ndarray, labels: np.ndarray, rows: Rows
+) -> None:
+    """A site withdraws, its data is deleted, another machine checks; then a patient withdraws."""
+    here.mkdir()
+    shutil.copy(__file__, here / "hospital.py")
+    shutil.copy(weights, here / "base.safetensors")
+    sites = np.concatenate([rows[name] for name in HOSPITALS])
+    names = np.concatenate([np.full(len(rows[name]), name) for name in HOSPITALS])
+    write_data(here, patients[sites], labels[sites], names)
+    recipe, run = here / "recipe.yaml", here / "run"
+    recipe.write_text(RECIPE)
+    train(recipe, run, backend="serial", quiet=True)
+
+    start = time.perf_counter()
+    cork = forget(recipe, run, ["Cork"], quiet=True)
+    print(f"\nCork withdraws: {time.perf_counter() - start:.1f} s")
+    left = names != "Cork"
+    write_data(here, patients[sites[left]], labels[sites[left]], names[left])
+    there = shutil.copytree(here, here.parent / "there")
+    start = time.perf_counter()
+    checked = verify(
+        there / "run" / cork.path.name,
+        recipe=there / "recipe.yaml",
+        run=there / "run",
+        retrain=True,
+        quiet=True,
+    )
+    print(f"  on another machine, without Cork's data: {time.perf_counter() - start:.1f} s")
+    for one in checked.checks:
+        print(f"  {'holds' if one.holds else 'FAILS'}  {one.check}")
+    write_certificate(cork.certificate, Path("certificate-cork.html"))
+
+    start = time.perf_counter()
+    patient = forget(recipe, run, ["Bergen"], examples=["70"], quiet=True)
+    said = patient.certificate.examples
+    print(f"One patient of Bergen withdraws: {time.perf_counter() - start:.1f} s")
+    print(f"  {said.count} record went, the sums were made again in {said.seconds:.1f} s")
+    write_certificate(patient.certificate, Path("certificate-patient.html"))
+    print("  pages for people: certificate-cork.html, certificate-patient.html")
+
+
+def write_data(folder: Path, patients: np.ndarray, labels: np.ndarray, names: np.ndarray) -> None:
+    np.savez(
+        folder / "patients.npz",
+        inputs=patients,
+        labels=labels,
+        domains=names,
+        classes=np.array(CLASSES),
+    )
 
 
 def load_patients() -> tuple[np.ndarray, np.ndarray, Rows]:

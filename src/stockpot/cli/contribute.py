@@ -35,6 +35,9 @@ def contribute_command(
     name: Annotated[str | None, typer.Option(help="Name [default: the folder's]")] = None,
     author: Annotated[str, typer.Option(help="Who you are.")] = "",
     note: Annotated[str, typer.Option(help="What you did.")] = "",
+    readmit: Annotated[
+        bool, typer.Option("--readmit", help="Take a tangent component that was forgotten.")
+    ] = False,
     out: Output = Output(),
 ) -> None:
     """Put a fine-tuning of a registered line up for review."""
@@ -49,6 +52,7 @@ def contribute_command(
             name=name,
             author=author,
             note=note,
+            readmit=readmit,
             quiet=out.silent,
         )
     out.say(f"next: stockpot review {found.name} --tasks tasks.yaml")

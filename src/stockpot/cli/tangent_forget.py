@@ -72,7 +72,10 @@ def forget_command(
     )
     value = {**done.certificate.to_json(), "deleted": [str(path) for path in done.deleted]}
     out.data(value, certificate_words(done.certificate))
-    out.say(f"certificate: {done.path}, for people: {done.path.with_suffix('.html')}")
+    from stockpot.report.certificate import write_certificate
+
+    page = write_certificate(done.certificate, done.path.with_suffix(".html"))
+    out.say(f"certificate: {done.path}, for people: {page}")
     for words in done.certificate.outside:
         out.say(f"to be done by you: {words}")
 

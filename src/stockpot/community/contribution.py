@@ -49,14 +49,18 @@ def contribute(
     name: str | None = None,
     author: str = "",
     note: str = "",
+    readmit: bool = False,
     quiet: bool = True,
 ) -> Contribution:
     """Put a fine-tuning (or a tangent component) of a version of ``line`` up for review.
 
-    ``base``: the version it was fine-tuned from, by default the newest. Weights with NaN or
+    ``base``: the version it was fine-tuned from, by default the newest. ``readmit``: take a tangent
+    component that was forgotten in the folder that it lies in. Weights with NaN or
     infinity are refused here (``NonFiniteError``); the rest is for ``review``. Raises
     ``InputError`` for a line or base that is not there.
     """
+    if _is_component(Path(model)) and not readmit:
+        _refuse_forgotten(Path(model))
     versions = [version["model"] for version in registry.line(line)]
     if not versions:
         raise InputError(
@@ -141,3 +145,15 @@ def _is_component(source: Path) -> bool:
 
     with open_checkpoint(source) as checkpoint:
         return {"component", "digest"} <= checkpoint.metadata.keys()
+
+
+def _refuse_forgotten(source: Path) -> None:
+    """``InputError`` for a tangent component that was forgotten in the folder of its run."""
+    from stockpot.tangent.component import Component
+    from stockpot.tangent.forgetting.tombstones import Tombstones
+    from stockpot.tangent.run import run_of
+
+    folder = run_of(source)
+    stones = Tombstones.read(folder if folder.is_dir() else folder.parent)
+    if stones:
+        stones.check([Component.load(source)], folder)

@@ -157,7 +157,7 @@ class Component:
         return component
 
     def _describe(self) -> str:
-        value: dict[str, Any] = {
+        value = {
             "format": FORMAT if self.function else 1,
             "kind": self.kind,
             "base_digest": self.base_digest,
@@ -169,9 +169,8 @@ class Component:
             "seed": self.seed,
             "settings": dict(self.settings),
             "metrics": dict(self.metrics),
+            **({"function": dict(self.function)} if self.function else {}),
         }
-        if self.function:
-            value["function"] = dict(self.function)
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

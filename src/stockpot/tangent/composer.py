@@ -214,7 +214,8 @@ class AverageComposer(Composer):
     def check(self, component: Component) -> None:
         """Base, head, function, columns and names of the tensors have to be the model's."""
         component.check_base(self.model.base_digest, self.model.head_digest)
-        component.check_fits(self.model.function, self.columns, "this model")
+        function = self.model.function_at(component.function.get("shape", ()))
+        component.check_fits(function, self.columns, "this model")
         known = set(self.model.names)
         unknown = [name for name in component.tensors if name not in known]
         if unknown:

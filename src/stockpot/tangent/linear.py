@@ -61,7 +61,8 @@ class TangentModel:
             split_module, parameters=parameters, from_block=from_block, head=head, example=example
         )
         self._halves = split(module)
-        self._original, self._example = module, example
+        self._original, self._functions = module, dict[tuple[int, ...], Function]()
+        self._shape = _shape_of(example)
         self.base_digest, self.head_digest = _digests(self._halves)
         kinds = {p.dtype for p in module.parameters()}
         if kinds - {self.dtype}:
@@ -122,10 +123,17 @@ class TangentModel:
         """Where the module lies."""
         return next(iter(self._weights.values())).device
 
-    @cached_property
+    @property
     def function(self) -> Function:
         """What the base computes, see ``probing``: components are bound to it."""
-        return describe_function(self._original, self._example)
+        return self.function_at(self._shape)
+
+    def function_at(self, shape: Sequence[int] = ()) -> Function:
+        """The same, for inputs of a ``shape`` that somebody else's description names."""
+        key = tuple(shape) or self._shape
+        if key not in self._functions:
+            self._functions[key] = describe_function(self._original, key)
+        return self._functions[key]
 
     def to(self, device: str | torch.device) -> TangentModel:
         """Move module and trunk to ``device``; returns itself."""
@@ -225,6 +233,7 @@ class TangentModel:
         operator where that is not possible, and for outputs that differ from one run to the next.
         """
         rows = _first_rows(inputs, 2)
+        self._shape = self._shape or _shape_of(inputs)
         refuse_random(lambda: self.native(rows), "the forward pass")
         crossing = self._cast(self.trunk(rows))
 
@@ -285,6 +294,12 @@ def _cast(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if isinstance(inputs, tuple):
         return tuple(_cast(value, device, dtype) for value in inputs)
     return inputs
+
+
+def _shape_of(inputs: Any) -> tuple[int, ...]:
+    """Shape of one input, where inputs are a tensor of floats."""
+    known = isinstance(inputs, Tensor) and inputs.is_floating_point()
+    return tuple(inputs.shape[1:]) if known else ()
 
 
 def _first_rows(inputs: Any, count: int) -> Any:

@@ -22,7 +22,7 @@ from stockpot.tangent.forgetting.tombstones import Tombstones
 from stockpot.tangent.head import load_head
 from stockpot.tangent.jobs import HEAD
 from stockpot.tangent.linear import TangentModel
-from stockpot.tangent.plan import Examined, examine, rows_of
+from stockpot.tangent.plan import ExaminedRecipe, examine, rows_of
 from stockpot.tangent.recipe import TangentRecipe
 from stockpot.tangent.rows import Portion, make_portion
 from stockpot.tangent.run import decoded_images
@@ -76,7 +76,7 @@ def open_run(
     )
 
 
-def _feed(examined: Examined, folder: Path) -> Feed:
+def _feed(examined: ExaminedRecipe, folder: Path) -> Feed:
     """The rows themselves, or their activations, kept in ``folder`` for each shard."""
     task, division = examined.task, examined.division
     if examined.backbone.trunk is None:
@@ -107,7 +107,7 @@ class _Rows:
     """
 
     def __init__(
-        self, examined: Examined, portion: Portion, folder: Path, derived: tuple[str, str]
+        self, examined: ExaminedRecipe, portion: Portion, folder: Path, derived: tuple[str, str]
     ) -> None:
         self.examined, self.portion, self.folder = examined, portion, folder
         self.stones = Tombstones.read(folder)
@@ -185,10 +185,10 @@ class ShardFeed:
 def _join(parts: Sequence[Activations], order: Tensor) -> Activations:
     """Rows of several feeds in one order; token sequences are padded to the longest."""
     if parts[0].mask is None:
-        values = torch.cat([part.values for part in parts])[order]
-        if values.ndim == 4:
-            values = values.contiguous(memory_format=torch.channels_last)
-        return Activations(values)
+        whole = torch.cat([part.values for part in parts])[order]
+        if whole.ndim == 4:
+            whole = whole.contiguous(memory_format=torch.channels_last)
+        return Activations(whole)
     width = max(part.values.shape[1] for part in parts)
     pad = torch.nn.functional.pad
     values = [pad(p.values, (0, 0, 0, width - p.values.shape[1])) for p in parts]

@@ -12,7 +12,7 @@ import numpy as np
 
 from stockpot.backbones import Backbone, Model, load_backbone
 from stockpot.errors import InputError
-from stockpot.execution import Job
+from stockpot.execution import Arguments, Job
 from stockpot.execution.arguments import backbone_argument, data_argument
 from stockpot.files import file_digest
 from stockpot.tangent.choice import statistics_composer
@@ -28,7 +28,7 @@ _JOBS = "stockpot.tangent.jobs"
 
 
 @dataclass(frozen=True, eq=False)
-class Examined:
+class ExaminedRecipe:
     """A recipe whose data and base were read and found to fit.
 
     ``data``: the task as a job's argument. ``forgotten``: mask (N,) of rows that were forgotten and
@@ -44,7 +44,7 @@ class Examined:
     forgotten: np.ndarray
 
     @property
-    def backbone_argument(self) -> dict[str, Any]:
+    def backbone_argument(self) -> Arguments:
         """The base as a job's argument."""
         return backbone_argument(self.recipe.backbone, self.backbone.fingerprint)
 
@@ -65,7 +65,7 @@ def examine(
     *,
     stones: Tombstones = Tombstones(),
     head: Path | None = None,
-) -> Examined:
+) -> ExaminedRecipe:
     """Read a recipe with its data and its base; everything that can be wrong is found here.
 
     ``cache``: for decoded images. ``stones``: rows that these name are left out. ``head``: a saved
@@ -89,7 +89,7 @@ def examine(
     division = divide(task, recipe, forgotten if forgotten.any() else None)
     backbone = load_backbone(recipe.backbone, root=root, example=task.inputs[:2])
     backbone.check_takes(task)
-    examined = Examined(recipe, root, task, backbone, division, data, forgotten)
+    examined = ExaminedRecipe(recipe, root, task, backbone, division, data, forgotten)
     if recipe.composer.kind == "statistics":
         statistics_composer(recipe.composer, backbone, task.classes)
         return examined
@@ -103,7 +103,7 @@ def examine(
     return examined
 
 
-def plan(examined: Examined, cache: str, only: Sequence[str]) -> list[Planned]:
+def plan(examined: ExaminedRecipe, cache: str, only: Sequence[str]) -> list[Planned]:
     """One job a component, which needs its rows' activations and, to be trained, the head."""
     recipe = examined.recipe
     places = {"root": str(examined.root), "cache": cache}
@@ -133,17 +133,17 @@ def plan(examined: Examined, cache: str, only: Sequence[str]) -> list[Planned]:
     ]
 
 
-def _component(examined: Examined, shard: Shard, places: Mapping[str, str], head: Job) -> Job:
+def _component(examined: ExaminedRecipe, shard: Shard, places: Mapping[str, str], head: Job) -> Job:
     """The job that makes one component; statistics need no head."""
     recipe, task, hashes = examined.recipe, examined.task, examined.division.hashes
     fingerprint = make_portion(task, hashes, shard.train).content
     label, threads = f"component {shard.name}", recipe.threads
-    arguments: dict[str, Any] = {"name": shard.name, "fingerprint": fingerprint}
+    arguments: Arguments = {"name": shard.name, "fingerprint": fingerprint}
     backbone = {"backbone": examined.backbone_argument}
     if recipe.composer.kind == "statistics":
         # Solver and penalty are for the sum, not for what is summed.
         composer = recipe.composer.model_dump(exclude={"solver", "penalty"})
-        blocks = {}
+        blocks: dict[str, Job] = {}
         for portion in portions(task, examined.division, shard, recipe.composer.blocks):
             inputs, where = rows_of(examined, portion, places, shard.name)
             more = {"name": shard.name, "composer": composer, "content": portion.content}
@@ -168,7 +168,7 @@ def _component(examined: Examined, shard: Shard, places: Mapping[str, str], head
 
 
 def rows_of(
-    examined: Examined, portion: Portion, places: Mapping[str, str], name: str
+    examined: ExaminedRecipe, portion: Portion, places: Mapping[str, str], name: str
 ) -> tuple[dict[str, Job], dict[str, str]]:
     """What a job on some rows needs: the job of their activations, if something runs below a cut,
     and the places, with the rows' positions, which do not name it."""

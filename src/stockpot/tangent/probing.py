@@ -18,9 +18,10 @@ from stockpot.errors import BackboneError
 from stockpot.files import digest
 from stockpot.tasks import named_generator
 
-Function = dict[str, Any]
+Function = Mapping[str, Any]
 """``layers``: hash of the layers' types and settings; ``outputs``: a few numbers that came out for
-fixed inputs, in float32, six digits each (none where no inputs are known)."""
+fixed inputs, in float32, six digits each (none where no inputs are known); ``shape``: of one input,
+for a module that does not know it itself."""
 
 TOLERANCE = 1e-3
 """Largest difference of outputs, relative to the largest: machines and numbers of threads round
@@ -32,21 +33,21 @@ _TEXTS = ["A short text.", "Another one: it is longer, has 2 numbers (17) and UP
 _SILENT = re.compile(r"(, )?(inplace|momentum)=[^,]*")
 
 
-def describe_function(module: nn.Module, example: Any = None) -> Function:
-    """What ``module`` computes: a stockpot model or backbone's network, or any module.
+def describe_function(module: nn.Module, shape: Sequence[int] | None = None) -> Function:
+    """What ``module`` computes: a stockpot model, or any module that takes one tensor of floats.
 
-    ``example``: a batch of float inputs, whose shape the fixed inputs of a plain module get; an
-    attribute ``input_shape`` says the same. Weights may be of any type.
+    ``shape``: of one input of a plain module; an attribute ``input_shape`` says the same. Weights
+    may be of any type.
     """
-    backbone = module.backbone if isinstance(module, Model) else None
-    network = module if backbone is None else backbone.network
-    inputs = _inputs(module, example) if backbone is None else fixed_inputs(backbone)
-    found: Function = {"layers": digest(_layers(network)), "outputs": []}
-    if inputs is None:
-        return found
-    if backbone is not None:
-        return {**found, "outputs": _outputs(backbone.module, inputs)}
-    return {**found, "outputs": _outputs(module, inputs)}
+    if isinstance(module, Model):
+        return describe_backbone(module.backbone)
+    shape = shape or getattr(module, "input_shape", None) or ()
+    inputs = None
+    if shape:
+        noise = named_generator(0, "fixed inputs").standard_normal((2, *shape))
+        inputs = torch.from_numpy(noise.astype(np.float32))
+    outputs = [] if inputs is None else _outputs(module, inputs)
+    return {"layers": digest(_layers(module)), "outputs": outputs, "shape": list(shape)}
 
 
 def describe_backbone(backbone: Backbone) -> Function:
@@ -89,16 +90,6 @@ def fixed_inputs(backbone: Backbone) -> Any:
     else:
         raw = (3 * generator.standard_normal((4, *shape))).astype(np.float32)
     return backbone.prepare(raw)
-
-
-def _inputs(module: nn.Module, example: Any) -> Tensor | None:
-    shape = getattr(module, "input_shape", None)
-    if isinstance(example, Tensor) and example.is_floating_point():
-        shape = tuple(example.shape[1:])
-    if shape is None:
-        return None
-    generator = named_generator(0, "fixed inputs")
-    return torch.from_numpy(generator.standard_normal((2, *shape)).astype(np.float32))
 
 
 def _outputs(module: nn.Module, inputs: Any) -> list[float]:

@@ -30,7 +30,7 @@ from stockpot.tangent.head import draw_head, load_head
 from stockpot.tangent.jobs import COMPONENT, HEAD
 from stockpot.tangent.lineage import component_record, find_parents, write_lineage
 from stockpot.tangent.linear import TangentModel
-from stockpot.tangent.plan import Examined, Planned, examine, plan
+from stockpot.tangent.plan import ExaminedRecipe, Planned, examine, plan
 from stockpot.tangent.recipe import load_recipe
 from stockpot.tangent.rows import shared_rows
 from stockpot.tangent.schema import ComponentEntry, ComponentPlan, TangentResults
@@ -120,7 +120,7 @@ def retrain(
 
 
 def train_examined(
-    examined: Examined,
+    examined: ExaminedRecipe,
     output: Path,
     only: Sequence[str],
     workers: Backend,
@@ -145,7 +145,7 @@ def train_examined(
 
 
 def place_component(
-    examined: Examined,
+    examined: ExaminedRecipe,
     output: Path,
     planned: Planned,
     folders: Mapping[Job, Path],
@@ -172,7 +172,9 @@ def derived(planned: Planned) -> Iterator[Derived]:
             yield Derived(path=f"work/jobs/{job.key}", kind=kind, shards=shards)
 
 
-def _notes(examined: Examined, wanted: Sequence[Planned], folders: dict[Job, Path]) -> list[str]:
+def _notes(
+    examined: ExaminedRecipe, wanted: Sequence[Planned], folders: dict[Job, Path]
+) -> list[str]:
     replaced = {
         f"{note}, because the fused kernel has no forward-mode derivative"
         for planned in wanted
@@ -269,7 +271,7 @@ def keep_components(components: Sequence[Component], without: Sequence[str]) -> 
     return kept
 
 
-def _single_classes(examined: Examined, shards: Sequence[Shard]) -> list[str]:
+def _single_classes(examined: ExaminedRecipe, shards: Sequence[Shard]) -> list[str]:
     if examined.recipe.composer.kind == "statistics":
         return []
     labels = examined.task.labels
@@ -277,7 +279,9 @@ def _single_classes(examined: Examined, shards: Sequence[Shard]) -> list[str]:
     return [SINGLE_CLASS.format(name=name) for name in alone]
 
 
-def _results(examined: Examined, paths: Sequence[Path], notes: Sequence[str]) -> TangentResults:
+def _results(
+    examined: ExaminedRecipe, paths: Sequence[Path], notes: Sequence[str]
+) -> TangentResults:
     components = [Component.load(path) for path in paths]
     return TangentResults(
         recipe_digest=recipe_digest(examined.recipe.model_dump(mode="json")),

@@ -142,11 +142,11 @@ def _check_folder(audit: _Audit, path: Path, run: Path, recipe: Path | None) -> 
     audit.add("the kept components are those it names", problems)
     if problems:
         return
-    wrong, known = _wrong_sum(made, rest), set(_FOLDER)
+    wrong, fields = _wrong_sum(made, rest), set(_FOLDER)
     if recipe is not None and not wrong and made.accuracy is not None:
         wrong = _wrong_accuracy(made, rest, recipe, run)
-        known.add("accuracy.after.test")
-    audit.add("composing them gives the model it names", wrong, sorted(known))
+        fields.add("accuracy.after.test")
+    audit.add("composing them gives the model it names", wrong, sorted(fields))
 
 
 def _left_over(
@@ -169,7 +169,9 @@ def _left_over(
     problems += strangers(run, {component.task: component for component in rest}, aside)
     for entry in read_inventory(run):
         outside = run / entry.path
-        if entry.kind != "composition" or not (Path(entry.path).is_absolute() and outside.is_file()):
+        if entry.kind != "composition" or not (
+            Path(entry.path).is_absolute() and outside.is_file()
+        ):
             continue
         if reason := composition_problem(Component.load(outside), rest):
             problems.append(f"{outside} {reason}")
@@ -224,14 +226,21 @@ def _wrong_sum(made: Certificate, rest: Sequence[Component]) -> list[str]:
         )
         if stated != own
     ]
-    weights: Weights = made.weights  # type: ignore[assignment]
-    if not isinstance(made.weights, str):
-        by_digest = {one.digest: w for one, w in zip(made.kept, made.weights, strict=True)}
-        weights = [by_digest[component.digest] for component in rest]
-    found = MemoryCheckpoint(aggregate(rest, weights).tensors).digest()
+    try:
+        found = MemoryCheckpoint(aggregate(rest, _weights(made, rest)).tensors).digest()
+    except InputError as error:
+        return [*sorted(set(problems)), error.message]
     if found != made.after:
         problems.append(f"their sum is {found[:12]}, it says {made.after[:12]}")
     return sorted(set(problems))
+
+
+def _weights(made: Certificate, rest: Sequence[Component]) -> Weights:
+    """The weights that a certificate names, in the order of ``rest``."""
+    if isinstance(made.weights, str):
+        return made.weights  # type: ignore[return-value]
+    by_digest = {one.digest: w for one, w in zip(made.kept, made.weights, strict=False)}
+    return [by_digest.get(component.digest, 0.0) for component in rest]
 
 
 def _wrong_accuracy(
@@ -240,9 +249,7 @@ def _wrong_accuracy(
     """Measure what is left on the test rows of what is kept; one row may round the other way."""
     assert made.accuracy is not None
     opened = open_run(recipe, run)
-    composed = opened.composer.compose(
-        rest, made.weights if isinstance(made.weights, str) else None
-    )
+    composed = opened.composer.compose(rest, _weights(made, rest))
     rows = test_rows(opened, [one.name for one in made.removed if made.examples is None])
     right = outputs(composed, opened.feed, rows).argmax(1) == opened.task.labels[rows]
     stated, own = made.accuracy.after.test, float(right.mean())

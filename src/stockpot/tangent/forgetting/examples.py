@@ -11,6 +11,7 @@ from stockpot.errors import InputError
 from stockpot.tangent.opened import Opened
 from stockpot.tangent.rows import content_hashes
 from stockpot.tangent.shards import Shard
+from stockpot.tasks import image_decoding
 from stockpot.tasks.images import decode_image
 
 _DIGITS = 8
@@ -49,10 +50,9 @@ def _start(opened: Opened, text: str) -> str:
         return text
     if task.modality == "text":
         return content_hashes([text])[0]
-    if task.modality == "image" and Path(text).is_file():
-        spec = opened.recipe.task
-        size, resize = task.inputs.shape[1], getattr(spec, "resize", "stretch")
-        return content_hashes(decode_image(Path(text).read_bytes(), size, resize)[None])[0]
+    decoding = image_decoding(task, getattr(opened.recipe.task, "resize", None))
+    if decoding is not None and Path(text).is_file():
+        return content_hashes(decode_image(Path(text).read_bytes(), **decoding)[None])[0]
     raise InputError(
         f"'{text}' is no position in the data, hash, text or image",
         hint=f"positions go from 0 to {len(task) - 1}",

@@ -16,7 +16,6 @@ from stockpot.backbones.folder import place_base
 from stockpot.errors import InputError
 from stockpot.execution import make_backend, run_all
 from stockpot.outputs import WORK
-from stockpot.report.certificate import write_certificate
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Rule
 from stockpot.tangent.forgetting.certificate import AuditData, certify
@@ -78,70 +77,96 @@ def forget(
     digits or more). With ``retrain`` the remaining components are trained again from nothing and
     compared. All that was derived from what is removed is deleted, or made again without it, and
     tombstones stop it from coming back, unless ``keep``. The certificate's default place is
-    ``run/forgotten-NAME.json``, with a page for people beside it; ``sign``: an SSH key to sign it.
+    ``run/forgotten-NAME.json``; ``sign``: an SSH key to sign it.
 
     Raises ``InputError`` for unknown names or examples, or when nothing would be left.
     """
     recipe, run = Path(recipe), Path(run)
-    stones = Tombstones.read(run)
     opened = open_run(recipe, run)
     components = load_components([run])
     _check_names(run, names, components, examples)
-    removed = [component for component in components if component.task in names]
-    shards = {shard.name: shard for shard in opened.division.shards}
-    rows = np.concatenate([np.r_[shards[n].train, shards[n].validation] for n in names])
+    removal = _plan_removal(opened, run, components, names, examples)
+    start, again = time.perf_counter(), None
     if examples:
-        rows = find_examples(opened, shards[names[0]], examples)
-    hashes = sorted({str(content) for content in opened.division.hashes[rows]})
-    shared = _shared(opened, set(names), hashes)
-    others = {one for shared_with in shared for one in shared_with[1]}
-    date = time.strftime("%Y-%m-%d", time.gmtime())
-    fresh = [
-        make_tombstone(component, date, set(hashes) - others, examples=bool(examples))
-        for component in removed
-    ]
-    later = Tombstones((*stones.stones, *fresh))
-    start = time.perf_counter()
-    again = _again_without(recipe, run, names[0], later, quiet) if examples else None
+        again = _again_without(recipe, run, names[0], removal.stones, quiet)
     took = time.perf_counter() - start
     instead = [] if again is None else [again.component]
     kept = [component for component in components if component.task not in names] + instead
-    tasks = {component.task for component in kept}
-    retrained, seconds = None, _seconds(run, tasks)
+    tasks = sorted(component.task for component in kept)
+    retrained, seconds = None, _seconds(run, set(tasks))
     if retrain:
-        retrained, seconds = retrain_kept(recipe, run, sorted(tasks), later, quiet=quiet)
-    composed = opened.composer.compose(components, weights)
+        retrained, seconds = retrain_kept(recipe, run, tasks, removal.stones, quiet=quiet)
     _, made = certify(
-        composed,
+        opened.composer.compose(components, weights),
         list(names),
-        evidence(opened, names, rows if examples else None),
+        evidence(opened, names, removal.rows if examples else None),
         retrained=retrained,
         training_seconds=seconds,
         instead=instead,
     )
-    made = made.model_copy(
-        update={
-            "title": opened.recipe.title,
-            "shared": tuple(SharedRows(names=n, rows=len(r)) for n, r in shared),
-            "examples": RemovedExamples(
-                component=names[0], count=len(rows), was=removed[0].digest, seconds=took
-            )
-            if examples
-            else None,
-        }
-    )
+    was = removal.removed[0].digest
+    single = RemovedExamples(component=names[0], count=len(removal.rows), was=was, seconds=took)
+    more = {"title": opened.recipe.title, "shared": removal.shared}
+    made = made.model_copy(update=more | ({"examples": single} if examples else {}))
     path = Path(certificate or run / f"forgotten-{file_name('-'.join(names))}.json")
     made.save(path)
     done = Erasure()
     if not keep:
-        later.write(run)
-        done = erase(run, removed, kept, again)
+        removal.stones.write(run)
+        done = erase(run, removal.removed, kept, again)
         made = _with_erasure(made, run, kept, done, path)
         made.save(path)
-    write_certificate(made, path.with_suffix(".html"))
     if sign is not None:
         sign_file(path, Path(sign))
     return Forgotten(made, path, tuple(done.deleted))
+
+
+@dataclass(frozen=True, eq=False)
+class _Removal:
+    """What goes: components, rows of the task, all tombstones then, and rows that others have."""
+
+    removed: list[Component]
+    rows: np.ndarray
+    stones: Tombstones
+    shared: tuple[SharedRows, ...]
+
+
+def _plan_removal(
+    opened: Opened,
+    run: Path,
+    components: Sequence[Component],
+    names: Sequence[str],
+    examples: Sequence[str],
+) -> _Removal:
+    shards = {shard.name: shard for shard in opened.division.shards}
+    for name in names:
+        if name not in shards:
+            raise InputError(
+                f"the rows of component '{name}' are not among the data",
+                hint="forget it first, and delete its data then: the certificate looks at both",
+            )
+    owned = {name: np.r_[shards[name].train, shards[name].validation] for name in shards}
+    rows = np.concatenate([owned[name] for name in names])
+    if examples:
+        rows = find_examples(opened, shards[names[0]], examples)
+    hashes = opened.division.hashes
+    gone = {str(content) for content in hashes[rows]}
+    shared = {
+        both: gone & set(contents)
+        for both, contents in shared_rows(owned, hashes).items()
+        if set(both) & set(names) and set(both) - set(names) and gone & set(contents)
+    }
+    # Rows that a kept component has, too, may stay among the data.
+    barred = gone.difference(*shared.values())
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    removed = [component for component in components if component.task in names]
+    fresh = [make_tombstone(one, date, barred, examples=bool(examples)) for one in removed]
+    return _Removal(
+        removed,
+        rows,
+        Tombstones((*Tombstones.read(run).stones, *fresh)),
+        tuple(SharedRows(names=both, rows=len(those)) for both, those in shared.items()),
+    )
 
 
 def _check_names(
@@ -198,19 +223,6 @@ def test_rows(opened: Opened, without: Sequence[str]) -> np.ndarray:
     test = {name: rows for name, rows in opened.division.test.items() if len(rows)}
     kept = [rows for name, rows in test.items() if name not in without]
     return np.sort(np.concatenate(kept or list(test.values())))
-
-
-def _shared(
-    opened: Opened, names: set[str], hashes: Sequence[str]
-) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Removed rows that stand in kept components as well, by all names that they have."""
-    owners = {shard.name: np.r_[shard.train, shard.validation] for shard in opened.division.shards}
-    found = shared_rows(owners, opened.division.hashes)
-    return [
-        (both, kept)
-        for both, rows in found.items()
-        if set(both) & names and set(both) - names and (kept := tuple(set(rows) & set(hashes)))
-    ]
 
 
 def _again_without(recipe: Path, run: Path, name: str, stones: Tombstones, quiet: bool) -> Again:
