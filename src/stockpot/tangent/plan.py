@@ -19,6 +19,7 @@ from stockpot.tangent.choice import statistics_composer
 from stockpot.tangent.forgetting.tombstones import Tombstones
 from stockpot.tangent.head import head_classes
 from stockpot.tangent.linear import TangentModel
+from stockpot.tangent.probing import refuse_random
 from stockpot.tangent.recipe import TangentRecipe, load_recipe
 from stockpot.tangent.rows import Portion, align_classes, make_portion, row_hashes
 from stockpot.tangent.shards import Division, Shard, divide, portions
@@ -89,6 +90,8 @@ def examine(
     division = divide(task, recipe, forgotten if forgotten.any() else None)
     backbone = load_backbone(recipe.backbone, root=root, example=task.inputs[:2])
     backbone.check_takes(task)
+    batch = backbone.prepare(task.inputs[:2])
+    refuse_random(lambda: backbone.module(batch), f"backbone '{backbone.spec.name}'")
     examined = ExaminedRecipe(recipe, root, task, backbone, division, data, forgotten)
     if recipe.composer.kind == "statistics":
         statistics_composer(recipe.composer, backbone, task.classes)
@@ -99,7 +102,7 @@ def examine(
         parameters=recipe.parameters,
         precision=recipe.precision,
     )
-    model.probe(backbone.prepare(task.inputs[:2]))
+    model.probe(batch)
     return examined
 
 
