@@ -100,7 +100,7 @@ def verify_command(
 
     if recipe is not None:
         check_tangent_packages(recipe)
-    from stockpot.tangent.forgetting.audit import verify
+    from stockpot.tangent.forgetting.run import verify
 
     found = verify(
         certificate, recipe=recipe, run=run, retrain=retrain, signers=signers, quiet=out.silent

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from stockpot.tangent.deploy import deployable
     from stockpot.tangent.feeds import TensorFeed, cache_trunk
     from stockpot.tangent.fitting import train_component
-    from stockpot.tangent.forgetting.audit import verify
     from stockpot.tangent.forgetting.certificate import AuditData, certify, outputs
-    from stockpot.tangent.forgetting.run import forget
+    from stockpot.tangent.forgetting.run import forget, verify
     from stockpot.tangent.forgetting.schema import Certificate
     from stockpot.tangent.head import draw_head, save_head
     from stockpot.tangent.linear import TangentModel
@@ -77,8 +76,7 @@ __getattr__ = lazily(
         "feeds": "TensorFeed cache_trunk",
         "fitting": "train_component",
         "forgetting.certificate": "AuditData certify outputs",
-        "forgetting.audit": "verify",
-        "forgetting.run": "forget",
+        "forgetting.run": "forget verify",
         "forgetting.schema": "Certificate",
         "head": "draw_head save_head",
         "linear": "TangentModel",

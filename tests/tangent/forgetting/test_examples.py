@@ -68,7 +68,9 @@ def test_one_example_goes_as_if_it_had_never_been(kind: str, tmp_path: Path) -> 
     np.savez(tmp_path / "data.npz", **without_row(tmp_path, row))
     checked = verify(done.path, recipe=recipe, run=out, retrain=True, quiet=True)
     assert checked.holds, [one for one in checked.checks if not one.holds]
+    jobs = sorted((out / "work" / "jobs").iterdir())
     train(recipe, out, backend="serial", quiet=True)
+    assert sorted((out / "work" / "jobs").iterdir()) == jobs  # nothing was trained again
 
 
 def test_the_row_does_not_come_back(tmp_path: Path) -> None:

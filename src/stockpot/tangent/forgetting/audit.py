@@ -13,7 +13,7 @@ from stockpot.tangent.composer import Weights
 from stockpot.tangent.forgetting.certificate import describe, outputs
 from stockpot.tangent.forgetting.contents import composition_problem, manifest, strangers
 from stockpot.tangent.forgetting.inventory import read_inventory
-from stockpot.tangent.forgetting.run import retrain_kept, test_rows
+from stockpot.tangent.forgetting.removal import retrain_kept, test_rows
 from stockpot.tangent.forgetting.schema import Certificate, CertificateCheck, HeldCheck
 from stockpot.tangent.forgetting.signing import read_signature, signature_path
 from stockpot.tangent.forgetting.tombstones import Tombstones
