@@ -40,8 +40,9 @@ def run_jobs(
         InputError: a job found the user's input to be wrong.
         OutputError: the workplace cannot be written, or another run is using it.
     """
-    folders = {job: workplace / "jobs" / job.key for job in in_order(list(jobs))}
-    order = list(in_order(list(jobs), lambda job: (folders[job] / DONE).exists()))
+    order = list(in_order(list(jobs)))
+    folders = {job: workplace / "jobs" / job.key for job in order}
+    needed = set(in_order(list(jobs), lambda job: (folders[job] / DONE).exists()))
     with _locked(workplace):
         plan = [{"key": job.key, "label": job.label, "weight": job.weight} for job in order]
         write_json(workplace / PLAN, plan)
@@ -49,7 +50,7 @@ def run_jobs(
         for job in order:
             if (folders[job] / DONE).exists():
                 on_finished(job, True)
-            else:
+            elif job in needed:
                 pending[job] = {need for need in job.inputs.values() if need in pending}
         by_key = {job.key: job for job in pending}
         running: set[str] = set()
