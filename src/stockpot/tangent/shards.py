@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +56,7 @@ def divide(task: Task, recipe: TangentRecipe, without: np.ndarray | None = None)
         raise InputError(f"task '{task.name}' has numbers for labels, components need classes")
     hashes = row_hashes(task)
     kept = _kept(task, recipe, hashes, without)
-    train, fixed, test = _apart(task, recipe, hashes, kept)
+    train, fixed, test = _apart(task, recipe, hashes, kept, without)
     groups = _groups(task, recipe, hashes, train)
     if fixed:
         validation = _groups(task, recipe, hashes, fixed)
@@ -105,7 +106,11 @@ def _kept(
 
 
 def _apart(
-    task: Task, recipe: TangentRecipe, hashes: np.ndarray, kept: np.ndarray
+    task: Task,
+    recipe: TangentRecipe,
+    hashes: np.ndarray,
+    kept: np.ndarray,
+    without: np.ndarray | None,
 ) -> tuple[Rows, Rows, Rows]:
     """Rows of the components, those of them that the task says validate (if any), test rows."""
     check_domains(task.name, recipe.held_out, task.domains)
@@ -122,25 +127,35 @@ def _apart(
         seen = {name: rows[parts[rows] == TRAIN] for name, rows in seen.items()}
         seen = {name: rows for name, rows in seen.items() if len(rows)}
     if task.splits is None or not (recipe.held_out or test):
-        drawn = _drawn(task, recipe, hashes, seen, recipe.test_fraction, "test")
+        # Of a site that withdrew test rows may still be there: none becomes training data.
+        short = [name for name in seen if without is not None and without[task.rows(name)].any()]
+        drawn = _drawn(task, recipe, hashes, seen, recipe.test_fraction, "test", short)
         seen = {name: np.setdiff1d(rows, drawn[name]) for name, rows in seen.items()}
         test |= drawn
     return seen, fixed, test
 
 
 def _drawn(
-    task: Task, recipe: TangentRecipe, hashes: np.ndarray, rows: Rows, fraction: float, side: str
+    task: Task,
+    recipe: TangentRecipe,
+    hashes: np.ndarray,
+    rows: Rows,
+    fraction: float,
+    side: str,
+    short: Collection[str] = (),
 ) -> Rows:
-    """Of every entry about ``fraction``: one content at least, and not the last one."""
+    """Of every entry about ``fraction``: one content at least, and, but for ``short`` ones, not the
+    last one."""
+    drawn: Rows = {}
     if task.groups is not None:
-        pool = {name: own for name, own in rows.items() if len(own)}
+        pool = {name: own for name, own in rows.items() if len(own) and name not in short}
         masks = draw_groups(task, pool, fraction, recipe.seed, side, leave=2)
-        return {name: own[masks[name]] if name in masks else own for name, own in rows.items()}
-    drawn = {}
-    for name, own in rows.items():
-        values = units(hashes, own, recipe.seed, side)
+        drawn = {name: own[masks[name]] for name, own in pool.items()}
+    for name in [name for name in rows if name not in drawn]:
+        own = rows[name]
+        values = units(hashes if task.groups is None else task.groups, own, recipe.seed, side)
         chosen = values < fraction
-        if len(own):
+        if len(own) and name not in short:
             chosen |= values == values.min()
             chosen &= values < values.max()
         drawn[name] = own[chosen]
