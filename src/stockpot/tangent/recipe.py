@@ -91,7 +91,7 @@ class Composition(Declared):
         """Raise for a key that nothing reads."""
         used = {"kind"}
         if self.kind == "statistics":
-            used |= {"features", "solver"} | FEATURE_KEYS[self.features]
+            used |= {"features", "solver", "blocks"} | FEATURE_KEYS[self.features]
             used |= {"penalty"} if self.solver == "ridge" else set()
         for name in sorted(self.model_fields_set - used):
             wanted = {"kind": self.kind, "features": self.features, "solver": self.solver}

@@ -11,7 +11,7 @@ from stockpot.tangent.recipe import FEATURE_KEYS, Composition
 from stockpot.tangent.statistics.maps import FeatureMap, Kind
 
 VALUES: dict[str, Any] = {
-    "dimension": 7, "random_dimension": 7, "directions": 2, "seed": 3, "penalty": 0.1,
+    "dimension": 7, "random_dimension": 7, "directions": 2, "seed": 3, "penalty": 0.1, "blocks": 3,
 }  # fmt: skip
 STATISTICS: dict[str, Any] = {"kind": "statistics"}
 
@@ -26,7 +26,7 @@ def test_the_keys_are_those_of_the_map(features: Kind) -> None:
 @pytest.mark.parametrize("features", get_args(Kind))
 def test_a_key_is_read_or_refused(features: Kind, solver: str, key: str) -> None:
     given = {**STATISTICS, "features": features, "solver": solver, key: VALUES[key]}
-    reads = FEATURE_KEYS[features] | ({"penalty"} if solver == "ridge" else set())
+    reads = {"blocks"} | FEATURE_KEYS[features] | ({"penalty"} if solver == "ridge" else set())
     if key in reads:
         assert getattr(Composition.model_validate(given), key) == VALUES[key]
     else:
