@@ -65,7 +65,7 @@ def made(module: nn.Module, labels=None, classes=("a", "b", "c"), task="x", **ch
         {"scale": 1.01},
         {"scale": 0.5},
     ],
-    ids=str,
+    ids=["tanh", "gelu", "leaky_relu", "eps", "far eps", "scale", "far scale"],
 )
 def test_the_same_weights_in_another_function_are_refused(other) -> None:
     component = made(Plain())
