@@ -94,6 +94,8 @@ class Composition(Declared):
             used |= {"features", "solver", "blocks"} | FEATURE_KEYS[self.features]
             used |= {"penalty"} if self.solver == "ridge" else set()
         for name in sorted(self.model_fields_set - used):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                continue
             wanted = {"kind": self.kind, "features": self.features, "solver": self.solver}
             beside = ", ".join(f"'{key}: {value}'" for key, value in wanted.items() if key in used)
             raise ValueError(f"'{name}' has no effect beside {beside}")

@@ -47,7 +47,9 @@ def recipe(request, tmp_path: Path) -> Path:
                 pixels = generator.integers(-50, 50, (16, 16, 3)) + level
                 image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
     (tmp_path / "net.py").write_text(NET)
-    composer = {"kind": request.param, "dimension": 16, "directions": 1, "blocks": 2}
+    composer = {"kind": request.param}
+    if request.param == "statistics":
+        composer |= {"dimension": 16, "directions": 1, "blocks": 2}
     value = {
         "task": {"kind": "images", "path": "photos", "size": 16},
         "backbone": {"kind": "function", "name": "net.py:net", "freeze_below": "2"},
