@@ -22,6 +22,7 @@ from stockpot.errors import InputError, StockpotError
 _TAIL = 5  # lines of stderr that are shown of a command that failed
 _PATIENCE = 30.0  # seconds that a guard has for ending a command
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
+_SCRIPT = re.compile(r"[^-\s{}=][^\s{}=]*\.(py|sh)")
 # The end of the pipe on stdin is the end of whoever holds its other end.
 _GUARD = """
 import os, signal, subprocess, sys, threading
@@ -49,7 +50,8 @@ os._exit(code % 256)
 def split_command(command: str, root: Path) -> list[str]:
     """The words of a command that runs in ``root``.
 
-    Raises ``InputError`` for quotes that do not end, and for a program that is not there.
+    Raises ``InputError`` for quotes that do not end, for a program that is not there, and for a
+    script that is not.
     """
     try:
         words = shlex.split(command)
@@ -57,6 +59,9 @@ def split_command(command: str, root: Path) -> list[str]:
         raise InputError(f"command '{command}': {error}") from error
     if not words or not _is_program(words[0], root):
         raise InputError(f"command '{command}': there is no program '{(words or [''])[0]}'")
+    for word in words[1:]:
+        if _SCRIPT.fullmatch(word) and not (root / word).is_file():
+            raise InputError(f"command '{command}': there is no file {root / word}")
     return words
 
 

@@ -34,16 +34,18 @@ RIVALS = ("best", "uniform")
 @dataclass(frozen=True)
 class SoupTrainings:
     """How ingredients were trained. ``title``: of the results; ``starts``: models that trainings
-    started from, parents before children."""
+    started from, parents before children; ``doubts``: what speaks against their averages."""
 
     title: str = ""
     trainings: tuple[SoupTraining, ...] = ()
     starts: tuple[RunModel, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def notes(self) -> list[str]:
-        """Which trainings cannot be used, and why."""
-        return [f"{one.name} is left out: {one.left_out}" for one in self.trainings if one.left_out]
+        """Which trainings cannot be used, and why; then the doubts."""
+        lost = [one for one in self.trainings if one.left_out]
+        return [*(f"{one.name} is left out: {one.left_out}" for one in lost), *self.doubts]
 
 
 @dataclass

@@ -154,13 +154,14 @@ def _classifier(
 ) -> tuple[Any, list[dict[str, Any]]]:
     """A classifier for the labels that the data has, and its examples."""
     rows = _rows(data, ("text", "label"))
-    labels = sorted({row["label"] for row in rows}, key=lambda one: (str(type(one)), one))
-    number = {label: place for place, label in enumerate(labels)}
+    number, names = _classes(
+        [row["label"] for row in rows], library.AutoConfig.from_pretrained(init)
+    )
     model = library.AutoModelForSequenceClassification.from_pretrained(
         init,
-        num_labels=len(labels),
-        id2label={place: str(label) for label, place in number.items()},
-        label2id={str(label): place for label, place in number.items()},
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: place for place, name in enumerate(names)},
         ignore_mismatched_sizes=True,
     )
     texts = tokenizer([row["text"] for row in rows], truncation=True, max_length=max_length)
@@ -168,6 +169,23 @@ def _classifier(
         {**{key: texts[key][place] for key in texts}, "labels": number[row["label"]]}
         for place, row in enumerate(rows)
     ]
+
+
+def _classes(labels: Sequence[Any], config: Any) -> tuple[dict[Any, int], list[str]]:
+    """The class of each label that the data has, and the names of all classes.
+
+    A number is the class itself. A name is the class that a classifier of ``config`` has for it;
+    where that lacks one of them, names are numbered in order.
+    """
+    different = sorted(set(labels), key=lambda one: (str(type(one)), one))
+    is_classifier = any("Classif" in name for name in config.architectures or ())
+    known = [config.id2label[place] for place in range(config.num_labels)] if is_classifier else []
+    if all(type(one) is int and one >= 0 for one in different):
+        more = range(len(known), different[-1] + 1)
+        return {one: one for one in different}, [*known, *map(str, more)]
+    if not {str(one) for one in different} <= set(known):
+        known = [str(one) for one in different]
+    return {one: known.index(str(one)) for one in different}, known
 
 
 def _arguments(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from stockpot.commands import filled, named_files, placeholders, run_command, split_command
 from stockpot.errors import InputError, JobError
@@ -60,6 +62,10 @@ class OutsideTrainer(ABC):
 
         Raises ``JobError`` in one line where a program fails.
         """
+
+    def refusals(self, name: str, values: Iterable[Any]) -> list[str]:
+        """What is wrong with values of a hyper-parameter, as far as that can be known."""
+        return []
 
     def check(self, hyperparameters: Iterable[str], *, data: bool, varied: bool) -> list[str]:
         """What is wrong with how a recipe uses it; nothing that the recipe says may be dropped.
@@ -156,6 +162,7 @@ class FunctionTrainer(OutsideTrainer):
         named = [one.name for one in parameters if one.kind in (one.KEYWORD_ONLY, _EITHER)]
         if named[:3] != ["init", "output", "data"]:
             raise InputError(f"trainer {self.label} takes (init, output, data, ...), not {named}")
+        self._types = _annotations(self._function)
         must = [one.name for one in parameters if one.default is one.empty]
         self.needs = frozenset(must) & frozenset(named) - {"data"}
         is_open = any(one.kind is one.VAR_KEYWORD for one in parameters)
@@ -168,6 +175,30 @@ class FunctionTrainer(OutsideTrainer):
             options["seed"] = request.seed
         with self._beside, log.open("w") as said, redirect_stdout(said), redirect_stderr(said):
             self._function(request.init, request.output, request.data, **options)
+
+    def refusals(self, name: str, values: Iterable[Any]) -> list[str]:
+        """By the function's annotations."""
+        problems = []
+        for value in values if name in self._types else ():
+            try:
+                self._types[name].validate_python(value)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"]
+                problems.append(f"hyperparameters.{name}: {self.label}: {reason}, got {value!r}")
+        return problems
+
+
+def _annotations(function: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
+    """What checks an argument, where its annotation is one that values can be checked by."""
+    try:
+        hints = get_type_hints(function)
+    except (NameError, TypeError, AttributeError):
+        return {}
+    checks = {}
+    for name, hint in hints.items():
+        with suppress(PydanticUserError):
+            checks[name] = TypeAdapter[Any](hint)
+    return checks
 
 
 _EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -197,4 +228,6 @@ def _content(path: Path) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # what was drawn is a float, and a program may read whole numbers only
     return str(value).lower() if isinstance(value, bool) else str(value)

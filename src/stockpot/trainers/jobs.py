@@ -22,7 +22,7 @@ from stockpot.checkpoints.writer import folder_writer
 from stockpot.errors import InputError
 from stockpot.files import write_json
 from stockpot.merging.output import METADATA, copy_companions
-from stockpot.provenance import Parent, Record, versions, write_record
+from stockpot.provenance import Parent, Record, read_record, versions, write_record
 from stockpot.reading import read_json
 from stockpot.trainers.contract import TrainingRequest, open_trainer
 
@@ -120,9 +120,21 @@ def train(
     known = None if data is None else Path(root) / data
     told = str(known) if known is not None and known.exists() else data
     request = TrainingRequest(init, model, told, seed, hyperparameters)
-    open_trainer(trainer, Path(root)).train(request, out / "log.txt", threads)
+    before = read_record(init).digest if "init" in inputs else base_digest
+    log = out / "log.txt"
+    open_trainer(trainer, Path(root)).train(request, log, threads)
+    if not model.is_dir() or not any(model.iterdir()):
+        raise InputError(
+            "the trainer ended well and left nothing in its output",
+            hint=f"it has to save its model there; what it printed is in {log}",
+        )
     with ExitStack() as stack:
         ground = stack.enter_context(open_checkpoint(init))
+        if ground.digest() != before:
+            raise InputError(
+                f"the trainer changed the weights that it started from, {init}",
+                hint="put the base's back; a trainer writes to its output alone",
+            )
         if (model / "adapter_config.json").is_file():
             raise InputError(
                 "the trainer wrote an adapter", hint="merge it into its model before it is saved"
@@ -145,7 +157,7 @@ def train(
             what = "it" if role == "run" else name
             write_json(out / FACTS, {"left_out": f"{what} has diverged: '{place}' is not finite"})
             return
-        parents = [Parent("base" if "init" not in inputs else "init", ground.digest(), "init")]
+        parents = [Parent("base" if "init" not in inputs else "init", before, "init")]
     recipe = {
         "trainer": trainer,
         "data": data,

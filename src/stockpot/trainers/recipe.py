@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from stockpot.declared import Declared, VerbRecipe
 from stockpot.evaluators.spec import duration
@@ -13,8 +14,16 @@ from stockpot.recycling.protocols import PROTOCOLS, Protocol
 from stockpot.recycling.recipe import Draw
 from stockpot.yaml_lines import suggestion
 
-Value = bool | int | float | str
-Values = Value | list[Value] | Draw
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
+def _as_number(value: Any) -> Any:
+    """YAML reads 2e-5, without a point, as text; nobody means that."""
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+Value = Annotated[bool | int | float | str, BeforeValidator(_as_number)]
+Values = Value | Annotated[list[Value], Field(min_length=1)] | Draw
 
 REFERENCES = ("linear_probe", "erm", "soup_uniform")
 """What the kept model is compared with is always there: it costs no training of its own."""
@@ -61,7 +70,7 @@ class NamedTrainer(Declared):
 class OtherStart(Declared):
     """Weights to start from besides the base: trained here on other ``data``, or ``weights``."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     data: str | None = Field(None, description="train the base on it")
     weights: str | None = Field(None, description="somebody's fine-tuning of the same base")
     hyperparameters: dict[str, Value] = Field({}, description="of its training, over run 0's")
@@ -118,9 +127,13 @@ class TrainerRecipe(VerbRecipe):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainerRecipe:
-        names = ["base", "mixture", *(one.name for one in self.auxiliaries)]
+        runs = range(max(self.runs, self.side_runs or 0))
+        own = ["base", "mixture", *(f"{one}-{run}" for one in ("base", "mixture") for run in runs)]
+        names = ["head", *own, *(one.name for one in self.auxiliaries)]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"auxiliary '{twice[0]}' stands twice, or has a name that is taken")
+        if self.data is None and any(one.data for one in self.auxiliaries):
+            raise ValueError("auxiliaries have 'data', and the recipe itself has none")
         pools = {one.pool for one in self.table}
         if pools & {"auxiliary", "fusing"} and not self.auxiliaries:
             raise ValueError("protocols from auxiliary weights need 'auxiliaries'")
@@ -158,6 +171,14 @@ def first_values(values: Mapping[str, Values]) -> dict[str, Value]:
         name: one.first if isinstance(one, Draw) else one[0] if isinstance(one, list) else one
         for name, one in values.items()
     }
+
+
+def all_values(value: Values) -> Sequence[Value]:
+    """What a hyper-parameter can be; of a range its ends."""
+    if isinstance(value, Draw):
+        ends = [one for one in (value.low, value.high) if one is not None]
+        return [value.first, *(value.choices or ends)]
+    return value if isinstance(value, list) else [value]
 
 
 def choices(values: Mapping[str, Values]) -> dict[str, Sequence[Value] | Mapping[str, Any]]:

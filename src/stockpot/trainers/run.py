@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stockpot.checkpoints import open_checkpoint
 from stockpot.checkpoints.matching import match_names
-from stockpot.errors import InputError, RecipeError
+from stockpot.errors import InputError, LineageError, RecipeError
 from stockpot.evaluators.spec import load_evaluator
 from stockpot.execution import Backend, Job, in_order, make_backend, run_all
 from stockpot.execution.run import DONE
@@ -38,7 +40,7 @@ from stockpot.trainers.candidates import ProtocolMaker
 from stockpot.trainers.contract import code_problems, open_trainer
 from stockpot.trainers.jobs import MODEL, left_out
 from stockpot.trainers.plan import TrainerFacts, TrainerPlan, make_trainer_plan
-from stockpot.trainers.recipe import TrainerRecipe
+from stockpot.trainers.recipe import TrainerRecipe, all_values
 
 RecipeSource = str | Path | Mapping[str, Any] | TrainerRecipe
 
@@ -131,6 +133,10 @@ def _prepared(stack: ExitStack, recipe: TrainerRecipe, root: Path) -> tuple[Trai
             data=recipe.data is not None or any(one.data for one in recipe.auxiliaries),
             varied=recipe.is_drawn,
         )
+        own = [recipe.head or {}, *(one.hyperparameters for one in recipe.auxiliaries)]
+        for values in (recipe.hyperparameters, *own):
+            for name, value in values.items():
+                problems += trainer.refusals(name, all_values(value))
         if problems:
             raise RecipeError(problems)
         source = recipe.evaluate
@@ -150,9 +156,14 @@ def _facts(recipe: TrainerRecipe, root: Path, trainer: str) -> TrainerFacts:
     for name in [recipe.data, *(one.data for one in recipe.auxiliaries)]:
         if name is not None and (root / name).exists():
             contents[name] = _content(root / name)
+        elif name is not None and (name.startswith((".", "/")) or Path(name).suffix[1:2].isalpha()):
+            raise InputError(f"data: {root / name} does not exist")
     with open_checkpoint(_local(recipe.base, root)) as base:
         if base.path is None or Path(_local(recipe.base, root)).is_file():
             raise InputError(f"base: {recipe.base} is no model folder", hint="give its folder")
+        for pattern in recipe.head_tensors if recipe.head is None else ():
+            if not fnmatch.filter(base.names, pattern):
+                raise InputError(f"head_tensors: '{pattern}' names no tensor of {recipe.base}")
         lies = base.path if base.path.is_dir() else base.path.parent
         for one in recipe.auxiliaries:
             if one.weights is not None:
@@ -200,8 +211,8 @@ def _setup(
     settings = SoupSettings(
         search="none", judge=recipe.judge, racing=recipe.racing, seed=recipe.seed
     )
-    setup = prepare_soup(stack, models, evaluator, base, settings, force=False)
-    setup.budget, setup.trained = Budget(), trained
+    setup = prepare_soup(stack, models, evaluator, base, settings, force=True)
+    setup.budget, setup.trained = Budget(), replace(trained, doubts=_doubts(setup))
     setup.recipe = recipe.model_dump(mode="json")
     order = {name: index for index, name in enumerate(setup.ingredients.names)}
     order |= {name: order[other] for name, other in setup.ingredients.same.items()}
@@ -211,6 +222,19 @@ def _setup(
     }
     setup.make = partial(ProtocolMaker, protocols=recipe.table, pools=pools)
     return setup
+
+
+def _doubts(setup: SoupSetup) -> tuple[str, ...]:
+    """A note where trained models look like strangers. They are never refused: what is known is
+    better than what a look at weights says, and scores tell what an average is worth."""
+    ground = setup.ingredients
+    try:
+        return refuse_strangers(dict(zip(ground.names, ground.models, strict=True)), ground.base)
+    except LineageError as error:
+        return (
+            f"the weights alone look like strangers': {error.message}. Either the trainer moves "
+            "them very far, or it does not start from its init",
+        )
 
 
 def _trained(
