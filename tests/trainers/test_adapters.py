@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from stockpot.checkpoints import open_checkpoint
 from stockpot.errors import InputError, MissingDependencyError
 from stockpot.extras import installed
 from stockpot.trainers import recycle_with, transformers, trl
+from stockpot.trainers.adapters import _classes
 from tests.backbones.networks import text_folder
 from tests.evaluators.test_harness import language_model
 from tests.trainers.languages import EVAL, sentences
@@ -69,6 +71,27 @@ def test_transformers_trains_all_weights_the_head_or_an_adapter(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"text": "a"}')
     with pytest.raises(InputError, match=r"t\.jsonl:1: no row with text and label"):
         transformers(base, tmp_path / "none", data, **options)
+
+
+@pytest.mark.parametrize(
+    ("labels", "known", "numbers", "names"),
+    [
+        ([2, 0], None, {0: 0, 2: 2}, ["0", "1", "2"]),  # class 1 has no example, and stays class 1
+        ([0, 1], ["bad", "fair", "good"], {0: 0, 1: 1}, ["bad", "fair", "good"]),
+        (["b", "a"], None, {"a": 0, "b": 1}, ["a", "b"]),
+        (["good", "bad"], ["good", "bad"], {"good": 0, "bad": 1}, ["good", "bad"]),
+        (["good"], ["bad", "fair", "good"], {"good": 2}, ["bad", "fair", "good"]),
+        (["a", "good"], ["bad", "good"], {"a": 0, "good": 1}, ["a", "good"]),
+    ],
+)
+def test_a_class_keeps_its_number(labels, known, numbers, names):
+    """What an evaluator outside takes as class 2 is the data's 2, and what the base calls so."""
+    config = SimpleNamespace(
+        architectures=["BertForSequenceClassification"] if known else ["BertModel"],
+        num_labels=len(known or "ab"),
+        id2label=dict(enumerate(known or ["LABEL_0", "LABEL_1"])),
+    )
+    assert _classes(labels, config) == (numbers, names)
 
 
 @pytest.mark.slow

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import save_file
 
 from stockpot.errors import InputError, JobError, RecipeError
 from stockpot.recycling.protocols import PROTOCOLS
 from stockpot.trainers import CommandTrainer, FunctionTrainer, plan_trainings
 from stockpot.trainers.contract import TrainingRequest
-from stockpot.trainers.recipe import runs_anywhere
+from stockpot.trainers.recipe import TrainerRecipe, runs_anywhere
 from tests.evaluators.test_command import is_gone
 from tests.trainers.worlds import BY_FUNCTION, COMMAND, RECIPE, make_world
 
@@ -106,6 +107,33 @@ def test_a_program_ends_with_who_was_killed(tmp_path):
         ({"base": "base/model.safetensors"}, "is no model folder"),
         ({"evaluate": {"command": "python eval.py"}}, "is given no model"),
         ({"epochs": 3}, "unknown key 'epochs'"),
+        # What is named is there.
+        ({"data": "trian.jsonl"}, "data: .*trian.jsonl does not exist"),
+        ({"auxiliaries": [{"name": "a", "data": "./there"}]}, "data: .*there does not exist"),
+        ({"trainer": {"command": COMMAND.replace("sft", "stf")}}, "there is no file .*stf.py"),
+        ({"evaluate": {"command": "python evil.py {model}"}}, "there is no file .*evil.py"),
+        ({"head_tensors": ["haed.*"]}, r"head_tensors: 'haed\.\*' names no tensor of base"),
+        ({"data": None}, "auxiliaries have 'data', and the recipe itself has none"),
+        # Names that jobs of the plan have are no auxiliary's.
+        ({"auxiliaries": [{"name": "head", "data": "x"}]}, "'head' stands twice, or has a name"),
+        ({"auxiliaries": [{"name": "base-1", "data": "x"}]}, "'base-1' stands twice, or has a"),
+        ({"auxiliaries": [{"name": "..", "data": "x"}]}, "name: String should match"),
+        # Values that a trainer cannot mean.
+        ({"hyperparameters": {"learning_rate": []}}, "at least 1 item"),
+        (
+            {
+                "trainer": {"function": "stockpot.trainers:transformers"},
+                "hyperparameters": {"learning_rate": [1e-3, "fast"]},
+            },
+            "hyperparameters.learning_rate: .*valid number.*got 'fast'",
+        ),
+        (
+            {
+                "trainer": {"function": "stockpot.trainers:transformers"},
+                "hyperparameters": {"schedule": "cosin"},
+            },
+            "hyperparameters.schedule: .*'linear', 'cosine'.*got 'cosin'",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_trains(
@@ -116,6 +144,26 @@ def test_what_cannot_work_is_refused_before_anything_trains(
     with pytest.raises(InputError, match=message):
         plan_trainings({**RECIPE, **changes}, root=tmp_path)
     assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.parametrize("text", ["2e-5", "-1E+3", "1.5e2", "1e5"])
+def test_numbers_that_yaml_reads_as_text_are_numbers(text):
+    values = yaml.safe_load(f"{{one: {text}, several: [{text}, 0.5], other: e5}}")
+    recipe = TrainerRecipe.parse({**RECIPE, "hyperparameters": values, "head": {"one": text}})
+    assert recipe.hyperparameters == {
+        "one": float(text),
+        "several": [float(text), 0.5],
+        "other": "e5",
+    }
+    assert recipe.head == {"one": float(text)}
+
+
+@pytest.mark.parametrize("value", [100, 0, -3, 2**40])
+def test_a_whole_number_that_was_drawn_is_read_as_one(tmp_path, value):
+    """A draw gives floats, and ``int("100.0")`` is an error."""
+    trainer = CommandTrainer("touch {output}-{steps} {init}", root=tmp_path)
+    trainer.train(request(tmp_path, steps=float(value)), tmp_path / "log", 1)
+    assert (tmp_path / f"out-{value}").exists()
 
 
 def test_runs_that_would_all_be_the_same_are_refused(tmp_path):

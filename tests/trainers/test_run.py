@@ -23,7 +23,8 @@ from stockpot.provenance import read_models, read_record
 from stockpot.registry import init_registry, land
 from stockpot.report.soup import render
 from stockpot.soups import SoupResults
-from stockpot.trainers import recycle_with
+from stockpot.trainers import FunctionTrainer, recycle_with
+from stockpot.trainers.contract import TrainingRequest
 from tests.trainers.worlds import BY_FUNCTION, RECIPE, calls, make_world
 
 
@@ -170,19 +171,55 @@ def test_a_trainer_that_writes_something_else_is_one_line(tmp_path):
     (tmp_path / "bad.py").write_text(
         "from pathlib import Path\nimport numpy as np\nfrom safetensors.numpy import save_file\n"
         "def nothing(init, output, data, *, seed, learning_rate): output.mkdir()\n"
+        "def empty(init, output, data, *, seed, learning_rate):\n"
+        "    output.mkdir(); (output / 'config.json').write_text('{}')\n"
+        "def careless(init, output, data, *, seed, learning_rate):\n"
+        "    import own; own.train(init, output, data, seed=seed, learning_rate=learning_rate)\n"
+        "    trained = (output / 'model.safetensors').read_bytes()\n"
+        "    (init / 'model.safetensors').write_bytes(trained)\n"
         "def other(init, output, data, *, seed, learning_rate):\n"
         "    output.mkdir()\n"
         "    save_file({'x': np.ones(500, np.float32)}, output / 'model.safetensors')\n"
         "def fails(init, output, data, *, seed, learning_rate): 1 / 0\n"
     )
     for name, error, message in (
-        ("nothing", InputError, "train base-0: .*no weights"),
+        ("nothing", InputError, "train base-0: the trainer ended well and left nothing in its"),
+        ("empty", InputError, "train base-0: .*no weights"),
+        ("careless", InputError, "train base-0: the trainer changed the weights that it started"),
         ("other", InputError, "train base-0: what the trainer wrote is no model of the init's fam"),
         ("fails", JobError, "job 'train base-0' failed: division by zero"),
     ):
         with pytest.raises(error, match=message) as caught:
             recycled(tmp_path, {**BY_FUNCTION, "trainer": {"function": f"bad.py:{name}"}})
         assert "\n" not in caught.value.message
+
+
+def test_trained_models_that_look_like_strangers_are_judged_and_not_refused(tmp_path):
+    """A trainer that ignores its init: trainings that were paid for are scored, with a note."""
+    make_world(tmp_path)
+    (tmp_path / "fresh.py").write_text(
+        "import numpy as np\nfrom safetensors.numpy import save_file\n"
+        "def train(init, output, data, *, seed, learning_rate):\n"
+        "    rng = np.random.default_rng(seed); output.mkdir()\n"
+        "    state = {'body.weight': (64, 64), 'next.weight': (64, 64), 'head.weight': (2, 64)}\n"
+        "    state = {n: rng.standard_normal(s).astype('f4') for n, s in state.items()}\n"
+        "    save_file(state, output / 'model.safetensors')\n"
+        "def score(state): return (state['body.weight'] > 0).reshape(-1)[:100].astype(float)\n"
+    )
+    base = TrainingRequest(tmp_path, tmp_path / "large", None, 0, {"learning_rate": 1.0})
+    FunctionTrainer("fresh.py:train", root=tmp_path).train(base, tmp_path / "log", 1)
+    recipe = {
+        **BY_FUNCTION,
+        "base": "large",
+        "trainer": {"function": "fresh.py:train"},
+        "evaluate": {"function": "fresh.py:score"},
+        "auxiliaries": [],
+    }
+    results = recycled(tmp_path, recipe).results
+    assert any("does not start from its init" in note for note in results.notes)
+    assert results.row("uniform").choose is not None
+    close = recycled(tmp_path, {**BY_FUNCTION, "auxiliaries": []}, overwrite=True).results
+    assert not any("its init" in note for note in close.notes)
 
 
 def test_another_recipe_never_replaces_results(tmp_path):
