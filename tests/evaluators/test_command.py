@@ -159,12 +159,16 @@ def test_the_metric_of_given_scores(tmp_path, model):
 
 
 def test_what_cannot_work_is_refused_before_it_runs(tmp_path):
+    command = "python eval.py {model}"
+    with pytest.raises(InputError, match="there is no file .*eval.py"):
+        CommandEvaluator(command, root=tmp_path)
+    program(tmp_path, "pass")
     with pytest.raises(InputError, match="is given no model"):
-        CommandEvaluator("python eval.py")
+        CommandEvaluator("python eval.py", root=tmp_path)
     with pytest.raises(InputError, match=r"asks for {rows}"):
-        CommandEvaluator("python eval.py {model} {rows}")
+        CommandEvaluator(f"{command} {{rows}}", root=tmp_path)
     with pytest.raises(InputError, match="cannot read the rows"):
-        CommandEvaluator("python eval.py {model}", rows=tmp_path / "none")
+        CommandEvaluator(command, root=tmp_path, rows=tmp_path / "none")
 
 
 def test_the_identity_follows_what_scores_depend_on(tmp_path):
