@@ -160,7 +160,7 @@ def test_the_metric_of_given_scores(tmp_path, model):
 
 def test_what_cannot_work_is_refused_before_it_runs(tmp_path):
     command = "python eval.py {model}"
-    with pytest.raises(InputError, match="there is no file .*eval.py"):
+    with pytest.raises(InputError, match=r"there is no file .*eval.py"):
         CommandEvaluator(command, root=tmp_path)
     program(tmp_path, "pass")
     with pytest.raises(InputError, match="is given no model"):
