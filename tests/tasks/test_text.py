@@ -160,6 +160,30 @@ def test_bad_files(tmp_path: Path, name: str, content: bytes, words: str) -> Non
         load(tmp_path / name)
 
 
+def test_bytes_that_are_no_utf8_are_named_by_their_line(tmp_path: Path) -> None:
+    rows = ["text,label", *(f"a text of its own {row},{row % 2}" for row in range(2000)), "fin é,1"]
+    (tmp_path / "t.csv").write_bytes("\n".join(rows).encode("latin-1"))
+    with pytest.raises(TaskError, match=r"t\.csv, line 2002: not UTF-8") as caught:
+        load(tmp_path / "t.csv")
+    assert "iconv" in str(caught.value.hint)
+
+
+def test_whole_documents_stand_in_cells(tmp_path: Path) -> None:
+    text = "long " * 100_000
+    (tmp_path / "t.csv").write_text(f"text,label\n{text},x\nshort,y\n")
+    assert load(tmp_path / "t.csv").inputs[0] == text
+
+
+def test_whole_numbers_are_classes_however_they_are_written(tmp_path: Path) -> None:
+    cells = ("0.0", "1.0", "10.0", "2.", "1", "-1.0")
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"t{c},{c}\n" for c in cells))
+    task = load(tmp_path / "t.csv")
+    assert task.classes == ("-1", "0", "1", "2", "10")
+    assert task.labels.tolist() == [1, 2, 4, 3, 2, 0]
+    named = ["0.0", "1.0", "10.0", "2.", "1", "-1.0"]
+    assert load(tmp_path / "t.csv", classes=named).classes == tuple(named)
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"t\.csv: no such file"):
         load(tmp_path / "t.csv")

@@ -81,6 +81,10 @@ def rank_command(
     append: Annotated[
         bool, typer.Option("--append", help="Append real results to the history store.")
     ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Look at the first examples only (sample.first, 256)."),
+    ] = False,
     download: Annotated[
         bool, typer.Option("--download", help="Weights that are not here may be fetched.")
     ] = False,
@@ -118,7 +122,7 @@ def rank_command(
     if method != "posterior":
         others = {
             "history": history, "budget": budget, "without": without, "verify": verify,
-            "append": append, "max-parameters": max_parameters, "licence": licence,
+            "append": append, "quick": quick, "max-parameters": max_parameters, "licence": licence,
             "max-ms": max_ms, "dry-run": dry_run, "registry": registry,
             "select": select != "gain", "shortlist": shortlist != SHORTLIST,
         }  # fmt: skip
@@ -141,6 +145,7 @@ def rank_command(
             shortlist=shortlist,
             select=select,
             append=append,
+            quick=quick,
             download=download,
             skip_corrupt=skip_corrupt,
         )
@@ -162,6 +167,7 @@ def rank_command(
         select=select,
         verify=verify,
         append=append,
+        quick=quick,
         download=download,
         **workers.options(),
         skip_corrupt=skip_corrupt,
@@ -179,10 +185,12 @@ def rank_command(
     recipe = done.folder / "recipe.yaml"
     out.say(f"report: {report}")
     if done.results.proposals:
-        name = shlex.quote(str(task))
-        out.say(f"next:   stockpot rank {name} --zoo {output / 'zoo.yaml'} --download -o more")
+        asked = [str(task), *(f"--set={change}" for change in changes or ())]
+        asked += [f"--history={history}"] if history else []
+        asked += ["--zoo", str(output / "zoo.yaml"), "--download", "-o", f"{output}-more"]
+        out.say(f"next:   stockpot rank {shlex.join(asked)}")
     if recipe.exists():
-        out.say(f"next:   stockpot recycle {recipe}")
+        out.say(f"next:   stockpot recycle {shlex.quote(str(recipe))}")
     landing.finish(out)
 
 

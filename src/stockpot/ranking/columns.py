@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import TaskError
-from stockpot.tasks.labels import is_number
+from stockpot.tasks.labels import is_number, is_whole
 from stockpot.tasks.specs import TextSpec
 from stockpot.tasks.tables import read_rows
 
@@ -46,6 +46,7 @@ def find_columns(path: Path, text: str | None = None, label: str | None = None) 
 
     Texts: the column of the longest strings, 20 characters and more on average. Labels: the one
     column that is called so (``label``, ``sentiment``, ``stars``, ...), else the one of few values.
+    Labels that are numbers are classes where all are whole and few, as ``0.0`` and ``1.0`` are.
     Raises ``TaskError`` naming the columns where more than one would do, or none.
     """
     rows = [row for _, row in islice(read_rows(path), _LOOKED_AT)]
@@ -54,9 +55,10 @@ def find_columns(path: Path, text: str | None = None, label: str | None = None) 
     names = list(rows[0])
     text = text or (_TEXT if _TEXT in names else None)
     label = label or (_LABEL if _LABEL in names else None)
-    if text is not None and label is not None:
-        return TextColumns(text, label, regression=False, note=None)
-    values = {name: [str(row.get(name) or "") for row in rows] for name in names}
+    is_named = text is not None and label is not None
+    values = {
+        name: ["" if row.get(name) is None else str(row[name]) for row in rows] for name in names
+    }
     if text is None:
         text = _longest(path, {name: own for name, own in values.items() if name != label})
     if label is None:
@@ -64,12 +66,12 @@ def find_columns(path: Path, text: str | None = None, label: str | None = None) 
         label = _labels(path, {name: values[name] for name in left})
     if label not in values:
         return TextColumns(text, label, regression=False, note=None)  # refused with its line
-    distinct = sorted(set(values[label]))
+    distinct = {value for value in values[label] if value.strip()}
     numbers = all(is_number(value) for value in distinct)
-    regression = numbers and (len(distinct) > _MANY or any("." in value for value in distinct))
+    regression = numbers and (len(distinct) > _MANY or not all(map(is_whole, distinct)))
     kind = "numbers" if regression else f"{len(distinct)} classes"
     note = f"texts: column '{text}'; labels: column '{label}' ({kind})"
-    return TextColumns(text, label, regression, note)
+    return TextColumns(text, label, regression, note if regression or not is_named else None)
 
 
 def _longest(path: Path, values: dict[str, list[str]]) -> str:

@@ -18,6 +18,7 @@ from stockpot.ranking.halving import Rung
 from stockpot.ranking.history import Table
 from stockpot.ranking.posterior import Posterior, Ranking
 from stockpot.ranking.prepare import Prepared
+from stockpot.ranking.request import Sample
 from stockpot.ranking.scoring import Scored
 from stockpot.ranking.starter import Limits
 from stockpot.ranking.tuning import Tuned, Tuner
@@ -120,6 +121,13 @@ class RankingRun:
             alone = "" if seen else ": places are expected, no results"
             notes.append(f"{len(seen)} of {len(names)} models occur in the history{alone}")
         return tuple(notes)
+
+    @property
+    def sample(self) -> Sample:
+        """How many examples are looked at."""
+        own = self.prepared.request.sample
+        most = min(own.first, own.most) if self.options.quick else own.most
+        return own.model_copy(update={"most": most})
 
     @property
     def alive(self) -> list[str]:

@@ -192,6 +192,7 @@ def plan_rank(
     shortlist: int = SHORTLIST,
     select: str = "gain",
     append: bool = False,
+    quick: bool = False,
     download: bool = False,
     root: str | Path | None = None,
     skip_corrupt: bool = False,
@@ -204,6 +205,7 @@ def plan_rank(
         without=tuple(without),
         limits=Limits(count(max_parameters), tuple(licences), max_ms),
         append=append,
+        quick=quick,
         download=download,
         skip_corrupt=skip_corrupt,
     )
@@ -219,7 +221,7 @@ def plan_rank(
             run=tuple(wanted),
             not_run=tuple(name for name in run.prepared.entries if name not in wanted),
             failed=unranked(run.failed),
-            sample=run.prepared.request.sample.model_dump(),
+            sample=run.sample.model_dump(),
             history=run.table and (len(run.table.models), len(run.table.tasks)),
             known=run.known,
             budget=options.budget,
@@ -356,9 +358,6 @@ def _score(run: RankingRun, names: list[str]) -> RankingRun:
         return run  # nothing is at hand: models are proposed alone
     entries = {name: run.prepared.entries[name] for name in names}
     request = run.prepared.request
-    sample = request.sample
-    if run.options.quick:
-        sample = sample.model_copy(update={"most": min(sample.first, sample.most)})
     with progress("features", len(entries), quiet=run.options.quiet) as advance:
         seen: set[str] = set()
 
@@ -383,7 +382,7 @@ def _score(run: RankingRun, names: list[str]) -> RankingRun:
         scored = score_models(
             entries,
             run.extractor,
-            sample,
+            run.sample,
             names=request.scores,
             seed=request.seed,
             on_model=on_model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from stockpot.errors import TaskError
 from stockpot.tasks.task import Array, quoted
 
+_WHOLE = re.compile(r"-?\d+(\.0*)?")
 _NUMBERS = "set target: regression, or target: sign"
 
 
@@ -23,11 +25,14 @@ def class_labels(
 ) -> tuple[Array, tuple[str, ...]]:
     """Labels (int64) and class names; ``classes`` in this order, or those of ``raw``, sorted.
 
-    ``where`` names each row in messages. Raises ``TaskError`` for a number that is no whole number
+    ``where`` names each row in messages. A whole number is one class however it is written: ``1.0``
+    is ``1``, unless ``classes`` names it so. Raises ``TaskError`` for a number that is no whole number
     (``hint`` says what to do about it), and for a label that is not one of ``classes``.
     """
     names: list[str] = []
     for value, place in zip(raw, where, strict=True):
+        if is_whole(value) and "." in str(value) and str(value) not in (classes or ()):
+            value = int(float(value))  # pandas turns 1 into 1.0
         if isinstance(value, list | dict | float):
             raise TaskError(
                 f"{place}: label {value!r} is not the name of a class", hint=f"for numbers {hint}"
@@ -63,6 +68,11 @@ def number_labels(raw: Sequence[Any], where: Sequence[str]) -> Array:
     return np.array(
         [_number(value, place) for value, place in zip(raw, where, strict=True)], dtype=np.float64
     )
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a label is a whole number, with or without a point: ``-1``, ``3.0``."""
+    return bool(_WHOLE.fullmatch(str(value).strip()))
 
 
 def is_number(text: str) -> bool:

@@ -18,6 +18,9 @@ from stockpot.yaml_lines import suggestion
 
 Row = tuple[int, Mapping[str, Any]]
 
+_LARGEST_CELL = 2**31 - 1
+"""Characters of a text: whole documents stand in tables, Python's own limit is 131,072."""
+
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
@@ -139,9 +142,23 @@ def read_rows(path: Path) -> Iterator[Row]:
     try:
         yield from reader(path)
     except UnicodeDecodeError as error:
-        raise TaskError(f"{path}: not UTF-8 text (byte {error.start})") from error
+        raise TaskError(
+            f"{path}{_first_bad_line(path)}: not UTF-8 text",
+            hint=f"if it is Latin-1: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}",
+        ) from error
     except OSError as error:
         raise TaskError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _first_bad_line(path: Path) -> str:
+    """Where a file stops to be UTF-8; a decoder counts from the beginning of its buffer."""
+    with path.open("rb") as handle:
+        for line, content in enumerate(handle, start=1):
+            try:
+                content.decode()
+            except UnicodeDecodeError:
+                return f", line {line}"
+    return ""
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
@@ -151,6 +168,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
         # Without a comma in it, a heading is divided by the semicolon of half of Europe.
         delimiter = ";" if ";" in first and "," not in first else ","
         delimiter = "\t" if path.suffix.lower() == ".tsv" else delimiter
+        csv.field_size_limit(_LARGEST_CELL)
         reader = csv.reader(handle, delimiter=delimiter, strict=True)
         try:
             header = next(reader, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from stockpot.errors import TaskError
 from stockpot.ranking.columns import find_columns
 from stockpot.ranking.request import load_request
+from stockpot.tasks import load_task
 
 TEXT = "a text that is long enough to be one; its number is {}"
 
@@ -68,3 +70,24 @@ def test_what_is_said_is_not_looked_for_and_what_is_found_is_noted(tmp_path: Pat
     request, _ = load_request(file, ["task.label=b", "task.text=a"])
     assert request.task.text == "a"
     assert request.notes == ()
+
+
+@pytest.mark.parametrize("label", ["label", "sentiment", "stars"])
+@pytest.mark.parametrize(
+    ("cell", "regression", "classes"),
+    [("{2}", False, ("0", "1")), ("{2}.0", False, ("0", "1")), ("{4:.3f}", True, ())],
+)
+def test_what_numbers_mean_does_not_hang_on_the_columns_name(
+    label: str, cell: str, regression: bool, classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = table(tmp_path / "t.csv", f"text,{label}", TEXT, cell)
+    request, root = load_request(file)
+    task = load_task(request.task, root=root)
+    assert (task.kind == "regression", task.classes) == (regression, classes)
+    assert bool(request.notes) == (regression or label != "label")
+
+
+def test_a_zero_in_json_is_a_number_and_no_missing_label(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": TEXT.format(row), "score": row / 8}) for row in range(60)]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    assert find_columns(tmp_path / "t.jsonl").regression
