@@ -2,7 +2,7 @@
 
     python tools/make_kit.py FOLDER     # writes src/stockpot/ranking/kit
 
-FOLDER holds the sources; what is missing is named with the address it comes from:
+FOLDER holds the sources; where one is missing nothing is written, and it is named:
 
 =================== ================================================================================
 ``timm/*.csv``      ``results/`` of github.com/huggingface/pytorch-image-models, Apache-2.0
@@ -10,17 +10,14 @@ FOLDER holds the sources; what is missing is named with the address it comes fro
 ``mteb_dense.csv``  github.com/embeddings-benchmark/results as a matrix, CC0
 =================== ================================================================================
 
-Widths of timm's models are those that the installed timm builds, without weights; that takes some
-minutes, and goes on from ``widths.json`` in FOLDER after an interruption. Nothing is written that
-one of these does not say; the column ``source`` of a model names which. The tables of timm are of
-commit aa4b5850, those of MTEB of commit f4cc6c8b.
+Nothing is written that one of these does not say (no width of timm's models); the column ``source``
+of a model names which. The tables of timm are of commit aa4b5850, those of MTEB of commit f4cc6c8b.
 """
 
 from __future__ import annotations
 
 import ast
 import csv
-import json
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -29,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.compat import ensure_torchvision
-from stockpot.files import write_json, write_text
+from stockpot.files import write_text
 from stockpot.ranking.history import read_results
 
 TIMM, TIMM_AT = "huggingface/pytorch-image-models", "aa4b5850c1543fa488abf260f18390eda46cf85d"
@@ -79,7 +76,6 @@ def image_models(folder: Path) -> tuple[list[Row], dict[str, dict[str, float]]]:
     """Facts of timm's models with weights on the hub, and per cent right on six test sets."""
     ensure_torchvision()
     import timm
-    import torch
 
     configs = timm.models._registry._model_pretrained_cfgs
     pretraining = {row["model"]: row["pretrain"] for row in read(folder, "model_metadata-in1k")}
@@ -90,8 +86,6 @@ def image_models(folder: Path) -> tuple[list[Row], dict[str, dict[str, float]]]:
             results.setdefault(row["model"], {})[task] = float(row["top1"])
     rows: list[Row] = []
     count: dict[str, int] = {}
-    known = folder / "widths.json"
-    widths: dict[str, int] = json.loads(known.read_text()) if known.exists() else {}
     for row in read(folder, TESTS["imagenet"]):
         name = row["model"]
         architecture, _, tag = name.partition(".")
@@ -102,17 +96,13 @@ def image_models(folder: Path) -> tuple[list[Row], dict[str, dict[str, float]]]:
         count[architecture] = count.get(architecture, 0) + 1
         if count[architecture] > FEW:
             continue
-        if architecture not in widths:
-            with torch.device("meta"):
-                widths[architecture] = int(timm.create_model(architecture).num_features)
-            write_json(known, widths)
         rows.append(
             {
                 "name": name,
                 "kind": "timm",
                 "modality": "image",
                 "parameters": parameters,
-                "width": widths[architecture],
+                "width": "",
                 "context": row["img_size"],
                 "gmacs": gmacs.get(architecture, ""),
                 "pretraining": tag or pretraining.get(name, ""),
@@ -233,8 +223,20 @@ def write_matrix(path: Path, results: Mapping[str, Mapping[str, float]]) -> None
     write(path, ["model", *tasks], rows)
 
 
+def missing(folder: Path) -> list[str]:
+    """The sources that ``folder`` lacks."""
+    tables = [f"timm/{name}.csv" for name in (*TESTS.values(), "model_metadata-in1k", SPEED)]
+    return [
+        name for name in (*tables, "mteb-*.whl", "mteb_dense.csv") if not any(folder.glob(name))
+    ]
+
+
 def main(folder: Path) -> None:
     """Write the kit from the sources in ``folder``."""
+    if lacks := missing(folder):
+        raise SystemExit(
+            f"{folder} lacks {', '.join(lacks)}; see the head of {Path(__file__).name}"
+        )
     output = Path(__file__).parents[1] / "src" / "stockpot" / "ranking" / "kit"
     images, image_results = image_models(folder)
     texts, text_results = text_models(folder)

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
-from math import isfinite
 
-from stockpot.evaluation import Interval
-from stockpot.ranking.scores import Value
-from stockpot.ranking.scoring import Scored
+from stockpot.ranking.scoring import Scored, held_out_value
 from stockpot.ranking.state import RankingRun
 
-_NORMAL = 1.6449  # standard deviations from the mean to the end of a 90 % interval
 _SHOWN = 8
-
-
-def held_out_value(values: Mapping[str, Value]) -> Interval | None:
-    """What a head reaches on examples that it has not seen, with its 90 % interval: the better of
-    ridge regression and nearest neighbours, each example predicted from the others."""
-    known = [values[name] for name in ("loo_ridge", "knn") if name in values]
-    known = [value for value in known if isfinite(value.details["error"])]
-    if not known:
-        return None
-    best = max(known, key=lambda value: value.value)
-    half = _NORMAL * float(best.details["error"])
-    return Interval(best.value, best.value - half, best.value + half)
 
 
 def look_lines(run: RankingRun, first: Scored) -> list[str]:
@@ -41,6 +24,8 @@ def look_lines(run: RankingRun, first: Scored) -> list[str]:
         value = held_out_value(first.values.get(name, {}))
         told = "" if value is None else f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"
         lines.append(f"  {name:.40}  {told}  P(best) {beliefs.best[name]:.0%}")
+    if (share := run.chance) is not None:
+        lines.append(f"  (always the most frequent class: {share:.3f})")
     return lines
 
 

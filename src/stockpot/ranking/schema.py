@@ -70,6 +70,10 @@ class ModelCost(ResultPart):
     megabytes: float | None
 
 
+HELD_OUT = ("loo_ridge", "knn")
+"""Scores in the task's own unit: what a head reaches on examples that it has not seen."""
+
+
 class RankedModel(Belief):
     """One model. ``before``: what was expected before any fine-tuning of this run; ``known``: its
     result on this very task in the history; ``scores``: transferability scores by name.
@@ -88,6 +92,11 @@ class RankedModel(Belief):
     def measured(self) -> float | None:
         """Its real result on this task, where one is known."""
         return self.tuned.value if self.tuned is not None and self.tuned.whole else self.known
+
+    @property
+    def head(self) -> float | None:
+        """What the better head on its features reaches on examples that it has not seen."""
+        return max((self.scores[name] for name in HELD_OUT if name in self.scores), default=None)
 
 
 class UnrankedModel(ResultPart):

@@ -19,7 +19,7 @@ from stockpot.ranking.history import Table
 from stockpot.ranking.posterior import Posterior, Ranking
 from stockpot.ranking.prepare import Prepared
 from stockpot.ranking.request import Sample
-from stockpot.ranking.scoring import Scored
+from stockpot.ranking.scoring import Scored, held_out_value
 from stockpot.ranking.starter import Limits
 from stockpot.ranking.tuning import Tuned, Tuner
 from stockpot.ranking.zoo import FeatureEntry, ModelEntry
@@ -120,7 +120,25 @@ class RankingRun:
             seen = [name for name in names if name in self.table.row]
             alone = "" if seen else ": places are expected, no results"
             notes.append(f"{len(seen)} of {len(names)} models occur in the history{alone}")
+        heads = [held_out_value(self.scored.values[name]) for name in self.scored.values]
+        floor = self.chance or 0.0  # of an R2: the mean
+        best = max((head.low for head in heads if head is not None), default=None)
+        if best is not None and best <= floor:
+            known = "the most frequent class" if self.chance is not None else "the mean"
+            notes.append(
+                f"no model that was run tells more than {known} ({floor:.3f}) on examples that a "
+                "head has not seen; nothing here says that one of them suits the task"
+            )
         return tuple(notes)
+
+    @property
+    def chance(self) -> float | None:
+        """What the most frequent class alone reaches on training rows; None without classes."""
+        task = self.prepared.task
+        if task.kind != "classification":
+            return None
+        labels = task.labels[self.prepared.order]
+        return float(np.bincount(labels).max() / len(labels))
 
     @property
     def sample(self) -> Sample:

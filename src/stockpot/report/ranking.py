@@ -272,11 +272,13 @@ def terminal_ranking(results: RankResults | Mapping[str, Any], top: int = 10) ->
     lines = textwrap.wrap(f"{said['answer']}. {said['sure']}", _WIDTH)
     lines.append("")
     heading = "expected" if by_value else "place"
+    tuned_any = any(model.measured is not None for model in results.models)
+    last = "tuned" if tuned_any else "head"
     if results.models:
-        lines.append(f"   {'':27}{heading:>9}  {'90 %':^13}{'P(best)':>8}{'tuned':>8}{'cost':>9}")
+        lines.append(f"   {'':27}{heading:>9}  {'90 %':^13}{'P(best)':>8}{last:>8}{'cost':>9}")
     for index, model in enumerate(results.models[:top], 1):
         point = _point(model, by_value)
-        value = model.measured
+        value = model.measured if tuned_any else model.head
         name = model.name if len(model.name) <= 26 else model.name[:25] + "…"
         if by_value:
             mean = numbers.score(point.mean, metric)
@@ -289,6 +291,11 @@ def terminal_ranking(results: RankResults | Mapping[str, Any], top: int = 10) ->
         lines.append(f"{index:>2} {name:<27}{mean:>9}  {interval:^13}{best:>8}{tuned:>8}{cost:>9}")
     if len(results.models) > top:
         lines.append(f"   and {len(results.models) - top} more: see the report, or --top")
+    if not tuned_any and any(model.head is not None for model in results.models):
+        lines.append(
+            f"   (head: {_measure(metric)} of a head on {results.sample.rows:,} examples, each"
+        )
+        lines.append("   predicted from the others; fine-tuning mostly reaches more)")
     lines.append("")
     for reason in results.models[0].reasons if results.models else ():
         lines += textwrap.wrap(f"- {reason}", _WIDTH, subsequent_indent="  ")

@@ -26,8 +26,8 @@ def class_labels(
     """Labels (int64) and class names; ``classes`` in this order, or those of ``raw``, sorted.
 
     ``where`` names each row in messages. A whole number is one class however it is written: ``1.0``
-    is ``1``, unless ``classes`` names it so. Raises ``TaskError`` for a number that is no whole number
-    (``hint`` says what to do about it), and for a label that is not one of ``classes``.
+    is ``1``, unless ``classes`` names it so. Raises ``TaskError`` for a number that is no whole
+    number (``hint`` says what to do about it), and for a label that is not one of ``classes``.
     """
     names: list[str] = []
     for value, place in zip(raw, where, strict=True):

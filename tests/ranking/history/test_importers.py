@@ -263,3 +263,38 @@ def test_zeros_are_missing_on_request(tmp_path: Path) -> None:
     file = write(tmp_path / "m.csv", "model,t,u", "a,0,0.5", "b,0.8,0")
     values = read_results(file, reading=Reading(metric="accuracy", zeros_missing=True)).table.values
     assert np.isnan(values).tolist() == [[True, False], [False, True]]
+
+
+@pytest.mark.parametrize("name", ["rank", "Year", "Unnamed: 0", "#", "downloads"])
+@pytest.mark.parametrize("metric", ["accuracy", "perplexity"])
+def test_numbers_that_are_no_results_are_refused_whatever_the_metric(
+    name: str, metric: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "m.csv", f"model,{name},cars", "a,1,81", "b,2,70")
+    with pytest.raises(InputError, match="holds no results") as caught:
+        read_results(file, reading=Reading(metric=metric))
+    assert f"--ignore '{name}'" in str(caught.value.hint)
+    found = read_results(file, reading=Reading(metric=metric, ignore=[name]))
+    assert found.table.tasks == ("cars",)
+
+
+@pytest.mark.parametrize("name", ["Model", "model name", "MODEL_NAME", "Name", "Model-ID"])
+def test_the_models_column_is_known_however_it_is_written(name: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "m.csv", f"Rank,{name},cars,pets", "1,a,81,70", "2,b,70,80")
+    found = read_results(file, reading=Reading(metric="accuracy", ignore=["Rank"]))
+    assert (found.table.models, found.table.tasks) == (("a", "b"), ("cars", "pets"))
+
+
+def test_models_are_not_called_by_their_place(tmp_path: Path) -> None:
+    file = write(tmp_path / "m.csv", "Rank,System,cars", "1,a,81", "2,b,70")
+    with pytest.raises(InputError, match="which column names the models"):
+        read_results(file, reading=ACCURACY)
+
+
+def test_less_than_nothing_is_no_accuracy_but_a_correlation(tmp_path: Path) -> None:
+    file = write(tmp_path / "m.csv", "model,t,u", "a,-0.3,0.5", "b,0.7,0.2")
+    with pytest.raises(InputError, match=r"column 't': no accuracy is -0\.3"):
+        read_results(file, reading=ACCURACY)
+    for metric in ("spearman", "R2", "val_r2"):
+        reading = Reading(metric=metric, lower_is_better=False)
+        assert read_results(file, reading=reading).table.values[0, 0] == -0.3

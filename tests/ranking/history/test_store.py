@@ -138,3 +138,17 @@ def test_wrong_results_are_refused() -> None:
             store.add("b", "t", "loss", 1.0, lower_is_better=False)
     with Store.open(":memory:") as store, pytest.raises(InputError, match="holds no results"):
         store.table()
+
+
+def test_what_is_refused_leaves_no_store(tmp_path: Path) -> None:
+    path, file = tmp_path / "h.db", tmp_path / "r.csv"
+    file.write_text("model,cars\na,many\nb,0.5\n")
+    with pytest.raises(InputError, match="not a number"), Store.open(path) as store:
+        store.import_csv(file, reading=ACCURACY)
+    assert [each.name for each in tmp_path.iterdir()] == ["r.csv"]
+    with Store.open(path) as store:
+        store.add("a", "t", "accuracy", 0.5)
+    with pytest.raises(InputError, match="not a number"), Store.open(path) as store:
+        store.import_csv(file, reading=ACCURACY)
+    with Store.open(path, create=False) as store:
+        assert store.table().values.tolist() == [[0.5]]

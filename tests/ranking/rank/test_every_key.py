@@ -430,6 +430,7 @@ RANK: dict[str, tuple[str, ...]] = {
     "select": ("--select", "halving"),
     "verify": ("--verify",),
     "append": ("--append",),
+    "quick": ("--quick",),
     "address": ("--address", "host:1"),
     "gpus_per_job": ("--gpus-per-job", "0.5"),
     "task": ("other.yaml",),

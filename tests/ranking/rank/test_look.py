@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from stockpot.ranking.look import held_out_value
 from stockpot.ranking.scores import Evidence, compute
+from stockpot.ranking.scoring import held_out_value
 from stockpot.ranking.verb import rank
 from tests.ranking.rank.tiny import write_task, zoo
 
@@ -31,7 +31,24 @@ def test_the_first_answer_comes_before_the_rest_and_can_be_all(
     assert "first look: 12 examples" in told
     lines = [line for line in told.splitlines() if "P(best)" in line]
     assert {line.split()[0] for line in lines} == {"good", "fair", "poor", "noise"}
+    assert "always the most frequent class: 0." in told
     assert ask("quick", quick=True) == 12
+
+
+def test_who_is_no_better_than_the_most_frequent_class_is_said_to_be(tmp_path: Path) -> None:
+    """Features without any relation to the labels: no recommendation without that sentence."""
+    value = yaml.safe_load(write_task(tmp_path).read_text())
+    arrays = dict(np.load(tmp_path / "data.npz"))
+    notes = {}
+    for name, labels in (
+        ("related", arrays["labels"]),
+        ("unrelated", np.random.default_rng(0).permutation(arrays["labels"])),
+    ):
+        np.savez(tmp_path / "data.npz", **{**arrays, "labels": labels})
+        done = rank(value, zoo(), tmp_path / name, backend="serial", quiet=True, root=tmp_path)
+        notes[name] = " ".join(done.results.notes)
+    assert "tells more than the most frequent class (0.333)" in notes["unrelated"]
+    assert "most frequent class" not in notes["related"]
 
 
 def test_a_head_is_measured_with_its_sampling_error() -> None:

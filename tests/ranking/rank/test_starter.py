@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,15 @@ def test_every_fact_of_the_kit_has_a_source(modality: str) -> None:
     assert kit.table.lower == frozenset()
     assert kit.table.values[kit.table.values == kit.table.values].min() >= 0
     assert kit.table.values[kit.table.values == kit.table.values].max() <= 100
+
+
+@pytest.mark.parametrize("file", ["docs/ranking.md", "src/stockpot/ranking/kit/README.md"])
+def test_the_docs_count_the_kit_as_it_is(file: str) -> None:
+    text = (Path(__file__).parents[3] / file).read_text(encoding="utf-8")
+    image, texts = starter_kit("image"), starter_kit("text")
+    assert re.search(rf"\b{len(image.facts):,} (image )?models", text)
+    assert re.search(rf"\b{len(texts.facts)} (open )?text encoders", text)
+    assert re.search(rf"\b{len(texts.table.models)} of the", text)
 
 
 def test_facts_that_others_publish_are_the_kits_too() -> None:

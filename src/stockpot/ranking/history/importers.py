@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,9 @@ _REVISIONS = {"external", "no_revision_available"}
 _IBM_TASKS = {"mnli", "esnli", "tweet_ev_emoji", "20_newsgroup", "wnli"}
 _IGNORED = {"avg", "average", "average perf. on 38 datasets", "tokenizer", "classification"}
 _IGNORED |= {"from_flax", "from_tf", "last_modified", "hyper_sweep_size"}
+_NO_RESULTS = {"rank", "ranking", "position", "place", "#", "no", "no.", "nr", "id", "index"}
+_NO_RESULTS |= {"unnamed: 0", "year", "date", "seed", "epoch", "epochs", "likes", "downloads"}
+"""Columns of numbers in other people's tables that would pass as results, the worst one best."""
 
 
 def read_results(path: Path, format: str = "auto", reading: Reading = Reading()) -> Imported:
@@ -127,8 +131,9 @@ def _recognise(rows: Sequence[Sequence[str]]) -> str:
 def _from_rows(rows: Grid, file: ResultFile, groups: Mapping[str, str]) -> Imported:
     path, kind = file.path, file.kind
     heading = [cell.strip() for cell in rows[0]]
-    name_column = _name_column(heading)
-    key = [name_column]
+    key = [_name_column(heading)]
+    if kind == "matrix" and key == [0]:
+        _check_names(rows, heading, file)
     if kind == "openclip" and {"name", "pretrained"} <= set(heading):
         key.append(heading.index("pretrained"))
     tasks, facts = _columns(rows, heading, key[:1], file)
@@ -186,6 +191,11 @@ def _columns(
         elif file.kind == "matrix" and _is_text(rows, index, file.comma):
             texts.append(name)
             facts.append(index)
+        elif file.kind == "matrix" and name.lower() in _NO_RESULTS:
+            raise InputError(
+                f"{file.path}, column '{name}' holds no results",
+                hint=f"--ignore '{name}', or --fact '{name}' if it describes the models",
+            )
         else:
             tasks.append(index)
     if texts:
@@ -193,6 +203,19 @@ def _columns(
     if left:
         file.notes.append(f"columns left out: {listed(left)}")
     return tasks, facts
+
+
+def _check_names(rows: Grid, heading: Sequence[str], file: ResultFile) -> None:
+    """Models are not called 1, 2, 3 where another column holds names."""
+    if all(parsed(row[0].strip(), file.comma) is not None for row in rows[1:]):
+        named = [
+            name for i, name in enumerate(heading) if i and name and _is_text(rows, i, file.comma)
+        ]
+        if named:
+            raise InputError(
+                f"{file.path}: which column names the models? '{heading[0]}' holds numbers",
+                hint=f"call the right one 'model' (there is '{named[0]}')",
+            )
 
 
 def _is_text(rows: Grid, index: int, comma: bool) -> bool:
@@ -245,10 +268,9 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _name_column(heading: Sequence[str]) -> int:
-    for name in MODEL_COLUMNS:
-        if name in heading:
-            return heading.index(name)
-    return 0
+    """The column of models: that which is called so, however it is written, else the first."""
+    plain = [re.sub(r"[\s_\-]+", "_", name.lower()) for name in heading]
+    return next((plain.index(name) for name in MODEL_COLUMNS if name in plain), 0)
 
 
 def _flat_vtab(rows: Sequence[Sequence[str]], path: Path) -> tuple[list[list[str]], dict[str, str]]:

@@ -19,6 +19,7 @@ _LOWER_UNBOUNDED = (
     "perplexity ppl loss nll cross_entropy log_loss logloss bits_per_byte bpb bpc mae mse rmse "
     "mape smape mase nrmse wape wql crps quantile_loss fid kl deviance"
 )
+_SIGNED = re.compile("r2|spearman|pearson|kendall|mcc|matthews|kappa|mainscore")
 _LEAST = 20.0
 
 
@@ -29,6 +30,11 @@ class KnownMetric:
     name: str
     lower: bool
     share: bool
+
+    @property
+    def signed(self) -> bool:
+        """Whether it can be less than zero."""
+        return bool(_SIGNED.search(re.sub(r"[^a-z0-9]", "", self.name.lower())))
 
 
 _KNOWN = {

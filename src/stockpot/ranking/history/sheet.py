@@ -15,7 +15,7 @@ from stockpot.ranking.history.metrics import KnownMetric, in_percent, metric_in,
 from stockpot.ranking.history.table import Fact, Table
 
 UNITS = ("auto", "percent", "fraction")
-MODEL_COLUMNS = ("model_name", "model", "m", "name")
+MODEL_COLUMNS = ("model_name", "model", "model_id", "m", "name", "checkpoint")
 MISSING = {"", "nan", "na", "n/a", "none", "null", "-"}
 # Columns that describe a model, under the names that the rest of the package uses.
 FACTS = {
@@ -177,6 +177,12 @@ def column_numbers(
             f"{file.path}, column '{name}': no {metric.name} is {largest:g} as a {unit}",
             hint=f"--fact '{name}' or --ignore '{name}' if it holds no results; --metric or --unit "
             "if it does",
+        )
+    smallest = min([*plain, *marked], default=0.0)
+    if smallest < 0 and not metric.signed and file.kind in ("matrix", "long"):
+        raise InputError(
+            f"{file.path}, column '{name}': no {metric.name} is {smallest:g}",
+            hint=f"--ignore '{name}' if it holds no results; --metric if it is another",
         )
     if unit == "fraction" and marked:
         numbers = {

@@ -61,9 +61,10 @@ class Store:
     mode; a writer waits up to 30 s for another). Use as a context manager, or ``close()``.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str, *, is_new: bool = False) -> None:
         self._connection = connection
         self.path = path
+        self._is_new = is_new
 
     @classmethod
     def open(cls, path: Path | str, *, create: bool = True) -> Store:
@@ -72,7 +73,8 @@ class Store:
         Raises ``InputError`` if ``path`` is no history store (or is missing and not ``create``),
         ``OutputError`` if it cannot be made.
         """
-        if str(path) != ":memory:" and not Path(path).exists():
+        is_new = str(path) != ":memory:" and not Path(path).exists()
+        if is_new:
             if not create:
                 raise InputError(
                     f"no history store at {path}", hint="make one: stockpot history import"
@@ -99,7 +101,7 @@ class Store:
                 f"{path} is not a history store of this version: {error}",
                 hint="a CSV file is read by `stockpot history import`",
             ) from error
-        return cls(connection, str(path))
+        return cls(connection, str(path), is_new=is_new)
 
     def close(self) -> None:
         """Close the file."""
@@ -114,7 +116,10 @@ class Store:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        unused = self._is_new and error is not None and not self.sources()
         self.close()
+        if unused:  # what was refused leaves no store behind
+            Path(self.path).unlink()
 
     def add(
         self,
