@@ -292,10 +292,11 @@ def terminal_ranking(results: RankResults | Mapping[str, Any], top: int = 10) ->
     if len(results.models) > top:
         lines.append(f"   and {len(results.models) - top} more: see the report, or --top")
     if not tuned_any and any(model.head is not None for model in results.models):
-        lines.append(
-            f"   (head: {_measure(metric)} of a head on {results.sample.rows:,} examples, each"
-        )
-        lines.append("   predicted from the others; fine-tuning mostly reaches more)")
+        measure = "R2" if metric == "r2" else metric
+        lines += [
+            f"   (head: {measure} of a head on {results.sample.rows:,} examples, each predicted",
+            "   from the others; a fine-tuning mostly reaches more)",
+        ]
     lines.append("")
     for reason in results.models[0].reasons if results.models else ():
         lines += textwrap.wrap(f"- {reason}", _WIDTH, subsequent_indent="  ")
