@@ -86,8 +86,11 @@ def add(
     run: str = "",
     facts: Mapping[str, Fact] = MappingProxyType({}),
 ) -> None:
-    """Add one result to a store, which is made if there is none; see :meth:`Store.add`."""
+    """Add one result to a store, which is made if there is none; see :meth:`Store.add` and
+    :meth:`Store.check_value`.
+    """
     with Store.open(store) as opened:
+        opened.check_value(task, metric, value)
         opened.add(
             model,
             task,

@@ -142,7 +142,9 @@ def _standings(kit: Kit, limits: Limits) -> dict[str, float]:
         raise InputError("no model of the starter kit is within these limits")
     facts = {name: _plain(kit.facts[name]) for name in names}
     ranking = learn(names, kit.table, facts).for_task({}, {}, names, metadata=facts)
-    ordered = sorted(ranking.standings, key=lambda each: kit.results(each.model) == 0)
+    ordered = sorted(
+        ranking.standings, key=lambda each: (kit.results(each.model) == 0, each.rank.mean)
+    )
     return {each.model: round(each.rank.mean, 1) for each in ordered}
 
 

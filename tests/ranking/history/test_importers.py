@@ -235,17 +235,17 @@ def test_a_long_table(tmp_path: Path) -> None:
 
 def test_columns_are_results_facts_or_refused(tmp_path: Path) -> None:
     file = write(
-        tmp_path / "m.csv", "model,year,optimizer,cars,avg", "a,2019,sgd,81,1", "b,2021,adam,85,2"
+        tmp_path / "m.csv", "model,built,optimizer,cars,avg", "a,2019,sgd,81,1", "b,2021,adam,85,2"
     )
-    with pytest.raises(InputError, match="column 'year': no accuracy is 2021"):
+    with pytest.raises(InputError, match="column 'built': no accuracy is 2021"):
         read_results(file, reading=ACCURACY)
-    found = read_results(file, reading=Reading(metric="accuracy", facts=["year"]))
+    found = read_results(file, reading=Reading(metric="accuracy", facts=["built"]))
     assert found.table.tasks == ("cars",)
-    assert found.table.metadata["b"] == {"year": 2021.0, "optimizer": "adam"}
+    assert found.table.metadata["b"] == {"built": 2021.0, "optimizer": "adam"}
     assert "columns of texts are facts about the models: optimizer" in found.notes
     assert "columns left out: avg" in found.notes
-    with pytest.raises(InputError, match=r"no column 'yaer' \(--ignore\); did you mean 'year'"):
-        read_results(file, reading=Reading(metric="accuracy", ignore=["yaer"]))
+    with pytest.raises(InputError, match=r"no column 'biult' \(--ignore\); did you mean 'built'"):
+        read_results(file, reading=Reading(metric="accuracy", ignore=["biult"]))
 
 
 def test_fractions_beside_per_cent_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stockpot import history
 from stockpot.errors import InputError, OutputError
 from stockpot.ranking.history import Reading, Store
 
@@ -152,3 +153,21 @@ def test_what_is_refused_leaves_no_store(tmp_path: Path) -> None:
         store.import_csv(file, reading=ACCURACY)
     with Store.open(path, create=False) as store:
         assert store.table().values.tolist() == [[0.5]]
+
+
+def test_what_is_added_by_hand_is_in_the_unit_of_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "h.db"
+    for value in (1234.0, -0.1):
+        with pytest.raises(InputError, match="no accuracy is"):
+            history.add(path, "a", "cars", value)
+    history.add(path, "a", "cars", 81.0)
+    with pytest.raises(InputError, match="do not mix"):
+        history.add(path, "b", "cars", 0.91)
+    history.add(path, "b", "cars", 0.0)
+    history.add(path, "a", "pets", 0.5)
+    with pytest.raises(InputError, match="do not mix"):
+        history.add(path, "b", "pets", 91.0)
+    history.add(path, "a", "wiki", 1234.0, metric="perplexity")
+    history.add(path, "a", "sts", -0.2, metric="spearman")
+    with Store.open(path, create=False) as store:
+        assert store.sources()[0]["results"] == 5

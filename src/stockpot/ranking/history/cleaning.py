@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import computed_field
 
 from stockpot.errors import InputError
-from stockpot.ranking.history.table import Array, Table
+from stockpot.ranking.history.sheet import Imported, listed
+from stockpot.ranking.history.table import Array, Fact, Table
 from stockpot.results import ResultPart
 
 MISPLACED_POINTS = 6.0
@@ -77,3 +78,45 @@ def _reference(table: Table, base: str | Mapping[str, float] | None) -> Array:
         row: Array = table.values[table.row[base]]
         return row
     return np.array([base.get(task, np.nan) for task in table.tasks], dtype=np.float64)
+
+
+def misplaced(
+    found: Imported, facts: Mapping[str, Mapping[str, Fact]], base: str | None
+) -> list[Misplaced]:
+    """Rows of an import to set aside; each family is compared with its own base."""
+    table = found.table
+    if base is not None:
+        return find_misplaced_rows(table, base)
+    if found.format != "ibm":
+        return []
+    families: dict[str, list[str]] = {}
+    for model in table.models:
+        families.setdefault(str(facts.get(model, {}).get("family", "")), []).append(model)
+    aside = {
+        each.model: each
+        for family, models in families.items()
+        for each in find_misplaced_rows(
+            table.select(models=models), found.reference.get(family) or None
+        )
+        if each.model != family
+    }
+    return [aside[model] for model in table.models if model in aside]
+
+
+def suspicious_zeros(table: Table) -> tuple[str, ...]:
+    """A note on tasks where a few results are exactly 0 and all others far from it."""
+    cells = {}
+    for j, task in enumerate(table.tasks):
+        column = table.values[:, j]
+        known = column[np.isfinite(column)]
+        zero = known == 0
+        if 0 < zero.sum() <= 0.2 * len(known) and known[~zero].min() > 0.2 * np.median(known):
+            cells[task] = [table.models[i] for i in np.flatnonzero(column == 0)]
+    if not cells:
+        return ()
+    models = sorted({model for own in cells.values() for model in own})
+    return (
+        f"{sum(map(len, cells.values()))} results are exactly 0 and far from all others, perhaps "
+        f"missing: tasks {listed(list(cells), 2)}, models {listed(models, 4)}; "
+        "--zeros-missing takes them so",
+    )

@@ -15,9 +15,9 @@ from types import TracebackType
 import numpy as np
 
 from stockpot.errors import InputError, OutputError
-from stockpot.ranking.history.cleaning import Misplaced, find_misplaced_rows
+from stockpot.ranking.history.cleaning import Misplaced, misplaced, suspicious_zeros
 from stockpot.ranking.history.importers import read_metadata, read_results
-from stockpot.ranking.history.metrics import resolve
+from stockpot.ranking.history.metrics import find_metric, resolve
 from stockpot.ranking.history.sheet import Imported, Reading, listed
 from stockpot.ranking.history.table import Fact, Table
 from stockpot.results import ResultPart
@@ -337,6 +337,26 @@ class Store:
                 side = "less" if old[0] else "more"
                 raise InputError(f"in {self.path} {side} of '{metric}' on '{task}' is better")
 
+    def check_value(self, task: str, metric: str, value: float) -> None:
+        """Raise ``InputError`` for a share below 0 or above 100 per cent, and for a fraction where
+        the store holds per cent of this task, or the other way round.
+        """
+        known = find_metric(metric)
+        if known is None or not known.share:
+            return
+        if value > 100 or (value < 0 and not known.signed):
+            raise InputError(f"no {metric} is {value:g}", hint="write a fraction, or per cent")
+        low, high = self._connection.execute(
+            "SELECT min(abs(value)), max(abs(value)) FROM results WHERE task = ? AND metric = ?",
+            (task, metric),
+        ).fetchone()
+        if low is not None and (0 < value <= 1 < low or high <= 1 < value):
+            raise InputError(
+                f"task '{task}' holds values from {low:.3g} to {high:.3g}, so not {value:g}: "
+                "fractions and per cent do not mix",
+                hint="write it in the unit of the others, or under another --metric",
+            )
+
     def _check_units(self, found: Imported) -> None:
         """Refuse fractions where the store holds per cent, and the other way round."""
         table = found.table
@@ -356,45 +376,3 @@ class Store:
                     f"{new:.3g} in the file: fractions and per cent do not mix",
                     hint="scale one of them, or import it under another metric",
                 )
-
-
-def misplaced(
-    found: Imported, facts: Mapping[str, Mapping[str, Fact]], base: str | None
-) -> list[Misplaced]:
-    """Rows of an import to set aside; each family is compared with its own base."""
-    table = found.table
-    if base is not None:
-        return find_misplaced_rows(table, base)
-    if found.format != "ibm":
-        return []
-    families: dict[str, list[str]] = {}
-    for model in table.models:
-        families.setdefault(str(facts.get(model, {}).get("family", "")), []).append(model)
-    aside = {
-        each.model: each
-        for family, models in families.items()
-        for each in find_misplaced_rows(
-            table.select(models=models), found.reference.get(family) or None
-        )
-        if each.model != family
-    }
-    return [aside[model] for model in table.models if model in aside]
-
-
-def suspicious_zeros(table: Table) -> tuple[str, ...]:
-    """A note on tasks where a few results are exactly 0 and all others far from it."""
-    cells = {}
-    for j, task in enumerate(table.tasks):
-        column = table.values[:, j]
-        known = column[np.isfinite(column)]
-        zero = known == 0
-        if 0 < zero.sum() <= 0.2 * len(known) and known[~zero].min() > 0.2 * np.median(known):
-            cells[task] = [table.models[i] for i in np.flatnonzero(column == 0)]
-    if not cells:
-        return ()
-    models = sorted({model for own in cells.values() for model in own})
-    return (
-        f"{sum(map(len, cells.values()))} results are exactly 0 and far from all others, perhaps "
-        f"missing: tasks {listed(list(cells), 2)}, models {listed(models, 4)}; "
-        "--zeros-missing takes them so",
-    )
