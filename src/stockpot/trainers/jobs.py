@@ -123,21 +123,13 @@ def train(
     before = read_record(init).digest if "init" in inputs else base_digest
     log = out / "log.txt"
     open_trainer(trainer, Path(root)).train(request, log, threads)
-    if not model.is_dir() or not any(model.iterdir()):
-        raise InputError(
-            "the trainer ended well and left nothing in its output",
-            hint=f"it has to save its model there; what it printed is in {log}",
-        )
+    _check_output(model, log)
     with ExitStack() as stack:
         ground = stack.enter_context(open_checkpoint(init))
         if ground.digest() != before:
             raise InputError(
                 f"the trainer changed the weights that it started from, {init}",
                 hint="put the base's back; a trainer writes to its output alone",
-            )
-        if (model / "adapter_config.json").is_file():
-            raise InputError(
-                "the trainer wrote an adapter", hint="merge it into its model before it is saved"
             )
         made = stack.enter_context(open_checkpoint(model))
         (made, ground), _ = match_names([made, ground])
@@ -166,6 +158,18 @@ def train(
     }
     _write_record(model, "finetune", name, parents, recipe, content)
     write_json(out / FACTS, {})
+
+
+def _check_output(model: Path, log: Path) -> None:
+    if not model.is_dir() or not any(model.iterdir()):
+        raise InputError(
+            "the trainer ended well and left nothing in its output",
+            hint=f"it has to save its model there; what it printed is in {log}",
+        )
+    if (model / "adapter_config.json").is_file():
+        raise InputError(
+            "the trainer wrote an adapter", hint="merge it into its model before it is saved"
+        )
 
 
 def matching(model: Checkpoint, other: Checkpoint) -> list[str]:

@@ -133,8 +133,9 @@ def _prepared(stack: ExitStack, recipe: TrainerRecipe, root: Path) -> tuple[Trai
             data=recipe.data is not None or any(one.data for one in recipe.auxiliaries),
             varied=recipe.is_drawn,
         )
-        others = [recipe.head or {}, *(one.hyperparameters for one in recipe.auxiliaries)]
-        for values in (recipe.hyperparameters, *others):
+        others = (one.hyperparameters for one in recipe.auxiliaries)
+        given: list[dict[str, Any]] = [dict(recipe.hyperparameters), recipe.head or {}, *others]
+        for values in given:
             for name, value in values.items():
                 problems += trainer.refusals(name, all_values(value))
         if problems:
