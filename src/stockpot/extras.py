@@ -18,13 +18,15 @@ from typing import Any
 from stockpot.errors import MissingDependencyError
 
 _TORCH = ("torch", "accelerate")
+_TEXT = (*_TORCH, "transformers")
+_DATA = ("datasets", "pyarrow")
 _REGISTRY = ("fsspec", "zstandard")
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "torch": _TORCH,
-    "text": (*_TORCH, "transformers"),
+    "text": _TEXT,
     "vision": (*_TORCH, "timm", "PIL"),
-    "data": ("datasets", "pyarrow"),
+    "data": _DATA,
     "rank": (*_TORCH, "scipy", "sklearn", "threadpoolctl"),
     "registry": _REGISTRY,
     "web": (*_REGISTRY, "starlette", "uvicorn", "markdown_it"),
@@ -32,8 +34,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "onnx": (*_TORCH, "onnx", "onnxscript"),
     "soup": ("cmaes", "optuna"),
     "gguf": ("gguf",),
-    "trl": ("trl",),
-    "lm-eval": ("lm_eval",),
+    "trl": (*_TEXT, *_DATA, "peft", "trl"),
+    "lm-eval": (*_TEXT, "lm_eval"),
 }
 """What each extra brings, by the names under which Python imports it; a package's own extra comes
 before those that include it."""
