@@ -55,6 +55,8 @@ class LanguageEvaluator(CausalEvaluator):
 
     ``perplexity``: rows ``{"text": ...}``; a row's score is its mean negative log-likelihood a
     token, in nats, lower is better (the exponential of the mean is the perplexity).
+    ``by_byte``: that of the whole text, after the mark that begins one, in nats a byte of UTF-8, so
+    that models with different tokenizers can be compared.
     ``choices``: rows ``{"prompt": ..., "options": [...], "answer": 0}``; 1 where the right option
     has the largest mean log-likelihood a token after the prompt, else 0.
 
@@ -63,16 +65,17 @@ class LanguageEvaluator(CausalEvaluator):
 
     takes_rows = True
 
-    def __init__(self, path: Path, kind: Kind) -> None:
+    def __init__(self, path: Path, kind: Kind, *, by_byte: bool = False) -> None:
         super().__init__()
-        self.label = f"{kind} on {path.name}"
+        self.label = f"{kind}{' a byte' if by_byte else ''} on {path.name}"
+        self._by_byte = by_byte
         self.metric = LOSS if kind == "perplexity" else "accuracy"
         self._kind: Kind = kind
         self._rows = [_row(line, n, path, kind) for n, line in _lines(path)]
         if not self._rows:
             raise InputError(f"{path} holds no rows")
         self.size = len(self._rows)
-        self.identity = digest([kind, file_digest(path)])
+        self.identity = digest([kind, file_digest(path), *(["byte"] if by_byte else [])])
 
     def evaluate(self, model: Checkpoint, rows: Rows | None = None) -> Scores | float:
         """Scores of the rows, one after the other."""
@@ -82,24 +85,42 @@ class LanguageEvaluator(CausalEvaluator):
 
     def _score(self, row: dict[str, Any]) -> float:
         if self._kind == "perplexity":
-            return -self._likelihood("", row["text"])
+            text = row["text"]
+            return -self._by_bytes(text) if self._by_byte else -self._likelihood("", text)
         found = [self._likelihood(row["prompt"], option) for option in row["options"]]
         if not np.isfinite(found).all():
             raise EvaluationError(f"a log-likelihood is {min(found)}")
         return float(int(np.argmax(found)) == row["answer"])
 
-    def _likelihood(self, prompt: str, text: str) -> float:
-        """Mean log-likelihood of the tokens of ``text`` after ``prompt``, in nats."""
+    def _by_bytes(self, text: str) -> float:
+        """Log-likelihood of a text after the mark that begins one, in nats a byte."""
         import torch
 
+        ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        marks = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        mark = next((one for one in marks if one is not None), None)
+        longest = getattr(self.model.config, "max_position_embeddings", ids.shape[1])
+        if mark is None or not text or ids.shape[1] > longest:
+            why = "no mark that begins a text" if mark is None else f"no place for '{text[:40]}'"
+            raise EvaluationError(f"likelihood a byte: the model has {why}")
+        whole = torch.cat([torch.full((1, 1), mark, dtype=ids.dtype), ids], 1)
+        return float(self._tokens(whole).sum()) / len(text.encode())
+
+    def _likelihood(self, prompt: str, text: str) -> float:
+        """Mean log-likelihood of the tokens of ``text`` after ``prompt``, in nats."""
         whole = self.tokenizer(prompt + text, return_tensors="pt", truncation=True)["input_ids"]
         before = max(_shared(self.tokenizer(prompt)["input_ids"], whole[0].tolist()), 1)
         if whole.shape[1] <= before:
             raise EvaluationError(f"no token of a text is left to be scored: '{text[:40]}'")
+        return float(self._tokens(whole)[before - 1 :].mean())
+
+    def _tokens(self, whole: Any) -> Any:
+        """Log-likelihood (T - 1,) of every token of (1, T) after those before it."""
+        import torch
+
         with torch.no_grad():
-            logits = self.model(input_ids=whole).logits[0, :-1].float()
-        each = torch.log_softmax(logits, -1).gather(1, whole[0, 1:, None])[:, 0]
-        return float(each[before - 1 :].mean())
+            logits = self.model(input_ids=whole[:, :-1]).logits[0].float()
+        return torch.log_softmax(logits, -1).gather(1, whole[0, 1:, None])[:, 0]
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:

@@ -26,6 +26,7 @@ _OF_KINDS = {
     "rows": ("command", "function"),
     "include_path": ("lm_eval",),
     "score": ("lm_eval",),
+    "per": ("perplexity",),
 }
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -41,6 +42,9 @@ class EvaluatorSpec(BaseModel):
     perplexity: str | None = Field(None, description="JSON Lines with 'text'; causal models")
     choices: str | None = Field(
         None, description="JSON Lines with 'prompt', 'options' and 'answer'; causal models"
+    )
+    per: Literal["token", "byte"] | None = Field(
+        None, description="with perplexity: what the likelihood is counted by [default: token]"
     )
     lm_eval: str | None = Field(None, description="a task of lm-evaluation-harness; causal models")
     include_path: str | None = Field(
@@ -92,18 +96,28 @@ class ConstraintSpec(EvaluatorSpec):
     )
 
 
+class WatchedSpec(EvaluatorSpec):
+    """What every candidate is scored by besides, such as what was forgotten; it decides nothing."""
+
+    against: Literal["best", "base", "uniform"] = Field(
+        "base", description="the model that changes are counted from"
+    )
+
+
 class EvaluationSpec(EvaluatorSpec):
-    """What is maximised, and under which constraints."""
+    """What is maximised, under which constraints, and what else is shown."""
 
     constraints: list[ConstraintSpec] = Field([], description="evaluators that may not lose much")
+    watch: list[WatchedSpec] = Field([], description="evaluators that decide nothing: columns")
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """``evaluator``'s score may fall by ``lose_at_most`` below that of ``against``."""
+    """``evaluator``'s score may fall by ``lose_at_most`` below that of ``against``; None: it may
+    do as it likes, and is shown for every candidate."""
 
     evaluator: Evaluator
-    lose_at_most: float
+    lose_at_most: float | None
     against: Literal["best", "base", "uniform"]
 
 
@@ -118,7 +132,7 @@ def duration(text: str) -> float:
 def load_evaluator(
     source: str | Path | Mapping[str, Any], *, root: Path | None = None
 ) -> tuple[Evaluator, tuple[Constraint, ...]]:
-    """The evaluator that a file (or its content) describes, and its constraints.
+    """The evaluator that a file (or its content) describes; its constraints and what it watches.
 
     Raises ``RecipeError`` with all problems, each with its line; ``InputError`` for files and
     functions that are not there, and code that may not run.
@@ -133,12 +147,18 @@ def load_evaluator(
         raise RecipeError([f"{where}: an evaluator is a mapping with one of {', '.join(KINDS)}"])
     spec = validated(EvaluationSpec, value, source=where, lines=lines)
     problems = [
-        f"{where}: {reason}" for one in (spec, *spec.constraints) for reason in _code(one, folder)
+        f"{where}: {reason}"
+        for one in (spec, *spec.constraints, *spec.watch)
+        for reason in _code(one, folder)
     ]
     if problems:
         raise RecipeError(problems)
-    return build(spec, folder), tuple(
-        Constraint(build(one, folder), one.lose_at_most, one.against) for one in spec.constraints
+    return build(spec, folder), (
+        *(
+            Constraint(build(one, folder), one.lose_at_most, one.against)
+            for one in spec.constraints
+        ),
+        *(Constraint(build(one, folder), None, one.against) for one in spec.watch),
     )
 
 
@@ -179,7 +199,8 @@ def build(spec: EvaluatorSpec, folder: Path) -> Evaluator:
     from stockpot.evaluators.language import LanguageEvaluator
 
     kind: Literal["perplexity", "choices"] = "choices" if spec.choices else "perplexity"
-    return LanguageEvaluator(_file(folder / str(spec.choices or spec.perplexity)), kind)
+    path = _file(folder / str(spec.choices or spec.perplexity))
+    return LanguageEvaluator(path, kind, by_byte=spec.per == "byte")
 
 
 def _code(spec: EvaluatorSpec, folder: Path) -> Sequence[str]:

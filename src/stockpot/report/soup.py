@@ -13,7 +13,7 @@ from stockpot.report import svg
 from stockpot.report.environment import make_environment
 from stockpot.report.numbers import count, duration, score, signed, typographic
 from stockpot.report.page import embedded
-from stockpot.soups.schema import SoupResults, SoupRow
+from stockpot.soups.schema import SoupResults, SoupRow, SoupWatched
 from stockpot.soups.words import headline, sentences
 
 _WIDTH, _HEIGHT, _LEFT = 760.0, 260.0, 60.0
@@ -40,6 +40,8 @@ def render(results: SoupResults) -> str:
     environment = make_environment(
         score=lambda value: score(value, metric),
         signed=lambda value: signed(value, metric),
+        score_by=score,
+        signed_by=signed,
         count=count,
         duration=duration,
         typographic=typographic,
@@ -49,6 +51,7 @@ def render(results: SoupResults) -> str:
         headline=headline(results),
         sentences=[typographic(line) for line in sentences(results)],
         rows=_ordered(results),
+        watched=watched(results),
         metric=label(metric),
         uniform=results.row("uniform"),
         trace=Markup(trace_figure(results)),
@@ -74,6 +77,11 @@ def terminal_soup(results: SoupResults) -> str:
         values = (score(value, metric) for value in (control.choose, control.judge))
         name = f"control: {control.label}"
         lines.append(f"  {name[:42]:42}" + "".join(f"{value:>10}" for value in values))
+    for place, one in enumerate(watched(results)):
+        lines += ["", f"{one.label}, and against {one.against}:"[:80]]
+        for row in _ordered(results):
+            if row.watched:
+                lines.append(_watched(row, place))
     lines.append("")
     for sentence in sentences(results):
         lines += textwrap.wrap(sentence, 80, subsequent_indent="  ")
@@ -170,6 +178,20 @@ def heat_figure(results: SoupResults) -> str:
 
 def _heat_width(results: SoupResults) -> float:
     return _NAMES + _CELL * len(results.groups) + 10
+
+
+def watched(results: SoupResults) -> tuple[SoupWatched, ...]:
+    """What every candidate was scored by besides: one candidate's."""
+    return next((row.watched for row in results.candidates if row.watched), ())
+
+
+def _watched(row: SoupRow, place: int) -> str:
+    one = row.watched[place]
+    line = f"  {row.label[:42]:42}{score(one.score, one.metric):>10}"
+    if one.change is None:
+        return line
+    margin = score(one.change.margin, one.metric)
+    return f"{line}{signed(one.change.mean, one.metric):>10} ± {margin}"
 
 
 def _ordered(results: SoupResults) -> list[SoupRow]:

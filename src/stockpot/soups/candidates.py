@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,7 +37,10 @@ class CandidateMaker:
     """Makes candidates of an engine's ingredients and has them evaluated.
 
     ``notes``: what was left out, in words; ``left_out``: without each ingredient, the score.
+    ``judges_all``: the judging rows score all candidates, not only those that claims are about.
     """
+
+    judges_all: ClassVar[bool] = False
 
     engine: SoupEngine
     blends: Blends

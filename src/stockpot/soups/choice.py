@@ -111,6 +111,11 @@ def difference(first: Scores, second: Scores) -> CrossedMean:
     return crossed_difference({_CELL: {"": first}}, {_CELL: {"": second}}, numbers, len(first))
 
 
+def plain_margin(gap: CrossedMean) -> float:
+    """Half the width of a difference's 95 % interval, for these weights on other rows."""
+    return gap.of_these_trainings().margin(1.0 - LEVEL)
+
+
 def lower_end(first: Scores, second: Scores) -> float:
     """Where ``first`` minus ``second`` lies above with 95 % confidence."""
     gap = difference(first, second)

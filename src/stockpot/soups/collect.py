@@ -135,6 +135,7 @@ def _row(outcome: SoupOutcome, row: SoupCandidate, place: int) -> SoupRow:
         members=len(scored.blend.members),
         coefficients=tuple(scored.blend.totals.tolist()),
         failure=scored.failure,
+        watched=outcome.kept.watched.get(row.name, ()),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,22 +16,33 @@ from stockpot.evaluators.store import ScoreStore, StoredScore
 from stockpot.soups.blend import Blend
 from stockpot.soups.budget import BudgetSpentError
 from stockpot.soups.candidates import CandidateMaker, SoupCandidate
-from stockpot.soups.choice import best_searched, lower_end, preferred, shortfalls
+from stockpot.soups.choice import (
+    best_searched,
+    difference,
+    lower_end,
+    plain_margin,
+    preferred,
+    shortfalls,
+)
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.measuring import TriedBlend
-from stockpot.soups.schema import SoupCheck, SoupControl
+from stockpot.soups.schema import SoupCheck, SoupControl, SoupWatched
 from stockpot.soups.search import search
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The candidate that is kept, distances to the best, and scores of judging rows by name."""
+    """The candidate that is kept, distances to the best, and scores of judging rows by name.
+
+    ``watched``: by name of the candidate, what decides nothing.
+    """
 
     row: SoupCandidate
     behind: tuple[Shortfall | None, ...]
     judged: dict[str, Scores | float]
     checks: tuple[SoupCheck, ...]
     controls: tuple[SoupControl, ...]
+    watched: dict[str, tuple[SoupWatched, ...]] = field(default_factory=dict)
 
     @property
     def blend(self) -> Blend:
@@ -50,6 +61,7 @@ def judge(
     Raises ``StockpotError`` where no candidate keeps the constraints.
     """
     rows = maker.rows
+    watched = [one for one in constraints if one.lose_at_most is None]
     behind = tuple(shortfalls(rows))
     allowed = [row.scored.failure is None and row.scored.complete for row in rows]
     while True:
@@ -59,7 +71,8 @@ def judge(
                 "no candidate keeps the constraints",
                 hint="allow a larger loss, or name another model in against",
             )
-        checks = tuple(_check(maker, one, store, kept) for one in constraints)
+        limits = (one for one in constraints if one.lose_at_most is not None)
+        checks = tuple(_check(maker, one, store, kept) for one in limits)
         if all(check.kept for check in checks):
             break
         lost = next(check for check in checks if not check.kept)
@@ -69,7 +82,7 @@ def judge(
     beside = {"best", "uniform", "base", kept.name}
     if (searched := best_searched(rows)) is not None:
         beside.add(searched.name)
-    free = not evaluations.evaluator.takes_rows
+    free = maker.judges_all or not evaluations.evaluator.takes_rows
     judged = {
         row.name: scores
         for row in rows
@@ -81,7 +94,12 @@ def judge(
     if evaluations.unjudged:
         names = ", ".join(dict.fromkeys(evaluations.unjudged))
         maker.notes.append(f"the budget ended before these were judged: {names}")
-    return Judgement(kept, behind, judged, checks, controls)
+    shown = {
+        row.name: tuple(_watched(maker, one, store, row) for one in watched)
+        for row in rows
+        if row.scored.failure is None
+    }
+    return Judgement(kept, behind, judged, checks, controls, shown)
 
 
 def _check(
@@ -99,16 +117,43 @@ def _check(
         return _checked(constraint, None, None, False)
     if isinstance(own, float) or isinstance(other, float):
         mean = float(np.mean(own) - np.mean(other))
-        return _checked(constraint, mean, None, mean >= -constraint.lose_at_most)
+        return _checked(constraint, mean, None, mean >= -_allowed(constraint))
     mean, low = float((own - other).mean()), lower_end(own, other)
-    return _checked(constraint, mean, low, low >= -constraint.lose_at_most - 1e-12)
+    return _checked(constraint, mean, low, low >= -_allowed(constraint) - 1e-12)
+
+
+def _allowed(one: Constraint) -> float:
+    return np.inf if one.lose_at_most is None else one.lose_at_most
+
+
+def _watched(
+    maker: CandidateMaker, one: Constraint, store: ScoreStore, row: SoupCandidate
+) -> SoupWatched:
+    """A candidate by an evaluator that decides nothing."""
+    rival = next((other for other in maker.rows if other.name == one.against), None)
+    own, change = None, None
+    try:
+        own = _scored(maker, one, store, row.scored.blend)
+        other = None if rival is None else _scored(maker, one, store, rival.scored.blend)
+        if isinstance(own, np.ndarray) and isinstance(other, np.ndarray):
+            gap = difference(own, other)
+            change = Shortfall(gap.mean, plain_margin(gap))
+    except EvaluationError as error:
+        maker.notes.append(f"{one.evaluator.label}, {row.label}: {error.message}")
+    return SoupWatched(
+        label=one.evaluator.label,
+        metric=one.evaluator.metric,
+        against=one.against,
+        score=mean_of(own),
+        change=change,
+    )
 
 
 def _checked(one: Constraint, mean: float | None, low: float | None, kept: bool) -> SoupCheck:
     return SoupCheck(
         label=one.evaluator.label,
         against=one.against,
-        lose_at_most=one.lose_at_most,
+        lose_at_most=_allowed(one),
         mean=mean,
         low=low,
         kept=kept,

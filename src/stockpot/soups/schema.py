@@ -48,6 +48,17 @@ class SoupEvaluator(ResultPart):
     takes_rows: bool
 
 
+class SoupWatched(ResultPart):
+    """A candidate's score by an evaluator that decides nothing, on all of its rows, and that minus
+    the score of ``against`` with its margin; None where that cannot be told."""
+
+    label: str
+    metric: str
+    against: str
+    score: float | None
+    change: Shortfall | None
+
+
 class SoupRow(ResultPart):
     """A candidate. ``choose`` and ``judge``: mean scores of those rows, None where not scored.
 
@@ -66,6 +77,7 @@ class SoupRow(ResultPart):
     members: int
     coefficients: tuple[float, ...]
     failure: str | None
+    watched: tuple[SoupWatched, ...] = ()
 
 
 class SoupControl(ResultPart):

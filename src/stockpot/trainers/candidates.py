@@ -19,6 +19,7 @@ class ProtocolMaker(CandidateMaker):
     ``pools``: the ingredients that each pool has. Every ingredient is scored as it is.
     """
 
+    judges_all = True
     protocols: Sequence[Protocol] = ()
     pools: Mapping[Pool, Sequence[int]] = field(default_factory=dict)
 
