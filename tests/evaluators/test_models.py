@@ -109,6 +109,39 @@ def test_language_models_on_lines(tmp_path):
         load_evaluator({"choices": "rows.jsonl"}, root=tmp_path)
 
 
+def test_likelihood_a_byte_is_transformers_loss_after_a_mark(tmp_path):
+    transformers = import_transformers()
+    folder = causal(tmp_path / "model")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    texts = ["a b c d", "gut: \u00fc a", "b"]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    value = {"perplexity": "texts.jsonl", "per": "byte"}
+    for mark in ("eos_token", "bos_token"):
+        config = {**config, mark: "[SEP]" if mark == "eos_token" else "[CLS]"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        begin = tokenizer.convert_tokens_to_ids(config[mark])
+        evaluator, _ = load_evaluator(value, root=tmp_path)
+        with open_checkpoint(folder) as checkpoint:
+            scores = evaluator.evaluate(checkpoint)
+        for text, score in zip(texts, scores, strict=True):
+            ids = [begin, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+            with torch.no_grad():
+                loss = float(model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss)
+            total = loss * (len(ids) - 1)
+            assert -score == pytest.approx(total / len(text.encode()), abs=1e-5)
+    assert (
+        evaluator.identity
+        != load_evaluator({"perplexity": "texts.jsonl"}, root=tmp_path)[0].identity
+    )
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "a " * 5000}) + "\n")
+    with open_checkpoint(folder) as checkpoint, pytest.raises(StockpotError, match="no place for"):
+        load_evaluator(value, root=tmp_path)[0].evaluate(checkpoint)
+    with pytest.raises(InputError, match="'per' has no meaning with 'choices'"):
+        load_evaluator({"choices": "texts.jsonl", "per": "byte"}, root=tmp_path)
+
+
 def test_the_metric_of_a_recipe_counts_unless_another_is_named(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("task: {kind: arrays, path: data.npz}\nmetric: macro_f1\n")

@@ -351,6 +351,47 @@ def safe(state):
     assert any("breaks a constraint" in note for note in done.notes) == (allowed < 1)
 
 
+def test_what_is_watched_is_scored_for_all_and_decides_nothing(tmp_path):
+    base, *models = states(3, dtype=np.float32)
+    code = """
+import numpy as np
+from safetensors.numpy import load_file
+def gap(state, name):
+    other = load_file(name)
+    return sum(((state[n] - other[n]) ** 2).sum() for n in other)
+def score(state):
+    return -gap(state, {target!r}) + 0.001 * np.random.default_rng(0).standard_normal(50)
+def moved(state):
+    return gap(state, {base!r}) * np.arange(1, 21)
+"""
+    files = {name: str(tmp_path / f"{name}.safetensors") for name in ("target", "base")}
+    write_checkpoint(files["target"], mixed(base, models, [0.5, 0.2, 0.3]))
+    write_checkpoint(files["base"], base)
+    (tmp_path / "mine.py").write_text(code.format(**files))
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("function: mine.py:score\n")
+    (tmp_path / "eval.yaml").write_text(
+        "function: mine.py:score\nwatch:\n- {function: mine.py:moved, lower_is_better: true}\n"
+    )
+    options = {"base": base, "budget": 40, "search": "none"}
+    done = stockpot.soup(models, tmp_path / "eval.yaml", **options).results
+    assert done.kept == stockpot.soup(models, plain, **options).results.kept
+    assert done.kept.checks == ()
+    for row in done.candidates:
+        (one,) = row.watched
+        assert one.against == "base"
+        assert one.metric == "loss"
+        assert one.change.mean == pytest.approx(one.score, rel=1e-9)  # the base has not moved
+        if row.name not in ("base", "stock") and not row.name.startswith("wise"):
+            state = mixed(base, models, row.coefficients)
+            moved = sum(((state[n] - base[n]) ** 2).sum() for n in base)
+            assert one.score == pytest.approx(-10.5 * moved, rel=1e-3)
+            assert one.change.margin > 0
+    assert done.row("base").watched[0].score == 0.0
+    assert "against base" in render(done)
+    assert terminal_soup(done).count(" ± ") >= len(done.candidates)
+
+
 def test_the_gain_may_be_asked_of_a_live_module():
     import torch
 
