@@ -11,6 +11,7 @@ import torch
 from stockpot.compat import import_transformers
 
 library = import_transformers()  # also beside a torchvision that does not fit the torch
+library.utils.logging.disable_progress_bar()
 IGNORED = -100  # of labels: what the loss leaves out
 
 
