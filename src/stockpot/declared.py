@@ -9,7 +9,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from stockpot.errors import InputError, RecipeError
 from stockpot.yaml_lines import (
@@ -25,6 +25,14 @@ class Declared(BaseModel):
     """A part of what a file declares: unknown keys are refused, and nothing changes afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def first_problem(error: Exception) -> str:
+    """What is wrong in a line: of a validation its first problem, with the place."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
 
 
 @dataclass(frozen=True)

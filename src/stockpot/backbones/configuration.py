@@ -13,6 +13,7 @@ from stockpot.backbones.backbone import Backbone
 from stockpot.backbones.layout import ABOUT
 from stockpot.backbones.library import Expression
 from stockpot.backbones.preparation import ArrayPreparation, TextPreparation
+from stockpot.checkpoints.safetensors_file import check_link
 from stockpot.files import write_json
 
 # Configuration and tokenizer files of a base; its weights, card and history are not copied.
@@ -67,6 +68,7 @@ def _copy(backbone: Backbone, folder: Path) -> None:
     for pattern in _KEEP:
         for file in backbone.folder.glob(pattern):
             if file.is_file() and not any(file.match(leave) for leave in _LEAVE):
+                check_link(file, file.parent)
                 target = folder / file.relative_to(backbone.folder)
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, target)

@@ -22,11 +22,13 @@ from stockpot.backbones.spec import BackboneSpec
 from stockpot.backbones.usage import usage
 from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint
 from stockpot.checkpoints.torch_io import load_state, save_state
+from stockpot.declared import first_problem
 from stockpot.errors import BackboneError
 from stockpot.files import write_json
 from stockpot.programs import forbidden
 from stockpot.provenance import Record, RunModel, write_card, write_record
 from stockpot.reading import read_json
+from stockpot.schema import fields
 
 BUFFERS = "buffers.safetensors"
 SCHEMA = 2
@@ -143,22 +145,44 @@ def joined(
 def read_about(folder: str | Path) -> dict[str, Any]:
     """What ``head.json`` of a model folder says.
 
-    Raises ``BackboneError`` where there is none, or one of a newer stockpot.
+    Raises ``BackboneError`` where there is none, one of a newer stockpot, or one that says what no
+    model folder can.
     """
     path = Path(folder) / ABOUT
     if not path.is_file():
         raise BackboneError(f"{folder} holds no model with a head: there is no {ABOUT}")
     try:
         about: dict[str, Any] = read_json(path, "what a model folder says", error=BackboneError)
-        known = about["schema"] <= SCHEMA
-    except (KeyError, TypeError) as error:
-        raise BackboneError(f"{path} cannot be read: {error}") from error
+        known = fields.count(about["schema"], "schema") <= SCHEMA
+        if known:
+            _check_about(about)
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else first_problem(error)
+        raise BackboneError(f"{path} cannot be read: {what}") from error
     if not known:
         raise BackboneError(
             f"{path} has schema {about['schema']}, this stockpot reads up to {SCHEMA}",
             hint="upgrade stockpot",
         )
     return about
+
+
+def _check_about(about: Mapping[str, Any]) -> None:
+    """Raise ``ValueError``, ``KeyError`` or ``TypeError`` for what no model folder can say."""
+    classes = [fields.name(name, "classes") for name in fields.items(about["classes"], "classes")]
+    if len(set(classes)) < len(classes):
+        raise ValueError("'classes' names a class twice")
+    spec = BackboneSpec(**fields.table(about["backbone"], "backbone"))
+    own = Path(spec.name)
+    if spec.kind != "function" and (spec.weights or own.is_absolute() or ".." in own.parts):
+        raise ValueError(f"'backbone' lies elsewhere: {spec.weights or spec.name!r:.100}")
+    images = fields.optional(fields.table, about.get("images"), "images")
+    if images is not None:
+        fields.number(images["size"], "images: size", 1, 10_000)
+        fields.name(images["resize"], "images: resize")
+    layout = parse_layout(about)
+    if layout is not None:
+        layout.check()
 
 
 def load_model(
@@ -178,22 +202,46 @@ def load_model(
     if spec["kind"] == "function":
         spec["weights"] = str((folder / WEIGHTS).resolve())
     start = Path(root or ".") if spec["kind"] == "function" else folder
-    with quiet_library(spec["kind"]):
-        backbone = load_backbone(BackboneSpec(**spec), root=start)
-    if (folder / BUFFERS).is_file():
-        backbone.load(load_state(folder / BUFFERS))
     layout = parse_layout(found)
-    if layout is None:
-        head = load_state(folder / HEAD)
-        weight, bias = head["weight"].numpy(), head["bias"].numpy()
-    else:
-        with open_checkpoint(folder) as checkpoint:
-            tensors = {n: np.array(checkpoint.read(n)) for n in layout.names if n in checkpoint}
-        weight, bias = layout.read(tensors, backbone.feature_dim)
+    try:
+        with quiet_library(spec["kind"]):
+            backbone = load_backbone(BackboneSpec(**spec), root=start)
+        if (folder / BUFFERS).is_file():
+            backbone.load(load_state(folder / BUFFERS))
+        weight, bias = _read_head(folder, layout, backbone)
+    except BackboneError as error:
+        raise BackboneError(f"{folder}: {error.message}", hint=error.hint) from error
+    classes = tuple(found["classes"])
+    outputs = len(classes) or len(bias)
+    if len(bias) != outputs or weight.shape != (outputs, backbone.feature_dim):
+        raise BackboneError(
+            f"{folder}: its head has shape {list(weight.shape)}; there are {len(classes)} classes "
+            f"and {backbone.feature_dim} features"
+        )
     model = Model(backbone, len(bias))
     model.set_head(weight, bias)
     model.eval()
-    return model, tuple(found["classes"])
+    return model, classes
+
+
+def _read_head(folder: Path, layout: Layout | None, backbone: Backbone) -> tuple[Any, Any]:
+    """Weight and bias of the head of a folder, whose weights are those of the backbone."""
+    if layout is None:
+        head = load_state(folder / HEAD)
+        try:
+            return head["weight"].numpy(), head["bias"].numpy()
+        except KeyError as error:
+            raise BackboneError(f"{HEAD} lacks the tensor {error}") from error
+    with open_checkpoint(folder) as checkpoint:
+        own = {f"{layout.prefix}{name}" for name in backbone.state()}
+        # The library draws what it misses at random. A pooler is left out where it is not used.
+        for name in sorted(own ^ set(checkpoint.names)):
+            if name in own and "pooler" not in name:
+                raise BackboneError(f"the weights lack '{name}', which its config asks for")
+            if name not in own and name not in layout.names:
+                raise BackboneError(f"its config has no place for '{name}' of the weights")
+        tensors = {n: np.array(checkpoint.read(n)) for n in layout.names if n in checkpoint}
+    return layout.read(tensors, backbone.feature_dim)
 
 
 def base_weights(backbone: Backbone, root: Path) -> tuple[str | Path | None, str]:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stockpot.errors import BackboneError
+from stockpot.schema import fields
 
 WEIGHTS = "model.safetensors"
 HEAD = "head.safetensors"
@@ -105,6 +106,15 @@ class Layout:
                     hint="something else trained it; load it with the library that did",
                 )
         return weight, bias
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for fields that no layout has: they may come from any file."""
+        if self.form not in FORMS:
+            raise ValueError(f"'layout: form' is {self.form!r:.40}, expected {', '.join(FORMS)}")
+        for name in ("linear", "prefix", "dense"):
+            fields.text(getattr(self, name), f"layout: {name}")
+        for name in ("inputs", "hidden"):
+            fields.count(getattr(self, name), f"layout: {name}")
 
     def to_json(self) -> dict[str, Any]:
         """For ``head.json``."""

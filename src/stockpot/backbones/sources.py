@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,15 +22,19 @@ from stockpot.backbones.preparation import (
     TextPreparation,
 )
 from stockpot.backbones.spec import BackboneSpec
-from stockpot.checkpoints.open import is_encoded
+from stockpot.checkpoints.open import is_encoded, open_checkpoint
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.compat import ensure_torchvision, import_transformers
 from stockpot.errors import BackboneError
 from stockpot.extras import require
 from stockpot.programs import load_function
+from stockpot.reading import read_json
 
 Run = Callable[[nn.Module, Any], Any]
 Readout = Callable[[Any, Tensor | None], Tensor]
+_LAYERS = re.compile(r"layers?$|^depths?$|^n_layer$")
+_MOST_LAYERS = 1000
+"""Layers that a config may ask for where the weights have fewer tensors: some share theirs."""
 _VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",
@@ -167,6 +172,8 @@ def _from_transformers(spec: BackboneSpec, root: Path) -> Source:
             f"backbone: there is no folder {folder}", hint="give a folder or a hub id"
         )
     name = str(folder) if local else spec.name
+    if local:
+        _check_layers(folder)
     try:
         with _no_progress_bar(transformers):
             network = _from_pretrained(transformers, name, spec.options, local=local)
@@ -190,6 +197,26 @@ def _from_transformers(spec: BackboneSpec, root: Path) -> Source:
     longest = getattr(network.config, "max_position_embeddings", spec.max_length)
     text = TextPreparation(tokenizer, min(spec.max_length, longest))
     return Source(network, call_text, readout, text, folder=config_folder)
+
+
+def _check_layers(folder: Path) -> None:
+    """Raise ``BackboneError`` for a config that asks for more layers than its weights can have."""
+    try:
+        config = read_json(folder / "config.json", "a model's config", error=BackboneError)
+    except FileNotFoundError:
+        return
+    for key, value in config.items() if isinstance(config, dict) else ():
+        whole = value if isinstance(value, list) else [value]
+        layers = sum(number for number in whole if type(number) is int)
+        if not _LAYERS.search(key) or layers <= _MOST_LAYERS:
+            continue
+        with open_checkpoint(folder) as weights:
+            if layers > len(weights):
+                raise BackboneError(
+                    f"{folder / 'config.json'}: {key} is {layers:,}; the weights have "
+                    f"{len(weights):,} tensors, and the limit without weights for each is "
+                    f"{_MOST_LAYERS:,}"
+                )
 
 
 def _from_pretrained(

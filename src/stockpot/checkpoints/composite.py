@@ -18,7 +18,8 @@ from stockpot.errors import CheckpointError
 from stockpot.reading import read_json
 
 MODULES, PIPELINE = "modules.json", "model_index.json"
-_COMPONENT = re.compile(r"\w[\w.-]*")
+_COMPONENT = re.compile(r"\w[\w.-]{0,99}")
+_MOST = 1000
 
 
 class CompositeCheckpoint(Checkpoint):
@@ -117,9 +118,13 @@ def component_names(folder: Path) -> list[str]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         names = _listed(content)
+        if len(names) > _MOST:
+            raise CheckpointError(
+                f"{folder / file} names {len(names):,} components, the limit is {_MOST:,}"
+            )
         bad = [name for name in names if name and not _COMPONENT.fullmatch(name)]
         if bad:
-            raise CheckpointError(f"{folder / file} names the component {bad[0]!r}")
+            raise CheckpointError(f"{folder / file} names the component {bad[0]!r:.80}")
         return list(dict.fromkeys(names))
     return []
 

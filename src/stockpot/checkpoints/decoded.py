@@ -73,21 +73,21 @@ class DecodedCheckpoint(Checkpoint):
         if name not in self._weights:
             return self._stored.raw(name)
         info = self.info(name)
-        values = self._values(name).read(0, info.size)
+        values = self._read(name, 0, info.size)
         return encode(values, info.dtype, np.empty(info.size, STORAGE[info.dtype]))
 
     def decode(self, name: str, start: int, stop: int, out: Array) -> Array:
         if name not in self._weights:
             return self._stored.decode(name, start, stop, out)
         if stop > start:
-            np.copyto(out, self._values(name).read(start, stop), casting="unsafe")
+            np.copyto(out, self._read(name, start, stop), casting="unsafe")
         return out
 
     def read(self, name: str) -> Array:
         if name not in self._weights:
             return self._stored.read(name)
         info = self.info(name)
-        return self._values(name).read(0, info.size).reshape(info.shape)
+        return self._read(name, 0, info.size).reshape(info.shape)
 
     def blocks(self, name: str, elements: int) -> Iterator[Array]:
         if name not in self._weights:
@@ -95,14 +95,21 @@ class DecodedCheckpoint(Checkpoint):
             return
         size = self.info(name).size
         for start in range(0, size, elements):
-            yield self._values(name).read(start, min(start + elements, size))
+            yield self._read(name, start, min(start + elements, size))
 
     def first_nonfinite(self, name: str, start: int, stop: int) -> int | None:
         if name not in self._weights:
             return self._stored.first_nonfinite(name, start, stop)
-        values = self._values(name).read(start, stop) if stop > start else np.empty(0, np.float32)
+        values = self._read(name, start, stop) if stop > start else np.empty(0, np.float32)
         at = first_nonfinite(np.ascontiguousarray(values), "F32")
         return None if at is None else start + at
+
+    def _read(self, name: str, start: int, stop: int) -> Array:
+        from stockpot.checkpoints.encodings.detect import fitting
+
+        # Scales that overflow give values that are not finite, which is found where it matters.
+        with fitting(self.label, name), np.errstate(all="ignore"):
+            return self._values(name).read(start, stop)
 
     def prefetch(self, name: str) -> None:
         for part in self._weights[name].parts if name in self._weights else (name,):

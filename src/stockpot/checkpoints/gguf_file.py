@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 
 from stockpot.checkpoints.dtypes import Array
 from stockpot.checkpoints.encodings.values import Values
+from stockpot.checkpoints.gguf_header import check_header
+from stockpot.checkpoints.header import check_name
 from stockpot.checkpoints.memory import MemoryCheckpoint
 from stockpot.errors import CheckpointError
 from stockpot.extras import require
@@ -28,7 +31,10 @@ class GgufCheckpoint(MemoryCheckpoint):
 
     def __init__(self, path: Path, *, label: str) -> None:
         reader = _read(path)
-        self.fields = {name: field.contents() for name, field in reader.fields.items()}
+        try:
+            self.fields = {name: field.contents() for name, field in reader.fields.items()}
+        except Exception as error:  # texts that are none
+            raise CheckpointError(f"{path} is no GGUF file: {error}") from None
         super().__init__({tensor.name: tensor.data for tensor in reader.tensors}, label=label)
         self.path = path
         self.encoded = {
@@ -75,11 +81,15 @@ def _read(path: Path) -> Any:
     """The package's reader of a file. Raises ``CheckpointError`` for what is no GGUF."""
     try:
         with open_plain(path) as handle:
-            begins = handle.read(len(_MAGIC))
+            if handle.read(len(_MAGIC)) != _MAGIC:
+                raise CheckpointError(f"{path} is no GGUF file: it does not begin with GGUF")
+            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+                for name in check_header(whole):
+                    check_name(path, name)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    if begins != _MAGIC:
-        raise CheckpointError(f"{path} is no GGUF file: it does not begin with GGUF")
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no GGUF file: {error}") from None
     require("gguf", f"reading {path}")
     from gguf import GGUFReader
 

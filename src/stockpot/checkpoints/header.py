@@ -143,13 +143,19 @@ def header_bytes(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str])
     return len(raw).to_bytes(8, "little") + raw
 
 
-def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
-    where = f"tensor '{name[:_NAME]}'"
+def check_name(path: Path, name: str) -> None:
+    """Raise ``CheckpointError`` for the name of a tensor that no terminal shows as it is."""
     if len(name) > _NAME or _UNFIT.search(name):
         raise _bad(
             path,
-            f"{visible(where)} has a name with control characters, or of more than {_NAME}",
+            f"tensor '{visible(name[:_NAME])}' has a name with control characters, or of more "
+            f"than {_NAME}",
         )
+
+
+def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
+    where = f"tensor '{name[:_NAME]}'"
+    check_name(path, name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _bad(path, f"{where} is not described by dtype, shape and data_offsets alone")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

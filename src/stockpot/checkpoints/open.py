@@ -48,6 +48,8 @@ _SHARES = (
     ),
 )
 """Containers of which no file holds whole tensors: pattern, name, and what makes one of them."""
+LONGEST_BASE = 1000
+"""Characters of the name of an adapter's base."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
@@ -142,7 +144,15 @@ def open_adapted(
 
     read = read_adapter(adapter)
     named = base or named_base(adapter, read.settings.base)
-    return AdaptedCheckpoint(open_checkpoint(named), read, label=label)
+    try:
+        opened = open_checkpoint(named)
+    except RecursionError:
+        raise CheckpointError(f"{label} is an adapter whose bases lead back to itself") from None
+    except CheckpointError as error:
+        if base is None:
+            error.message = f"{label} is an adapter of {named!s:.1000}: {error.message}"
+        raise
+    return AdaptedCheckpoint(opened, read, label=label)
 
 
 def adapter_folder(source: object) -> Path | None:
@@ -166,8 +176,10 @@ def named_base(folder: Path, name: str | None) -> str | Path:
             f"{folder} is an adapter that names no base",
             hint="give it with --base, or set base_model_name_or_path",
         )
+    if len(name) > LONGEST_BASE or "\0" in name:
+        raise CheckpointError(f"{folder} names the base {name!r:.80}, which is no path or hub id")
     for path in (Path(name).expanduser(), folder / name, folder.parent / name):
-        if path.exists():
+        if path.is_dir() or path.is_file():
             return path
     if not _is_hub_id(name):
         raise CheckpointError(
@@ -179,7 +191,7 @@ def named_base(folder: Path, name: str | None) -> str | Path:
 
 def _is_hub_id(source: str | Path) -> bool:
     """Whether a text can be a hub id: ``owner/name`` that does not end like a weights file."""
-    if not isinstance(source, str) or not _HUB_ID.fullmatch(source):
+    if not isinstance(source, str) or not _HUB_ID.fullmatch(source) or ".." in source:
         return False
     return not source.endswith((".safetensors", ".json", GGUF_SUFFIX, *PICKLE_SUFFIXES))
 
@@ -226,7 +238,10 @@ def _open_index(path: Path, label: str) -> Checkpoint:
 def _open_folder(folder: Path, label: str) -> Checkpoint:
     if _holds_adapter(folder):
         return open_adapted(folder, label)
-    components = [name for name in component_names(folder) if _has_weights(folder / name)]
+    listed = component_names(folder)
+    for name in filter(None, listed):
+        check_link(folder / name, folder)
+    components = [name for name in listed if _has_weights(folder / name)]
     if not any(components):
         file = find_weights(folder)
         check_link(file, folder)

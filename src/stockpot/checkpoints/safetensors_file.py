@@ -150,8 +150,9 @@ def shard_path(index: Path, name: str, pattern: re.Pattern[str] = _SHARD_NAME) -
 
 
 def check_link(path: Path, folder: Path) -> None:
-    """Refuse a symbolic link out of its folder, except into the blobs of a hub cache."""
+    """Raise ``UnsafeFileError`` for a link out of its folder, but into the blobs of a hub cache."""
     target, home = path.resolve(), folder.resolve()
-    in_cache = home.parent.name == "snapshots" and target.parent == home.parent.parent / "blobs"
+    revisions = (each for each in (home, *home.parents) if each.parent.name == "snapshots")
+    in_cache = any(target.parent == each.parent.parent / "blobs" for each in revisions)
     if target.parent != home and not in_cache:
         raise UnsafeFileError(f"{path} is a link out of its folder, to {target}")

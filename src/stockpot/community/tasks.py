@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from stockpot.declared import Declared
+from stockpot.declared import Declared, first_problem
 from stockpot.errors import InputError
 from stockpot.yaml_lines import load_with_lines
 
@@ -92,7 +92,7 @@ class MaintainerTask(Declared):
         try:
             return BackboneSpec(**fields)
         except ValidationError as error:
-            raise InputError(f"task '{self.name}': backbone: {_first(error)}") from error
+            raise InputError(f"task '{self.name}': backbone: {first_problem(error)}") from error
 
 
 def load_tasks(source: str | Path | Mapping[str, Any]) -> list[MaintainerTask]:
@@ -115,14 +115,9 @@ def load_tasks(source: str | Path | Mapping[str, Any]) -> list[MaintainerTask]:
             found.append(MaintainerTask(**{"root": str(root), **entry}))
         except (ValidationError, TypeError) as error:
             name = entry.get("name", "?") if isinstance(entry, dict) else "?"
-            said = _first(error) if isinstance(error, ValidationError) else str(error)
+            said = first_problem(error)
             raise InputError(f"{where}: task '{name}': {said}") from error
     names = [task.name for task in found]
     if len(set(names)) < len(names):
         raise InputError(f"{where}: two tasks have the same name: {', '.join(names)}")
     return found
-
-
-def _first(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"

@@ -14,9 +14,11 @@ from stockpot.errors import EvaluationError, InputError
 from stockpot.evaluators.contract import LOSS, SCORE, Evaluator, Rows, Scores, checked, named_metric
 from stockpot.evaluators.scratch import ScratchFolder, fresh_folder
 from stockpot.files import digest, file_digest
+from stockpot.reading import read_bytes
 
 MODEL, ROWS = "model", "rows"
 TIMEOUT = 3600.0
+_MOST_ROWS = 1_000_000_000  # bytes of the file of rows
 _LONGEST = 200_000_000  # bytes of stdout
 
 
@@ -112,9 +114,10 @@ def _parsed(printed: str) -> Any:
 
 def _lines(path: Path) -> list[bytes]:
     try:
-        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
+        raw = read_bytes(path, limit=_MOST_ROWS)
     except OSError as error:
         raise InputError(f"{path}: cannot read the rows: {error.strerror}") from error
+    lines = [line for line in raw.splitlines() if line.strip()]
     if not lines:
         raise InputError(f"{path} holds no rows")
     return lines

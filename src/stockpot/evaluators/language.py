@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +15,10 @@ from stockpot.errors import EvaluationError, InputError
 from stockpot.evaluators.contract import LOSS, Evaluator, Rows, Scores, changing, checked
 from stockpot.evaluators.function import load_in_place
 from stockpot.files import digest, file_digest
+from stockpot.reading import parse_json, read_text
 
 Kind = Literal["perplexity", "choices"]
+_MOST = 1_000_000_000  # bytes of a file of rows
 
 
 class CausalEvaluator(Evaluator):
@@ -131,18 +132,25 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def _lines(path: Path) -> Sequence[tuple[int, str]]:
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = read_text(path, limit=_MOST)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     return [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
 def _row(line: str, number: int, path: Path, kind: Kind) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         if kind == "perplexity":
             good = isinstance(row["text"], str)
         else:
-            good = isinstance(row["prompt"], str) and row["options"][int(row["answer"])] is not None
-    except (ValueError, KeyError, TypeError, IndexError):
+            texts, answer = [row["prompt"], *row["options"]], row["answer"]
+            good = all(isinstance(text, str) for text in texts) and type(answer) is int
+            good = good and isinstance(row["options"], list) and 0 <= answer < len(row["options"])
+    except (ValueError, KeyError, TypeError):
         good = False
     if not good:
         expected = "'text'" if kind == "perplexity" else "'prompt', 'options' and 'answer'"

@@ -28,6 +28,7 @@ _OF_KINDS = {
     "score": ("lm_eval",),
     "per": ("perplexity",),
 }
+YEAR = 366 * 86400.0
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -62,7 +63,9 @@ class EvaluatorSpec(BaseModel):
     files: list[str] = Field([], description="what else the scores depend on, so that it counts")
     lower_is_better: bool = Field(False, description="whether a lower score is better")
     metric: str | None = Field(None, description="how scores are shown, such as accuracy")
-    timeout: float = Field(TIMEOUT, gt=0, description="with command: such as 90, 10min or 2h")
+    timeout: float = Field(
+        TIMEOUT, gt=0, le=YEAR, description="with command: such as 90, 10min or 2h"
+    )
 
     @field_validator("timeout", mode="before")
     @classmethod
@@ -89,7 +92,9 @@ class ConstraintSpec(EvaluatorSpec):
     """What the chosen model may lose by another evaluator."""
 
     lose_at_most: float = Field(
-        ge=0, description="in units of its score, with 95 % confidence on the rows that judge"
+        ge=0,
+        allow_inf_nan=False,
+        description="in units of its score, with 95 % confidence on the rows that judge",
     )
     against: Literal["best", "base", "uniform"] = Field(
         "best", description="the model that nothing may be lost against: the best single one, ..."
@@ -153,13 +158,18 @@ def load_evaluator(
     ]
     if problems:
         raise RecipeError(problems)
-    return build(spec, folder), (
-        *(
-            Constraint(build(one, folder), one.lose_at_most, one.against)
-            for one in spec.constraints
-        ),
-        *(Constraint(build(one, folder), None, one.against) for one in spec.watch),
-    )
+    try:
+        return build(spec, folder), (
+            *(
+                Constraint(build(one, folder), one.lose_at_most, one.against)
+                for one in spec.constraints
+            ),
+            *(Constraint(build(one, folder), None, one.against) for one in spec.watch),
+        )
+    except InputError as error:
+        if where in error.message:
+            raise
+        raise InputError(f"{where}: {error.message}", hint=error.hint) from error
 
 
 def build(spec: EvaluatorSpec, folder: Path) -> Evaluator:

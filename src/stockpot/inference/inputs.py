@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from stockpot.errors import InputError, TaskError
+from stockpot.reading import read_bytes
+from stockpot.tasks.arrays import read_npy, read_npz
 from stockpot.tasks.image_files import SUFFIXES
 from stockpot.tasks.images import decode_all, refuse_corrupt, require_pillow
 from stockpot.tasks.tables import ENDINGS, read_rows
@@ -102,10 +104,17 @@ def _from_path(path: Path, modality: str, text: str | None) -> Inputs:
     if path.is_dir():
         raise InputError(f"{path} is a folder, and the model takes texts", hint="name a file")
     if path.suffix.lower() == ".txt":
-        return read_lines(path.read_bytes(), str(path))
+        return read_lines(_bytes(path), str(path))
     if path.suffix.lower() not in ENDINGS:
         raise InputError(f"{path}: no kind of table", hint=f"known: .txt, {', '.join(ENDINGS)}")
     return _texts(path, text)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return read_bytes(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _texts(path: Path, column: str | None) -> Inputs:
@@ -145,12 +154,12 @@ def _images(path: Path) -> Inputs:
 
 def _array(path: Path) -> Inputs:
     try:
-        with path.open("rb") as handle:
-            stored = np.load(handle, allow_pickle=False)
-            values = stored["inputs"] if isinstance(stored, np.lib.npyio.NpzFile) else stored
-    except (OSError, ValueError, EOFError, KeyError) as error:
+        npz = path.suffix.lower() == ".npz"
+        values = read_npz(path)["inputs"] if npz else read_npy(path)
+    except (TaskError, KeyError) as error:
+        reason = f": {error.message}" if isinstance(error, TaskError) else ""
         raise InputError(
-            f"{path}: no array of inputs",
+            f"{path}: no array of inputs{reason}",
             hint="the model takes an .npy file, or an .npz file with an array 'inputs'",
         ) from error
     if values.dtype.kind not in "fiub" or not values.ndim:

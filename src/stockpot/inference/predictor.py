@@ -112,7 +112,7 @@ class Predictor:
         outputs[order] = found
         if not np.isfinite(outputs).all():
             row = int(np.argmin(np.isfinite(outputs).all(axis=1)))
-            raise InputError(f"the output for '{inputs.names[row]}' is not finite")
+            raise InputError(f"{self.folder}: the output for '{inputs.names[row]}' is not finite")
         return Predictions(outputs, self.classes, inputs.names)
 
     def _batch(

@@ -16,6 +16,7 @@ from stockpot.checkpoints import Checkpoint
 from stockpot.checkpoints.composite import component_files
 from stockpot.checkpoints.open import GGUF_SUFFIX, is_encoded, open_stored
 from stockpot.checkpoints.running_digests import RunningDigests
+from stockpot.checkpoints.safetensors_file import check_link
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
 from stockpot.errors import InputError, OutputError
 from stockpot.files import atomic_folder, write_json
@@ -305,6 +306,7 @@ def copy_companions(home: Path, folder: Path) -> None:
         if len(inside.parts) > 2 or any(part.startswith(".") for part in inside.parts):
             continue
         if file.is_file() and _is_companion(file):
+            check_link(file, file.parent)
             (folder / inside).parent.mkdir(exist_ok=True)
             shutil.copyfile(file, folder / inside)
     _drop_quantization(home, folder)
@@ -329,6 +331,7 @@ def _from_adapters(sources: Sequence[Checkpoint], folder: Path) -> dict[str, Any
         path = source.path if source.base is not None else None
         if path is not None and (path / "tokenizer_config.json").is_file():
             for file in sorted(path.glob("*token*")):
+                check_link(file, path)
                 shutil.copyfile(file, folder / file.name)
     return changes
 

@@ -15,6 +15,7 @@ import numpy as np
 from stockpot.backbones.layout import ABOUT, HEAD, WEIGHTS, Layout, parse_layout
 from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.open import open_stored, weights_folder
+from stockpot.checkpoints.safetensors_file import check_link
 from stockpot.checkpoints.writer import file_writer
 from stockpot.errors import CheckpointError, InputError
 from stockpot.files import write_json
@@ -163,6 +164,7 @@ def _laid_over(source: Path, overlay: Path, parts: Mapping[str, str]) -> Iterato
                 continue
             if len(inside.parts) == 1 and file.stem in absent:
                 continue
+            check_link(file, file.parent)
             (folder / inside).parent.mkdir(exist_ok=True)
             shutil.copyfile(file, folder / inside)
         with open_stored(overlay) as over:

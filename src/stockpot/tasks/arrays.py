@@ -83,7 +83,7 @@ def load_arrays(spec: ArraySpec, root: Path) -> Task:
 def _read_all(spec: ArraySpec, root: Path) -> tuple[dict[str, Array], Array | None, list[str]]:
     """All files of a task as one, the part of each example where it is fixed, and its name."""
     own = own_files(spec)
-    files = [(part, root / path, _read(root / path)) for part, path in own]
+    files = [(part, root / path, read_npz(root / path)) for part, path in own]
     stored = dict(files[0][2])
     parts: list[int | None] = []
     names = [name for name in ROWS if name in stored]
@@ -191,7 +191,10 @@ def check_labels(labels: Array, classes: Array | None, where: str) -> tuple[Arra
     return labels.astype(np.int64), tuple(names or (str(i) for i in range(count)))
 
 
-def _read(path: Path) -> dict[str, Array]:
+def read_npz(path: Path) -> dict[str, Array]:
+    """The arrays of an ``.npz`` file by name. Raises ``TaskError`` for one that is none, or whose
+    arrays are larger than the file can hold them.
+    """
     if not path.is_file():
         raise TaskError(f"{path}: no such file")
     try:
@@ -209,6 +212,17 @@ def _read(path: Path) -> dict[str, Array]:
     except Exception as error:  # numpy and zipfile raise whatever they meet
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise TaskError(f"{path}: not an .npz file of plain arrays: {reason}") from error
+
+
+def read_npy(path: Path) -> Array:
+    """The array of an ``.npy`` file. Raises ``TaskError`` as ``read_npz`` does."""
+    try:
+        with open_plain(path) as handle:
+            found: Array = np.lib.format.read_array(handle, allow_pickle=False)
+            return found
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise TaskError(f"{path}: not an .npy file of a plain array: {reason}") from error
 
 
 def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:

@@ -8,13 +8,15 @@ classes (``peft.PEFT_TYPE_TO_CONFIG_MAPPING``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from stockpot.errors import CheckpointError
 from stockpot.reading import read_json
+from stockpot.schema import fields
 
 CONFIG_NAME = "adapter_config.json"
 PEFT_HINT = "merge it into its base with PEFT first (merge_and_unload)"
@@ -151,6 +153,61 @@ NOT_READ: dict[str, str] = {
 }
 """Kinds of PEFT's that are refused, and why."""
 
+LONGEST_PATTERN, MOST_REPEATS = 250, 3
+"""Characters of a pattern and of a name that it is held against; ``*``, ``+`` and ``{`` in it."""
+
+
+def _number(value: Any, what: str) -> float:
+    return fields.number(value, what, 0.0)
+
+
+def _flag(value: Any, what: str) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"'{what}' is {value!r:.40}, expected true or false")
+
+
+def _names(value: Any, what: str) -> None:
+    for name in fields.items(value, what):
+        fields.name(name, what)
+
+
+def _indices(value: Any, what: str) -> None:
+    if isinstance(value, Mapping):
+        for name, listed in fields.table(value, what).items():
+            _indices(listed, f"{what}.{name}")
+        return
+    for index in fields.items(value, what, 1_000_000):
+        fields.count(index, what)
+
+
+def _patterns(value: Any, what: str) -> None:
+    """Numbers by regular expression, of a kind that ends quickly whatever it is held against."""
+    for pattern, given in fields.table(value, what).items():
+        _number(given, f"{what}.{pattern}")
+        plain = re.sub(r"\\.", "", pattern)
+        if len(re.findall(r"[*+{]", plain)) > MOST_REPEATS or re.search(r"\)[*+?{]|\(\?", plain):
+            raise ValueError(
+                f"'{what}' has the pattern {pattern!r:.80}; at most {MOST_REPEATS} repeats, and "
+                "none of a group, are matched"
+            )
+        if len(pattern) > LONGEST_PATTERN:
+            raise ValueError(f"'{what}' has a pattern of more than {LONGEST_PATTERN} characters")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"'{what}' has the pattern {pattern!r:.80}: {error}") from None
+
+
+_RULES: dict[str, Callable[[Any, str], object]] = {
+    **dict.fromkeys(("r", "init_r", "lora_alpha", "alpha"), _number),
+    **dict.fromkeys(("alpha_pattern", "rank_pattern"), _patterns),
+    **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out", "ensure_weight_tying"), _flag),
+    **dict.fromkeys(("modules_to_save", "target_parameters"), _names),
+    **dict.fromkeys(("token_indices", "trainable_token_indices"), _indices),
+    **dict.fromkeys(("peft_type", "base_model_name_or_path", "revision", "bias"), fields.text),
+}
+"""What values keys may have that are used; all may be null."""
+
 # Where a LoRA starts: from nothing, or from a part of the base that is taken out of it.
 _UNCHANGED_BASE = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 _CHANGED_BASE = {
@@ -199,11 +256,19 @@ def read_config(folder: Path) -> AdapterConfig:
         values = read_json(path, "the config of an adapter", error=CheckpointError)
     except FileNotFoundError as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
-    return check_values(path, values if isinstance(values, dict) else {})
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no table")
+    return check_values(path, values)
 
 
 def check_values(path: Path, values: Mapping[str, Any]) -> AdapterConfig:
     """A config whose every key is accounted for. Raises ``CheckpointError``."""
+    try:
+        for key, value in values.items():
+            if key in _RULES and value is not None:
+                _RULES[key](value, key)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     kind = values.get("peft_type")
     if kind not in KINDS:
         why = NOT_READ.get(str(kind), "is no kind that is known here")
@@ -225,6 +290,8 @@ def _check(path: Path, keys: Mapping[str, Key], key: str, value: Any) -> None:
 
 def _check_start(config: AdapterConfig) -> None:
     start = config.values.get("init_lora_weights", True)
+    if not isinstance(start, str | bool | None):
+        raise CheckpointError(f"{config.path}: init_lora_weights is {start!r:.40}")
     if start in _UNCHANGED_BASE or config.initial is not None:
         return
     name = str(start)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ from typing import Any
 import numpy as np
 
 from stockpot.checkpoints.adapters.changes import Delta, Factors, Hadamard, Kronecker
-from stockpot.checkpoints.adapters.config import AdapterConfig, read_config
+from stockpot.checkpoints.adapters.config import (
+    LONGEST_PATTERN,
+    AdapterConfig,
+    read_config,
+)
 from stockpot.checkpoints.checkpoint import Checkpoint
 from stockpot.checkpoints.dtypes import Array
 from stockpot.errors import CheckpointError, NonFiniteError
@@ -45,6 +50,9 @@ _WRAPPERS = re.compile(
     r"\.modules_to_save\.default|\.ln_tuning_layers(\.default)?|\.base_layer|\.token_adapter"
 )
 _PROJECTIONS = ("base_model.vera_A", "base_model.vera_B")
+MOST = 2**28
+"""Values of a part that is a product of two."""
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -92,11 +100,25 @@ class Adapter:
 
     def delta(self, update: Update) -> Delta | None:
         """The delta of an update, rows being outputs; None where the kind has none."""
-        return _DELTAS[self.settings.kind](self, update) if update.parts.keys() & _ADDED else None
+        if not update.parts.keys() & _ADDED:
+            return None
+        with self.fitting(update):
+            return _DELTAS[self.settings.kind](self, update)
+
+    @contextmanager
+    def fitting(self, update: Update) -> Iterator[None]:
+        """Raise ``CheckpointError`` for the tensors of an update whose shapes fit nothing."""
+        try:
+            yield
+        except (IndexError, TypeError, ValueError) as error:
+            shapes = ", ".join(f"{name} {list(v.shape)}" for name, v in update.parts.items())
+            raise self.error(
+                f"'{update.module}' has tensors of shapes that do not fit: {shapes:.300}"
+            ) from error
 
     def scale(self, update: Update, rank: int) -> float:
         """``alpha / r`` (or ``alpha / sqrt(r)``) of an update."""
-        alpha = _pattern(self.settings.get("alpha_pattern"), update.module)
+        alpha = _pattern(self, "alpha_pattern", update.module)
         if alpha is None:
             alpha = self.settings.get("lora_alpha", self.settings.get("alpha", rank))
         return float(alpha) / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
@@ -209,6 +231,7 @@ def _lora(adapter: Adapter, update: Update) -> Factors:
         raise adapter.error(f"'{update.module}' has only one of its two LoRA factors")
     down, up = parts[f"{prefix}A"], parts[f"{prefix}B"]
     rank = len(down)
+    _check_rank(adapter, update, rank)
     up, down = up.reshape(len(up), -1), down.reshape(rank, -1)
     if up.shape[1] != rank:
         raise adapter.error(
@@ -217,7 +240,33 @@ def _lora(adapter: Adapter, update: Update) -> Factors:
             if parts[f"{prefix}A"].ndim > 2
             else None,
         )
-    return Factors(up, down, adapter.scale(update, rank))
+    return _bounded(adapter, update, Factors(up, down, adapter.scale(update, rank)))
+
+
+def _check_rank(adapter: Adapter, update: Update, rank: int) -> None:
+    """The factors have a rank that the config names; experts share one, AdaLoRA prunes it."""
+    settings = adapter.settings
+    known = {settings.get("r"), *settings.get("rank_pattern", {}).values()} - {None}
+    several = settings.kind != "LORA" or settings.get("target_parameters")
+    if not rank or (known and rank not in known and not several):
+        raise adapter.error(
+            f"the factors of '{update.module}' have rank {rank}, its config says "
+            f"{', '.join(map(str, sorted(known))) or 'nothing'}"
+        )
+
+
+def _bounded(adapter: Adapter, update: Update, factors: Factors) -> Factors:
+    """The factors, unless their product may have values that no weight has."""
+    left, right = np.abs(factors.left).max(initial=0.0), np.abs(factors.right).max(initial=0.0)
+    if not float(left) * float(right) * factors.left.shape[1] * factors.scale < _LARGEST:
+        raise adapter.error(f"the update of '{update.module}' has values beyond {_LARGEST:.2g}")
+    return factors
+
+
+def _product(adapter: Adapter, update: Update, a: Array, b: Array) -> Array:
+    if a.shape[0] * b.shape[1] > MOST:
+        raise adapter.error(f"a part of '{update.module}' has more than {MOST:,} values, the limit")
+    return a @ b
 
 
 def _adalora(adapter: Adapter, update: Update) -> Factors:
@@ -263,8 +312,8 @@ def _lokr(adapter: Adapter, update: Update) -> Kronecker:
         elif kernel is not None:
             sides.append(np.einsum("ijkl,ip,jr->prkl", kernel, a, b))
         else:
-            sides.append(a @ b)
-    rank = _pattern(adapter.settings.get("rank_pattern"), update.module)
+            sides.append(_product(adapter, update, a, b))
+    rank = _pattern(adapter, "rank_pattern", update.module)
     rank = adapter.settings.get("r", 8) if rank is None else rank
     flat = sides[1].reshape(len(sides[1]), -1)
     return Kronecker(sides[0], flat, adapter.scale(update, rank))
@@ -283,8 +332,14 @@ def _vera(adapter: Adapter, update: Update) -> Factors:
 _DELTAS = {"LORA": _lora, "ADALORA": _adalora, "LOHA": _loha, "LOKR": _lokr, "VERA": _vera}
 
 
-def _pattern(patterns: Any, module: str) -> Any:
-    for pattern, value in (patterns or {}).items():
+def _pattern(adapter: Adapter, key: str, module: str) -> Any:
+    """The number that the patterns of a key give a module; None for none."""
+    patterns = adapter.settings.get(key, {})
+    if patterns and len(module) > LONGEST_PATTERN:
+        raise adapter.error(
+            f"{key}: the name {module[:40]}... has more than {LONGEST_PATTERN} characters"
+        )
+    for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
     return None

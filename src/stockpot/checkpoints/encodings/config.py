@@ -45,7 +45,7 @@ def read_quantization(stored: Checkpoint) -> QuantConfig:
         return QuantConfig()
     try:
         return _parsed(content)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, OverflowError) as error:
         raise CheckpointError(
             f"{stored.label}: its quantization_config cannot be read: {error}"
         ) from None

@@ -7,7 +7,8 @@ alone (tables of shapes aside). What belongs to an encoding and to no reader is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -89,6 +90,18 @@ def _of_gguf(stored: GgufCheckpoint) -> Detected:
     return Detected(tuple(weights), ())
 
 
+@contextmanager
+def fitting(label: str, name: str) -> Iterator[None]:
+    """Raise ``CheckpointError`` where tables of an encoding turn out not to fit each other."""
+    try:
+        yield
+    except (IndexError, OverflowError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{label}: the encoding of '{name}' is damaged: {error}",
+            hint="take the model before its quantisation, or another copy of it",
+        ) from error
+
+
 class _Detector:
     def __init__(self, stored: Checkpoint, config: QuantConfig) -> None:
         self.stored, self.config = stored, config
@@ -109,7 +122,10 @@ class _Detector:
         }
         for end, read in readers.items():
             for name in [name for name in self.stored.names if name.endswith(end)]:
-                weight = read(name.removesuffix(end), name) if name in self.left else None
+                weight = None
+                if name in self.left:
+                    with fitting(self.stored.label, name):
+                        weight = read(name.removesuffix(end), name)
                 if weight is not None:
                     for part in weight.parts:
                         self.left.pop(part, None)
