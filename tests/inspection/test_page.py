@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -92,3 +93,24 @@ def test_the_page_is_written_whole(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         write_inspection(compare(MODELS), tmp_path / "file" / "page.html")
+
+
+@pytest.mark.parametrize("count", [2, 4, 12])
+def test_labels_of_columns_do_not_run_into_each_other(count: int) -> None:
+    models = {f"m{seed}": tuned(BASE, seed) for seed in range(count)}
+    heat = drawings(page(compare(models, base=BASE)))[-1]
+    boxes = []
+    for text in heat.iter("text"):
+        if text.get("class") != "tick":
+            continue
+        long = 6.0 * len(text.text or "")
+        moved = re.fullmatch(r"translate\((\S+) (\S+)\) rotate\(-90\)", text.get("transform", ""))
+        if moved:
+            boxes.append((float(moved[1]) - 9, float(moved[1]), float(moved[2]) - long))
+        else:
+            middle = float(text.get("x", "0"))
+            boxes.append((middle - long / 2, middle + long / 2, float(text.get("y", "0")) - 9))
+    assert len(boxes) == count * (count + 1) // 2 + count + count * (count - 1) // 2 + 2
+    boxes.sort()
+    assert all(first[1] <= second[0] for first, second in itertools.pairwise(boxes))
+    assert all(top > 14 for *_, top in boxes)

@@ -171,3 +171,16 @@ def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         write_ranking(results(), tmp_path / "file" / "page.html")
     assert write_ranking(results(), tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("valued", [True, False])
+def test_a_tie_is_read_as_a_tie(valued: bool) -> None:
+    """Nothing tells two models apart that have the same mean and the same chance."""
+    found = results(valued)
+    assert "tied" not in headline(RankResults.read(found))["sure"]
+    for model in found["models"][:2]:
+        model |= {"rank": found["models"][0]["rank"], "value": found["models"][0]["value"]}
+        model["p_best"] = 0.498
+    words = headline(RankResults.read(found))
+    assert words["answer"] == "Start from <lite> or b"
+    assert words["sure"].startswith("2 are tied for the highest expected result; <lite> is the")

@@ -201,7 +201,7 @@ def test_comparing_refuses_what_makes_no_sense(client: TestClient) -> None:
 
 def test_ranking_shows_the_posterior(client: TestClient) -> None:
     listed = client.get("/results").text
-    key = re.search(r'/results/(\w{16})">runs/rank<', listed)
+    key = re.search(r'/results/(\w{16})"><bdi>runs/rank<', listed)
     assert key is not None
     text = client.get(f"/results/{key[1]}").text
     found = read(text)

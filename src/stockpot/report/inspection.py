@@ -19,6 +19,7 @@ _HEIGHT = 15
 _HEAD = 44
 # Width of a cell with few and with many columns, so that most pages need no scrolling sideways.
 _WIDE, _NARROW, _MANY = 36, 22, 18
+_DIGIT = 6.6  # pixels of a character above a column; wider than its column a label is turned
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,9 @@ def heat_map(panels: Sequence[Panel], rows: Sequence[Layer]) -> dict[str, Any]:
     cells: list[dict[str, Any]] = []
     heads: list[dict[str, Any]] = []
     wide = _WIDE if sum(len(panel.columns) for panel in panels) <= _MANY else _NARROW
+    longest = _DIGIT * max((len(name) for panel in panels for name in panel.columns), default=0)
+    turned = longest > wide
+    top = _HEAD + (longest - _DIGIT if turned else 0)
     left = float(_LABEL_WIDTH)
     for panel in panels:
         xs = [left + place * (wide + 1) for place in range(len(panel.columns))]
@@ -167,7 +171,7 @@ def heat_map(panels: Sequence[Panel], rows: Sequence[Layer]) -> dict[str, Any]:
                 cells.append(
                     {
                         "x": x,
-                        "y": _HEAD + row * _HEIGHT,
+                        "y": top + row * _HEIGHT,
                         "hue": "plus" if shade >= 0 else "minus",
                         "strength": f"{abs(shade):.3f}",
                         "words": f"{layer.name} · {panel.title} {label}: {panel.show(value)}",
@@ -176,7 +180,7 @@ def heat_map(panels: Sequence[Panel], rows: Sequence[Layer]) -> dict[str, Any]:
         left += max(len(panel.columns) * (wide + 1), 7.2 * len(panel.title)) + 22
     labels = [
         {
-            "y": _HEAD + row * _HEIGHT + _HEIGHT - 4,
+            "y": top + row * _HEIGHT + _HEIGHT - 4,
             "text": _shorten(layer.name, 48),
             "counted": layer.counted,
             "words": f"{layer.name} {list(layer.shape)}",
@@ -185,11 +189,12 @@ def heat_map(panels: Sequence[Panel], rows: Sequence[Layer]) -> dict[str, Any]:
     ]
     return {
         "width": left,
-        "height": _HEAD + len(rows) * _HEIGHT + 4,
+        "height": top + len(rows) * _HEIGHT + 4,
         "label_x": _LABEL_WIDTH - 10,
         "cell": wide,
         "row": _HEIGHT,
-        "head": _HEAD,
+        "head": top,
+        "turned": turned,
         "cells": cells,
         "labels": labels,
         "heads": heads,

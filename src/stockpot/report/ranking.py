@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,7 +75,12 @@ def headline(results: RankResults) -> dict[str, str]:
             "next": "",
         }
     first = models[0]
+    equal = [model for model in models if _tied(model, first, results.by_value)]
     sure = "It has the highest expected result and is the best"
+    answer = f"Start from {first.name}"
+    if len(equal) > 1:
+        answer = f"Start from {' or '.join(model.name for model in equal[:3])}"
+        sure = f"{len(equal)} are tied for the highest expected result; {first.name} is the best"
     sure += f" of {len(models)} with probability {chance(first.p_best)}"
     if len(models) > 1:
         second = max(models[1:], key=lambda model: float(model.p_best))
@@ -91,7 +97,15 @@ def headline(results: RankResults) -> dict[str, str]:
     if following:
         cost = numbers.duration(following.seconds)
         advice = f"What to try next: fine-tune {following.model} (about {cost})."
-    return {"answer": f"Start from {first.name}", "sure": f"{sure}. {done}", "next": advice}
+    return {"answer": answer, "sure": f"{sure}. {done}", "next": advice}
+
+
+def _tied(model: RankedModel, first: RankedModel, by_value: bool) -> bool:
+    """Whether nothing that is shown tells two models apart: their means and chances are equal."""
+    return (
+        math.isclose(_point(model, by_value).mean, _point(first, by_value).mean, rel_tol=1e-6)
+        and abs(model.p_best - first.p_best) < 0.005
+    )
 
 
 def chance(value: float) -> str:

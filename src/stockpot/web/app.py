@@ -14,13 +14,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stockpot.errors import InputError, OutputError, StockpotError
+from stockpot.web.angles import BusyError
 from stockpot.web.changes import Changes
 from stockpot.web.guard import LOOPBACK, Guard
 from stockpot.web.keeper import Keeper
 from stockpot.web.proposals import Maintainer
+from stockpot.web.requests import patient
 from stockpot.web.shell import ServerSettings, Shells
 from stockpot.web.views import Views
 
+_MOST = 200  # connections at a time
 _WORDS = {
     403: "Not allowed",
     404: "There is no such page",
@@ -103,6 +106,8 @@ def serve(
             proxy_headers=False,
             lifespan="off",
             ws="none",
+            http=patient(),
+            limit_concurrency=_MOST,
             timeout_graceful_shutdown=2,
         )
         shown = f"[{host}]" if ":" in host else host
@@ -149,6 +154,8 @@ def _explain(error: Exception) -> tuple[str, str, str | None, int]:
         title = _WORDS.get(error.status_code, "That did not work")
         words = "" if error.status_code in (404, 405) else error.detail
         return title, words, None, error.status_code
+    if isinstance(error, BusyError):
+        return "Please wait", error.message, error.hint, 503
     if isinstance(error, StockpotError):
         status = 404 if isinstance(error, InputError) else 409
         return "That did not work", error.message, error.hint, status

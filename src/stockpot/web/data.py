@@ -15,6 +15,7 @@ from stockpot.reading import visible
 from stockpot.registry import Manifest, Registry
 from stockpot.registry.index import Edge, Row
 from stockpot.registry.registry import Unusable, models_of
+from stockpot.registry.signing import signers
 from stockpot.registry.tree import family, lineage
 
 PAGE = 50  # models in a table
@@ -87,6 +88,7 @@ class ModelView:
     drawn: int
     card: str
     files: tuple[tuple[str, int], ...]
+    signed: tuple[str, ...]
 
 
 def address(model: str) -> str:
@@ -139,6 +141,7 @@ def model(place: str, ident: str) -> ModelView:
             drawn=len(rows),
             card=_card(registry, manifest),
             files=tuple((file.path, file.size) for file in manifest.files),
+            signed=tuple(map(str, signers(registry, "manifest", manifest.id))),
         )
 
 

@@ -29,6 +29,7 @@ from stockpot.community.measuring import Meter
 from stockpot.community.review import last_review
 from stockpot.errors import InputError
 from stockpot.registry import Registry
+from stockpot.registry.signing import signers
 from stockpot.report.community import chart, legend
 from stockpot.web.data import LineView
 
@@ -48,6 +49,7 @@ class Proposal:
     ``state``: "in" the newest version, "passed" or "refused" by its last review, "new" before any.
     ``back``: it was in, and was taken back. ``checks`` are those of the review: ``name``,
     ``passed``, ``words``. ``commands``: what can be done with it, and the command that does it.
+    ``signed``: by whom, in words.
     """
 
     contribution: Contribution
@@ -56,6 +58,7 @@ class Proposal:
     checks: tuple[dict[str, Any], ...]
     back: bool
     commands: tuple[tuple[str, str], ...]
+    signed: str
 
     @property
     def id(self) -> str:
@@ -112,6 +115,7 @@ def _proposal(
         tuple(done.get("checks", ())),
         back=found.id in ever - inside,
         commands=tuple(_commands(found, state, place, unique)),
+        signed=", ".join(map(str, signers(registry, "contribution", found.digest))),
     )
 
 
