@@ -10,6 +10,8 @@
     │   ├── CheckpointError       a weights file that cannot be read as what it claims to be
     │   │   ├── UnsafeFileError   a file that would execute code or leave its folder
     │   │   └── NonFiniteError    NaN or infinity in a tensor
+    │   ├── SignatureError        a signature of other bytes, or of nobody who is trusted
+    │   ├── LimitError            what somebody wrote needs more memory or time than it may have
     │   ├── MethodError           an unknown merge method, or a parameter outside its range
     │   ├── LineageError          weights that have no ancestor in common
     │   ├── BaseMismatchError     a component meets another base than the one it was made on
@@ -75,6 +77,14 @@ class UnsafeFileError(CheckpointError):
 
 class NonFiniteError(CheckpointError):
     """A tensor holds NaN or infinity; names file, tensor and position."""
+
+
+class SignatureError(InputError):
+    """A signature that belongs to other bytes, or to nobody who is trusted."""
+
+
+class LimitError(InputError):
+    """What somebody wrote needs more memory or time than it may have; names the limit."""
 
 
 class MethodError(InputError):

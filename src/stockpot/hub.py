@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stockpot.bounded import GIGABYTE, Limits, run_bounded
 from stockpot.checkpoints.hub import fetch_folder
 from stockpot.checkpoints.open import PICKLE_SUFFIXES, open_stored
 from stockpot.errors import (
@@ -28,6 +30,7 @@ from stockpot.errors import (
     UnsafeFileError,
 )
 from stockpot.files import atomic_folder
+from stockpot.outside import outside
 from stockpot.provenance import (
     FILE_NAME,
     HUB_ID,
@@ -86,6 +89,8 @@ MODEL_FILES = (
 )
 """Patterns of the files that make a model; stockpot writes these, or copies them from a parent."""
 
+SECONDS = 3600.0
+"""What examining a model that was pulled may take."""
 _PLACE = re.compile(r"(/|~/|[A-Za-z]:[\\/])[^\n]+")
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
 
@@ -186,13 +191,24 @@ def push(
     return Push(repository, plan.files, plan.left_out, tuple(notes), size, str(done.commit_url))
 
 
-def pull(source: str, output: str | Path, *, overwrite: bool = False, quiet: bool = True) -> Pulled:
+def pull(
+    source: str,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    quiet: bool = True,
+    memory: int | None = None,
+    seconds: float = SECONDS,
+) -> Pulled:
     """Bring ``owner/name`` or ``owner/name@revision`` into the folder ``output``.
 
     A model that brings no record gets one that names the repository, its commit and the hash of its
-    weights, so that what is made from it knows its parent.
+    weights, so that what is made from it knows its parent. The files are examined in a child
+    process, which may have ``memory`` bytes (by default 4 GiB and three times the files) and
+    ``seconds``.
 
     Raises:
+        LimitError: examining the files takes more than that.
         CheckpointError: no such model, or weights that are not what the record says.
         OutputError: the folder exists.
     """
@@ -211,14 +227,14 @@ def pull(source: str, output: str | Path, *, overwrite: bool = False, quiet: boo
                 _check_source(file, fetched)
                 (folder / inside).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, folder / inside)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        limits = Limits(memory or 4 * GIGABYTE + 3 * size, seconds)
+        what = f"examining what '{source}' holds"
+        found = run_bounded(examine, folder, limits=limits, what=what)
         own = has_record(folder)
         if own:
             record = read_record(folder)
-            names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-            _check_weights(folder, record, sorted(names))
         else:
-            with open_stored(folder) as checkpoint:
-                found = checkpoint.digest()
             record = Record(
                 kind="base",
                 name=name,
@@ -229,6 +245,20 @@ def pull(source: str, output: str | Path, *, overwrite: bool = False, quiet: boo
             )
             write_record(folder, record)
     return Pulled(output, record, own)
+
+
+def examine(folder: Path) -> str:
+    """The hash of the weights in a folder, all of whose weights files were read and fit its record.
+
+    Raises ``CheckpointError`` naming the file that does not, or cannot be read.
+    """
+    if has_record(folder):
+        names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+        record = read_record(folder)
+        _check_weights(folder, record, sorted(names))
+        return record.digest or ""
+    with open_stored(folder) as checkpoint:
+        return checkpoint.digest()
 
 
 def _check_source(file: Path, fetched: Path) -> None:
@@ -406,7 +436,8 @@ def _hub(repository: str, *, quiet: bool) -> Iterator[None]:
         enable_progress_bars,
     )
 
-    silenced = quiet and not are_progress_bars_disabled()
+    # Where nobody watches, bars would run into the line that says what went wrong.
+    silenced = (quiet or not sys.stderr.isatty()) and not are_progress_bars_disabled()
     if silenced:
         disable_progress_bars()
     try:
@@ -423,7 +454,9 @@ def _hub(repository: str, *, quiet: bool) -> Iterator[None]:
                 f"'{repository}': the hub refuses ({status}): {reason}",
                 hint="run `hf auth login` with a token that may write, or set HF_TOKEN",
             ) from error
-        raise StockpotError(f"'{repository}': the hub failed ({status}): {reason}") from error
+        raise StockpotError(
+            f"'{repository}': the hub failed ({status}): {reason}", hint="try again later"
+        ) from error
     except ValueError as error:  # a card or a name that the hub does not accept
         raise InputError(f"'{repository}': {error}") from error
     except (OSError, RuntimeError) as error:  # an upload that failed is a RuntimeError
@@ -431,6 +464,11 @@ def _hub(repository: str, *, quiet: bool) -> Iterator[None]:
         raise StockpotError(
             f"'{repository}': the hub cannot be reached: {reason}", hint="try again later"
         ) from error
+    except Exception as error:
+        known = outside(error)
+        if known is None or isinstance(error, StockpotError):
+            raise
+        raise StockpotError(f"'{repository}': {known.message}", hint=known.hint) from error
     finally:
         if silenced:
             enable_progress_bars()

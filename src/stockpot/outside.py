@@ -11,6 +11,8 @@ import sqlite3
 
 from stockpot.errors import OutputError, StockpotError
 
+AGAIN = "once that is put right, run the same command again"
+"""The next step where a disk failed and nothing better is known."""
 _SERVICES = {
     "botocore": "the object store",
     "aiobotocore": "the object store",
@@ -19,7 +21,9 @@ _SERVICES = {
     "adlfs": "the object store",
     "aiohttp": "the network",
     "httpx": "the network",
+    "httpx2": "the network",
     "httpcore": "the network",
+    "httpcore2": "the network",
     "requests": "the network",
     "urllib3": "the network",
     "huggingface_hub": "the hub",
@@ -60,4 +64,4 @@ def _of_system(error: OSError) -> StockpotError:
         return OutputError(what, hint="make room, or choose another place for the output")
     if isinstance(error, PermissionError):
         return OutputError(what, hint="you may not do that there; choose another place")
-    return StockpotError(what, hint="once that is put right, run the same command again")
+    return StockpotError(what, hint=AGAIN)

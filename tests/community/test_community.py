@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from stockpot.bounded import GIGABYTE  # noqa: E402
 from stockpot.checkpoints.torch_io import load_state  # noqa: E402
 from stockpot.community import (  # noqa: E402
     accept,
@@ -27,9 +29,52 @@ from stockpot.registry import checkout  # noqa: E402
 from stockpot.registry.checking import verify  # noqa: E402
 from stockpot.report.community import page  # noqa: E402
 from stockpot.tangent.forgetting.run import verify as check_certificate  # noqa: E402
-from tests.community.conftest import World, save, train  # noqa: E402
+from tests.community.conftest import State, World, save, train  # noqa: E402
 from tests.recycling.tiny import net  # noqa: E402
 from tests.registry.models import files  # noqa: E402
+
+
+class Blind:
+    """Worse for all weights but those of the base."""
+
+    name, tolerance = "seen", 0.05
+
+    def __init__(self, base: State) -> None:
+        self.base = base
+
+    def scores(self, folder: Path) -> np.ndarray:
+        state = load_state(folder)
+        moved = any(not torch.equal(state[n], self.base[n]) for n in state)
+        return np.zeros(200) + (np.arange(200) % 4 > (2 if moved else 0))
+
+
+class Hill:
+    """Good at both ends, bad in between."""
+
+    name, tolerance = "hill", 1.0
+
+    def __init__(self, *ends: float) -> None:
+        self.ends = ends
+
+    def scores(self, folder: Path) -> np.ndarray:
+        value = float(load_state(folder)["2.bias"][0])
+        inside = min(abs(value - end) for end in self.ends) > 1e-6
+        return np.full(50, 0.2 if inside else 0.9)
+
+
+class Greedy:
+    """Takes what it can get."""
+
+    name, tolerance = "greedy", 1.0
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def scores(self, folder: Path) -> np.ndarray:
+        if self.what == "memory":
+            return np.ones(2**33)
+        while True:
+            time.sleep(1)
 
 
 def test_two_rounds_one_refused_one_taken_back(world: World) -> None:
@@ -194,15 +239,7 @@ def test_what_is_refused_and_why(world: World) -> None:
 def test_a_version_that_loses_on_a_task_does_not_come(world: World) -> None:
     """A backdoor too small for the eye of the layers: features that say nothing about the task."""
 
-    class Blind:
-        name, tolerance = "seen", 0.05
-
-        def scores(self, folder: Path) -> np.ndarray:
-            state = load_state(folder)
-            moved = any(not torch.equal(state[n], world.base[n]) for n in state)
-            return np.zeros(200) + (np.arange(200) % 4 > (2 if moved else 0))
-
-    meter = Meter([Blind()])  # type: ignore[list-item]
+    meter = Meter([Blind(world.base)])  # type: ignore[list-item]
     with world.registry() as registry:
         contribute(registry, world.tuned("m", 0))
         done = review(registry, "m", meter=meter)
@@ -215,22 +252,23 @@ def test_a_version_that_loses_on_a_task_does_not_come(world: World) -> None:
         assert len(registry.line("main")) == 1
 
 
+@pytest.mark.parametrize("what", ["memory", "time"])
+def test_what_takes_more_than_the_limit_is_refused(world: World, what: str) -> None:
+    """The review names the limit, and the process of the maintainer goes on."""
+    meter = Meter([Greedy(what)], 2 * GIGABYTE, 30.0 if what == "memory" else 0.5)  # type: ignore[list-item]
+    with world.registry() as registry:
+        contribute(registry, world.tuned("m", 0))
+        done = review(registry, "m", meter=meter)
+        failed = next(check for check in done.checks if not check.passed)
+        assert failed.name == "task greedy"
+        limit = "2 GiB of memory, the limit" if what == "memory" else "s, the limit"
+        assert limit in failed.words
+
+
 def test_a_barrier_on_the_way_is_seen(world: World) -> None:
-    class Hill:
-        """Good at both ends, bad in between."""
-
-        name, tolerance = "hill", 1.0
-        ends: tuple[float, float] = (0.0, 1.0)
-
-        def scores(self, folder: Path) -> np.ndarray:
-            value = float(load_state(folder)["2.bias"][0])
-            inside = min(abs(value - end) for end in self.ends) > 1e-6
-            return np.full(50, 0.2 if inside else 0.9)
-
     with world.registry() as registry:
         model = world.tuned("m", 0)
-        task = Hill()
-        task.ends = (float(world.base["2.bias"][0]), float(load_state(model)["2.bias"][0]))
+        task = Hill(float(world.base["2.bias"][0]), float(load_state(model)["2.bias"][0]))
         contribute(registry, model)
         done = review(registry, "m", meter=Meter([task]), points=5)  # type: ignore[list-item]
         (check,) = [each for each in done.checks if each.name == "connectivity hill"]

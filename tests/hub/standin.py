@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ class Hub:
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.failing = False
+        self.fault: tuple[int, int | str] | None = None
+        """The request of this number fails: by a status, or "disconnect"."""
         self.url = ""
 
     def files(self, repository: str) -> dict[str, bytes]:
@@ -76,6 +79,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         body = self._body()
         self.hub.requests.append(f"{self.command} {path}")
+        if self.hub.fault is not None and len(self.hub.requests) == self.hub.fault[0] + 1:
+            self._fail(self.hub.fault[1])
+            return
         if self.hub.failing:
             self._answer(500, {"error": "the machine is tired"})
             return
@@ -85,6 +91,13 @@ class _Handler(BaseHTTPRequestHandler):
                 work(self, body, **found.groupdict())
                 return
         self._answer(404, {"error": "no such page"})
+
+    def _fail(self, kind: int | str) -> None:
+        if isinstance(kind, int):
+            self._answer(kind, {"error": "not now"})
+            return
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     do_GET = do_HEAD = do_POST = do_PUT = _work  # noqa: N815
 

@@ -225,3 +225,20 @@ def test_push_and_pull_on_the_command_line(
     assert "parents: ./a, ./b" in found.stdout
     assert read_record(tmp_path / "soup") == read_record(merged)
     assert CliRunner().invoke(app, ["pull", "me/soup"]).exit_code == 2
+
+
+def test_pulled_merged_and_pushed_again_it_knows_its_parents_of_the_hub(
+    hub: Hub, tmp_path: Path
+) -> None:
+    for seed, name in enumerate(("org/a", "org/b")):
+        source = model_folder(tmp_path / "there" / name, seed)
+        hub.add(name, {path.name: path.read_bytes() for path in source.iterdir()})
+        pull(name, tmp_path / "here" / name)
+    merge([tmp_path / "here" / name for name in ("org/a", "org/b")], output=tmp_path / "merged")
+    assert [parent.name for parent in read_record(tmp_path / "merged").parents] == [
+        "org/a",
+        "org/b",
+    ]
+    push(tmp_path / "merged", "me/soup")
+    front = front_matter(hub.files("me/soup")["README.md"])
+    assert (front["base_model"], front["base_model_relation"]) == (["org/a", "org/b"], "merge")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stockpot.cli.options import AllowCode
+from stockpot.cli.options import AllowCode, LimitMemory, LimitTime
 from stockpot.cli.output import Output
 from stockpot.cli.registry import DEFAULT, Place, opened
+from stockpot.cli.signing import Key, sign_contribution
 from stockpot.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,11 +39,15 @@ def contribute_command(
     readmit: Annotated[
         bool, typer.Option("--readmit", help="Take a tangent component that was forgotten.")
     ] = False,
+    sign: Key = None,
     out: Output = Output(),
 ) -> None:
     """Put a fine-tuning of a registered line up for review."""
     from stockpot.community import contribute
+    from stockpot.signatures import check_key
 
+    if sign is not None:
+        check_key(sign)
     with opened(place) as registry:
         found = contribute(
             registry,
@@ -55,6 +60,8 @@ def contribute_command(
             readmit=readmit,
             quiet=out.silent,
         )
+        if sign is not None:
+            out.say(f"signed by {sign_contribution(registry, found, sign)}")
     out.say(f"next: stockpot review {found.name} --tasks tasks.yaml")
     out.data(
         {"id": found.id, **found.to_json()},
@@ -71,8 +78,13 @@ def review_command(
         str, typer.Option(help="Where no contribution is named: of this line.")
     ] = "main",
     tasks: Tasks = None,
+    limit_memory: LimitMemory = None,
+    limit_time: LimitTime = 60.0,
     points: Annotated[int, typer.Option(min=3, help="Models between base and it.")] = 3,
     barrier: Annotated[float, typer.Option(min=0, help="Fall of score allowed there.")] = 0.05,
+    signed: Annotated[
+        bool, typer.Option("--signed", help="Refuse what nobody signed whom you trust.")
+    ] = False,
     refusal: Annotated[
         str | None,
         typer.Option("--refuse", help="Examine nothing, refuse the named ones for this reason."),
@@ -96,14 +108,16 @@ def review_command(
                 for each in contributions(registry, line)
                 if last_review(registry, each) is None
             ]
-        meter = _meter(tasks)
+        meter = _meter(tasks, limit_memory, limit_time)
         reviews = []
         for each in chosen:
             if refusal is not None:
                 reviews.append(refuse(registry, each, refusal))
                 continue
             out.say(f"reviewing {each.name}")
-            reviews.append(review(registry, each, meter=meter, points=points, barrier=barrier))
+            reviews.append(
+                review(registry, each, meter=meter, points=points, barrier=barrier, signed=signed)
+            )
     lines = []
     for each, done in zip(chosen, reviews, strict=True):
         lines.append(f"{each.name}: {'accepted' if done.accepted else 'refused'}")
@@ -129,6 +143,8 @@ def accept_command(
         list[str] | None, typer.Option("--set", "-s", help="Parameter, such as scale=0.3.")
     ] = None,
     tasks: Tasks = None,
+    limit_memory: LimitMemory = None,
+    limit_time: LimitTime = 60.0,
     html: Html = None,
     force: Annotated[
         bool, typer.Option("--force", help="Without a review, and even if a task gets worse.")
@@ -146,7 +162,7 @@ def accept_command(
             contribution,
             method=method,
             parameters=read_parameters(parameters or []),
-            meter=_meter(tasks),
+            meter=_meter(tasks, limit_memory, limit_time),
             force=force,
         )
         line = _line_of(registry, done.round.contributions[0])
@@ -170,6 +186,8 @@ def revert_command(
     place: Place = DEFAULT,
     why: Annotated[str, typer.Option(help="The reason, to keep with the version.")] = "",
     tasks: Tasks = None,
+    limit_memory: LimitMemory = None,
+    limit_time: LimitTime = 60.0,
     certificate: Annotated[
         Path | None, typer.Option(help="Tangent component: write what is left of it to this file.")
     ] = None,
@@ -188,7 +206,7 @@ def revert_command(
                 f"{found.name} is a {found.kind}: certificates are for tangent components",
                 hint="leave out --certificate; `stockpot registry verify` and the digest tell",
             )
-        done = revert(registry, found, meter=_meter(tasks), why=why)
+        done = revert(registry, found, meter=_meter(tasks, limit_memory, limit_time), why=why)
         digest = registry.manifest(done.model).digest
         dropped = [find_contribution(registry, each).name for each in done.dropped]
         _page(registry, found.line, html, out)
@@ -221,11 +239,12 @@ def _certificate_words(made: Certificate) -> str:
     )
 
 
-def _meter(tasks: Path | None) -> Meter:
+def _meter(tasks: Path | None, gibibytes: float | None, minutes: float) -> Meter:
+    from stockpot.bounded import in_bytes
     from stockpot.community import load_tasks
     from stockpot.community.measuring import Meter
 
-    return Meter([] if tasks is None else load_tasks(tasks))
+    return Meter([] if tasks is None else load_tasks(tasks), in_bytes(gibibytes), minutes * 60.0)
 
 
 def _line_of(registry: Registry, contribution: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stockpot.cli.options import DryRun, Overwrite
+from stockpot.cli.options import DryRun, LimitMemory, LimitTime, Overwrite
 from stockpot.cli.output import Output
 
 
@@ -80,13 +80,23 @@ def pull_command(
         Path | None, typer.Option("--output", "-o", help="Folder [default: NAME].")
     ] = None,
     overwrite: Overwrite = False,
+    limit_memory: LimitMemory = None,
+    limit_time: LimitTime = 60.0,
     out: Output = Output(),
 ) -> None:
     """Bring a model of the Hugging Face hub here, with its lineage, its weights checked."""
+    from stockpot.bounded import in_bytes
     from stockpot.hub import pull
 
     folder = output or Path(source.partition("@")[0].rpartition("/")[2])
-    done = pull(source, folder, overwrite=overwrite, quiet=out.silent)
+    done = pull(
+        source,
+        folder,
+        overwrite=overwrite,
+        quiet=out.silent,
+        memory=in_bytes(limit_memory),
+        seconds=limit_time * 60.0,
+    )
     record = done.record
     if not done.own_record:
         out.say("it brought no lineage; stockpot.json now names where it came from")

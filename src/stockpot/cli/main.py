@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from stockpot.cli.groups import grouped
 from stockpot.errors import OutputError, RecipeError, StockpotError
 from stockpot.extras import wanting
-from stockpot.outside import outside
+from stockpot.outside import AGAIN, outside
 from stockpot.programs import set_policy
 from stockpot.reading import visible
 from stockpot.version import VERSION
@@ -46,7 +46,12 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "push": "hub.push_command",
     "pull": "hub.pull_command",
     "demo": "demo.demo_command",
-    "registry": {"": "registry.registry_app", "land": "landing.land_command"},
+    "registry": {
+        "": "registry.registry_app",
+        "land": "landing.land_command",
+        "sign": "signing.sign_command",
+        "trust": "signing.trust_command",
+    },
     "contribute": "contribute.contribute_command",
     "review": "contribute.review_command",
     "accept": "contribute.accept_command",
@@ -135,9 +140,21 @@ class _Group(TyperGroup):
 
 
 def _of_stream(error: Exception) -> bool:
-    """Whether stdout or stderr cannot be written: nothing more can be said, ``main`` ends it."""
+    """Whether stdout or stderr cannot be written: nothing more can be said, ``main`` ends it.
+
+    Any other file may fail without a name as well; who called tells them apart.
+    """
     known = (*_UNWRITABLE, errno.EPIPE)
-    return isinstance(error, OSError) and error.filename is None and error.errno in known
+    if not isinstance(error, OSError) or error.filename is not None or error.errno not in known:
+        return False
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and last.tb_frame.f_globals.get("__name__", "").startswith(_SPEAKING)
+
+
+_SPEAKING = ("stockpot.cli.", "stockpot.progress", "typer", "click", "tqdm", "rich")
+"""Modules that write to the terminal."""
 
 
 def _say(error: StockpotError) -> int:
@@ -146,8 +163,9 @@ def _say(error: StockpotError) -> int:
     for problem in problems:
         line = visible(" ".join(problem.splitlines()), _LONGEST)
         print(f"error: {line}", file=sys.stderr)  # noqa: T201
-    if error.hint:
-        print(f"hint: {visible(error.hint, _LONGEST)}", file=sys.stderr)  # noqa: T201
+    hint = error.hint or (AGAIN if isinstance(error.__cause__, OSError) else None)
+    if hint:
+        print(f"hint: {visible(hint, _LONGEST)}", file=sys.stderr)  # noqa: T201
     return error.exit_code
 
 
@@ -191,21 +209,24 @@ def main() -> None:
     except OSError as error:
         if error.filename is not None or error.errno not in _UNWRITABLE:
             raise
-        _leave(_refused(error))
+        _leave(_refused(error), reported=True)
 
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Why a stream cannot be written; an error about a file would carry its name."""
 
 
-def _leave(code: int) -> None:
-    """End the process without the time in which Python frees object after object."""
+def _leave(code: int, *, reported: bool = False) -> None:
+    """End the process without the time in which Python frees object after object.
+
+    ``reported``: it was said already that the output cannot be written.
+    """
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
     except OSError as error:
         # A reader that has gone away (`| head`) has what it wanted.
-        code = code if error.errno == errno.EPIPE else _refused(error)
+        code = code if reported or error.errno == errno.EPIPE else _refused(error)
     with suppress(OSError):
         sys.stderr.flush()
     os._exit(code)

@@ -46,6 +46,13 @@ Changes = Annotated[
     typer.Option("--set", help="Change the recipe, such as training.steps=100; repeatable."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+LimitMemory = Annotated[
+    float | None,
+    typer.Option(
+        min=0.1, help="GiB that what others wrote may take [default: by the size of the model]"
+    ),
+]
+LimitTime = Annotated[float, typer.Option(min=0.01, help="Minutes that it may take, a model.")]
 SkipCorrupt = Annotated[
     bool, typer.Option("--skip-corrupt", help="Leave out unreadable images and list them.")
 ]

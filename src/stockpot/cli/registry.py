@@ -79,12 +79,19 @@ def add_command(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Keep NaN and infinity.")
     ] = False,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign it with this SSH key.")
+    ] = None,
     out: Output = Output(),
 ) -> None:
     """Put a model in. The same model twice changes nothing."""
 
     from stockpot.registry import add
+    from stockpot.registry.signing import sign_entry
+    from stockpot.signatures import check_key
 
+    if sign is not None:
+        check_key(sign)
     with opened(place) as registry:
         done = add(
             registry,
@@ -100,6 +107,8 @@ def add_command(
         )
         if line is not None:
             registry.advance(line, done.id, {"what": "add"})
+        if sign is not None:
+            sign_entry(registry, "manifest", done.id, done.id, sign)
     _say_added(done, out)
 
 
@@ -128,9 +137,12 @@ def log_command(
             value: dict[str, Any] = {"line": line, "versions": versions}
         else:
             newest = registry.index.newest(limit)
-            rows = [["model", "name", "kind", "size", "added"]]
-            rows += [_log_row(row) for row in newest]
-            value = {"models": [asdict(row) for row in newest]}
+            signed = _signers(registry, [row.id for row in newest])
+            rows = [["model", "name", "kind", "size", "added", *(["signed by"] if signed else [])]]
+            rows += [
+                [*_log_row(row), *([signed.get(row.id, "")] if signed else [])] for row in newest
+            ]
+            value = {"models": [{**asdict(row), "signed": signed.get(row.id)} for row in newest]}
         left = registry.quarantine()
         _say_left(left, out)
         out.data({**value, "quarantine": [asdict(entry) for entry in left]}, table(rows))
@@ -180,6 +192,7 @@ def show_command(
         value = {"id": manifest.id, **manifest.to_json()}
         value["ancestors"] = [row.id for row in registry.ancestors(manifest.id)]
         value["descendants"] = [row.id for row in registry.descendants(manifest.id)]
+        value["signed"] = _signers(registry, [manifest.id]).get(manifest.id)
         out.data(value, _about(registry, value))
 
 
@@ -386,11 +399,23 @@ def _about(registry: Registry, value: dict[str, Any]) -> str:
         )
     if value["note"]:
         lines.append(f"note     {value['note']}")
+    if value["signed"]:
+        lines.append(f"signed   by {value['signed']}")
     lines += [f"file     {file['path']} ({_size(file['size'])})" for file in value["files"]]
     lines.append(
         f"tree     {len(value['ancestors'])} ancestors, {len(value['descendants'])} descendants"
     )
     return "\n".join(lines)
+
+
+def _signers(registry: Registry, models: Sequence[str]) -> dict[str, str]:
+    """Who signed models, in words, for those that somebody did."""
+    from stockpot.registry.signing import signed_models
+
+    return {
+        model: ", ".join(map(str, found))
+        for model, found in signed_models(registry, models).items()
+    }
 
 
 def _log_row(row: Row) -> list[str]:

@@ -33,8 +33,13 @@ class Contribution:
     kind: str
 
     @property
+    def digest(self) -> str:
+        """Hash of all that it says."""
+        return digest(self.to_json())
+
+    @property
     def id(self) -> str:
-        return digest(self.to_json())[:16]
+        return self.digest[:16]
 
     def to_json(self) -> Document:
         return {"schema": SCHEMA, **vars(self)}

@@ -43,6 +43,7 @@ from stockpot.evaluation.connectivity import interpolate
 from stockpot.inspection import check_lineage, compare
 from stockpot.registry import Registry, checkout
 from stockpot.registry.documents import Document, is_entry, read_document, sealed
+from stockpot.registry.signing import signers
 
 MATRIX_TIMES, VECTOR_TIMES = 8.0, 50.0
 # A matrix that has moved by its own norm is another matrix.
@@ -101,6 +102,7 @@ def review(
     meter: Meter | None = None,
     points: int = 3,
     barrier: float = BARRIER,
+    signed: bool = False,
 ) -> Review:
     """Examine a contribution against its base and the newest version, and keep the outcome.
 
@@ -110,27 +112,49 @@ def review(
     the newest version, averaged with it, loses more than its tolerance on any task: a fine-tuning
     alone may forget, as long as the average does not. A tangent component is asked the same: the
     line to its base is a growing share of it, and it is summed with those of the newest version.
-    ``meter`` remembers scores between reviews.
+    ``meter`` remembers scores between reviews. Signatures of it are checked before all that;
+    ``signed``: one of somebody whom this user trusts must be there.
     """
     found = (
         find_contribution(registry, contribution) if isinstance(contribution, str) else contribution
     )
     meter = meter or Meter(tasks)
     before = len(_reviews(registry, found.id))
+    checks = _signatures(registry, found, signed)
+    if all(check.passed for check in checks):
+        checks += _examined(registry, found, meter, points, barrier)
+    done = Review(found.id, found.model, registry.find(found.line), tuple(checks))
+    return _keep(registry, done, before)
+
+
+def _examined(
+    registry: Registry, found: Contribution, meter: Meter, points: int, barrier: float
+) -> list[Check]:
+    """What its weights say, and then the tasks; ends where it makes no sense to go on."""
     if found.kind == COMPONENT:
         checks = [_component_check(registry, found)]
         if checks[0].passed and checks[0].numbers["kind"] == "delta":
             checks.append(_component_layers(registry, found))
             if checks[1].passed and meter.tasks:
                 checks += _measure(registry, found, meter, points, barrier)
-    else:
-        checks = [_lineage(registry, found)]
-        if checks[0].passed:
-            checks.append(_layers(registry, found))
-        if all(check.passed for check in checks) and meter.tasks:
-            checks += _measure(registry, found, meter, points, barrier)
-    done = Review(found.id, found.model, registry.find(found.line), tuple(checks))
-    return _keep(registry, done, before)
+        return checks
+    checks = [_lineage(registry, found)]
+    if checks[0].passed:
+        checks.append(_layers(registry, found))
+    if all(check.passed for check in checks) and meter.tasks:
+        checks += _measure(registry, found, meter, points, barrier)
+    return checks
+
+
+def _signatures(registry: Registry, found: Contribution, needed: bool) -> list[Check]:
+    """Who signed it; nothing where nobody did and nobody need."""
+    made = signers(registry, "contribution", found.digest)
+    if not made:
+        return [Check("signature", False, "nobody signed it", {})] if needed else []
+    words = f"signed by {', '.join(map(str, made))}"
+    # A wrong one says nothing: everybody who may write could put it there.
+    trusted = any(each.state == "trusted" for each in made)
+    return [Check("signature", trusted or not needed, words, {})]
 
 
 def refuse(registry: Registry, contribution: Contribution | str, why: str) -> Review:
@@ -293,6 +317,7 @@ def _measure(
             models = [ends[0], *between, ends[1]]
             half = _mixed(registry, current[0], found.model, 0.5, place)
             how = "averaged with"
+        meter.prepare([*models, half, current])
         for task in meter.tasks:
             try:
                 way = [meter.scores(task, *each) for each in models]

@@ -106,6 +106,7 @@ def _check_holds(registry: Registry, made: Manifest, before: str, meter: Meter) 
         place = Path(scratch)
         old = checkout(registry, before, place / "old")
         checkout(registry, made, place / "new")
+        meter.prepare([(made.digest, place / "new"), (old.digest, place / "old")])
         for task in meter.tasks:
             estimate = meter.against(
                 task, (made.digest, place / "new"), (old.digest, place / "old")

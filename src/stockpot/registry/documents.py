@@ -31,9 +31,10 @@ _KEYS = {
     "lines": rf"lines/{LINE_NAME}/[0-9]{{8}}\.json",
     "proposals": r"proposals/[0-9a-f]{16}\.json",
     "reviews": r"reviews/[0-9a-f]{16}/[0-9]{6}\.json",
+    "signatures": r"signatures/[0-9a-f]{64}/[0-9a-f]{16}\.json",
     "gc": r"gc/[0-9a-f]{32}\.json",
 }
-DOCUMENTS = ("lines", "proposals", "reviews", "gc")
+DOCUMENTS = ("lines", "proposals", "reviews", "signatures", "gc")
 """Folders of sealed documents."""
 
 
@@ -171,6 +172,17 @@ def _check_review(key: str, value: Mapping[str, Any]) -> None:
         raise ValueError("'accepted' is not what its checks say")
 
 
+def _check_signature(key: str, value: Mapping[str, Any]) -> None:
+    if set(value) != {"schema", "of", "id", "model", "signature"}:
+        raise ValueError(f"it has the fields {', '.join(sorted(value))[:200]}")
+    if value["of"] not in ("manifest", "contribution"):
+        raise ValueError(f"'of' is {value['of']!r:.40}, expected manifest or contribution")
+    if fields.hexadecimal(value["id"], "id") != key.split("/")[1]:
+        raise ValueError("it is of another entry")
+    fields.hexadecimal(value["model"], "model")
+    _note(value["signature"], "signature")
+
+
 def _check_mark(key: str, value: Mapping[str, Any]) -> None:
     fields.number(value["time"], "time")
     for blob in fields.items(value["blobs"], "blobs", 100_000_000):
@@ -181,6 +193,7 @@ _CHECKS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
     "lines": _check_version,
     "proposals": _check_proposal,
     "reviews": _check_review,
+    "signatures": _check_signature,
     "gc": _check_mark,
 }
 

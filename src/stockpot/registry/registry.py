@@ -298,9 +298,10 @@ class Registry:
             # What speaks of the model goes before it, so that nothing ever points to nothing.
             for proposal in sorted(proposed):
                 self.store.delete(f"proposals/{proposal}.json")
-            for key, value in self.documents("reviews"):
-                if value["model"] == ident:
-                    self.store.delete(key)
+            for folder in ("signatures", "reviews"):
+                for key, value in self.documents(folder):
+                    if value["model"] == ident:
+                        self.store.delete(key)
             self.store.delete(model_key(ident))
             self.store.flush()
         self._seen = self._known = None

@@ -58,7 +58,7 @@ def _to_move(registry: Registry, quiet: bool) -> list[Unusable]:
         if problem.key in present and _is_damaged(registry, problem.key):
             aside.append(Unusable(problem.key, "damaged", problem.what))
     aside += [Unusable(key, "stray", STRAY) for key in state.strays if key in present]
-    for folder in ("proposals", "reviews"):
+    for folder in ("proposals", "reviews", "signatures"):
         for key, value in registry.documents(folder):
             if model_key(value["model"]) in lost:
                 what = f"it speaks of model {value['model'][:12]}, which is damaged"
