@@ -68,6 +68,9 @@ def sync(path: Path) -> None:
         raise
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(path)  # by a descriptor the system does not know it
+        raise
     finally:
         os.close(descriptor)
 
