@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stockpot.bounded import GIGABYTE, Limits, in_bytes, run_bounded
+from stockpot.bounded import GIGABYTE, ChildLimits, in_bytes, run_bounded
 from stockpot.errors import CheckpointError, InputError, LimitError, StockpotError
 
-ROOMY = Limits(4 * GIGABYTE, 120.0)
+ROOMY = ChildLimits(4 * GIGABYTE, 120.0)
 
 
 def echo(*values: Any) -> Any:
@@ -61,9 +61,9 @@ def test_other_ends_are_one_line(kind: str) -> None:
 
 
 def test_memory_has_a_limit_that_the_error_names() -> None:
-    assert run_bounded(take, 0.5, limits=Limits(2 * GIGABYTE, 120.0), what="taking") > 0
+    assert run_bounded(take, 0.5, limits=ChildLimits(2 * GIGABYTE, 120.0), what="taking") > 0
     with pytest.raises(LimitError, match=r"taking needs more than 2 GiB of memory, the limit"):
-        run_bounded(take, 8.0, limits=Limits(2 * GIGABYTE, 120.0), what="taking")
+        run_bounded(take, 8.0, limits=ChildLimits(2 * GIGABYTE, 120.0), what="taking")
 
 
 def test_a_child_that_the_system_killed_had_too_much() -> None:
@@ -74,7 +74,7 @@ def test_a_child_that_the_system_killed_had_too_much() -> None:
 def test_time_has_a_limit_that_the_error_names() -> None:
     started = time.monotonic()
     with pytest.raises(LimitError, match=r"sleeping takes more than 0\.2 s, the limit"):
-        run_bounded(sleep, limits=Limits(GIGABYTE, 0.2), what="sleeping")
+        run_bounded(sleep, limits=ChildLimits(GIGABYTE, 0.2), what="sleeping")
     assert time.monotonic() - started < 30
 
 

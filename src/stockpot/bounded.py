@@ -31,7 +31,7 @@ _NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate mem
 
 
 @dataclass(frozen=True)
-class Limits:
+class ChildLimits:
     """``memory``: bytes that the child may have of its own. ``seconds``: of the clock."""
 
     memory: int
@@ -43,7 +43,9 @@ def in_bytes(gibibytes: float | None) -> int | None:
     return None if gibibytes is None else int(gibibytes * GIGABYTE)
 
 
-def run_bounded(function: Callable[..., Any], *arguments: Any, limits: Limits, what: str) -> Any:
+def run_bounded(
+    function: Callable[..., Any], *arguments: Any, limits: ChildLimits, what: str
+) -> Any:
     """The JSON value that a function of a module returns for ``arguments``, worked out in a child.
 
     ``what`` is done, for errors. Raises ``LimitError`` naming the limit, the ``StockpotError`` that
@@ -108,7 +110,7 @@ def _kinds(kind: type[InputError]) -> Iterator[type[InputError]]:
         yield from _kinds(one)
 
 
-def _result(answer: Mapping[str, Any], limits: Limits, what: str) -> Any:
+def _result(answer: Mapping[str, Any], limits: ChildLimits, what: str) -> Any:
     if "value" in answer:
         return answer["value"]
     if answer.get("memory"):

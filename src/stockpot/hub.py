@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stockpot.bounded import GIGABYTE, Limits, run_bounded
+from stockpot.bounded import GIGABYTE, ChildLimits, run_bounded
 from stockpot.checkpoints.hub import fetch_folder
 from stockpot.checkpoints.open import PICKLE_SUFFIXES, open_stored
 from stockpot.errors import (
@@ -228,7 +228,7 @@ def pull(
                 (folder / inside).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, folder / inside)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        limits = Limits(memory or 4 * GIGABYTE + 3 * size, seconds)
+        limits = ChildLimits(memory or 4 * GIGABYTE + 3 * size, seconds)
         what = f"examining what '{source}' holds"
         found = run_bounded(examine, folder, limits=limits, what=what)
         own = has_record(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stockpot.bounded import GIGABYTE, Limits, run_bounded
+from stockpot.bounded import GIGABYTE, ChildLimits, run_bounded
 from stockpot.community.tasks import MaintainerTask, Scores
 from stockpot.errors import InputError, LimitError
 from stockpot.evaluation import Estimate, paired_bootstrap
@@ -57,7 +57,7 @@ class Meter:
         if not wanted:
             return
         size = max(_size(folder) for _, folder in wanted.values())
-        limits = Limits(self.memory or _ROOM + _COPIES * size, self.seconds * len(wanted))
+        limits = ChildLimits(self.memory or _ROOM + _COPIES * size, self.seconds * len(wanted))
         answers: list[list[float] | str]
         try:
             answers = run_bounded(measure, list(wanted.values()), limits=limits, what="measuring")
