@@ -181,10 +181,10 @@ def _check_documents(
 def _check_index(registry: Registry, manifests: Mapping[str, Manifest]) -> Iterator[Problem]:
     """The index says what the manifests say."""
     fresh = Index(None)
-    with fresh.transaction():
-        for manifest in manifests.values():
-            registry.put_in_index(manifest, 0.0, index=fresh)
     try:
+        with fresh.transaction():
+            for manifest in manifests.values():
+                registry.put_in_index(manifest, 0.0, index=fresh)
         same = fresh.content() == registry.index.content()
     except (sqlite3.DatabaseError, StockpotError):
         same = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -43,6 +44,8 @@ _ID = re.compile(r"[0-9a-f]{6,64}")
 # A folder's time of change says nothing about writes within the clock's granularity.
 _SETTLED = 2.0
 _DEEPEST = 32
+# Of what stands where a file should: a link, a pipe, a socket.
+_NO_FILE = (errno.ELOOP, errno.EINVAL, errno.ENXIO)
 
 
 @dataclass(frozen=True)
@@ -129,14 +132,15 @@ class Registry:
     def _take_in(self, there: set[str]) -> int:
         """Index the manifests that are new among ``there``, forget those that are gone."""
         known = self.index.ids() if self._known is None else self._known
-        described: list[tuple[float, str, Manifest]] = []
+        described: list[tuple[float, str, Manifest, bytes | None]] = []
         self._left = {key: left for key, left in self._left.items() if _ident(key) in there}
         missing = known - there
         for model in sorted(there - known):
             key = model_key(model)
             try:
                 manifest = self._read_manifest(model)
-                described.append((self.store.stat(key)[1], model, manifest))
+                sketch = self._sketch(manifest)
+                described.append((self.store.stat(key)[1], model, manifest, sketch))
                 self._left.pop(key, None)
             except (StockpotError, FileNotFoundError) as error:
                 self._left[key] = _unusable(key, error)
@@ -144,8 +148,8 @@ class Registry:
             with self.index.transaction():
                 for model in missing:
                     self.index.remove(model)
-                for added, _, manifest in sorted(described, key=lambda item: item[:2]):
-                    self.put_in_index(manifest, added)
+                for added, _, manifest, sketch in sorted(described, key=lambda item: item[:2]):
+                    self._put_in_index(manifest, added, sketch)
         there -= {_ident(key) for key in self._left}
         return len(described)
 
@@ -157,16 +161,32 @@ class Registry:
         return self.refresh()
 
     def put_in_index(self, manifest: Manifest, added: float, index: Index | None = None) -> None:
-        """Enter a model whose manifest is written. Inside a transaction of the index."""
+        """Enter a model whose manifest is written. Inside a transaction of the index.
+
+        Raises ``CheckpointError`` where the disk does not give what the index needs.
+        """
+        self._put_in_index(manifest, added, self._sketch(manifest), index)
+
+    def _put_in_index(
+        self, manifest: Manifest, added: float, sketch: bytes | None, index: Index | None = None
+    ) -> None:
         index = self.index if index is None else index
         taken = matrices({name: each.info for name, each in manifest.tensors().items()})
-        sketch = None
-        if manifest.sketch is not None:
-            try:
-                sketch = self.blob(manifest.sketch).tobytes()
-            except CheckpointError:
-                sketch = None  # a damaged sketch hides a model from the search, no more
         index.insert(manifest, added, family_of(taken) if sketch else None, sketch)
+
+    def _sketch(self, manifest: Manifest) -> bytes | None:
+        """A model's sketch. A damaged one hides the model from the search, no more; one that the
+        disk does not give now is a ``CheckpointError``: an index without it would stay wrong.
+        """
+        if manifest.sketch is None:
+            return None
+        try:
+            return self.blob(manifest.sketch).tobytes()
+        except CheckpointError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno not in _NO_FILE:
+                raise
+            return None
 
     def take_in(self, manifest: Manifest) -> None:
         """Index a model whose manifest has just been written. That never fails: an index that
@@ -175,6 +195,8 @@ class Registry:
         try:
             with self.index.transaction():
                 self.put_in_index(manifest, self.store.stat(model_key(manifest.id))[1])
+        except CheckpointError:
+            self._seen = self._known = None
         except sqlite3.Error as error:
             self.index.leave(error)
             self._seen = self._known = None

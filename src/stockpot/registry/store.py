@@ -10,7 +10,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,7 @@ class LocalStore(ObjectStore):
         self.root = root.absolute()
         self.label = str(root)
         self._dirty: set[Path] = set()
+        self._held = 0
 
     def read(self, key: str, size: int | None = None) -> bytes:
         path = self.root / key
@@ -127,7 +128,11 @@ class LocalStore(ObjectStore):
         return sorted(found)
 
     def write(self, key: str, parts: Sequence[bytes], *, exclusive: bool = False) -> None:
-        path = self.root / key
+        # Who collects garbage takes what lies in tmp/ for a dead writer's.
+        with nullcontext() if self._held else self.lock(exclusive=False):
+            self._write(self.root / key, parts, exclusive)
+
+    def _write(self, path: Path, parts: Sequence[bytes], exclusive: bool) -> None:
         try:
             temporary = self._write_beside(parts)
             try:
@@ -213,7 +218,11 @@ class LocalStore(ObjectStore):
                 raise _busy(self.label, exclusive) from None
             except OSError as error:
                 raise output_error(self.root / "lock", error) from error
-            yield lambda: None
+            self._held += 1
+            try:
+                yield lambda: None
+            finally:
+                self._held -= 1
 
     def leftovers(self) -> list[str]:
         return self.keys("tmp")
