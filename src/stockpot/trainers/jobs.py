@@ -150,12 +150,8 @@ def train(
             write_json(out / FACTS, {"left_out": f"{what} has diverged: '{place}' is not finite"})
             return
         parents = [Parent("base" if "init" not in inputs else "init", before, "init")]
-    recipe = {
-        "trainer": trainer,
-        "data": data,
-        "hyperparameters": hyperparameters,
-        "seed": seed,
-    }
+    source = {"trainer": trainer, "data": data}
+    recipe = {**source, "hyperparameters": hyperparameters, "seed": seed}
     _write_record(model, "finetune", name, parents, recipe, content)
     write_json(out / FACTS, {})
 
