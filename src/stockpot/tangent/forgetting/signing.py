@@ -1,24 +1,23 @@
-"""Signatures by SSH keys, made and checked by ``ssh-keygen -Y``: no cryptography of our own."""
+"""The signature beside a certificate, by an SSH key (``stockpot.signatures``)."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stockpot.errors import InputError
+from stockpot import signatures
+from stockpot.errors import InputError, SignatureError
+from stockpot.files import write_text
 
-NAMESPACE = "stockpot-forgetting"
+PURPOSE = "forgetting"
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What ``ssh-keygen`` says of a file's signature.
+    """What is known of a file's signature.
 
-    ``valid``: it is over these bytes and, where signers were given, by one of them. ``by``: who, or
-    which key.
+    ``valid``: it is over these bytes and, where signers were given, by one of them. ``by``: who,
+    which key, or why it is not valid.
     """
 
     valid: bool
@@ -32,10 +31,7 @@ def signature_path(path: Path) -> Path:
 
 def sign(path: Path, key: Path) -> Path:
     """Sign a file with an SSH key; returns the signature's path. Raises ``InputError``."""
-    signature_path(path).unlink(missing_ok=True)
-    done = _run(["-Y", "sign", "-f", str(key), "-n", NAMESPACE, str(path)])
-    if done.returncode or not signature_path(path).is_file():
-        raise InputError(f"{key} does not sign: {_last(done.stderr)}", hint="give an SSH key")
+    write_text(signature_path(path), signatures.sign(path, key, purpose=PURPOSE))
     return signature_path(path)
 
 
@@ -45,35 +41,14 @@ def read_signature(path: Path, signers: Path | None = None) -> Signature | None:
     ``signers``: an allowed-signers file of OpenSSH, one line a signer: a name and a public key.
     Without it a valid signature says which key signed, and not whose it is.
     """
-    signature = signature_path(path)
     if signers is not None and not signers.is_file():
         raise InputError(f"{signers}: no such file")
-    if not signature.is_file():
+    if not signature_path(path).is_file():
         return None
-    common = ["-n", NAMESPACE, "-s", str(signature)]
-    content = path.read_bytes()
-    if signers is None:
-        done = _run(["-Y", "check-novalidate", *common], content)
-        return Signature(not done.returncode, _last(done.stdout or done.stderr))
-    names = _run(["-Y", "find-principals", "-s", str(signature), "-f", str(signers)])
-    for name in names.stdout.decode().splitlines():
-        done = _run(["-Y", "verify", "-f", str(signers), "-I", name, *common], content)
-        if not done.returncode:
-            return Signature(True, name)
-    return Signature(False, f"none of those in {signers}")
-
-
-def _run(
-    arguments: Sequence[str], content: bytes | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    program = shutil.which("ssh-keygen")
-    if program is None:
-        raise InputError("signatures need ssh-keygen", hint="install OpenSSH, 8.1 or newer")
-    return subprocess.run(
-        [program, *arguments], input=content or b"", capture_output=True, check=False
-    )
-
-
-def _last(text: bytes) -> str:
-    lines = text.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "no reason given"
+    text = signature_path(path).read_text(encoding="utf-8", errors="replace")
+    try:
+        if signers is None:
+            return Signature(True, f"key {signatures.signed_by(path, text, purpose=PURPOSE)}")
+        return Signature(True, signatures.verify(path, text, signers, purpose=PURPOSE))
+    except SignatureError as error:
+        return Signature(False, error.message)
