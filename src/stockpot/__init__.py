@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from stockpot import continual, errors, history, tangent
     from stockpot.averaging import average
     from stockpot.checkpoints import open_checkpoint
-    from stockpot.community import accept, contribute, revert, review
+    from stockpot.community import accept, contribute, revert
+    from stockpot.community.review import review
     from stockpot.hub import pull, push
     from stockpot.inference import evaluate, export, predict
     from stockpot.inspection import compare, inspect

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stockpot import signatures
 from stockpot.errors import InputError, SignatureError
 from stockpot.files import write_text
+from stockpot.signatures import sign as sign_bytes
+from stockpot.signatures import signed_by, verify
 
 PURPOSE = "forgetting"
 
@@ -31,7 +32,7 @@ def signature_path(path: Path) -> Path:
 
 def sign(path: Path, key: Path) -> Path:
     """Sign a file with an SSH key; returns the signature's path. Raises ``InputError``."""
-    write_text(signature_path(path), signatures.sign(path, key, purpose=PURPOSE))
+    write_text(signature_path(path), sign_bytes(path, key, purpose=PURPOSE))
     return signature_path(path)
 
 
@@ -48,7 +49,7 @@ def read_signature(path: Path, signers: Path | None = None) -> Signature | None:
     text = signature_path(path).read_text(encoding="utf-8", errors="replace")
     try:
         if signers is None:
-            return Signature(True, f"key {signatures.signed_by(path, text, purpose=PURPOSE)}")
-        return Signature(True, signatures.verify(path, text, signers, purpose=PURPOSE))
+            return Signature(True, f"key {signed_by(path, text, purpose=PURPOSE)}")
+        return Signature(True, verify(path, text, signers, purpose=PURPOSE))
     except SignatureError as error:
         return Signature(False, error.message)
