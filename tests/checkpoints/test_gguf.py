@@ -72,7 +72,7 @@ def test_damaged_files_are_one_line(tmp_path, content):
 
 @pytest.mark.skipif(importlib.util.find_spec("gguf") is not None, reason="gguf is installed")
 def test_without_the_package_its_extra_is_named(tmp_path):
-    (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\0\0\0")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\0\0\0" + bytes(16))
     with pytest.raises(MissingDependencyError, match=r"stockpot\[gguf\]"):
         open_checkpoint(tmp_path / "model.gguf")
 

@@ -18,8 +18,8 @@ from stockpot.yaml_lines import suggestion
 
 Row = tuple[int, Mapping[str, Any]]
 
-_LARGEST_CELL = 2**31 - 1
-"""Characters of a text: whole documents stand in tables, Python's own limit is 131,072."""
+_LARGEST_CELL = 4_000_000
+"""Characters of a text: whole documents stand in tables, novels too; Python's own limit is 131,072."""
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
