@@ -18,7 +18,7 @@ from torch import nn
 
 from stockpot.backbones import BackboneSpec, Model, load_backbone
 from stockpot.checkpoints import save_state
-from stockpot.report.certificate import write_certificate
+from stockpot.report import write_certificate
 from stockpot.tangent import (
     AuditData,
     AverageComposer,

@@ -130,6 +130,8 @@ ALONE = {
     "registry log": "prints `Registry.line` and `Registry.index`",
     "registry tree": "prints `stockpot.registry.tree`",
     "registry show": "prints `Registry.manifest`, `ancestors` and `descendants`",
+    "registry sign": "`stockpot.registry.signing.sign_entry`",
+    "registry trust": "writes a line of `stockpot.signatures.trusted_line` to the user's own file",
 }
 """Commands that are no function of models and data."""
 
@@ -156,6 +158,11 @@ TERMINAL = {
     "svg": "as html",
     "layers": "how much is printed",
     "top": "how much is printed",
+    "limit_memory": "`stockpot.bounded` runs a function in a child",
+    "limit_seconds": "as limit_memory",
+    "limit_time": "as limit_memory",
+    "sign": "`stockpot.signatures.sign`",
+    "signed": "`stockpot.signatures.verify`",
 }
 ONLY_COMMAND = {
     ("recycle", "history"): "`stockpot.history.append_recycled` appends what came out",
@@ -184,6 +191,7 @@ ONLY_COMMAND = {
 """Options that a function does not have, and what a program does instead."""
 
 ONLY_PYTHON = {
+    "memory": "`--limit-memory` of the command",
     "threads": "the command takes all cores",
     "index": "the command looks at everything",
     "record": "a file's own",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from stockpot.extras import lazily
 
 if TYPE_CHECKING:
+    from stockpot.report.certificate import write_certificate
     from stockpot.report.community import write_community_page
     from stockpot.report.continual import markdown_tables, write_continual
     from stockpot.report.inspection import write_inspection
@@ -19,6 +20,7 @@ __all__ = [
     "markdown_table",
     "markdown_tables",
     "terminal_table",
+    "write_certificate",
     "write_community_page",
     "write_continual",
     "write_inspection",
@@ -29,6 +31,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "certificate": "write_certificate",
         "community": "write_community_page",
         "continual": "markdown_tables write_continual",
         "inspection": "write_inspection",

@@ -19,7 +19,7 @@ from stockpot.yaml_lines import suggestion
 Row = tuple[int, Mapping[str, Any]]
 
 _LARGEST_CELL = 4_000_000
-"""Characters of a text: whole documents stand in tables, novels too; Python's own limit is 131,072."""
+"""Characters of a text: whole documents stand in tables; Python's own limit is 131,072."""
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
