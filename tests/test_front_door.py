@@ -192,6 +192,7 @@ ONLY_COMMAND = {
 
 ONLY_PYTHON = {
     "memory": "`--limit-memory` of the command",
+    "seconds": "`--limit-seconds` of the command",
     "threads": "the command takes all cores",
     "index": "the command looks at everything",
     "record": "a file's own",
