@@ -35,7 +35,7 @@ def example(monkeypatch):
 
 
 def test_the_story_at_toy_size(tmp_path, example, monkeypatch):
-    sizes = {"VOCABULARY": 400, "WIDTH": 32, "CONTEXT": 24, "TRAIN": 40, "TARGET": 20, "TEST": 24}
+    sizes = {"VOCABULARY": 400, "WIDTH": 32, "CONTEXT": 48, "TRAIN": 40, "TARGET": 20, "TEST": 24}
     for name, value in sizes.items():
         monkeypatch.setattr(example, name, value)
     texts = [text for text, _ in zip(example.docstrings(), range(300), strict=False)]
@@ -62,6 +62,7 @@ def test_the_story_at_toy_size(tmp_path, example, monkeypatch):
         (forgotten,) = row.watched
         assert forgotten.label == "perplexity a byte on text_test.jsonl"
         assert row.judge is not None
+        assert forgotten.score is not None
     spec = {"perplexity": "made/text_test.jsonl", "per": "byte"}
     evaluator, _ = load_evaluator(spec, root=tmp_path)
     with open_checkpoint(done.model) as kept:
