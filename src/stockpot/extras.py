@@ -29,7 +29,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "data": _DATA,
     "rank": (*_TORCH, "scipy", "sklearn", "threadpoolctl"),
     "registry": _REGISTRY,
-    "web": (*_REGISTRY, "starlette", "uvicorn", "markdown_it"),
+    "web": (*_REGISTRY, "h11", "starlette", "uvicorn", "markdown_it"),
     "ray": ("ray",),
     "onnx": (*_TORCH, "onnx", "onnxscript"),
     "soup": ("cmaes", "optuna"),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from stockpot.errors import InputError, RecipeError
+from stockpot.errors import InputError, MissingDependencyError, RecipeError
 from stockpot.evaluators.command import TIMEOUT, CommandEvaluator
 from stockpot.evaluators.contract import Evaluator, named_metric
 from stockpot.evaluators.function import FunctionEvaluator
@@ -166,6 +166,8 @@ def load_evaluator(
             ),
             *(Constraint(build(one, folder), None, one.against) for one in spec.watch),
         )
+    except MissingDependencyError:
+        raise
     except InputError as error:
         if where in error.message:
             raise

@@ -149,7 +149,9 @@ def posterior(results: RankResults, models: Sequence[RankedModel], width: float,
     # The first place stands to the right, as a high accuracy does.
     scale = svg.Scale(low, high, left, right) if by_value else svg.Scale(high, low, left, right)
     bottom = _HEAD + len(models) * step
-    parts = [svg.text(left, 14, _axis_title(metric, by_value), class_="panel-title")]
+    tops = [_HEAD + index * step for index in range(0, len(models), 2)]
+    parts = [svg.bands(tops, width, step)]
+    parts.append(svg.text(left, 14, _axis_title(metric, by_value), class_="panel-title"))
     parts.append(svg.text(right + 22, 14, "P(best)", class_="panel-title"))
     if room_cost:
         parts.append(svg.text(width, 14, "cost", class_="panel-title", text_anchor="end"))
@@ -165,11 +167,6 @@ def posterior(results: RankResults, models: Sequence[RankedModel], width: float,
     largest = max(float(model.p_best) for model in models) or 1.0
     for index, model in enumerate(models):
         y = _HEAD + index * step + (step / 2 if wide else step - 12)
-        if index % 2 == 0:
-            top = _HEAD + index * step
-            parts.insert(
-                0, svg.element("rect", x=0, y=top, width=width, height=step, class_="band")
-            )
         parts.append(_row(model, y, scale, by_value, metric, labels, wide))
         size = (room_best - 52) * float(model.p_best) / largest
         start = right + 22

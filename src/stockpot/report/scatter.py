@@ -161,7 +161,7 @@ def _runs(
             )
         )
         x, y = across(run.id_accuracy), up(run.accuracy)
-        parts.append(svg.group(words, svg.marker(shape(index), x, y, 3.4), class_=f"dot c{index}"))
+        parts.append(svg.marker(shape(index), x, y, 3.4, words, class_=f"dot c{index}"))
     return svg.figure(
         ident,
         width,

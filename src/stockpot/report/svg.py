@@ -48,6 +48,13 @@ def polyline(points: list[tuple[float, float]], **attributes: object) -> str:
     return element("polyline", points=joined, fill="none", **attributes)
 
 
+def bands(tops: list[float], width: float, height: float) -> str:
+    """Stripes behind every other row of a chart, as one path: a page may have hundreds."""
+    size = f"h{_number(width)}v{_number(height)}H0z"
+    drawn = "".join(f"M0 {_number(top)}{size}" for top in tops)
+    return element("path", d=drawn, class_="band")
+
+
 def marker(shape: str, x: float, y: float, size: float, *content: str, **attributes: object) -> str:
     """A point as ``circle``, ``square``, ``diamond``, ``triangle``, ``ring`` or ``cross``.
 

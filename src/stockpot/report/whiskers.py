@@ -46,11 +46,7 @@ def wide(results: RecycleResults, width: float = 1108) -> str:
     numbers = 46.0
     share = (width - labels - numbers) / sum(weight for _, weight in panels)
     rows, height = _rows(table)
-    parts = [
-        svg.element("rect", x=0, y=y - _ROW / 2, width=width, height=_ROW, class_="band")
-        for index, (y, _) in enumerate(rows)
-        if index % 2 == 0
-    ]
+    parts = [svg.bands([y - _ROW / 2 for y, _ in rows[::2]], width, _ROW)]
     parts += _names(table, labels)
     left = labels
     for panel, weight in panels:
