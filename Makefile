@@ -21,10 +21,10 @@ demo: $(READY)  ## recycle real fine-tunings on real data; writes demo-output/re
 
 test: $(READY)  ## the test suite with coverage (no network, no weights)
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --cov --cov-report=term --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term --cov-fail-under=90
 
 test-all: $(READY)  ## everything, also slow tests and those on real weights
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m ''
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -m ''
 
 test-install:  ## fresh environments, one for each extra, light and lowest; by hand and in CI
 	$(PYTHON) tools/install_matrix.py

@@ -46,7 +46,7 @@ RECIPE = """\
 title: Five hospitals
 task: {kind: arrays, path: patients.npz}
 backbone: {kind: function, name: "hospital.py:network", weights: base.safetensors}
-composer: {kind: statistics, dimension: 256, directions: 2}
+composer: {kind: statistics, dimension: 256, random_dimension: 256, directions: 2}
 """
 
 

@@ -149,7 +149,9 @@ def test_sites_with_other_classes_are_aligned_by_name_or_refused(tmp_path) -> No
 @pytest.mark.parametrize("kind", ["average", "statistics"])
 def test_a_network_that_was_edited_is_refused(tmp_path, kind) -> None:
     composer = {"kind": kind}
-    composer |= {"dimension": 16, "directions": 1} if kind == "statistics" else {}
+    composer |= (
+        {"dimension": 16, "random_dimension": 16, "directions": 1} if kind == "statistics" else {}
+    )
     recipe = write_world(tmp_path, training={"epochs": 1}, composer=composer)
     train(recipe, tmp_path / "out", backend="serial", quiet=True)
     (tmp_path / "net.py").write_text(NET.replace("nn.ReLU()", "nn.Sigmoid()"))
@@ -160,7 +162,9 @@ def test_a_network_that_was_edited_is_refused(tmp_path, kind) -> None:
 @pytest.mark.parametrize("rate", [0.5, 0.05])
 def test_a_forward_pass_that_is_random_is_refused(tmp_path, kind, rate) -> None:
     composer = {"kind": kind}
-    composer |= {"dimension": 16, "directions": 1} if kind == "statistics" else {}
+    composer |= (
+        {"dimension": 16, "random_dimension": 16, "directions": 1} if kind == "statistics" else {}
+    )
     recipe = write_world(tmp_path, composer=composer)
     noisy = "class Noisy(nn.Module):\n    def forward(self, x):\n        return "
     noisy += f"nn.functional.dropout(x, {rate}, training=True)\n\n\n"

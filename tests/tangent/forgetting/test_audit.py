@@ -93,7 +93,13 @@ def deltas(tmp_path_factory) -> World:
 
 @pytest.fixture(scope="module")
 def sums(tmp_path_factory) -> World:
-    composer = {"kind": "statistics", "dimension": 32, "directions": 1, "blocks": 4}
+    composer = {
+        "kind": "statistics",
+        "dimension": 32,
+        "random_dimension": 32,
+        "directions": 1,
+        "blocks": 4,
+    }
     return make_world(tmp_path_factory.mktemp("audit") / "sums", composer=composer)
 
 

@@ -14,7 +14,13 @@ from tests.tangent.core.test_command import run
 from tests.tangent.core.world import write_world
 
 KINDS = {
-    "statistics": {"kind": "statistics", "dimension": 32, "directions": 1, "blocks": 4},
+    "statistics": {
+        "kind": "statistics",
+        "dimension": 32,
+        "random_dimension": 32,
+        "directions": 1,
+        "blocks": 4,
+    },
     "average": {"kind": "average"},
 }
 

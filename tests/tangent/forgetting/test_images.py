@@ -49,7 +49,7 @@ def recipe(request, tmp_path: Path) -> Path:
     (tmp_path / "net.py").write_text(NET)
     composer = {"kind": request.param}
     if request.param == "statistics":
-        composer |= {"dimension": 16, "directions": 1, "blocks": 2}
+        composer |= {"dimension": 16, "random_dimension": 16, "directions": 1, "blocks": 2}
     value = {
         "task": {"kind": "images", "path": "photos", "size": 16},
         "backbone": {"kind": "function", "name": "net.py:net", "freeze_below": "2"},
