@@ -28,6 +28,9 @@ from stockpot.training.device import best_device
 
 Solver = Literal["ridge", "means"]
 _BATCH = 128
+_KEPT = 8
+_recent: dict[str, Solution] = {}
+"""The last solutions, each by the hash of all that it follows from."""
 
 
 class StatisticsComposer(Composer):
@@ -169,7 +172,7 @@ class ComposedStatistics(Composed):
     ) -> None:
         super().__init__(composer, terms, **made)
         self._digest = MemoryCheckpoint(dict(sums)).digest()
-        self.solution = composer.solve(Sums.from_tensors(sums, composer.classes))
+        self.solution = _solved(composer, sums, self._digest)
         features, used = composer.features, self.solution.blocks
         # What has no weight is not computed: gradients of every example cost most of a prediction.
         self._phi = features.bind(composer.backbone, composer.device, only=used)
@@ -192,6 +195,17 @@ class ComposedStatistics(Composed):
     def state(self) -> Mapping[str, Tensor]:
         """The classifier's weights (D, C), float64."""
         return {"weight": self.solution.weight}
+
+
+def _solved(composer: StatisticsComposer, sums: Mapping[str, Tensor], content: str) -> Solution:
+    """The solution of sums with this digest; one run composes the same components many times."""
+    question = (content, composer.head_digest, composer.classes, composer.solver)
+    key = digest([*question, composer.penalty, composer.parts, str(composer.device)])
+    if key not in _recent:
+        _recent[key] = composer.solve(Sums.from_tensors(sums, composer.classes))
+        if len(_recent) > _KEPT:
+            del _recent[next(iter(_recent))]
+    return _recent[key]
 
 
 def _on(batch: Any, device: torch.device) -> Any:
