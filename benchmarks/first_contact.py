@@ -34,13 +34,14 @@ from stockpot.evaluation import paired_bootstrap
 from stockpot.files import write_json, write_text
 from stockpot.ranking.beliefs import UNTESTED
 from stockpot.ranking.history import Table
-from stockpot.ranking.history.table import normal_scores
 from stockpot.ranking.posterior import fit
 from stockpot.ranking.posterior.evidence import (
     ScoredTask,
     ScorePanel,
+    Untrained,
     panel_of,
     sensor_of,
+    silent,
     standard,
 )
 from stockpot.ranking.posterior.fallback import Trust
@@ -199,6 +200,7 @@ def row(model: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": round(model["tuned"]["seconds"], 1),
         "facts": model["metadata"],
         "scores": model["scores"],
+        "untrained": model["untrained"],
         "warnings": model["warnings"],
     }
 
@@ -223,15 +225,47 @@ DRAWS = 20
 LOOKED = ("loo_ridge", "knn", "logme")
 
 
+def pretrained(models: Content) -> Content:
+    """Those of the models that were trained before."""
+    return {name: own for name, own in models.items() if not own["untrained"]}
+
+
 def without_history(content: Content, tasks: Sequence[str]) -> ScorePanel:
-    """What scores are worth where nothing else is known, from some of the tasks."""
+    """What scores and pretraining are worth where nothing else is known, from some of the tasks.
+
+    Truth and scores are standardised alike: a gap counts for what it is.
+    """
+    panel = panel_alone(content, tasks)
+    lead = best_single({task: pretrained_pool(content[task]) for task in tasks}, tasks, UNTESTED)
+    gains = []
+    for task in tasks:
+        own = pretrained(content[task]["models"])
+        others = panel_alone(content, [other for other in tasks if other != task])
+        truth = [each["value"] for each in own.values()]
+        both = [
+            tau_of(truth, ours(own, UNTESTED, replace(others, lead=each))[0]) for each in ("", lead)
+        ]
+        gains.append(both[0] - both[1])
+    error = float(np.std(gains, ddof=1) / np.sqrt(len(gains)))
+    alone = float(np.mean(gains)) <= error
+    return replace(panel, lead=lead if alone else "", untrained=from_scratch(content, tasks))
+
+
+def pretrained_pool(task: Content) -> Content:
+    """A task with those of its models that were trained before."""
+    return {**task, "models": pretrained(task["models"])}
+
+
+def panel_alone(content: Content, tasks: Sequence[str]) -> ScorePanel:
+    """What scores are worth among models that were trained before."""
     parts: dict[str, dict[int, ScoredTask]] = {}
     spreads: dict[str, list[float]] = {}
     names = sorted({model for task in tasks for model in content[task]["models"]})
+    usual = usual_spread(content, tasks)
     for number, task in enumerate(tasks):
-        models = content[task]["models"]
+        models = pretrained(content[task]["models"])
         rows = np.array([names.index(model) for model in models])
-        truth = normal_scores(np.array([[own["value"]] for own in models.values()]))[:, 0]
+        truth = standard(np.array([own["value"] for own in models.values()]), usual)
         for score in UNTESTED:
             values = np.array([own["scores"].get(score, np.nan) for own in models.values()])
             if np.isfinite(values).all() and values.std() > 0:
@@ -246,7 +280,31 @@ def without_history(content: Content, tasks: Sequence[str]) -> ScorePanel:
             for number, part in own.items()
         }
         sensors[score] = sensor_of(score, list(parts[score].values()), spread)
-    return panel_of(parts, sensors, (len(names), len(tasks)))
+    panel = panel_of(parts, sensors, (len(names), len(tasks)))
+    return panel.with_others(silent(sensors.values()))
+
+
+def usual_spread(content: Content, tasks: Sequence[str]) -> float:
+    """Of the results of models that were trained before, within a pool."""
+    return float(np.median([np.std(values_of(pretrained(content[t]["models"]))) for t in tasks]))
+
+
+def values_of(models: Content) -> np.ndarray:
+    return np.array([own["value"] for own in models.values()])
+
+
+def from_scratch(content: Content, tasks: Sequence[str]) -> Untrained:
+    """What untrained networks reach, against the others of their pool."""
+    usual, gaps, best = usual_spread(content, tasks), [], 0
+    for task in tasks:
+        models = content[task]["models"]
+        others = values_of(pretrained(models))
+        own = np.array([each["value"] for each in models.values() if each["untrained"]])
+        unit = np.sqrt((len(others) * others.var() + 5.0 * usual**2) / (len(others) + 5.0))
+        gaps.append(float((others.mean() - own.mean()) / unit))
+        best += int(own.max() > others.max())
+    spread = float(np.std(gaps, ddof=1) * np.sqrt(1.0 + 1.0 / len(gaps)))
+    return Untrained(float(np.mean(gaps)), spread, best, len(gaps))
 
 
 def beside_history(content: Content) -> Trust:
@@ -275,7 +333,8 @@ def ours(
         for score in scores
         if all(score in models[name]["scores"] for name in names)
     }
-    ranking = posterior.for_task(scores=given)
+    untrained = [name for name, own in models.items() if own["untrained"]]
+    ranking = posterior.for_task(scores=given, untrained=untrained)
     order = [ranking.order.index(name) for name in names]
     best = np.array([ranking[name].best for name in names])
     return ranking.location[order], best
@@ -297,13 +356,15 @@ def guesses(models: Content, panel: ScorePanel, single: str, seed: int) -> dict[
     }
 
 
-def best_single(content: Content, tasks: Sequence[str]) -> str:
-    """The score that orders the models of ``tasks`` best."""
+def best_single(content: Content, tasks: Sequence[str], among: Sequence[str] = ()) -> str:
+    """The score, of all or of some, that orders the models of ``tasks`` best."""
     taus: dict[str, list[float]] = {}
     for task in tasks:
         models = content[task]["models"]
         truth = [own["value"] for own in models.values()]
         for score in set.intersection(*(set(own["scores"]) for own in models.values())):
+            if among and score not in among:
+                continue
             values = [own["scores"][score] for own in models.values()]
             taus.setdefault(score, []).append(tau_of(truth, values))
     complete = {s: float(np.mean(t)) for s, t in taus.items() if len(t) == len(tasks)}
@@ -344,7 +405,7 @@ def answers(content: Content) -> str:
                 rows.setdefault(task, []).append((tau_of(truth, guess), regret))
             _, best = ours(models, UNTESTED, panel)
             for model, chance in zip(models, best, strict=True):
-                if model.startswith("untrained") and models[model]["value"] < truth.max():
+                if models[model]["untrained"] and models[model]["value"] < truth.max():
                     untrained.append((float(chance), size, task, model))
     lines = [
         "# First contact",

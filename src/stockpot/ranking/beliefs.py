@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,6 +11,7 @@ import numpy as np
 from stockpot.evaluation import Interval
 from stockpot.ranking.history import Table
 from stockpot.ranking.posterior import Posterior, Ranking, Standing, fit
+from stockpot.ranking.posterior.marginals import beside_untrained
 from stockpot.ranking.posterior.result import EvidenceUse
 from stockpot.ranking.schema import Belief
 from stockpot.ranking.scores import Value
@@ -86,8 +87,11 @@ class Beliefs:
             return stated
         means = np.array([value.mean for value in known])
         spread = np.array([(value.high - value.low) / (2 * _NORMAL) for value in known])
+        untrained = np.array([self.models[name].untrained for name in values])
         draws = np.random.default_rng(0).normal(means, spread, (_DRAWS, len(known)))
+        draws[:, untrained] = -np.inf
         wins = np.bincount(draws.argmax(axis=1), minlength=len(known)) / _DRAWS
+        wins = beside_untrained(wins, untrained, self.ranking.doubt)
         return dict(zip(values, wins.tolist(), strict=True))
 
     def of(self, model: str) -> Belief:
@@ -163,15 +167,17 @@ def believe(
     scores: Mapping[str, Mapping[str, float]],
     anchors: Mapping[str, float],
     metric: str,
+    untrained: Collection[str] = (),
     unused: Mapping[str, str] | None = None,
     judged: int = 0,
 ) -> Beliefs:
     """What is believed of ``models`` on a new task.
 
     ``scores``: score -> model -> value; ``anchors``: model -> result of a real fine-tuning;
-    ``metric``: ``"accuracy"`` (a fraction) or ``"r2"``.
+    ``metric``: ``"accuracy"`` (a fraction) or ``"r2"``; ``untrained``: models whose weights are an
+    initialisation's.
     """
-    ranking = posterior.for_task(anchors, scores, models, metadata=metadata)
+    ranking = posterior.for_task(anchors, scores, models, metadata=metadata, untrained=untrained)
     values = posterior.table.values
     high = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
     foreign = high > 1.0 and len(anchors) < 3  # three anchors and more set the level themselves

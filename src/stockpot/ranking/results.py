@@ -105,6 +105,7 @@ def _model(
         before=before.of(name),
         metadata=run.metadata.get(name, {}),
         scores={score: value.value for score, value in values.items()},
+        untrained=facts.get("untrained", False),
         warnings={
             **{score: value.warning for score, value in values.items() if value.warning},
             **{

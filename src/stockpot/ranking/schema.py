@@ -76,13 +76,15 @@ HELD_OUT = ("loo_ridge", "knn")
 
 class RankedModel(Belief):
     """One model. ``before``: what was expected before any fine-tuning of this run; ``known``: its
-    result on this very task in the history; ``scores``: transferability scores by name.
+    result on this very task in the history; ``scores``: transferability scores by name;
+    ``untrained``: whether its weights are an initialisation's.
     """
 
     name: str
     before: Belief
     metadata: Mapping[str, float | str]
     scores: Mapping[str, float]
+    untrained: bool = False
     warnings: Mapping[str, str]
     tuned: TunedResult | None
     known: float | None

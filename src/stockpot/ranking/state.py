@@ -200,6 +200,7 @@ class RankingRun:
             scores=scores,
             anchors={name: value for name, value in anchors.items() if name in alive},
             metric=self.prepared.metric,
+            untrained=[name for name in alive if self.facts(name).get("untrained", False)],
             unused=unused,
             judged=self.prepared.judged,
         )

@@ -10,7 +10,14 @@ import pytest
 
 from stockpot.ranking.history import Table
 from stockpot.ranking.posterior import fit
-from stockpot.ranking.posterior.evidence import ScorePanel, Sensor, observe, standard
+from stockpot.ranking.posterior.evidence import (
+    ScorePanel,
+    Sensor,
+    Untrained,
+    observe,
+    silent,
+    standard,
+)
 from stockpot.ranking.posterior.fallback import Trust, shrunk
 from stockpot.ranking.posterior.shipped import FILE, read, shipped, written
 
@@ -101,6 +108,61 @@ def test_first_contact_without_history() -> None:
     assert after["imagenet"].best < 0.8
 
 
+def test_an_untrained_network_stands_below_whatever_its_scores_say() -> None:
+    """It gets half of one task in fifteen, shared by all; with a result of its own it is like any
+    other, and a pool of such networks alone is an ordinary one."""
+    names = ("imagenet", "photos", "fresh", "raw")
+    scratch = Untrained(gap=8.0, spread=5.0, best=0, tasks=14)
+    known = replace(panel(0.8), untrained=scratch)
+    posterior = fit(Table(names, (), np.empty((4, 0))), elsewhere=known)
+    scores = {"a": dict(zip(names, [0.3, 0.2, 0.9, 0.8], strict=True))}
+    ranking = posterior.for_task(scores=scores, untrained=["fresh", "raw"])
+    assert ranking.order == list(names)
+    assert [ranking[name].best for name in names[2:]] == pytest.approx([0.5 / 15 / 4] * 2)
+    assert sum(each.best for each in ranking.standings) == pytest.approx(1.0)
+    # The others are judged as if these were not there.
+    alone = posterior.for_task(
+        scores={"a": {name: scores["a"][name] for name in names[:2]}}, candidates=names[:2]
+    )
+    chance = 0.5 / 15
+    assert ranking["imagenet"].best == pytest.approx(
+        (1 - chance) * alone["imagenet"].best + chance / 4, abs=1e-3
+    )
+    assert {each.name: each.reason for each in ranking.evidence}["weights"] == (
+        "those of 2 of 4 models are an initialisation's; such a one was best on 0 of 14 tasks of "
+        "the shipped set"
+    )
+    measured = posterior.for_task({"fresh": 0.9}, scores, untrained=["fresh"])
+    assert not measured["fresh"].untrained
+    fresh = posterior.for_task(scores=scores, untrained=names)
+    assert fresh.order[0] == "fresh"
+    assert not any(each.untrained for each in fresh.standings)
+
+
+def test_beside_the_leading_score_others_do_not_count() -> None:
+    led = replace(panel(0.4), lead="b")
+    columns = {"a": np.array([0.1, 0.0, -0.1, 0.3]), "b": np.array([0.05, 0.05, -0.1, np.nan])}
+    told = observe(led, columns, np.zeros(4))
+    alone = observe(led.chosen(["b"]), {"b": columns["b"]}, np.zeros(4))
+    other = observe(led.chosen(["a"]), {"a": columns["a"]}, np.zeros(4))
+    assert told is not None
+    assert alone is not None
+    assert other is not None
+    assert told.news[:3] == pytest.approx(alone.news)
+    assert told.shares["a"][:3] == pytest.approx(0.0)
+    assert told.news[3] == pytest.approx(other.news[3])  # where it is not known, others do
+
+
+def test_what_the_shipped_set_found_worthless_is_not_assumed_to_be_worth_something() -> None:
+    names = ("m0", "m1", "m2")
+    worthless = replace(panel().chosen(["a"]), trust=Trust())
+    worthless = worthless.with_others(silent([replace(sensor("b", 0.0), used=False)]))
+    posterior = fit(Table(names, (), np.empty((3, 0))), elsewhere=worthless)
+    plain = posterior.for_task(scores={"a": {"m0": 0.1, "m1": 0.0, "m2": -0.1}})
+    both = {"a": {"m0": 0.1, "m1": 0.0, "m2": -0.1}, "b": {"m0": 0.0, "m1": 0.0, "m2": 9.0}}
+    assert posterior.for_task(scores=both).location == pytest.approx(plain.location)
+
+
 def test_what_decides_is_said() -> None:
     """Never tested: the shipped set's gain beside a history, its error, and no use where none."""
     values = np.random.default_rng(2).normal(size=(12, 6))
@@ -117,8 +179,12 @@ def test_what_decides_is_said() -> None:
 
 
 def test_the_shipped_set_is_what_was_written() -> None:
-    found = replace(panel(0.3), trust=shrunk(0.03, 0.01, 7))
+    found = replace(
+        panel(0.3), trust=shrunk(0.03, 0.01, 7), lead="a", untrained=Untrained(8.25, 4.5, 1, 14)
+    )
     again = read(written(found, 7))
+    assert again.untrained == found.untrained
+    assert again.lead == "a"
     assert [s.name for s in again.sensors] == ["a", "b"]
     assert again.noise == pytest.approx(found.noise)
     assert again.trust == found.trust

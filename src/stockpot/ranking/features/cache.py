@@ -31,13 +31,15 @@ _TOLERANCE = 1e-3
 
 
 class LoadedFacts(TypedDict, total=False):
-    """What is known of a model once it was run; ``operations``: what ``archi2vec`` looks at."""
+    """What is known of a model once it was run; ``operations``: what ``archi2vec`` looks at;
+    ``untrained``: whether its weights are an initialisation's."""
 
     name: str
     parameters: int
     dimensions: int
     layers: int
     fingerprint: str
+    untrained: bool
     operations: OperationsJson
     seconds: float
     loading_seconds: float

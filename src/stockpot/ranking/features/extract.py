@@ -17,6 +17,7 @@ from stockpot.declared import is_given
 from stockpot.errors import BackboneError, InputError, OutputError
 from stockpot.files import digest
 from stockpot.ranking.features.cache import CHUNK, Arrays, FeatureCache, Keep, LoadedFacts
+from stockpot.ranking.features.noise import is_untrained
 from stockpot.ranking.features.revision import revision
 from stockpot.ranking.gram import Moments
 from stockpot.ranking.zoo import FeatureEntry, ModelEntry
@@ -27,7 +28,7 @@ from stockpot.training.device import best_device
 if TYPE_CHECKING:
     from stockpot.ranking.fennec.archi2vec import OperationsJson
 
-FORMAT = 1
+FORMAT = 2
 _BATCH = 64
 
 
@@ -37,8 +38,8 @@ class Extracted:
 
     ``arrays`` as in ``FeatureCache`` (empty where only ``moments`` were kept). ``facts``:
     ``parameters``, ``dimensions``, ``layers``, ``fingerprint`` (of the loaded weights),
-    ``seconds_per_example``, ``operations`` where they were traced. ``seconds``: time spent
-    in all, earlier runs included.
+    ``untrained`` (see :mod:`.noise`), ``seconds_per_example``, ``operations`` where they were
+    traced. ``seconds``: time spent in all, earlier runs included.
     """
 
     name: str
@@ -261,6 +262,7 @@ class _Reader:
             "dimensions": self.body.feature_dim,
             "layers": count_layers(self.body.network),
             "fingerprint": self.body.fingerprint,
+            "untrained": is_untrained(self.body.network),
         }
 
     def operations(self, task: Task) -> OperationsJson:

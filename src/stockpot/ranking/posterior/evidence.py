@@ -24,7 +24,7 @@ says (:mod:`.shipped`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -57,16 +57,37 @@ class Sensor:
 
 
 @dataclass(frozen=True)
+class Untrained:
+    """What networks reach that nobody has trained before: their mean lies ``gap`` (+- ``spread``)
+    below that of the others, in units of what those spread; on ``best`` of ``tasks`` was one the
+    best of its pool."""
+
+    gap: float = 0.0
+    spread: float = 1.0
+    best: int = 0
+    tasks: int = 0
+
+    @property
+    def doubt(self) -> float:
+        """Chance that it makes no difference on a new task (Jeffreys' estimate)."""
+        return (self.best + 0.5) / (self.tasks + 1.0)
+
+
+@dataclass(frozen=True)
 class ScorePanel:
     """Scores that are weighed together.
 
     ``noise``: ``(S, S)``, nan where two scores were never seen together; ``trust``: the weight of
-    the posterior with them against the one without.
+    the posterior with them against the one without; ``lead``: the score beside which no other was
+    seen to add anything: where a model has it, the others do not count; ``untrained``: what is
+    known besides, of networks that were never trained.
     """
 
     sensors: tuple[Sensor, ...] = ()
     noise: Array = field(default_factory=lambda: np.zeros((0, 0)))
     trust: Trust = field(default_factory=Trust)
+    lead: str = ""
+    untrained: Untrained = field(default_factory=Untrained)
 
     def __contains__(self, name: str) -> bool:
         return any(each.name == name for each in self.sensors)
@@ -83,7 +104,8 @@ class ScorePanel:
         size = len(self.sensors)
         noise = np.full((size + len(more.sensors),) * 2, np.nan)
         noise[:size, :size], noise[size:, size:] = self.noise, more.noise
-        return replace(self, sensors=(*self.sensors, *more.sensors), noise=noise)
+        lead = self.lead if self.sensors else other.lead
+        return replace(self, sensors=(*self.sensors, *more.sensors), noise=noise, lead=lead)
 
 
 @dataclass(frozen=True)
@@ -150,8 +172,7 @@ def learn_panel(
         gains = _gains(panel, parts, Profiles(scaled, reliability), settings, scaled)
         shipped = [elsewhere] if np.isfinite(elsewhere) else []
         panel = replace(panel, trust=trust(np.array([*gains, *shipped])))
-    silent = tuple(each for each in sensors.values() if not each.used)
-    return panel.with_others(ScorePanel(silent, np.eye(len(silent))))
+    return panel.with_others(silent(sensors.values()))
 
 
 def panel_of(
@@ -160,6 +181,12 @@ def panel_of(
     """The panel of those scores that say something, of ``shape`` models and tasks."""
     used = [each for each in sensors.values() if each.used]
     return ScorePanel(tuple(used), _covariance([parts[each.name] for each in used], shape))
+
+
+def silent(sensors: Iterable[Sensor]) -> ScorePanel:
+    """The panel of those that were tested and say nothing: known, so that nobody assumes more."""
+    own = tuple(each for each in sensors if not each.used)
+    return ScorePanel(own, np.eye(len(own)))
 
 
 def _part(scaled: Array, values: Array, models: Rows, task: int, spread: float) -> ScoredTask:
@@ -281,8 +308,10 @@ def _voice(panel: ScorePanel, columns: Mapping[str, Array], mean: Array, rows: R
     residual = table[:, rows] - repeats[:, None] * (mean[rows] - middle[:, None])
     noise = _complete(panel.noise, table)
     parts, variance = np.zeros((len(names), len(rows))), np.full(len(rows), np.inf)
+    lead = np.array([name == panel.lead for name in names]) & (gain > 0)
     for pattern in np.unique(known, axis=1).T:
-        index = np.flatnonzero(pattern & (gain > 0))
+        counted = pattern & (lead if (pattern & lead).any() else gain > 0)
+        index = np.flatnonzero(counted)
         if len(index):
             here = np.flatnonzero((known == pattern[:, None]).all(axis=0))
             weights = np.linalg.solve(noise[np.ix_(index, index)], gain[index])

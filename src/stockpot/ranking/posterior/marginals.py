@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stockpot.ranking.history.table import Array
+from stockpot.ranking.history.table import Array, Mask
 
 _GRID = 256
 _EXACT = 400
@@ -89,6 +89,17 @@ def probability_best(mean: Array, deviation: Array, points: int = _GRID) -> Arra
         chance = (mean == mean.max()).astype(np.float64)
         total = float(chance.sum())
     return np.asarray(chance / total, dtype=np.float64)
+
+
+def beside_untrained(chance: Array, untrained: Mask, doubt: float) -> Array:
+    """P(best) ``(n,)`` of a pool in which ``untrained`` networks compete.
+
+    ``chance``: that of the others among themselves; ``doubt``: the chance that training before
+    makes no difference on this task, so that all are alike.
+    """
+    if not untrained.any():
+        return chance
+    return np.asarray((1.0 - doubt) * np.where(untrained, 0.0, chance) + doubt / len(chance))
 
 
 def _near(mean: Array, deviation: Array, low: float, high: float) -> Array:

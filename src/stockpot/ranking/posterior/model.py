@@ -13,7 +13,7 @@ observe the deviation nearly exactly, scores through a learnt gain (:mod:`.evide
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +21,13 @@ import numpy as np
 from stockpot.errors import InputError
 from stockpot.ranking.history.table import Array, Fact, Mask, Table, mean_scores
 from stockpot.ranking.posterior.covariance import Profiles
-from stockpot.ranking.posterior.evidence import ScorePanel, Sensor, learn_panel, observe
+from stockpot.ranking.posterior.evidence import (
+    ScorePanel,
+    Sensor,
+    Voice,
+    learn_panel,
+    observe,
+)
 from stockpot.ranking.posterior.fallback import Rivals, Trust
 from stockpot.ranking.posterior.forecast import MEASURED, deviations, forecast, own_variance
 from stockpot.ranking.posterior.learning import BUCKETS, bucket, learn
@@ -112,14 +118,18 @@ class Posterior:
         candidates: Iterable[str] | None = None,
         *,
         metadata: Facts | None = None,
+        untrained: Collection[str] = (),
         lower_is_better: bool = False,
     ) -> Ranking:
         """Rank ``candidates`` (default: all models of the history) for a new task.
 
         ``anchors``: model -> metric really reached on the new task. ``scores``: name -> model ->
         transferability score on it, higher is better. Both, and ``candidates``, may name models
-        that the history has never seen; ``metadata`` holds facts about them. Raises ``InputError``
-        on a value that is not finite, or no candidates.
+        that the history has never seen; ``metadata`` holds facts about them. ``untrained``: those
+        whose weights are an initialisation's; where nothing was measured of one, here or in the
+        history, it stands as far below the others as in the shipped set, and scores only say how
+        such networks stand to each other. Raises ``InputError`` on a value that is not finite, or
+        no candidates.
         """
         anchors = dict(anchors or {})
         scores = scores or {}
@@ -142,7 +152,16 @@ class Posterior:
 
         with threadpool_limits(1, "blas"):
             return self._rank(
-                settings, profiles, rivals, models, chosen, anchored, values, scores, sign
+                settings,
+                profiles,
+                rivals,
+                models,
+                chosen,
+                anchored,
+                values,
+                scores,
+                untrained,
+                sign,
             )
 
     def _rank(
@@ -155,6 +174,7 @@ class Posterior:
         anchored: np.ndarray[tuple[int], np.dtype[np.int64]],
         values: Array,
         scores: Mapping[str, Mapping[str, float]],
+        untrained: Collection[str],
         sign: float,
     ) -> Ranking:
         own = forecast(settings, profiles, rivals, anchored, values)
@@ -166,13 +186,22 @@ class Posterior:
             name: np.array([given.get(model, np.nan) for model in models], dtype=np.float64)
             for name, given in scores.items()
         }
-        voice = observe(panel, columns, mean)
+        raw = self._raw(models, untrained, measured)
+        if raw[chosen].all():
+            raw[:] = False
+        tiers = [np.where(tier, 0.0, np.nan) for tier in (~raw, raw) if tier.any()]
+        voices = [
+            observe(panel, {name: own + tier for name, own in columns.items()}, mean)
+            for tier in tiers
+        ]
         location, variance = own.location(settings.blend), own.variance(settings.blend)
         unheard = location.copy()
         moved = settings.blend.weights[2] * own.given.parts
         sources = [models[i] for i in anchored]
         like = location - mean - moved.sum(axis=1)
-        if voice is not None:
+        for voice in voices:
+            if voice is None:
+                continue
             # On top: that the covariance of old tasks misleads says nothing against scores.
             rows, counts = voice.rows, panel.trust.weight
             left = own_variance(variance, unit)[rows]
@@ -183,11 +212,15 @@ class Posterior:
             said[:, rows] = counts * share * np.stack(list(voice.shares.values()))
             moved, sources = np.concatenate([moved, said.T], axis=1), [*sources, *voice.shares]
         deviation = deviations(variance, unit, 0.5 if self.table.tasks else 0.0)
+        if raw.any():
+            others = np.intersect1d(chosen, np.flatnonzero(~raw))
+            known = self.elsewhere.untrained
+            location[raw] += location[others].mean() - known.gap - location[raw].mean()
+            deviation[raw] = known.spread
         if len(anchored):
             # Results say how the measured models stand to each other; where all of them stand is
             # still what was expected, with scores, and as unsure as the mean of so many.
-            if voice is not None:
-                placed = placed + (location - unheard)[anchored].mean()
+            placed = placed + (location - unheard)[anchored].mean()
             doubt = float((deviation[anchored] ** 2).mean()) / len(anchored)
             location[anchored] = placed
             deviation[anchored] = np.sqrt(MEASURED**2 + doubt)
@@ -208,14 +241,26 @@ class Posterior:
             location[chosen],
             deviation[chosen],
             measured[chosen],
+            raw[chosen],
+            self.elsewhere.untrained.doubt,
             None
             if metric is None
             else (metric[0][chosen], metric[1][chosen], metric[2][chosen], metric[3]),
             [reasons(int(i)) for i in chosen],
-            self._evidence(settings, panel, scores, len(anchored), own.given.tasks),
+            self._evidence(
+                settings, panel, scores, len(anchored), own.given.tasks, raw[chosen], voices
+            ),
             {models[i]: float(v) for i, v in zip(anchored, values, strict=True)},
             sign,
         )
+
+    def _raw(self, models: list[str], untrained: Collection[str], measured: Mask) -> Mask:
+        """``(N,)``: untrained models of which no result is known."""
+        if not self.elsewhere.untrained.tasks:
+            return np.zeros(len(models), dtype=bool)
+        counts = np.pad(self._counts, (0, len(models) - len(self._counts)))
+        named = np.array([name in untrained for name in models], dtype=bool)
+        return np.asarray(named & ~measured & (counts == 0))
 
     def _metric(
         self,
@@ -287,6 +332,8 @@ class Posterior:
         scores: Mapping[str, Mapping[str, float]],
         anchors: int,
         alike: Array,
+        raw: Mask,
+        voices: Sequence[Voice | None],
     ) -> list[EvidenceUse]:
         results = int(self._known.sum())
         belief = settings.blend.trust
@@ -319,11 +366,23 @@ class Posterior:
                 most = np.argsort(-alike, kind="stable")[:3]
                 words = ", ".join(f"{self.table.tasks[i]} ({alike[i]:.0%})" for i in most)
                 found.append(EvidenceUse("old tasks", True, f"this one is most like {words}"))
+        if raw.any():
+            known = self.elsewhere.untrained
+            found.append(
+                EvidenceUse(
+                    "weights",
+                    True,
+                    f"those of {raw.sum()} of {len(raw)} models are an initialisation's; such a "
+                    f"one was best on {known.best} of {known.tasks} tasks of the shipped set",
+                )
+            )
+        heard = [voice.shares for voice in voices if voice is not None]
         words = "" if np.isnan(panel.trust.gain) else f"; together: ranking {panel.trust}"
         for sensor in panel.sensors:
-            known = sum(np.isfinite(value) for value in scores[sensor.name].values())
-            used = bool(sensor.used and known >= 2 and panel.trust.weight > 0.0)
-            reason = sensor.reason + words if known >= 2 else "fewer than 2 values"
+            count = sum(np.isfinite(value) for value in scores[sensor.name].values())
+            spoke = any(own[sensor.name].any() for own in heard if sensor.name in own)
+            used = bool(sensor.used and count >= 2 and spoke and panel.trust.weight > 0.0)
+            reason = sensor.reason + words if count >= 2 else "fewer than 2 values"
             found.append(EvidenceUse(sensor.name, used, reason))
         return found
 

@@ -19,7 +19,8 @@ class Standing:
 
     ``score``: within-task normal score; ``rank``: 1 is best; ``metric``: in the task's units, or
     None where nothing is known of them; ``best``: probability of being the best; ``measured``:
-    whether it was fine-tuned on this task; ``reasons``: what speaks for and against it, in words.
+    whether it was fine-tuned on this task; ``untrained``: whether it stands where it does because
+    its weights are an initialisation's; ``reasons``: what speaks for and against it, in words.
     Intervals hold 90 %.
     """
 
@@ -29,6 +30,7 @@ class Standing:
     metric: Interval | None
     best: float
     measured: bool
+    untrained: bool
     reasons: tuple[str, ...]
 
 
@@ -57,7 +59,8 @@ class Ranking:
     """All candidates, best first, and what the order rests on.
 
     ``location``, ``deviation``: ``(n,)``, posterior on the model's own scale, in the order of
-    ``standings``; ``unit``: what one unit of that scale is in the metric, nan if unknown.
+    ``standings``; ``unit``: what one unit of that scale is in the metric, nan if unknown;
+    ``doubt``: the chance that untrained networks are as good as the others.
     """
 
     standings: tuple[Standing, ...]
@@ -65,6 +68,7 @@ class Ranking:
     location: Array
     deviation: Array
     unit: float
+    doubt: float = 0.0
 
     @property
     def order(self) -> list[str]:

@@ -8,7 +8,11 @@ import numpy as np
 
 from stockpot.evaluation import Interval
 from stockpot.ranking.history.table import Array, Mask
-from stockpot.ranking.posterior.marginals import GaussianOutcomes, probability_best
+from stockpot.ranking.posterior.marginals import (
+    GaussianOutcomes,
+    beside_untrained,
+    probability_best,
+)
 from stockpot.ranking.posterior.result import EvidenceUse, Ranking, Standing
 from stockpot.ranking.posterior.settings import PosteriorSettings
 
@@ -77,6 +81,8 @@ def make_ranking(
     location: Array,
     deviation: Array,
     measured: Mask,
+    untrained: Mask,
+    doubt: float,
     metric: Metric | None,
     reasons: list[tuple[str, ...]],
     evidence: list[EvidenceUse],
@@ -85,7 +91,8 @@ def make_ranking(
 ) -> Ranking:
     """Order ``names`` by ``location`` ``(n,)``, with ranks, metrics and P(best) from the marginals.
 
-    ``sign`` is -1 where a lower metric is better; ``values``: the measured ones, times ``sign``.
+    ``sign`` is -1 where a lower metric is better; ``values``: the measured ones, times ``sign``;
+    ``untrained``, ``doubt``: see :func:`.marginals.beside_untrained`.
     """
     from scipy.special import ndtri
 
@@ -107,7 +114,10 @@ def make_ranking(
     chance = np.zeros(count)
     for factor, weight in settings.sharpness:
         spread = np.where(measured, deviation, deviation * factor)
-        chance += weight * probability_best(location, spread, _POINTS)
+        chance[~untrained] += weight * probability_best(
+            location[~untrained], spread[~untrained], _POINTS
+        )
+    chance = beside_untrained(chance, untrained, doubt)
 
     def in_units(index: int) -> Interval | None:
         if metric is None:
@@ -127,9 +137,14 @@ def make_ranking(
             in_units(int(i)),
             float(chance[i]),
             bool(measured[i]),
-            (*(("measured on this task",) if measured[i] else ()), *reasons[i]),
+            bool(untrained[i]),
+            (
+                *(("measured on this task",) if measured[i] else ()),
+                *(("never trained: its weights are noise",) if untrained[i] else ()),
+                *reasons[i],
+            ),
         )
         for i in order
     )
     unit = float("nan") if metric is None else metric[3]
-    return Ranking(standings, tuple(evidence), location[order], deviation[order], unit)
+    return Ranking(standings, tuple(evidence), location[order], deviation[order], unit, doubt)
