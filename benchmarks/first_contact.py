@@ -345,11 +345,13 @@ def guesses(models: Content, panel: ScorePanel, single: str, seed: int) -> dict[
     names = list(models)
     common = set.intersection(*(set(own["scores"]) for own in models.values()))
     columns = {s: np.array([models[name]["scores"][s] for name in names]) for s in sorted(common)}
+    last = np.array([2.0 * own["untrained"] for own in models.values()])
     sizes = np.array([float(models[name]["facts"].get("parameters", 0.0)) for name in names])
     return {
         "random": np.random.default_rng(seed).normal(size=len(names)),
         "parameters": sizes,
         f"best single score ({single})": columns[single],
+        "best single score, untrained last": columns[single] - last * np.ptp(columns[single]),
         "sum of ranks": np.sum([rankdata(column) for column in columns.values()], axis=0),
         "ours, first look": ours(models, LOOKED, panel)[0],
         "ours, whole": ours(models, UNTESTED, panel)[0],

@@ -51,4 +51,4 @@ def above_noise(matrix: np.ndarray) -> float:
     if norm == 0.0:
         return 0.0
     largest = float(np.sqrt(np.linalg.eigvalsh(gram)[-1]))
-    return largest / norm / (rows**-0.5 + columns**-0.5)
+    return float(largest / norm / (rows**-0.5 + columns**-0.5))

@@ -9,7 +9,7 @@ the rest is predicted from the other tasks, and the prediction is compared with 
   statistics) of predicted and of true ranks, which like the weighted Kendall tau count the top of
   the list most. Settings are averaged with weights ``exp(merit * tasks / 0.7)``: with a
   handful of tasks the best of a grid is mostly luck.
-- At that average the mixture's members are weighed (:mod:`.fallback`), by the same rule.
+- At that average the mixture's members are weighed against mean rank (:mod:`.fallback`).
 - Then, at that average, one trial a task, the quantiles of standardised errors give the width of
   intervals (of ranks: where on the scale the true rank lies among what is predicted), and the
   likelihood of the models that really were best gives the sharpness of P(best): a mixture over
@@ -248,12 +248,12 @@ def _blend(
             found.setdefault(trial.task, []).append(merit(truth, places))
         return np.array([np.mean(part, axis=0) for part in found.values()])
 
-    reached = merits([MemberWeights(trust=NOTHING), *(MemberWeights(share) for share in SHARES)])
-    weights = _weights(reached)
-    like = float(weights[1:] @ SHARES / weights[1:].sum())
+    shares = merits([MemberWeights(share) for share in SHARES])
+    best = int(shares.mean(axis=0).argmax())
+    like = float(SHARES[best]) * trust(shares[:, best] - shares[:, 0]).weight
     both = merits([MemberWeights(trust=NOTHING), MemberWeights(like)])
-    counts = float(weights[1:].sum())
-    blend = MemberWeights(like, replace(trust(both[:, 1] - both[:, 0]), weight=counts))
+    gained = trust(both[:, 1] - both[:, 0])
+    blend = MemberWeights(like, replace(gained, weight=float(_weights(both)[1])))
     return replace(
         settings,
         blend=blend,
