@@ -66,7 +66,7 @@ def prepare_task(
     model of the zoo can be used.
     """
     entries: dict[str, ModelEntry | FeatureEntry] = {}
-    failed = [Failed(name, "it holds no model: no config.json") for name in zoo.others]
+    failed = [Failed(name, reason) for name, reason in zoo.others.items()]
     for name, entry in zoo.entries.items():
         try:
             revision(entry, zoo.root)

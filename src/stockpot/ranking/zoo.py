@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -107,12 +107,12 @@ class _ZooFile(Declared):
 @dataclass(frozen=True)
 class Zoo:
     """Models by name. ``root``: where relative paths of their entries start; ``others``: folders
-    beside them that hold no model.
+    beside them that hold no model that can be read, and why.
     """
 
     entries: dict[str, ModelEntry | FeatureEntry]
     root: Path
-    others: tuple[str, ...] = ()
+    others: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -176,7 +176,7 @@ def _completed(
             reasons = forbidden(completed[-1], root) if lines and completed[-1] != entry else ()
             problem = next((reason for _, reason in reasons), None)
         except InputError as error:
-            problem = f"{error.message}; {error.hint}"
+            problem = "; ".join(filter(None, (error.message, error.hint)))
         if problem is not None:
             line = f":{line_of(('models', index), lines)}" if lines else ""
             problems.append(f"{source}{line}: models.{index}: {problem}")
@@ -193,5 +193,13 @@ def _zoo_of_folder(folder: Path) -> Zoo:
             f"{folder} holds no model: no folder in it has a config.json",
             hint="give a folder of models, or a YAML file that lists them",
         )
-    zoo = parse_zoo({"models": names}, root=folder, source=str(folder))
-    return replace(zoo, others=tuple(others))
+    unread = dict.fromkeys(others, "it holds no model: no config.json")
+    for name in names:
+        try:
+            complete(name, folder)
+        except InputError as error:
+            unread[name] = error.message
+    good = [name for name in names if name not in unread]
+    # Where none can be read, the problems of all are told.
+    zoo = parse_zoo({"models": good or names}, root=folder, source=str(folder))
+    return replace(zoo, others=unread)

@@ -99,15 +99,20 @@ def test_kind_and_name_follow_from_what_is_named(tmp_path: Path) -> None:
 def test_a_folder_of_models_is_a_zoo(tmp_path: Path) -> None:
     model_folder(tmp_path / "zoo" / "bert", model_type="bert")
     (tmp_path / "zoo" / "notes").mkdir()
+    (tmp_path / "zoo" / "torn").mkdir()
+    (tmp_path / "zoo" / "torn" / "config.json").write_text('{"model_type": "bert"')
     zoo = load_zoo(tmp_path / "zoo")
     assert list(zoo.entries) == ["bert"]
-    assert zoo.others == ("notes",)
+    assert zoo.others["notes"] == "it holds no model: no config.json"
+    assert "cannot be read as JSON" in zoo.others["torn"]
+    (tmp_path / "zoo" / "torn" / "config.json").unlink()
     assert list(load_zoo(tmp_path / "zoo" / "bert").entries) == ["bert"]
     with pytest.raises(InputError, match="holds no model"):
         load_zoo(tmp_path / "zoo" / "notes")
     (tmp_path / "zoo" / "notes" / "config.json").write_text("{}")
+    assert "neither 'model_type'" in load_zoo(tmp_path / "zoo").others["notes"]
     with pytest.raises(RecipeError, match="neither 'model_type'"):
-        load_zoo(tmp_path / "zoo")
+        load_zoo(tmp_path / "zoo" / "notes")
 
 
 def test_code_that_a_zoo_names_without_a_kind_may_not_run_either(
