@@ -85,7 +85,7 @@ def soup_command(
 def show_soup(out: Output, done: Souped, landing: Landing) -> None:
     """Write the report beside the model, put it into a registry, and say what came out."""
     from stockpot.report.soup import terminal_soup, write_soup
-    from stockpot.soups.words import warning
+    from stockpot.soups.words import kept_line
 
     report = write_soup(done.results, done.model.parent / "report.html")
     landing.add(done.model.parent)
@@ -94,5 +94,4 @@ def show_soup(out: Output, done: Souped, landing: Landing) -> None:
         out.say(f"note: {note}")
     out.say(f"report: {report}\nmodel:  {done.model}")
     landing.finish(out)
-    if line := warning(done.results):
-        out.say(line)
+    out.say(kept_line(done.results))

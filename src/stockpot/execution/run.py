@@ -24,6 +24,7 @@ def run_jobs(
     backend: Backend,
     *,
     on_finished: Callable[[Job, bool], None] = lambda job, reused: None,
+    may_fail: Callable[[Job, JobError], bool] = lambda job, error: False,
 ) -> dict[Job, Path]:
     """Bring ``jobs`` and all they need into ``workplace/jobs/<key>`` and return their folders.
 
@@ -34,6 +35,8 @@ def run_jobs(
 
     Args:
         on_finished: called with each job, and whether it had been finished before.
+        may_fail: asked about a job that failed. Where it says so the rest goes on: the job, and
+            all that needs it, has no folder then, and the next call tries it again.
 
     Raises:
         JobError: a job failed; what did not depend on it may have finished. Names the log.
@@ -66,7 +69,11 @@ def run_jobs(
                 running.discard(outcome.key)
                 job = by_key[outcome.key]
                 if outcome.error:
-                    raise _failure(job, outcome, workplace)
+                    failure = _failure(job, outcome, workplace)
+                    if not (isinstance(failure, JobError) and may_fail(job, failure)):
+                        raise failure
+                    _give_up(job, pending, folders)
+                    continue
                 _finish(job, outcome, workplace, folders[job])
                 on_finished(job, False)
                 for needs in pending.values():
@@ -74,6 +81,17 @@ def run_jobs(
         finally:
             backend.close()
     return folders
+
+
+def _give_up(failed: Job, pending: dict[Job, set[Job]], folders: dict[Job, Path]) -> None:
+    """Take out a job and all that needs it."""
+    lost = {failed}
+    for job in list(pending):  # inputs stand before what needs them
+        if not lost.isdisjoint(job.inputs.values()):
+            lost.add(job)
+            del pending[job]
+    for job in lost:
+        del folders[job]
 
 
 def _ticket(job: Job, folders: dict[Job, Path], workplace: Path) -> Ticket:
@@ -125,7 +143,13 @@ def _worked_in(job: Job, outcome: Outcome, workplace: Path) -> Path:
 
 
 def run_all(
-    words: str, jobs: Sequence[Job], workplace: Path, backend: Backend, *, quiet: bool = False
+    words: str,
+    jobs: Sequence[Job],
+    workplace: Path,
+    backend: Backend,
+    *,
+    may_fail: Callable[[Job, JobError], bool] = lambda job, error: False,
+    quiet: bool = False,
 ) -> dict[Job, Path]:
     """:func:`run_jobs` with a progress bar called ``words``."""
     total = sum(job.weight for job in in_order(list(jobs)))
@@ -135,6 +159,7 @@ def run_all(
             workplace,
             backend,
             on_finished=lambda job, reused: advance(job.weight, f"{job.label:.44}"),
+            may_fail=may_fail,
         )
 
 

@@ -71,17 +71,16 @@ def terminal_soup(results: SoupResults) -> str:
         mark = "*" if row.name == results.kept.name else " "
         chosen = score(row.choose, metric) + ("" if row.complete else "~")
         known = score(row.judge, metric)
-        line = f"{mark} {row.label[:42]:42}{chosen:>10}{known:>10}"
-        lines.append(line + ("  yes" if row.level else ""))
+        level = "  yes" if row.level else ""
+        lines += _row(mark, row.label, f"{chosen:>10}{known:>10}{level}")
     for control in results.controls:
         values = (score(value, metric) for value in (control.choose, control.judge))
-        name = f"control: {control.label}"
-        lines.append(f"  {name[:42]:42}" + "".join(f"{value:>10}" for value in values))
+        lines += _row(" ", f"control: {control.label}", "".join(f"{one:>10}" for one in values))
     for place, one in enumerate(watched(results)):
-        lines += ["", f"{one.label}, and against {one.against}:"[:80]]
+        lines += ["", *textwrap.wrap(f"{one.label}, and against {one.against}:", 80)]
         for row in _ordered(results):
             if row.watched:
-                lines.append(_watched(row, place))
+                lines += _watched(row, place)
     lines.append("")
     for sentence in sentences(results):
         lines += textwrap.wrap(sentence, 80, subsequent_indent="  ")
@@ -185,13 +184,20 @@ def watched(results: SoupResults) -> tuple[SoupWatched, ...]:
     return next((row.watched for row in results.candidates if row.watched), ())
 
 
-def _watched(row: SoupRow, place: int) -> str:
+def _row(mark: str, name: str, numbers: str) -> list[str]:
+    """A row of a table: its name in as many lines as it needs, the numbers in the last one."""
+    *first, last = textwrap.wrap(name, 42, subsequent_indent="  ")
+    lines = [*first, f"{last:42}{numbers}"]
+    return [f"{mark if place == 0 else ' '} {line}" for place, line in enumerate(lines)]
+
+
+def _watched(row: SoupRow, place: int) -> list[str]:
     one = row.watched[place]
-    line = f"  {row.label[:42]:42}{score(one.score, one.metric):>10}"
-    if one.change is None:
-        return line
-    margin = score(one.change.margin, one.metric)
-    return f"{line}{signed(one.change.mean, one.metric):>10} ± {margin}"
+    numbers = f"{score(one.score, one.metric):>10}"
+    if one.change is not None:
+        margin = score(one.change.margin, one.metric)
+        numbers += f"{signed(one.change.mean, one.metric):>10} ± {margin}"
+    return _row(" ", row.label, numbers)
 
 
 def _ordered(results: SoupResults) -> list[SoupRow]:

@@ -34,7 +34,7 @@ RIVALS = ("best", "uniform")
 @dataclass(frozen=True)
 class SoupTrainings:
     """How ingredients were trained. ``title``: of the results; ``starts``: models that trainings
-    started from, parents before children; ``doubts``: what speaks against their averages."""
+    started from, parents before children; ``doubts``: what else is worth a note."""
 
     title: str = ""
     trainings: tuple[SoupTraining, ...] = ()

@@ -28,6 +28,15 @@ def headline(results: SoupResults) -> str:
     return f"No gain that these rows could see: {name} against {other} {_spread(claim)}."
 
 
+def kept_line(results: SoupResults) -> str:
+    """What was kept, why, and against what, in one line; a warning of ``warning`` at its end."""
+    kept, worse = results.kept, warning(results)
+    lines = [_capital(one.sentence()) for one in kept.claims if one.sentence() not in worse]
+    if not kept.claims and kept.gains:
+        lines.append(headline(results))
+    return " ".join([f"kept: {kept.label}, {kept.why}.", *lines, *([worse] if worse else [])])
+
+
 def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 

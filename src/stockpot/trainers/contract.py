@@ -24,6 +24,8 @@ OWN = ("init", "output", "data", "seed")
 """What every trainer can be given; all other names are hyper-parameters."""
 ADAPTERS = ("stockpot.trainers:transformers", "stockpot.trainers:trl")
 """Functions of stockpot itself, which may always run."""
+NAME = "name:"
+"""Before data that a trainer knows by name, as ``name:imdb``; other data is a path."""
 FOREVER = 10.0 * 365 * 86400
 
 
@@ -221,6 +223,11 @@ def code_problems(spec: Mapping[str, Any], root: Path) -> list[str]:
         return []
     named = {"kind": "function", "name": spec["function"]}
     return [f"trainer.function: {reason}" for _, reason in forbidden(named, root)]
+
+
+def name_of(data: str) -> str:
+    """What the trainer is told of data that is no path."""
+    return data.removeprefix(NAME)
 
 
 def _content(path: Path) -> str:

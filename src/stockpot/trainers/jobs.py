@@ -1,7 +1,8 @@
 """What the jobs do: compose the weights that trainings start from, and train.
 
 A job's folder holds ``model``, a model folder, and ``training.json``. Where a training diverged
-``training.json`` says so, there is no model, and no training starts from it.
+``training.json`` says so, there is no model, and no training starts from it. ``notes`` in it are
+for people.
 """
 
 from __future__ import annotations
@@ -16,18 +17,24 @@ from typing import Any, Literal
 import numpy as np
 
 from stockpot.checkpoints import Checkpoint, open_checkpoint
-from stockpot.checkpoints.dtypes import Array, is_float, narrow
-from stockpot.checkpoints.matching import is_buffer, match_names
+from stockpot.checkpoints.dtypes import Array, narrow
+from stockpot.checkpoints.matching import match_names
 from stockpot.checkpoints.writer import folder_writer
 from stockpot.errors import InputError
 from stockpot.files import write_json
 from stockpot.merging.output import METADATA, copy_companions
 from stockpot.provenance import Parent, Record, read_record, versions, write_record
 from stockpot.reading import read_json
-from stockpot.trainers.contract import TrainingRequest, open_trainer
+from stockpot.trainers.contract import TrainingRequest, name_of, open_trainer
+from stockpot.trainers.output import (
+    check_family,
+    check_output,
+    check_trained,
+    matching,
+    nonfinite,
+)
 
 MODEL, FACTS = "model", "training.json"
-_FAMILY = 0.5  # of a model's weights, what has to be the base's by name and shape
 
 Values = Mapping[str, Any]
 Folders = Mapping[str, Path]
@@ -36,6 +43,16 @@ Folders = Mapping[str, Path]
 def left_out(folder: Path) -> str:
     """Why a job's model cannot be used, "" where it can."""
     return str(read_json(folder / FACTS, "the facts of a training").get("left_out", ""))
+
+
+def notes_of(folder: Path) -> list[str]:
+    """What is worth a note about a job's model."""
+    return list(read_json(folder / FACTS, "the facts of a training").get("notes", ()))
+
+
+def located(source: str | Path, root: Path) -> str:
+    """A path from ``root``, where there is one, or the name as it is: a hub id."""
+    return str(root / source) if (root / source).exists() else str(source)
 
 
 def start(
@@ -50,9 +67,9 @@ def start(
 ) -> None:
     """An init: the base's weights, an auxiliary's or a mean of some, under the shared head.
 
-    ``sources``: ``name`` ("base", or of an auxiliary), ``weights`` (a path, or None for what a job
-    trained) and ``share``. The head is what the base lacks, or ``head_tensors`` names; it is that
-    of the first training (``inputs["head"]``), or the base's.
+    ``sources``: ``name`` ("base", or of an auxiliary), ``weights`` (a path or hub id with its
+    ``content``, or None for what a job trained) and ``share``. The head is what the base lacks, or
+    ``head_tensors`` names; it is that of the first training (``inputs["head"]``), or the base's.
     """
     if lost := [why for folder in inputs.values() if (why := left_out(folder))]:
         write_json(out / FACTS, {"left_out": lost[0]})
@@ -60,9 +77,13 @@ def start(
     folder = inputs["head"] / MODEL if "head" in inputs else Path(base)
     with ExitStack() as stack:
         names = [str(source["name"]) for source in sources]
-        wild = {str(one["name"]): Path(root) / str(one["weights"]) for one in sources}
+        wild = {
+            str(one["name"]): located(one["weights"], Path(root))
+            for one in sources
+            if one["weights"] is not None
+        }
         jobs = {name: inputs[name] / MODEL for name in names if name in inputs}
-        paths = {**wild, **jobs, "base": Path(base)}
+        paths: dict[str, str | Path] = {**wild, **jobs, "base": Path(base)}
         opened = [stack.enter_context(open_checkpoint(path)) for path in (folder, *paths.values())]
         (model, *others), _ = match_names(opened)
         by_name = dict(zip(paths, others, strict=True))
@@ -74,7 +95,11 @@ def start(
         }
         parts = [(by_name[str(one["name"])], float(one["share"])) for one in sources]
         for name, (other, _) in zip(names, parts, strict=True):
-            _check_family(other, ground, name)
+            check_family(other, ground, name)
+        for source in sources:
+            other = by_name[str(source["name"])]
+            if source["weights"] is not None and other.digest() != source["content"]:
+                raise InputError(f"{source['weights']} has changed since the run began")
         (out / MODEL).mkdir(exist_ok=True)
         with folder_writer(out / MODEL, model.tensors, METADATA) as writer:
             for name in model.names:
@@ -118,12 +143,12 @@ def train(
     init, model = inputs["init"] / MODEL if "init" in inputs else Path(base), out / MODEL
     shutil.rmtree(model, ignore_errors=True)  # of an attempt that was interrupted
     known = None if data is None else Path(root) / data
-    told = str(known) if known is not None and known.exists() else data
+    told = str(known) if known is not None and known.exists() else data and name_of(data)
     request = TrainingRequest(init, model, told, seed, hyperparameters)
     before = read_record(init).digest if "init" in inputs else base_digest
     log = out / "log.txt"
     open_trainer(trainer, Path(root)).train(request, log, threads)
-    _check_output(model, log)
+    check_output(model, log)
     with ExitStack() as stack:
         ground = stack.enter_context(open_checkpoint(init))
         if ground.digest() != before:
@@ -133,16 +158,8 @@ def train(
             )
         made = stack.enter_context(open_checkpoint(model))
         (made, ground), _ = match_names([made, ground])
-        _check_family(made, ground, "what the trainer wrote")
-        shared = set(matching(made, ground))
-        new = [one for one in _weights(made) if one not in shared]
-        if new and role == "run":
-            raise InputError(
-                f"the trainer's model has {len(new)} tensors that its init lacks, such as "
-                f"'{new[0]}': every run would begin with another one",
-                hint="say 'head' in the recipe, so that all runs start from one head",
-            )
-        if (place := _nonfinite(made)) is not None:
+        notes = check_trained(made, ground, role)
+        if (place := nonfinite(made)) is not None:
             if role == "head":
                 raise InputError(f"the head's training has diverged: '{place}' is not finite")
             shutil.rmtree(model)
@@ -153,43 +170,7 @@ def train(
     source = {"trainer": trainer, "data": data}
     recipe = {**source, "hyperparameters": hyperparameters, "seed": seed}
     _write_record(model, "finetune", name, parents, recipe, content)
-    write_json(out / FACTS, {})
-
-
-def _check_output(model: Path, log: Path) -> None:
-    if not model.is_dir() or not any(model.iterdir()):
-        raise InputError(
-            "the trainer ended well and left nothing in its output",
-            hint=f"it has to save its model there; what it printed is in {log}",
-        )
-    if (model / "adapter_config.json").is_file():
-        raise InputError(
-            "the trainer wrote an adapter", hint="merge it into its model before it is saved"
-        )
-
-
-def matching(model: Checkpoint, other: Checkpoint) -> list[str]:
-    """Weights of ``model`` that ``other`` has by name and shape."""
-    return [
-        name
-        for name in _weights(model)
-        if name in other and other.info(name).shape == model.info(name).shape
-    ]
-
-
-def _weights(model: Checkpoint) -> list[str]:
-    infos = model.tensors.values()
-    return [one.name for one in infos if is_float(one.dtype) and not is_buffer(one)]
-
-
-def _check_family(model: Checkpoint, ground: Checkpoint, what: str) -> None:
-    common = sum(model.info(name).size for name in matching(model, ground))
-    whole = sum(model.info(name).size for name in _weights(model))
-    if common < _FAMILY * whole:
-        raise InputError(
-            f"{what} is no model of the init's family: {common:,} of its {whole:,} weights have "
-            "name and shape of one of the init's"
-        )
+    write_json(out / FACTS, {"notes": notes})
 
 
 def _mixed(
@@ -216,18 +197,6 @@ def _mixed(
     for one, share in fitting:
         total += share * one.read(name).reshape(-1).astype(np.float64)
     return narrow(total, info.dtype)
-
-
-def _nonfinite(model: Checkpoint) -> str | None:
-    """A tensor that holds NaN or infinity."""
-    return next(
-        (
-            name
-            for name in _weights(model)
-            if model.first_nonfinite(name, 0, model.info(name).size) is not None
-        ),
-        None,
-    )
 
 
 def _write_record(

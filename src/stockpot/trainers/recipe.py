@@ -90,7 +90,9 @@ class TrainerRecipe(VerbRecipe):
     title: str = Field("Recycling", description="the report's headline")
     base: str = Field(description="model folder, or hub id, that everything starts from")
     trainer: NamedTrainer = Field(description="what fine-tunes")
-    data: str | None = Field(None, description="what is trained on: a path, or a name")
+    data: str | None = Field(
+        None, description="what is trained on: a path, or `name:` and what the trainer knows it by"
+    )
     hyperparameters: dict[str, Values] = Field(
         {}, description="one value, values to draw from (run 0 takes the first), or a `draw`"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,16 +15,12 @@ from stockpot.checkpoints import open_checkpoint
 from stockpot.checkpoints.matching import match_names
 from stockpot.errors import InputError, LineageError, RecipeError
 from stockpot.evaluators.spec import load_evaluator
-from stockpot.execution import Backend, Job, in_order, make_backend, run_all
-from stockpot.execution.run import DONE
+from stockpot.execution import Backend, in_order, make_backend
 from stockpot.files import digest, file_digest
 from stockpot.inspection.lineage import refuse_strangers
 from stockpot.interrupts import ended_by_signals
 from stockpot.outputs import check_output, recipe_digest
-from stockpot.provenance import RunModel
-from stockpot.reading import read_json
 from stockpot.soups.budget import Budget
-from stockpot.soups.collect import SoupTrainings
 from stockpot.soups.rows import RowSplit
 from stockpot.soups.run import (
     Opened,
@@ -35,12 +30,12 @@ from stockpot.soups.run import (
     finish_soup,
     prepare_soup,
 )
-from stockpot.soups.schema import SoupTraining
 from stockpot.trainers.candidates import ProtocolMaker
-from stockpot.trainers.contract import code_problems, open_trainer
-from stockpot.trainers.jobs import MODEL, left_out
+from stockpot.trainers.contract import ADAPTERS, NAME, code_problems, name_of, open_trainer
+from stockpot.trainers.jobs import located
 from stockpot.trainers.plan import TrainerFacts, TrainerPlan, make_trainer_plan
 from stockpot.trainers.recipe import TrainerRecipe, all_values
+from stockpot.trainers.trainings import Trainings
 
 RecipeSource = str | Path | Mapping[str, Any] | TrainerRecipe
 
@@ -82,8 +77,9 @@ def recycle_with(
         workers = make_backend(
             backend, jobs, threads=checked.threads, address=address, gpus_per_job=gpus_per_job
         )
-        folders = run_all("training", plan.jobs(), output / "work", workers, quiet=quiet)
-        setup = _setup(stack, checked, folder, plan, folders, output, evaluator)
+        trained = Trainings(plan, output / "work")
+        trained.train(workers, quiet=quiet)
+        setup = _setup(stack, checked, folder, trained, output, evaluator)
         setup.budget.started = started
         return finish_soup(setup, identity, output, quiet=quiet)
 
@@ -154,13 +150,17 @@ def _prepared(stack: ExitStack, recipe: TrainerRecipe, root: Path) -> tuple[Trai
 
 def _facts(recipe: TrainerRecipe, root: Path, trainer: str) -> TrainerFacts:
     contents: dict[str, str] = {}
+    own = recipe.trainer.function in ADAPTERS
     for name in [recipe.data, *(one.data for one in recipe.auxiliaries)]:
         if name is not None and (root / name).exists():
             contents[name] = _content(root / name)
-        elif name is not None and (name.startswith((".", "/")) or Path(name).suffix[1:2].isalpha()):
-            raise InputError(f"data: {root / name} does not exist")
-    with open_checkpoint(_local(recipe.base, root)) as base:
-        if base.path is None or Path(_local(recipe.base, root)).is_file():
+        elif name is not None and (own or not name_of(name) or not name.startswith(NAME)):
+            hint = f"{recipe.trainer.function} reads a file"
+            if not own:
+                hint = f"where the trainer knows data by that name: data: {NAME}{name_of(name)}"
+            raise InputError(f"data: {root / name} does not exist", hint=hint)
+    with open_checkpoint(located(recipe.base, root)) as base:
+        if base.path is None or Path(located(recipe.base, root)).is_file():
             raise InputError(f"base: {recipe.base} is no model folder", hint="give its folder")
         for pattern in recipe.head_tensors if recipe.head is None else ():
             if not fnmatch.filter(base.names, pattern):
@@ -168,7 +168,7 @@ def _facts(recipe: TrainerRecipe, root: Path, trainer: str) -> TrainerFacts:
         lies = base.path if base.path.is_dir() else base.path.parent
         for one in recipe.auxiliaries:
             if one.weights is not None:
-                with open_checkpoint(_local(one.weights, root)) as weights:
+                with open_checkpoint(located(one.weights, root)) as weights:
                     refuse_strangers({one.name: weights}, base)
                     contents[one.weights] = weights.digest()
         return TrainerFacts(base.digest(), str(lies.absolute()), str(root), trainer, contents)
@@ -182,38 +182,28 @@ def _content(path: Path) -> str:
     return digest([[str(one.relative_to(path)), file_digest(one)] for one in files])
 
 
-def _local(source: str | Path, root: Path) -> str:
-    """A path from ``root``, where there is one, or the name as it is."""
-    return str(root / source) if (root / source).exists() else str(source)
-
-
 def _setup(
     stack: ExitStack,
     recipe: TrainerRecipe,
     root: Path,
-    plan: TrainerPlan,
-    folders: Mapping[Job, Path],
+    made: Trainings,
     output: Path,
     evaluator: Opened,
 ) -> SoupSetup:
     """The soup of what was trained."""
-    trained = _trained(recipe, root, plan, folders, output)
-    models = {
-        name: folders[run.job] / MODEL
-        for name, run in plan.runs.items()
-        if not left_out(folders[run.job])
-    }
-    if len(models) < 2:
-        lost = "; ".join(trained.notes)
-        raise InputError(f"fewer than two trainings can be used: {lost}")
-    source = _local(recipe.base, root) if plan.start is None else folders[plan.start] / MODEL
+    plan, trained = made.plan, made.collect(recipe, root, output)
+    models = made.models()
+    source = located(recipe.base, root) if plan.start is None else made.model(plan.start)
     known = [open_checkpoint(path) for path in (next(iter(models.values())), source)]
     (_, base), _ = match_names([stack.enter_context(one) for one in known])
     settings = SoupSettings(
         search="none", judge=recipe.judge, racing=recipe.racing, seed=recipe.seed
     )
     setup = prepare_soup(stack, models, evaluator, base, settings, force=True)
-    setup.budget, setup.trained = Budget(), replace(trained, doubts=_doubts(setup))
+    setup.budget, setup.trained = (
+        Budget(),
+        replace(trained, doubts=(*trained.doubts, *_doubts(setup))),
+    )
     setup.recipe = recipe.model_dump(mode="json")
     order = {name: index for index, name in enumerate(setup.ingredients.names)}
     order |= {name: order[other] for name, other in setup.ingredients.same.items()}
@@ -236,44 +226,3 @@ def _doubts(setup: SoupSetup) -> tuple[str, ...]:
             f"the weights alone look like strangers': {error.message}. Either the trainer moves "
             "them very far, or it does not start from its init",
         )
-
-
-def _trained(
-    recipe: TrainerRecipe,
-    root: Path,
-    plan: TrainerPlan,
-    folders: Mapping[Job, Path],
-    output: Path,
-) -> SoupTrainings:
-    listed = [("head", "base", plan.head)] if plan.head is not None else []
-    listed += [(name, "base", job) for name, job in plan.auxiliaries.items()]
-    listed += [(name, run.init, run.job) for name, run in plan.runs.items()]
-    trainings = tuple(
-        SoupTraining(
-            name=name,
-            init=init,
-            data=job.arguments["data"],
-            hyperparameters=dict(job.arguments["hyperparameters"]),
-            seconds=float(read_json(folders[job] / DONE, "a finished job")["seconds"]),
-            left_out=left_out(folders[job]),
-        )
-        for name, init, job in listed
-    )
-    # Parents before children; what the jobs made says itself where it comes from.
-    jobs = {"head": plan.head, **plan.auxiliaries}
-    jobs |= {f"init {name}": job for name, job in plan.starts.items()}
-    given = {"base": recipe.base}
-    given |= {one.name: one.weights for one in recipe.auxiliaries if one.weights}
-    starts = [RunModel(_source(source, root, output), name) for name, source in given.items()]
-    starts += [
-        RunModel(_source(folders[job].absolute() / MODEL, root, output), name)
-        for name, job in jobs.items()
-        if job is not None and not left_out(folders[job])
-    ]
-    return SoupTrainings(recipe.title, trainings, tuple(starts))
-
-
-def _source(source: str | Path, root: Path, output: Path) -> str:
-    """A path from ``output`` on, or a hub id as it is."""
-    path = root / source
-    return os.path.relpath(path, output.absolute()) if path.exists() else str(source)
