@@ -36,6 +36,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "gguf": ("gguf",),
     "trl": (*_TEXT, *_DATA, "peft", "trl"),
     "lm-eval": (*_TEXT, "lm_eval"),
+    "lightning": (*_TORCH, "lightning"),
 }
 """What each extra brings, by the names under which Python imports it; a package's own extra comes
 before those that include it."""
@@ -54,6 +55,7 @@ PURPOSES: Mapping[str, str] = {
     "gguf": "GGUF files",
     "trl": "training with TRL",
     "lm-eval": "scores of lm-evaluation-harness",
+    "lightning": "averages inside Lightning",
 }
 
 DISTRIBUTIONS: Mapping[str, str] = {
