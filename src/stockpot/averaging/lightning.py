@@ -29,7 +29,7 @@ def import_lightning() -> Any:
 
 
 class LightningAverage(import_lightning().Callback):  # type: ignore[misc]
-    """Keeps an average of the weights while a Trainer fits, and saves it as a checkpoint at the end.
+    """Keeps an average of the weights while a Trainer fits, and saves a checkpoint of it last.
 
     The training itself is not changed. The average so far is in every checkpoint of the Trainer: a
     fit that goes on from one goes on with its average. ``output`` is loaded as any checkpoint, by

@@ -107,6 +107,18 @@ class Layout:
                 )
         return weight, bias
 
+    def back(self, weight: Array, bias: Array) -> dict[str, Array]:
+        """Gradients of the file's tensors from those of the head: the adjoint of :meth:`read`."""
+        outputs, features = weight.shape
+        tensors = {f"{self.linear}.bias": bias}
+        if self.form == "pair":
+            tensors[f"{self.dense}.weight"] = _fitted(weight, (self.hidden, features))
+            return tensors
+        factor = weight.dtype.type(SCALE if self.form == "small" else 1.0)
+        last = _fitted(weight * factor, (outputs, self.inputs))
+        tensors[f"{self.linear}.weight"] = last[:, :, None, None] if self.kernel else last
+        return tensors
+
     def check(self) -> None:
         """Raise ``ValueError`` for fields that no layout has: they may come from any file."""
         if self.form not in FORMS:

@@ -24,6 +24,9 @@ _Budget = typer.Option(
     help="So many evaluations, such as 60, or so long, such as 2h [default: 5 a model, 30 at least]"
 )
 _Search = typer.Option(help="How coefficients are searched: cmaes, optuna or none.")
+_Methods = typer.Option(
+    "--method", "-m", help="A merge method whose numbers are searched, too, such as ties."
+)
 _Groups = typer.Option(min=1, help="Groups of layers with coefficients of their own.")
 _Gain = typer.Option(min=0.0, help="Stop where ten generations won less than this.")
 _Judge = typer.Option(min=1, max=9, help="Of ten rows, how many only judge.")
@@ -47,6 +50,7 @@ def soup_command(
     racing: Annotated[bool, _Racing] = True,
     controls: Annotated[str, _Controls] = "one",
     seed: Annotated[int, _Seed] = 0,
+    method: Annotated[list[str] | None, _Methods] = None,
     cache: Annotated[Path | None, _Cache] = None,
     force: Annotated[bool, _Force] = False,
     registry: InRegistry = None,
@@ -65,7 +69,9 @@ def soup_command(
     from stockpot.soups.run import SoupSettings, plan_with, soup_with
 
     out = Output(json=as_json, quiet=quiet)
-    settings = SoupSettings(budget, search, layer_groups, gain, judge, racing, controls, seed)
+    settings = SoupSettings(
+        budget, search, layer_groups, gain, judge, racing, controls, seed, tuple(method or ())
+    )
     if dry_run:
         lines = plan_with(settings, checkpoints, evaluate, base, force=force)
         out.data({"plan": lines}, "\n".join(lines))

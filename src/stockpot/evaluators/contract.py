@@ -7,7 +7,7 @@ numbers with a minus sign, and ``wording`` turns them back for readers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -37,6 +37,7 @@ class Evaluator(ABC):
         size: number of rows; None where that is not known before the first evaluation.
         takes_rows: whether it can score some of the rows and leave out the others.
         is_mean: whether a row's score is its own, whatever other rows are scored with it.
+        differentiable: whether it gives a ``gradient``.
         unknown: why ``identity`` cannot speak for the scores, "" where it does: a later run may not
             use them then.
     """
@@ -47,6 +48,7 @@ class Evaluator(ABC):
     size: int | None = None
     takes_rows: bool = False
     is_mean: bool = True
+    differentiable: bool = False
     unknown: str = ""
 
     def prepare(self, model: Checkpoint) -> None:  # noqa: B027 (most need nothing)
@@ -61,6 +63,14 @@ class Evaluator(ABC):
 
         Raises ``EvaluationError`` in one line where there is no such score.
         """
+
+    def gradient(self, model: Checkpoint, rows: Rows | None = None) -> Mapping[str, Any]:
+        """How the mean score of these rows changes with tensors of the model, arrays of their
+        shapes; or, where that has no gradient, what stands for it, as likelihood for accuracy.
+
+        Raises ``EvaluationError`` as ``evaluate`` does.
+        """
+        raise EvaluationError(f"{self.label} has no gradient")
 
     def close(self) -> None:  # noqa: B027 (most hold nothing)
         """Release what is held: modules, scratch folders."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -34,6 +34,9 @@ class FunctionEvaluator(Evaluator):
     parameters were overwritten in place and which is in evaluation mode. ``rows`` are the numbers
     of the rows to score, (N,); ``size``: how many rows there are.
 
+    ``gradient``: called with the same, gives how the mean of the scores changes with each tensor,
+    names -> arrays: coefficients are learnt by it then.
+
     ``identity``: hash of all that the scores depend on; by default of the function's code, closure
     and globals. ``beside``: entered while the function runs.
     """
@@ -47,6 +50,7 @@ class FunctionEvaluator(Evaluator):
         lower_is_better: bool = False,
         metric: str | None = None,
         identity: str | None = None,
+        gradient: Callable[..., Any] | None = None,
         beside: AbstractContextManager[object] | None = None,
     ) -> None:
         named = named_metric(metric, lower_is_better=lower_is_better)
@@ -57,6 +61,10 @@ class FunctionEvaluator(Evaluator):
         self.metric, self._lower = named.name, not named.higher_is_better
         self.takes_rows = _takes_rows(function)
         self.size = size
+        self._gradient = gradient
+        if gradient is not None and _takes_rows(gradient) != self.takes_rows:
+            raise InputError("function and gradient take the same arguments")
+        self.differentiable = gradient is not None
         self._beside = beside or nullcontext()
         if identity is None:
             identity = self._known(function)
@@ -74,30 +82,35 @@ class FunctionEvaluator(Evaluator):
 
     def evaluate(self, model: Checkpoint, rows: Rows | None = None) -> Scores | float:
         """Call the function. Whatever it raises is an ``EvaluationError``."""
+        if self.takes_rows and rows is None and self.size is not None:
+            rows = np.arange(self.size)
+        values = self._called(self._function, model, rows)
+        count = self.size if rows is None else len(rows)
+        return checked(_plain(values), LOSS if self._lower else SCORE, count)
+
+    def gradient(self, model: Checkpoint, rows: Rows | None = None) -> Mapping[str, Any]:
+        """Call the gradient's function."""
+        if self._gradient is None:
+            return super().gradient(model, rows)
+        given: Mapping[str, Any] = self._called(self._gradient, model, rows, grad=True)
+        return {name: _plain(value) for name, value in given.items()}
+
+    def _called(
+        self, function: Callable[..., Any], model: Checkpoint, rows: Rows | None, grad: bool = False
+    ) -> Any:
         subject = self._subject(model)
-        arguments: tuple[Any, ...] = (subject,)
-        if self.takes_rows:
-            if rows is None and self.size is not None:
-                rows = np.arange(self.size)
-            arguments = (subject, rows)
+        arguments = (subject, rows) if self.takes_rows else (subject,)
         try:
             with self._beside:
-                values = self._call(arguments)
+                if self._module is None or grad:
+                    return function(*arguments)
+                import torch
+
+                with torch.no_grad():
+                    return function(*arguments)
         except Exception as error:
             reason = " ".join(str(error).split())
             raise EvaluationError(f"{self.label}: {type(error).__name__}: {reason}") from error
-        if hasattr(values, "detach"):
-            values = values.detach().cpu().double().numpy()
-        count = self.size if rows is None else len(rows)
-        return checked(values, LOSS if self._lower else SCORE, count)
-
-    def _call(self, arguments: tuple[Any, ...]) -> Any:
-        if self._module is None:
-            return self._function(*arguments)
-        import torch
-
-        with torch.no_grad():
-            return self._function(*arguments)
 
     def _subject(self, model: Checkpoint) -> Any:
         if self._module is None:
@@ -105,6 +118,11 @@ class FunctionEvaluator(Evaluator):
         load_in_place(self._module, model, changing(model, self._series))
         self._series = getattr(model, "series", None)
         return self._module
+
+
+def _plain(values: Any) -> Any:
+    """An array in place of a torch tensor."""
+    return values.detach().cpu().double().numpy() if hasattr(values, "detach") else values
 
 
 def state_of(model: Checkpoint) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class TaskEvaluator(Evaluator):
     """
 
     takes_rows = True
+    differentiable = True
 
     def __init__(self, task: Path, *, metric: str | None = None) -> None:
         self.label = f"task {task.name}"
@@ -70,13 +71,43 @@ class TaskEvaluator(Evaluator):
         assert self._predictor is not None
         self._load(self._predictor, model)
         rows = np.arange(len(self._labels)) if rows is None else rows
-        inputs = self._task.inputs
-        chosen = [inputs[row] for row in rows] if isinstance(inputs, list) else inputs[rows]
         try:
-            found = self._predictor.predict(Inputs(chosen, tuple(map(str, rows))))
+            found = self._predictor.predict(self._inputs(rows))
             return self._metric.row_scores(found.outputs, self._labels[rows])
         except StockpotError as error:
             raise EvaluationError(f"{self.label}: {error.message}") from error
+
+    def gradient(self, model: Checkpoint, rows: Rows | None = None) -> dict[str, np.ndarray]:
+        """Of the mean log-likelihood, or of minus the mean squared error."""
+        if self._predictor is None:
+            self.prepare(model)
+        assert self._predictor is not None
+        assert self._layout is not None
+        self._load(self._predictor, model)
+        rows = np.arange(len(self._labels)) if rows is None else rows
+        network, head = self._predictor.model.backbone.network, self._predictor.model.head
+        tensors = {**dict(network.named_parameters()), "": head.weight, " ": head.bias}
+        for one in tensors.values():
+            one.requires_grad_(True)
+        outputs = self._predictor.outputs(self._inputs(rows)).float()
+        labels = torch.from_numpy(np.ascontiguousarray(self._labels[rows])).to(outputs.device)
+        if self._predictor.classes:
+            score = -torch.nn.functional.cross_entropy(outputs, labels.long())
+        else:
+            score = -(outputs - labels.reshape(outputs.shape).float()).square().mean()
+        given = torch.autograd.grad(score, list(tensors.values()), allow_unused=True)
+        slopes = {
+            name: slope.detach().cpu().numpy()
+            for name, slope in zip(tensors, given, strict=True)
+            if slope is not None
+        }
+        own = self._layout.back(slopes.pop(""), slopes.pop(" "))
+        return own | {self._layout.prefix + name: slope for name, slope in slopes.items()}
+
+    def _inputs(self, rows: Rows) -> Inputs:
+        inputs = self._task.inputs
+        chosen = [inputs[row] for row in rows] if isinstance(inputs, list) else inputs[rows]
+        return Inputs(chosen, tuple(map(str, rows)))
 
     @torch.no_grad()
     def _load(self, predictor: Predictor, model: Checkpoint) -> None:

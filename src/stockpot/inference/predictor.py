@@ -115,9 +115,24 @@ class Predictor:
             raise InputError(f"{self.folder}: the output for '{inputs.names[row]}' is not finite")
         return Predictions(outputs, self.classes, inputs.names)
 
+    def outputs(self, inputs: Inputs) -> torch.Tensor:
+        """Logits or values (N, C) of one batch, with the graph that leads to them."""
+        place = choose_device(None)
+        self.model.to(place).eval()
+        preparation, encoded = self.model.backbone.preparation, inputs.values
+        if isinstance(preparation, TextPreparation):
+            encoded = preparation.encode(encoded)
+        return self._forward(encoded, inputs, np.arange(len(inputs)), place)
+
     def _batch(
         self, encoded: Any, inputs: Inputs, rows: np.ndarray, device: torch.device
     ) -> np.ndarray:
+        array: np.ndarray = self._forward(encoded, inputs, rows, device).float().cpu().numpy()
+        return array
+
+    def _forward(
+        self, encoded: Any, inputs: Inputs, rows: np.ndarray, device: torch.device
+    ) -> torch.Tensor:
         preparation = self.model.backbone.preparation
         if isinstance(preparation, ArrayPreparation) and isinstance(encoded, list):
             size, resize = self._decoding()
@@ -125,12 +140,11 @@ class Predictor:
             encoded = decode([encoded[row] for row in rows], shown, size, resize)
             rows = np.arange(len(rows))
         try:
-            outputs = self.model(preparation.batch(encoded, rows, device))
+            outputs: torch.Tensor = self.model(preparation.batch(encoded, rows, device))
         except Exception as error:
             self._refuse_shape(inputs, error)
             raise
-        array: np.ndarray = outputs.float().cpu().numpy()
-        return array
+        return outputs
 
     def _refuse_shape(self, inputs: Inputs, error: Exception) -> None:
         """``InputError`` where arrays failed that have another shape than the network's own."""

@@ -16,12 +16,15 @@ class Blend:
     """``theta = base + sum_i c_i (theta_i - base)``, tensor by tensor.
 
     ``coefficients``: (K, T) for K ingredients and T tensors that differ among them. Without a base
-    each column adds up to 1.
+    each column adds up to 1. With a merge ``method`` the weights are what that makes of the
+    ingredients with ``parameters``, and the coefficients say who takes part.
     """
 
     name: str
     label: str
     coefficients: Coefficients
+    method: str = ""
+    parameters: tuple[tuple[str, float], ...] = ()
 
     @property
     def totals(self) -> Coefficients:
@@ -44,14 +47,21 @@ class Blends:
         self.tensors = tensors
         self.has_base = has_base
 
-    def blend(self, name: str, label: str, coefficients: npt.ArrayLike) -> Blend:
+    def blend(
+        self,
+        name: str,
+        label: str,
+        coefficients: npt.ArrayLike,
+        method: str = "",
+        parameters: tuple[tuple[str, float], ...] = (),
+    ) -> Blend:
         """From coefficients (K,) or (K, T); without a base each column is moved to the sum of 1."""
         values = np.array(coefficients, dtype=np.float64)
         if values.ndim == 1:
             values = np.repeat(values[:, None], self.tensors, axis=1)
         if not self.has_base:
             values = values + (1.0 - values.sum(axis=0)) / self.count
-        return Blend(name, label, values)
+        return Blend(name, label, values, method, parameters)
 
     def single(self, index: int) -> Blend:
         """One ingredient as it is."""

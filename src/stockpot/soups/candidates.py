@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -13,8 +13,9 @@ from stockpot.evaluation.selection import greedy_soup
 from stockpot.soups.blend import Blend, Blends, Coefficients
 from stockpot.soups.budget import BudgetSpentError
 from stockpot.soups.engine import SoupEngine
-from stockpot.soups.measuring import Evaluations, TriedBlend
-from stockpot.soups.search import random_vectors, search
+from stockpot.soups.measuring import BACKWARD, Evaluations, TriedBlend
+from stockpot.soups.search import climb, random_vectors, search
+from stockpot.soups.stages import SearchStage, coefficient_stage, slope_rows
 
 _CURVE = (0.2, 0.4, 0.6, 0.8)
 _JUDGING = 6.0  # evaluations that are left for the judging rows and a control, of a budget of time
@@ -74,25 +75,31 @@ class CandidateMaker:
             if name == "the uniform soup":
                 self.evaluations.budget.reserve = _JUDGING
 
-    def search(self, method: str, groups: int, gain: float) -> None:
-        """Coefficients by search: one a model, then one a model and layer group.
+    def search(
+        self, method: str, groups: int, gain: float, methods: Sequence[SearchStage] = ()
+    ) -> None:
+        """Coefficients by gradient, where the evaluator has one, then by search: one a model, then
+        one a model and layer group; then the numbers of merge methods.
 
-        The second part has as many evaluations as are left, the first at most half of them where
-        there is a second.
+        A stage has as many evaluations as are left, over the number of stages that are left.
         """
-        if method == "none":
-            return
-        if self.evaluations.budget.left() < 1.0:
-            self.notes.append("the budget ended before the search began")
-            return
         parts = self.engine.groups(groups)
-        stages = [("search", [list(range(self.blends.tensors))])]
-        if len(parts) > 1:
-            stages.append(("search:layers", parts))
-        for number, (name, layers) in enumerate(stages):
+        whole = [list(range(self.blends.tensors))]
+        layers = [("", whole), *([(":layers", parts)] if len(parts) > 1 else [])]
+        kinds = ["learnt"] if self.evaluations.evaluator.differentiable else []
+        kinds += ["search"] if method != "none" else []
+        stages = [
+            coefficient_stage(kind + name, self.blends, layer)
+            for kind in kinds
+            for name, layer in layers
+        ]
+        stages += methods
+        for number, stage in enumerate(stages):
             left = self.evaluations.budget.left()
-            share = left / (len(stages) - number)
-            self._search(name, layers, method, gain, share)
+            if left < 1.0:
+                self.notes.append(f"the budget ended before this began: {stage.label}")
+                return
+            self._search(stage, method, gain, left / (len(stages) - number))
 
     def _singles(self) -> None:
         try:
@@ -215,33 +222,31 @@ class CandidateMaker:
         label = f"uniform soup without {self.blends.names[lost]}"
         self._add("leave-one-out", label, chosen, count, list(self.left_out.values()))
 
-    def _search(
-        self, name: str, layers: list[list[int]], method: str, gain: float, share: float
-    ) -> None:
+    def _search(self, stage: SearchStage, method: str, gain: float, share: float) -> None:
         budget = self.evaluations.budget
         stop = budget.spent + share
         seen: list[TriedBlend] = []
 
-        def blend_of(vector: Coefficients) -> Blend:
-            values = np.zeros((self.blends.count, self.blends.tensors))
-            for own, group in zip(
-                vector.reshape(len(layers), self.blends.count), layers, strict=True
-            ):
-                values[:, group] = own[:, None]
-            return self.blends.blend(f"{name}:{len(seen)}", f"search {len(seen) + 1}", values)
-
         def objective(vector: Coefficients) -> float:
-            scored = self._score(blend_of(vector), name)
-            seen.append(scored)
-            return scored.score
+            name, label = f"{stage.name}:{len(seen)}", f"{stage.label} {len(seen) + 1}"
+            blend = stage.blend(vector, name, label)
+            seen.append(self._score(blend, stage.name))
+            return seen[-1].score
 
         leader = self.evaluations.best
+        linear = [one for one in self.evaluations.complete if not one.blend.method]
+        start = stage.start(max(linear, key=lambda one: one.score).blend)
         assert leader is not None
-        start = np.concatenate([leader.blend.coefficients[:, g].mean(axis=1) for g in layers])
-        known = [
-            (np.tile(one.blend.totals, len(layers)), one.score) for one in self.evaluations.complete
-        ]
-        steps = search(objective, start, known, method, self.seed, gain)
+        ends = (stage.low, stage.high)
+        if stage.learns:
+            steps = self._climb(stage, objective, start, share)
+        else:
+            known = [
+                (np.tile(one.blend.totals, len(stage.layers)), one.score)
+                for one in linear
+                if stage.layers
+            ]
+            steps = search(objective, start, known, method, self.seed, gain, ends=ends)
         try:
             for _ in steps:
                 if budget.spent >= stop - 1e-9:
@@ -251,12 +256,30 @@ class CandidateMaker:
         self.searched += len(seen)
         complete = [one for one in seen if one.complete and one.failure is None]
         if not complete:
-            self.notes.append(f"{name}: no coefficients came up to what the cheap candidates reach")
+            self.notes.append(f"{stage.label}: nothing came up to what the cheap candidates reach")
             return
         chosen = max(complete, key=lambda one: one.score)
-        what = "one coefficient a model" if len(layers) == 1 else f"{len(layers)} layer groups"
-        looks = [*seen, leader]
-        self._add(name, f"search, {what}", chosen, len(seen), looks)
+        label = f"{stage.label}: {chosen.blend.label}" if chosen.blend.method else stage.label
+        self._add(stage.name, label, chosen, len(seen) + stage.learns * len(start), [*seen, leader])
+
+    def _climb(
+        self,
+        stage: SearchStage,
+        objective: Callable[[Coefficients], float],
+        start: Coefficients,
+        share: float,
+    ) -> Iterator[None]:
+        """Steps by gradient for ``share`` evaluations, two of which score what comes out."""
+        choose = self.evaluations.choose
+        whole = 1.0 if choose is None else len(choose)
+        rows = slope_rows(choose, 0)
+        cost = BACKWARD * (1.0 if rows is None else len(rows) / whole)
+
+        def slope(vector: Coefficients, step: int) -> Coefficients:
+            blend = stage.blend(vector, stage.name, f"{stage.label}, step {step + 1}")
+            return self.evaluations.slope(blend, stage.layers, slope_rows(choose, step))
+
+        return climb(objective, slope, start, int((share - 2.0) / cost))
 
     def draws(self, count: int) -> list[TriedBlend]:
         """Random shares: the control of a search of as many evaluations."""

@@ -161,6 +161,8 @@ def _kept(outcome: SoupOutcome) -> KeptSoup:
         gains=tuple(gains),
         claims=claims,
         checks=outcome.kept.checks,
+        method=kept.scored.blend.method,
+        parameters=dict(kept.scored.blend.parameters),
     )
 
 

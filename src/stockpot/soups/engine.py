@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from stockpot.checkpoints import Checkpoint, TensorInfo
+from stockpot.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from stockpot.checkpoints.dtypes import Array, is_float, narrow
 from stockpot.checkpoints.layers import layer_of
 from stockpot.errors import CheckpointError, NonFiniteError
+from stockpot.files import digest
+from stockpot.merging import merge
 from stockpot.merging.alignment import align
+from stockpot.merging.method import get_method
 from stockpot.merging.methods.stock import interpolation_ratio, mean_cosine
 from stockpot.soups.blend import Blend, Coefficients
 from stockpot.system import available_memory, usable_cores
@@ -78,6 +82,8 @@ class SoupEngine:
                 self._changed[item.info.name] = changed
         self.changes = tuple(self._changed)
         self._pool = ThreadPoolExecutor(usable_cores())
+        self._lock = Lock()
+        self._merged: tuple[Blend, Checkpoint] | None = None
         self.shuffled = ""
 
     @cached_property
@@ -119,6 +125,23 @@ class SoupEngine:
             ratios.append(float(interpolation_ratio(cosine, count, bound=True)))
         return np.array(ratios)
 
+    def slope(self, blend: Blend, gradients: Mapping[str, Array]) -> Coefficients:
+        """How a score changes with each coefficient of a blend, (K, T), from how it changes with
+        the blend's tensors."""
+        slopes = np.zeros((self.count, len(self.changes)))
+        for place, (name, one) in enumerate(self._changed.items()):
+            if name not in gradients:
+                continue
+            flat = np.asarray(gradients[name]).reshape(-1)
+            own = np.array([np.multiply(delta, flat).sum(dtype=np.float64) for delta in one.deltas])
+            if not one.anchored:
+                column = blend.coefficients[:, place]
+                own = (own - own @ column / column.sum()) / column.sum()
+            slopes[:, place] = own
+        if self.base is None:  # coefficients are moved to the sum of 1
+            slopes -= slopes.mean(axis=0)
+        return slopes
+
     def shuffle(self, keep: int, seed: int) -> SoupEngine:
         """The same ingredients, the differences of all but ``keep`` in random order.
 
@@ -127,7 +150,7 @@ class SoupEngine:
         other = object.__new__(SoupEngine)
         other.__dict__ = {k: v for k, v in self.__dict__.items() if k != "digests"}
         generator = np.random.default_rng([seed, 7])
-        other._changed = {}
+        other._changed, other._merged = {}, None
         for name, one in self._changed.items():
             deltas = np.array(one.deltas)
             for index in range(self.count):
@@ -146,6 +169,10 @@ class SoupEngine:
 
         A lone ingredient has its content hash.
         """
+        if blend.method:
+            base = None if self.base is None else self.base.digest()
+            made = [blend.method, blend.parameters, self.digests, base]
+            return digest([ARITHMETIC, self.shuffled, *made])
         members = blend.members
         coefficients = blend.coefficients[list(members)]
         if not self.shuffled and len(members) == 1 and (coefficients == 1.0).all():
@@ -165,6 +192,8 @@ class SoupEngine:
         one = self._changed.get(name)
         if one is None:
             return _as(self.ingredients[0], info)
+        if blend.method:
+            return _as(self._by_method(blend), info)
         column = blend.coefficients[:, self.changes.index(name)]
         if not one.anchored:
             total = column.sum()
@@ -173,6 +202,25 @@ class SoupEngine:
         if not self.shuffled and len(alone) == 1 and column[alone[0]] == 1.0:
             return _as(self.ingredients[alone[0]], info)
         return narrow(_summed(one, column), info.dtype)
+
+    def _by_method(self, blend: Blend) -> Checkpoint:
+        """What a merge method makes of the ingredients; the latest one is kept."""
+        with self._lock:
+            if self._merged is None or self._merged[0] is not blend:
+                models: list[Checkpoint] = list(self.ingredients)
+                if self.shuffled:
+                    eye = np.eye(self.count)[:, :, None] * np.ones(len(self.changes))
+                    models = [self.checkpoint(Blend("", "", one)) for one in eye]
+                needs_base = get_method(blend.method).base != "none"
+                done = merge(
+                    models,
+                    method=blend.method,
+                    base=self.base if needs_base else None,
+                    force=True,
+                    **dict(blend.parameters),
+                )
+                self._merged = blend, open_checkpoint(done.state)
+            return self._merged[1]
 
     def stream(self, names: Sequence[str], blend: Blend) -> Iterator[tuple[str, Array]]:
         """Names and storage values, made by several threads, a few ahead of the reader."""

@@ -8,7 +8,7 @@ plus the difference on the rows that both were scored on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from stockpot.errors import EvaluationError, StockpotError
 from stockpot.evaluation.student import quantile
 from stockpot.evaluators.contract import Evaluator, Rows, Scores
 from stockpot.evaluators.store import ScoreStore, StoredScore
+from stockpot.files import digest
 from stockpot.soups.blend import Blend
 from stockpot.soups.budget import Budget, BudgetSpentError
 from stockpot.soups.engine import SoupEngine
@@ -26,6 +27,7 @@ from stockpot.soups.schema import SoupStep
 _STAGES = (0.125, 0.25, 0.5, 1.0)
 _HOPELESS = 0.01
 """How likely a blend that wins is given up, at one look."""
+BACKWARD = 3.0
 _FIRST = 3
 """After so many failures and no success the evaluator is what fails."""
 
@@ -127,6 +129,33 @@ class Evaluations:
         )
         self.advance(1, blend.label)
         return scored
+
+    def slope(self, blend: Blend, groups: Sequence[Sequence[int]], rows: Rows | None) -> Scores:
+        """How the score of ``rows`` changes with the coefficients of each group of tensors, (G K,).
+
+        It counts as three evaluations of them: forward, and twice that for backward. Raises
+        ``BudgetSpentError``.
+        """
+        whole = 1 if self.choose is None or rows is None else len(self.choose)
+        share = BACKWARD * (1.0 if rows is None else len(rows) / whole)
+        self.budget.check()
+        key = self.engine.identity(blend)
+        asked = digest([self.evaluator.identity, "slope", groups])
+        known = self.store.read(key, asked, rows)
+        if known is None:
+            started = time.perf_counter()
+            self.measured += 1
+            gradients = self.evaluator.gradient(self.engine.checkpoint(blend), rows)
+            slopes = self.engine.slope(blend, gradients)
+            values = np.concatenate([slopes[:, list(group)].sum(axis=1) for group in groups])
+            seconds = time.perf_counter() - started
+            self.spent_here += seconds
+            self.budget.add(share, seconds)
+            self.store.write(key, asked, rows, StoredScore(values, seconds))
+            return values
+        self.budget.add(share, known.seconds, known=True)
+        assert not isinstance(known.scores, float)
+        return known.scores
 
     def judged(self, blend: Blend, engine: SoupEngine | None = None) -> Scores | float | None:
         """Scores of the judging rows (or one number for them); None where that failed or there are

@@ -33,6 +33,7 @@ from stockpot.soups.rows import RowSplit
 from stockpot.soups.save import save_soup
 from stockpot.soups.schema import SoupResults
 from stockpot.soups.search import METHODS
+from stockpot.soups.stages import SearchStage, method_stage
 
 CONTROLS = ("none", "one", "equal")
 Checkpoints = Sequence[Source] | Mapping[str, Source]
@@ -69,6 +70,7 @@ class SoupSettings:
     racing: bool = True
     controls: str = "one"
     seed: int = 0
+    methods: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.search not in METHODS:
@@ -78,6 +80,8 @@ class SoupSettings:
             raise InputError(f"controls: got '{self.controls}'", hint=hint)
         if self.layer_groups < 1 or self.gain < 0:
             raise InputError("layer_groups are 1 or more, and gain is 0 or more")
+        if self.methods and self.search == "none":
+            raise InputError("methods are searched, and search is none", hint="leave it out")
         if self.search != "none":
             require(self.search, "the search of coefficients")
 
@@ -95,6 +99,7 @@ class SoupSetup:
     settings: SoupSettings
     budget: Budget
     recipe: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[SearchStage, ...] = ()
     make: Callable[..., CandidateMaker] = CandidateMaker
     trained: SoupTrainings = field(default_factory=SoupTrainings)
 
@@ -124,6 +129,7 @@ def soup(
     racing: bool = True,
     controls: str = "one",
     seed: int = 0,
+    methods: Sequence[str] = (),
     cache: str | Path | None = None,
     force: bool = False,
     overwrite: bool = False,
@@ -148,6 +154,7 @@ def soup(
         controls: "one": shuffled differences with the kept coefficients; "equal": also a search of
             those and random shares, each with as many evaluations as the search; "none".
         seed: of the split of the rows, the search and the controls.
+        methods: merge methods whose numbers (density, scale, t) are searched, too.
         cache: folder of measured scores that other runs share; by default inside ``output``.
         force: take models that have no ancestor in common.
         overwrite: replace the results of another soup in ``output``.
@@ -160,7 +167,9 @@ def soup(
         StockpotError: an evaluator that fails on every model, constraints that nothing keeps.
         OutputError: ``output`` holds the results of another soup, or cannot be written.
     """
-    settings = SoupSettings(budget, search, layer_groups, gain, judge, racing, controls, seed)
+    settings = SoupSettings(
+        budget, search, layer_groups, gain, judge, racing, controls, seed, tuple(methods)
+    )
     options: dict[str, Any] = {
         "cache": cache,
         "force": force,
@@ -291,7 +300,12 @@ def prepare_soup(
         ],
         **vars(settings),
     }
-    return SoupSetup(ingredients, evaluator, constraints, engine, settings, budget, recipe)
+    recipe["methods"] = list(settings.methods)
+    if not settings.methods:
+        del recipe["methods"]
+    blends = Blends(ingredients.names, len(engine.changes), has_base=engine.base is not None)
+    stages = tuple(method_stage(name, blends) for name in settings.methods)
+    return SoupSetup(ingredients, evaluator, constraints, engine, settings, budget, recipe, stages)
 
 
 def read_evaluator(evaluate: Evaluate) -> Opened:
@@ -324,7 +338,7 @@ def _measure(
     blends = Blends(setup.ingredients.names, len(engine.changes), has_base=engine.base is not None)
     maker = setup.make(engine, blends, evaluations, settings.seed, notes=setup.notes())
     maker.cheap()
-    maker.search(settings.search, settings.layer_groups, settings.gain)
+    maker.search(settings.search, settings.layer_groups, settings.gain, setup.stages)
     kept = judge(maker, setup.constraints, store, settings)
     return SoupOutcome(maker, setup.ingredients, setup.evaluator, kept, setup.trained)
 

@@ -39,7 +39,8 @@ def save_soup(output: Path, outcome: SoupOutcome, results: SoupResults) -> None:
 
 
 def _record(outcome: SoupOutcome, results: SoupResults, digest: str) -> Record:
-    engine, totals = outcome.maker.engine, outcome.kept.blend.totals
+    engine, blend = outcome.maker.engine, outcome.kept.blend
+    totals = blend.totals
     parents = [
         Parent(short_label(one.label), known, "model", float(weight))
         for one, known, weight in zip(engine.ingredients, engine.digests, totals, strict=True)
@@ -58,6 +59,7 @@ def _record(outcome: SoupOutcome, results: SoupResults, digest: str) -> Record:
             "kept": results.kept.name,
             "groups": list(results.groups),
             "coefficients": {one.name: list(one.shares) for one in results.ingredients},
+            **({"method": blend.method, **dict(blend.parameters)} if blend.method else {}),
         },
         data=results.evaluator.label,
         metrics={

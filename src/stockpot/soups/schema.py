@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from stockpot.evaluation.claims import Claim
 from stockpot.evaluation.selection import Shortfall
@@ -140,6 +140,8 @@ class SoupGain(ResultPart):
 class KeptSoup(ResultPart):
     """The candidate that is kept and why; ``choose`` and ``judge`` as in its row.
 
+    ``method``, ``parameters``: of the merge method that it is made by, "" where it is a sum of the
+    models' differences.
     ``claims``: against the best single model and the uniform soup, on rows that judge.
     """
 
@@ -151,6 +153,8 @@ class KeptSoup(ResultPart):
     gains: tuple[SoupGain, ...]
     claims: tuple[Claim, ...]
     checks: tuple[SoupCheck, ...]
+    method: str = ""
+    parameters: dict[str, float] = Field(default_factory=dict)
 
 
 class SoupCost(ResultPart):

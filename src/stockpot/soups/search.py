@@ -20,6 +20,7 @@ METHODS = ("cmaes", "optuna", "none")
 LOW, HIGH = -0.5, 1.5
 """Coefficients that are tried."""
 _SPREAD = 0.2
+_RATE = 0.1  # of the first step of a gradient
 _SEPARABLE = 60  # dimensions from which a full covariance matrix learns too slowly
 _PATIENCE = 10  # generations without the gain that was asked for
 
@@ -31,25 +32,73 @@ def search(
     method: str,
     seed: int,
     gain: float,
+    *,
+    ends: tuple[float, float] = (LOW, HIGH),
 ) -> Iterator[None]:
     """Try coefficients for as long as the caller asks; ``objective`` may end it by raising.
 
     ``start``: where to begin; ``tried``: vectors whose scores are known. Ends by itself where the
     search has converged, or ``gain`` was not reached for a while. Higher scores are better.
+    ``ends``: of what is tried.
     """
     if method == "optuna":
-        yield from _parzen(objective, start, tried, seed)
+        yield from _parzen(objective, start, tried, seed, ends)
+    elif len(start) == 1:
+        yield from _golden(objective, start, ends)
     else:
-        yield from _evolution(objective, start, seed, gain)
+        yield from _evolution(objective, start, seed, gain, ends)
 
 
-def _evolution(objective: Objective, start: Vector, seed: int, gain: float) -> Iterator[None]:
+def climb(
+    objective: Objective,
+    slope: Callable[[Vector, int], Vector],
+    start: Vector,
+    steps: int,
+    *,
+    ends: tuple[float, float] = (LOW, HIGH),
+) -> Iterator[None]:
+    """Adam (arXiv 1412.6980) up the slope that ``slope`` gives of a vector at a step, from a rate
+    of ``_RATE`` down to 0 as a cosine; half of the way and the end are scored."""
+    vector, mean, square = np.clip(start, *ends), np.zeros(len(start)), np.zeros(len(start))
+    for step in range(steps):
+        given = slope(vector, step)
+        mean = 0.9 * mean + 0.1 * given
+        square = 0.99 * square + 0.01 * given**2
+        size = mean / (1 - 0.9 ** (step + 1)), square / (1 - 0.99 ** (step + 1))
+        rate = _RATE * (1 + np.cos(np.pi * step / steps)) / 2
+        vector = np.clip(vector + rate * size[0] / (np.sqrt(size[1]) + 1e-30), *ends)
+        yield
+        if step + 1 in (steps // 2, steps):
+            objective(vector)
+            yield
+
+
+def _golden(objective: Objective, start: Vector, ends: tuple[float, float]) -> Iterator[None]:
+    """One number: the golden section (Kiefer 1953) between its ends, until 1e-4 of them is left."""
+    ratio, (low, high) = (np.sqrt(5.0) - 1) / 2, ends
+    objective(start)
+    yield
+    scores: dict[float, float] = {}  # by point, to nine digits
+    while high - low > 1e-4 * (ends[1] - ends[0]):
+        first, second = high - ratio * (high - low), low + ratio * (high - low)
+        for point in (first, second):
+            if round(point, 9) not in scores:  # one of the two is known from the step before
+                scores[round(point, 9)] = objective(np.array([point]))
+                yield
+        low, high = (
+            (low, second) if scores[round(first, 9)] >= scores[round(second, 9)] else (first, high)
+        )
+
+
+def _evolution(
+    objective: Objective, start: Vector, seed: int, gain: float, ends: tuple[float, float]
+) -> Iterator[None]:
     import cmaes
 
     size = len(start)
     kind = cmaes.SepCMA if size >= _SEPARABLE else cmaes.CMA
-    bounds = np.tile([LOW, HIGH], (size, 1))
-    mean = np.clip(start, LOW, HIGH)
+    bounds = np.tile(ends, (size, 1))
+    mean = np.clip(start, *ends)
     strategy = kind(mean, _SPREAD, bounds=bounds, seed=seed)
     best: list[float] = []
     while not strategy.should_stop():
@@ -64,12 +113,16 @@ def _evolution(objective: Objective, start: Vector, seed: int, gain: float) -> I
         late, early = best[-_PATIENCE:], best[:-_PATIENCE]
         if gain > 0 and early and max(late) < max(early) + gain:
             break
-    objective(np.clip(strategy.mean, LOW, HIGH))
+    objective(np.clip(strategy.mean, *ends))
     yield
 
 
 def _parzen(
-    objective: Objective, start: Vector, tried: Sequence[tuple[Vector, float]], seed: int
+    objective: Objective,
+    start: Vector,
+    tried: Sequence[tuple[Vector, float]],
+    seed: int,
+    ends: tuple[float, float],
 ) -> Iterator[None]:
     import optuna
 
@@ -77,11 +130,11 @@ def _parzen(
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=False)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     space: dict[str, Any] = {
-        f"c{i}": optuna.distributions.FloatDistribution(LOW, HIGH) for i in range(len(start))
+        f"c{i}": optuna.distributions.FloatDistribution(*ends) for i in range(len(start))
     }
 
     def named(vector: Vector) -> dict[str, float]:
-        inside = np.clip(vector, LOW, HIGH).tolist()
+        inside = np.clip(vector, *ends).tolist()
         return dict(zip(space, inside, strict=True))
 
     for vector, score in tried:
