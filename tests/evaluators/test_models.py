@@ -16,6 +16,8 @@ from stockpot.errors import InputError, StockpotError
 from stockpot.evaluators import load_evaluator
 from stockpot.evaluators.task import TaskEvaluator
 from stockpot.soups import soup
+from stockpot.soups.blend import Blends
+from stockpot.soups.engine import SoupEngine
 from tests.backbones.networks import write_tokenizer
 from tests.inference.models import DOMAINS, ODD, text_recipe
 
@@ -55,6 +57,36 @@ def test_a_task_scores_folders_as_evaluate_does(folders):
         sizes.rows
     )
     assert judged.value.mean == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_gradient_of_a_task_is_that_of_finite_differences(folders):
+    """Of the mean log-likelihood along the difference of two models, in body and head."""
+    root, models = folders
+    evaluator = TaskEvaluator(root / "task.yaml", metric="log_loss")
+    engine = SoupEngine([open_checkpoint(path) for path in models], None)
+    evaluator.prepare(engine.ingredients[0])
+    blends = Blends(["a", "b"], len(engine.changes), has_base=False)
+    groups = engine.groups(3)
+    rows = np.arange(0, 60, 2)
+
+    def blend(vector):
+        values = np.zeros((2, len(engine.changes)))
+        for own, group in zip(vector.reshape(-1, 2), groups, strict=True):
+            values[:, group] = own[:, None]
+        return blends.blend("x", "x", values)
+
+    at = np.tile([0.6, 0.4], len(groups))
+    slopes = engine.slope(blend(at), evaluator.gradient(engine.checkpoint(blend(at)), rows))
+    got = np.concatenate([slopes[:, group].sum(axis=1) for group in groups])
+    for place in range(len(at)):
+        step = 1e-2 * np.eye(len(at))[place]
+        ends = [
+            evaluator.evaluate(engine.checkpoint(blend(at + sign * step)), rows).mean()
+            for sign in (-1, 1)
+        ]
+        assert got[place] == pytest.approx((ends[1] - ends[0]) / 2e-2, rel=2e-2, abs=2e-5)
+    engine.close()
 
 
 def causal(folder, seed=0):

@@ -108,6 +108,22 @@ class CandidateMaker:
             self.add_best("best", "best single model", range(len(self.singles)))
         self.need_best()
 
+    def _limit(self) -> None:
+        """From here on constraints are asked; a single model that keeps them is a candidate."""
+        limits = self.evaluations.limits
+        if limits is None or limits.rivals:
+            return
+        limits.rivals |= {
+            "best": self.rows[0].scored.blend,
+            "uniform": self.blends.uniform(self.ordinary),
+        }
+        if self.blends.has_base:
+            limits.rivals["base"] = self.blends.blend("base", "", np.zeros(self.blends.count))
+        chosen = self.evaluations.best_of(self.singles)
+        if chosen is not None and chosen is not self.rows[0].scored:
+            label = f"best single model that keeps the constraints, {chosen.blend.label}"
+            self._add("best:kept", label, chosen, 1)
+
     def score_singles(self) -> None:
         """Score every ingredient as it is."""
         for index in range(len(self.singles), self.blends.count):
@@ -123,9 +139,10 @@ class CandidateMaker:
             self._add(name, f"{label}, {best.blend.label}", best, 1)
 
     def need_best(self) -> None:
-        """Raises ``StockpotError`` where there is no best single model."""
+        """What follows a best single model; raises ``StockpotError`` where there is none."""
         if not self.rows:
             raise StockpotError(f"the evaluator failed on every model: {self.singles[0].failure}")
+        self._limit()
 
     def add_mean(self, name: str, label: str, members: Sequence[int] | None = None) -> None:
         """The uniform soup of some ingredients, of all by default."""
@@ -135,6 +152,11 @@ class CandidateMaker:
         """What all were fine-tuned from."""
         blend = self.blends.blend("base", label, np.zeros(self.blends.count))
         self._add("base", label, self._score(blend, "base"), 0)
+
+    @property
+    def ordinary(self) -> Sequence[int]:
+        """The ingredients of the uniform soup."""
+        return range(self.blends.count)
 
     def _uniform(self) -> None:
         if self.blends.count > 1:
@@ -174,11 +196,16 @@ class CandidateMaker:
                 accepted = [one for one in looks if one.complete]
                 leader = max(accepted, key=lambda one: one.score, default=None)
                 looks.append(self.evaluations.score(blend, "greedy", against=leader))
+                last = looks[-1]
+                leads = last.complete and (leader is None or last.score >= leader.score)
+                if leads and self.evaluations.excess(last) > 0:
+                    return -np.inf
             return looks[-1].score
 
         greedy_soup(usable, evaluate)
         complete = [one for one in looks if one.complete and one.failure is None]
-        chosen = max(complete, key=lambda one: (one.score, len(one.blend.members)))
+        chosen = self.evaluations.best_of(complete)
+        assert chosen is not None
         label = f"{label} of {len(chosen.blend.members)}"
         self._add(name, label, chosen, len(usable), complete)
 
@@ -202,7 +229,7 @@ class CandidateMaker:
             looks.append(
                 self._score(self.blends.blend(f"{name}:{share:g}", point, coefficients), "wise")
             )
-        chosen = max(looks, key=lambda one: one.score)
+        chosen = self._best_of(looks)
         self._add(name, label, chosen, row.decisions + chooses, looks if chooses else None)
 
     def _leave_out(self) -> None:
@@ -217,7 +244,7 @@ class CandidateMaker:
             blend = self.blends.uniform(members, f"without:{index}")
             # TriedBlend on all rows: it says what an ingredient is worth, however little that is.
             self.left_out[index] = self.evaluations.score(blend, "leave-one-out")
-        chosen = max(self.left_out.values(), key=lambda one: one.score)
+        chosen = self._best_of(list(self.left_out.values()))
         lost = next(index for index, one in self.left_out.items() if one is chosen)
         label = f"uniform soup without {self.blends.names[lost]}"
         self._add("leave-one-out", label, chosen, count, list(self.left_out.values()))
@@ -230,8 +257,14 @@ class CandidateMaker:
         def objective(vector: Coefficients) -> float:
             name, label = f"{stage.name}:{len(seen)}", f"{stage.label} {len(seen) + 1}"
             blend = stage.blend(vector, name, label)
-            seen.append(self._score(blend, stage.name))
-            return seen[-1].score
+            before = self.evaluations.best
+            seen.append(last := self._score(blend, stage.name))
+            # A blend that would lead is asked for its constraints; one that breaks them is worse
+            # than the leader, the more the further it goes.
+            if before is not None and last.complete and last.score > before.score:
+                excess = self.evaluations.excess(last)
+                return last.score if excess == 0.0 else before.score - excess
+            return last.score
 
         leader = self.evaluations.best
         linear = [one for one in self.evaluations.complete if not one.blend.method]
@@ -254,11 +287,10 @@ class CandidateMaker:
         except BudgetSpentError:
             pass
         self.searched += len(seen)
-        complete = [one for one in seen if one.complete and one.failure is None]
-        if not complete:
+        chosen = self.evaluations.best_of(seen)
+        if chosen is None:
             self.notes.append(f"{stage.label}: nothing came up to what the cheap candidates reach")
             return
-        chosen = max(complete, key=lambda one: one.score)
         label = f"{stage.label}: {chosen.blend.label}" if chosen.blend.method else stage.label
         self._add(stage.name, label, chosen, len(seen) + stage.learns * len(start), [*seen, leader])
 
@@ -290,6 +322,9 @@ class CandidateMaker:
             )
             for number, vector in vectors
         ]
+
+    def _best_of(self, looks: Sequence[TriedBlend]) -> TriedBlend:
+        return self.evaluations.best_of(looks) or max(looks, key=lambda one: one.score)
 
     def _score(self, blend: Blend, stage: str) -> TriedBlend:
         return self.evaluations.score(blend, stage, against=self.evaluations.best)

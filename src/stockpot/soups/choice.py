@@ -13,17 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from stockpot.evaluation.claims import THESE_WEIGHTS, Claim, compare_all, verdict_of
-from stockpot.evaluation.crossed import CrossedMean, crossed_difference, single_error
+from stockpot.evaluation.crossed import single_error
 from stockpot.evaluation.selection import LEVEL, Shortfall
 from stockpot.evaluators.contract import Scores
 from stockpot.soups.candidates import SoupCandidate
 from stockpot.soups.measuring import TriedBlend
+from stockpot.soups.paired import CELL, difference
 
 JUDGE = "judging rows"
-_CELL = ("rows", 0)
 _LOOKS = 50  # of a long search so many stand for all: neighbours are nearly the same model
 
 
@@ -97,29 +95,12 @@ def judged_claims(
     pairs = [(kept, other) for other in against if other != kept and other in scores]
     if kept not in scores or not pairs:
         return ()
-    cells = {name: {_CELL: scores[name]} for name in (kept, *(other for _, other in pairs))}
+    cells = {name: {CELL: scores[name]} for name in (kept, *(other for _, other in pairs))}
     claims = compare_all(cells, pairs, rows=JUDGE, metric=metric, labels=labels, trainings=False)
     return tuple(
         replace(claim, covers=THESE_WEIGHTS, verdict=verdict_of(claim, THESE_WEIGHTS))
         for claim in claims
     )
-
-
-def difference(first: Scores, second: Scores) -> CrossedMean:
-    """``first`` minus ``second``, row by row."""
-    numbers = {_CELL: {"": np.arange(len(first))}}
-    return crossed_difference({_CELL: {"": first}}, {_CELL: {"": second}}, numbers, len(first))
-
-
-def plain_margin(gap: CrossedMean) -> float:
-    """Half the width of a difference's 95 % interval, for these weights on other rows."""
-    return gap.of_these_trainings().margin(1.0 - LEVEL)
-
-
-def lower_end(first: Scores, second: Scores) -> float:
-    """Where ``first`` minus ``second`` lies above with 95 % confidence."""
-    gap = difference(first, second)
-    return gap.mean - gap.of_these_trainings().margin(2 * (1.0 - LEVEL))
 
 
 def _behind(best: SoupCandidate, row: SoupCandidate) -> Shortfall | None:

@@ -212,13 +212,8 @@ class SoupEngine:
                     eye = np.eye(self.count)[:, :, None] * np.ones(len(self.changes))
                     models = [self.checkpoint(Blend("", "", one)) for one in eye]
                 needs_base = get_method(blend.method).base != "none"
-                done = merge(
-                    models,
-                    method=blend.method,
-                    base=self.base if needs_base else None,
-                    force=True,
-                    **dict(blend.parameters),
-                )
+                base, options = self.base if needs_base else None, dict[str, Any](blend.parameters)
+                done = merge(models, method=blend.method, base=base, force=True, **options)
                 self._merged = blend, open_checkpoint(done.state)
             return self._merged[1]
 

@@ -12,20 +12,17 @@ from stockpot.errors import EvaluationError, StockpotError
 from stockpot.evaluation.selection import Shortfall
 from stockpot.evaluators.contract import Scores
 from stockpot.evaluators.spec import Constraint
-from stockpot.evaluators.store import ScoreStore, StoredScore
 from stockpot.soups.blend import Blend
 from stockpot.soups.budget import BudgetSpentError
 from stockpot.soups.candidates import CandidateMaker, SoupCandidate
 from stockpot.soups.choice import (
     best_searched,
-    difference,
-    lower_end,
-    plain_margin,
     preferred,
     shortfalls,
 )
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.measuring import TriedBlend
+from stockpot.soups.paired import difference, plain_margin
 from stockpot.soups.schema import SoupCheck, SoupControl, SoupWatched
 from stockpot.soups.search import search
 
@@ -50,18 +47,12 @@ class Judgement:
         return self.row.scored.blend
 
 
-def judge(
-    maker: CandidateMaker,
-    constraints: Sequence[Constraint],
-    store: ScoreStore,
-    settings: Any,
-) -> Judgement:
+def judge(maker: CandidateMaker, watched: Sequence[Constraint], settings: Any) -> Judgement:
     """Choose by the choosing rows, then look at the judging rows for the first time.
 
     Raises ``StockpotError`` where no candidate keeps the constraints.
     """
-    rows = maker.rows
-    watched = [one for one in constraints if one.lose_at_most is None]
+    rows, limits = maker.rows, maker.evaluations.limits
     behind = tuple(shortfalls(rows))
     allowed = [row.scored.failure is None and row.scored.complete for row in rows]
     while True:
@@ -71,8 +62,7 @@ def judge(
                 "no candidate keeps the constraints",
                 hint="allow a larger loss, or name another model in against",
             )
-        limits = (one for one in constraints if one.lose_at_most is not None)
-        checks = tuple(_check(maker, one, store, kept) for one in limits)
+        checks = () if limits is None else limits.checks(kept.scored.blend)
         if all(check.kept for check in checks):
             break
         lost = next(check for check in checks if not check.kept)
@@ -90,51 +80,28 @@ def judge(
         for scores in [evaluations.judged(row.scored.blend)]
         if scores is not None
     }
+    if limits is not None:
+        maker.notes += dict.fromkeys(limits.notes)
     controls = _controls(maker, kept, settings)
     if evaluations.unjudged:
         names = ", ".join(dict.fromkeys(evaluations.unjudged))
         maker.notes.append(f"the budget ended before these were judged: {names}")
     shown = {
-        row.name: tuple(_watched(maker, one, store, row) for one in watched)
+        row.name: tuple(_watched(maker, one, row) for one in watched)
         for row in rows
         if row.scored.failure is None
     }
     return Judgement(kept, behind, judged, checks, controls, shown)
 
 
-def _check(
-    maker: CandidateMaker, constraint: Constraint, store: ScoreStore, kept: SoupCandidate
-) -> SoupCheck:
-    """A constraint, asked on all rows of its evaluator."""
-    rival = next((row for row in maker.rows if row.name == constraint.against), None)
-    if rival is None:
-        raise StockpotError(f"a constraint is against '{constraint.against}', which is not there")
-    label = constraint.evaluator.label
-    try:
-        own, other = (_scored(maker, constraint, store, row.scored.blend) for row in (kept, rival))
-    except EvaluationError as error:
-        maker.notes.append(f"constraint {label}: {error.message}")
-        return _checked(constraint, None, None, False)
-    if isinstance(own, float) or isinstance(other, float):
-        mean = float(np.mean(own) - np.mean(other))
-        return _checked(constraint, mean, None, mean >= -_allowed(constraint))
-    mean, low = float((own - other).mean()), lower_end(own, other)
-    return _checked(constraint, mean, low, low >= -_allowed(constraint) - 1e-12)
-
-
-def _allowed(one: Constraint) -> float:
-    return np.inf if one.lose_at_most is None else one.lose_at_most
-
-
-def _watched(
-    maker: CandidateMaker, one: Constraint, store: ScoreStore, row: SoupCandidate
-) -> SoupWatched:
+def _watched(maker: CandidateMaker, one: Constraint, row: SoupCandidate) -> SoupWatched:
     """A candidate by an evaluator that decides nothing."""
     rival = next((other for other in maker.rows if other.name == one.against), None)
-    own, change = None, None
+    own, change, limits = None, None, maker.evaluations.limits
+    assert limits is not None
     try:
-        own = _scored(maker, one, store, row.scored.blend)
-        other = None if rival is None else _scored(maker, one, store, rival.scored.blend)
+        own = limits.scored(one, row.scored.blend)
+        other = None if rival is None else limits.scored(one, rival.scored.blend)
         if isinstance(own, np.ndarray) and isinstance(other, np.ndarray):
             gap = difference(own, other)
             change = Shortfall(gap.mean, plain_margin(gap))
@@ -147,28 +114,6 @@ def _watched(
         score=mean_of(own),
         change=change,
     )
-
-
-def _checked(one: Constraint, mean: float | None, low: float | None, kept: bool) -> SoupCheck:
-    return SoupCheck(
-        label=one.evaluator.label,
-        against=one.against,
-        lose_at_most=_allowed(one),
-        mean=mean,
-        low=low,
-        kept=kept,
-    )
-
-
-def _scored(
-    maker: CandidateMaker, constraint: Constraint, store: ScoreStore, blend: Blend
-) -> Scores | float:
-    key, identity = maker.engine.identity(blend), constraint.evaluator.identity
-    known = store.read(key, identity, None)
-    if known is None:
-        known = StoredScore(constraint.evaluator.evaluate(maker.engine.checkpoint(blend)), 0.0)
-        store.write(key, identity, None, known)
-    return known.scores
 
 
 def mean_of(scores: Scores | float | None) -> float | None:

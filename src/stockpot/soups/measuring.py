@@ -8,7 +8,7 @@ plus the difference on the rows that both were scored on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,7 @@ from stockpot.files import digest
 from stockpot.soups.blend import Blend
 from stockpot.soups.budget import Budget, BudgetSpentError
 from stockpot.soups.engine import SoupEngine
+from stockpot.soups.limits import Limits
 from stockpot.soups.rows import RowSplit
 from stockpot.soups.schema import SoupStep
 
@@ -65,6 +66,7 @@ class Evaluations:
     spent_here: float = 0.0
     choose: Rows | None = None
     judge: Rows | None = None
+    limits: Limits | None = None
     unjudged: list[str] = field(default_factory=list)
     _known: dict[str, TriedBlend] = field(default_factory=dict)
     _controls: dict[str, TriedBlend] = field(default_factory=dict)
@@ -78,9 +80,20 @@ class Evaluations:
 
     @property
     def best(self) -> TriedBlend | None:
-        """The best of those that were scored on all choosing rows."""
-        complete = [one for one in self._known.values() if one.complete and one.failure is None]
-        return max(complete, key=lambda one: one.score, default=None)
+        """The best of those that were scored on all choosing rows and keep the constraints."""
+        return self.best_of(self._known.values())
+
+    def best_of(self, tried: Iterable[TriedBlend]) -> TriedBlend | None:
+        """The best of some that keeps the constraints, the one of most models where scores are
+        equal; the best of all where none does."""
+        usable = [one for one in tried if one.complete and one.failure is None]
+        usable.sort(key=lambda one: (-one.score, -len(one.blend.members)))
+        first = usable[0] if usable else None
+        return next((one for one in usable if self.excess(one) == 0.0), first)
+
+    def excess(self, one: TriedBlend) -> float:
+        """How much more a blend loses by the constraints than it may, 0 where it keeps them."""
+        return 0.0 if self.limits is None else self.limits.excess(one.blend)
 
     @property
     def complete(self) -> list[TriedBlend]:

@@ -28,6 +28,7 @@ from stockpot.soups.collect import SoupOutcome, SoupTrainings, collect
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.ingredients import OpenIngredients, open_ingredients
 from stockpot.soups.judging import judge
+from stockpot.soups.limits import Limits
 from stockpot.soups.measuring import Evaluations
 from stockpot.soups.rows import RowSplit
 from stockpot.soups.save import save_soup
@@ -280,6 +281,10 @@ def prepare_soup(
     split = RowSplit(settings.judge, settings.seed)
     for one in (evaluator, *(limit.evaluator for limit in constraints)):
         stack.enter_context(one)
+    if base is None and any(
+        one.lose_at_most is not None and one.against == "base" for one in constraints
+    ):
+        raise InputError("a constraint is against 'base', and there is none", hint="give a base")
     ingredients = open_ingredients(stack, checkpoints, base, force=force)
     budget = Budget.parse(settings.budget, len(ingredients.models))
     first = next((one for one in ingredients.models if one.home), ingredients.models[0])
@@ -335,11 +340,15 @@ def _measure(
         advance,
         settings.racing,
     )
+    limits = [one for one in setup.constraints if one.lose_at_most is not None]
+    if setup.constraints:
+        evaluations.limits = Limits(limits, engine, store, evaluations.split)
     blends = Blends(setup.ingredients.names, len(engine.changes), has_base=engine.base is not None)
     maker = setup.make(engine, blends, evaluations, settings.seed, notes=setup.notes())
     maker.cheap()
     maker.search(settings.search, settings.layer_groups, settings.gain, setup.stages)
-    kept = judge(maker, setup.constraints, store, settings)
+    watched = [one for one in setup.constraints if one.lose_at_most is None]
+    kept = judge(maker, watched, settings)
     return SoupOutcome(maker, setup.ingredients, setup.evaluator, kept, setup.trained)
 
 

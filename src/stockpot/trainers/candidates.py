@@ -23,6 +23,11 @@ class ProtocolMaker(CandidateMaker):
     protocols: Sequence[Protocol] = ()
     pools: Mapping[Pool, Sequence[int]] = field(default_factory=dict)
 
+    @property
+    def ordinary(self) -> Sequence[int]:
+        """The plain trainings."""
+        return self.pools.get("plain", ()) or range(self.blends.count)
+
     def cheap(self) -> None:
         """One candidate for each protocol that has trainings enough."""
         self.score_singles()
