@@ -251,3 +251,53 @@ def test_the_last_line_says_what_was_kept_and_no_row_is_cut(world):
     shown = re.sub(r"\s+", "", result.stdout)
     for row in SoupResults.read(json.loads((world / "out/results.json").read_text())).candidates:
         assert re.sub(r"\s+", "", row.label) in shown
+
+
+SCRIPT = """
+import argparse, os, sys
+import torch
+from safetensors.torch import load_file
+init, output, seed = sys.argv[1:]
+state = load_file(init + "/model.safetensors")
+torch.manual_seed(int(seed))
+state = {n: v + 0.01 * torch.randn(v.shape) for n, v in state.items()}
+os.makedirs(output + "/run")
+args = argparse.Namespace(lr=0.1, model="tiny")
+whole = {"state_dict": state, "args": args, "epoch": 3, "optimizer": {"state": {}}}
+torch.save(whole, output + "/run/last.pth.tar")
+torch.save(whole, output + "/run/checkpoint-3.pth.tar")
+"""
+
+
+def test_a_script_may_leave_its_weights_in_a_file_of_its_own(world):
+    """As timm's train.py: in a folder of the run, with its settings and the optimizer beside."""
+    (world / "script.py").write_text(SCRIPT)
+    trainer = {
+        "command": "python script.py {init} {output} {seed}",
+        "weights": "run/last.pth.tar",
+    }
+    recipe = {**PLAIN, "trainer": trainer, "data": None, "hyperparameters": {}, "runs": 2}
+    options = {"root": world, "backend": "serial", "quiet": True}
+    done = recycle_with(recipe, world / "out", **options)
+    states = [
+        load_file(job / "model/model.safetensors")
+        for job in (world / "out/work/jobs").iterdir()
+        if (job / "model").is_dir()
+    ]
+    assert len(states) == 2
+    assert all((job / "model/config.json").is_file() for job in (world / "out/work/jobs").iterdir())
+    base = load_file(world / "base/model.safetensors")
+    assert {name: one.shape for name, one in states[0].items()} == {
+        name: one.shape for name, one in base.items()
+    }
+    assert done.results.row("uniform").choose is not None
+    for pattern, message in (
+        ("run/*.pth.tar", "2 files of the trainer's output are like"),
+        ("last.pth", "0 files of the trainer's output are like"),
+    ):
+        odd = {**recipe, "trainer": {**trainer, "weights": pattern}}
+        with pytest.raises(InputError, match=message) as caught:
+            recycle_with(odd, world / "odd", **options, overwrite=True)
+        assert "run/last.pth.tar" in str(caught.value)
+    with pytest.raises(InputError, match="'weights' is a path from"):
+        plan_trainings({**recipe, "trainer": {**trainer, "weights": "../x"}}, root=world)

@@ -15,7 +15,7 @@ from stockpot.checkpoints.memory import MemoryCheckpoint
 from stockpot.checkpoints.safetensors_file import check_link, open_file, open_sharded
 from stockpot.errors import CheckpointError
 
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+PICKLE_SUFFIXES = (".pt", ".pth", ".pth.tar", ".bin", ".ckpt")
 GGUF_SUFFIX = ".gguf"
 _SINGLE = (
     "model.safetensors",
@@ -89,7 +89,7 @@ def open_stored(source: str | Path | Mapping[str, Any]) -> Checkpoint:
     if path.is_file():
         return _open_single(path, label)
     file, _, key = label.rpartition("::")
-    if file and Path(file).suffix in PICKLE_SUFFIXES and Path(file).expanduser().is_file():
+    if file.endswith(PICKLE_SUFFIXES) and Path(file).expanduser().is_file():
         from stockpot.checkpoints.pickle_file import open_pickle
 
         return open_pickle(Path(file).expanduser(), label, key)
@@ -201,7 +201,7 @@ def _open_single(path: Path, label: str) -> Checkpoint:
         return _open_index(path, label)
     if path.suffix == ".safetensors":
         return _no_adapter(open_file(path, label))
-    if path.suffix in PICKLE_SUFFIXES:
+    if path.name.endswith(PICKLE_SUFFIXES):
         from stockpot.checkpoints.pickle_file import open_pickle
 
         return _no_adapter(open_pickle(path, label))

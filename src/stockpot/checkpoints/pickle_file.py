@@ -7,6 +7,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def read_pickle(path: Path, key: str | None = None) -> dict[str, Any]:
 
     try:
         mapped = is_archive(path) and can_be_mapped(path)
-        with warnings.catch_warnings():
+        # Settings of a script (timm's checkpoints) are a table of names and values, no code.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
             # What torch warns of here (odd protocols, TorchScript) ends in an error or in weights.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

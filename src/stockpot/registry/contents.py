@@ -209,7 +209,7 @@ def _as_it_is(path: Path, place: str, checkpoint: Checkpoint) -> WeightsFile:
 
 
 def _converted(checkpoint: Checkpoint) -> WeightsFile:
-    assert checkpoint.path is None or checkpoint.path.suffix in (*PICKLE_SUFFIXES, ".json")
+    assert checkpoint.path is None or checkpoint.path.name.endswith((*PICKLE_SUFFIXES, ".json"))
     metadata = {"format": "pt"}
     header = build_header(checkpoint.tensors, metadata)
     written = header_bytes(header.tensors, metadata)

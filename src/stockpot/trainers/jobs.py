@@ -30,6 +30,7 @@ from stockpot.trainers.output import (
     check_family,
     check_output,
     check_trained,
+    keep_weights,
     matching,
     nonfinite,
 )
@@ -141,14 +142,18 @@ def train(
         write_json(out / FACTS, {"left_out": why})
         return
     init, model = inputs["init"] / MODEL if "init" in inputs else Path(base), out / MODEL
-    shutil.rmtree(model, ignore_errors=True)  # of an attempt that was interrupted
+    output = model if trainer["weights"] is None else out / "written"
+    for folder in (model, output):
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was interrupted
     known = None if data is None else Path(root) / data
     told = str(known) if known is not None and known.exists() else data and name_of(data)
-    request = TrainingRequest(init, model, told, seed, hyperparameters)
+    request = TrainingRequest(init, output, told, seed, hyperparameters)
     before = read_record(init).digest if "init" in inputs else base_digest
     log = out / "log.txt"
     open_trainer(trainer, Path(root)).train(request, log, threads)
-    check_output(model, log)
+    check_output(output, log)
+    if trainer["weights"] is not None:
+        keep_weights(output, trainer["weights"], init, model)
     with ExitStack() as stack:
         ground = stack.enter_context(open_checkpoint(init))
         if ground.digest() != before:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from stockpot.checkpoints import Checkpoint
+from stockpot.checkpoints import Checkpoint, open_checkpoint
 from stockpot.checkpoints.dtypes import STORAGE, is_float
 from stockpot.checkpoints.matching import is_buffer
+from stockpot.checkpoints.writer import folder_writer
 from stockpot.errors import InputError
+from stockpot.merging.output import METADATA, copy_companions
 
+_SHOWN = 6  # files that a message names
 _FAMILY = 0.5  # of a model's weights, what has to be the base's by name and shape
 
 
@@ -27,6 +31,25 @@ def check_output(model: Path, log: Path) -> None:
         raise InputError(
             "the trainer wrote an adapter", hint="merge it into its model before it is saved"
         )
+
+
+def keep_weights(output: Path, pattern: str, init: Path, model: Path) -> None:
+    """Make a model folder of the one file in ``output`` that has a name like ``pattern``, with what
+    lies beside the init's weights; ``output`` is removed. Raises ``InputError``."""
+    files = sorted(output.glob(pattern))
+    if len(files) != 1:
+        there = sorted(str(one.relative_to(output)) for one in output.rglob("*") if one.is_file())
+        raise InputError(
+            f"trainer.weights: {len(files)} files of the trainer's output are like '{pattern}'",
+            hint=f"it left {', '.join(there[:_SHOWN])}",
+        )
+    with open_checkpoint(files[0]) as weights:
+        model.mkdir()
+        with folder_writer(model, weights.tensors, METADATA) as writer:
+            for name in weights.names:
+                writer.write(name, 0, weights.raw(name))
+    copy_companions(init, model)
+    shutil.rmtree(output)
 
 
 def matching(model: Checkpoint, other: Checkpoint) -> list[str]:

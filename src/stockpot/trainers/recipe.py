@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -48,6 +49,12 @@ class NamedTrainer(Declared):
     function: str | None = Field(
         None, description="package.module:function or file.py:function; or one of stockpot's own"
     )
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="what in {output} holds the weights, where that is no model folder: a path "
+        "from there on, or a pattern that one file has, such as run/last.pth.tar",
+    )
     files: list[str] = Field([], description="what else the weights depend on, so that it counts")
     timeout: float | None = Field(
         None, gt=0, description="with command: of one training, such as 90, 10min or 2h"
@@ -62,6 +69,8 @@ class NamedTrainer(Declared):
     def _one_kind(self) -> NamedTrainer:
         if (self.command is None) == (self.function is None):
             raise ValueError("give one of 'command' and 'function'")
+        if self.weights is not None and (Path(self.weights).is_absolute() or ".." in self.weights):
+            raise ValueError("'weights' is a path from {output} on")
         if self.function is not None and self.timeout is not None:
             raise ValueError("'timeout' has no meaning with 'function'")
         return self
