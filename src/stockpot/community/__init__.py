@@ -9,10 +9,12 @@ from stockpot.community.history import history, measured, replay, revert
 from stockpot.community.measuring import Meter
 from stockpot.community.review import Review, refuse, review
 from stockpot.community.rounds import accept
+from stockpot.community.suites import MaintainerSuite
 from stockpot.community.tasks import MaintainerTask, load_tasks
 
 __all__ = [
     "Contribution",
+    "MaintainerSuite",
     "MaintainerTask",
     "Meter",
     "Review",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from stockpot.bounded import GIGABYTE, ChildLimits, run_bounded
+from stockpot.community.suites import MaintainerSuite
 from stockpot.community.tasks import MaintainerTask, Scores
 from stockpot.errors import InputError, LimitError
 from stockpot.evaluation import Estimate, paired_bootstrap
@@ -29,12 +30,12 @@ class Meter:
     ``memory`` bytes (by default 4 GiB and eight times the model's files) and ``seconds``.
     """
 
-    tasks: Sequence[MaintainerTask]
+    tasks: Sequence[MaintainerTask | MaintainerSuite]
     memory: int | None = None
     seconds: float = SECONDS
     _known: dict[tuple[str, str], Scores | InputError] = field(default_factory=dict)
 
-    def scores(self, task: MaintainerTask, digest: str, folder: Path) -> Scores:
+    def scores(self, task: MaintainerTask | MaintainerSuite, digest: str, folder: Path) -> Scores:
         """Scores of the model in ``folder``, whose weights have ``digest``."""
         key = _key(task, digest, folder)
         if key not in self._known:
@@ -45,7 +46,9 @@ class Meter:
         return known
 
     def prepare(
-        self, models: Sequence[tuple[str, Path]], tasks: Sequence[MaintainerTask] | None = None
+        self,
+        models: Sequence[tuple[str, Path]],
+        tasks: Sequence[MaintainerTask | MaintainerSuite] | None = None,
     ) -> None:
         """Measure several models, given by digest and folder, in one child process."""
         wanted = {
@@ -78,7 +81,10 @@ class Meter:
         return found
 
     def against(
-        self, task: MaintainerTask, candidate: tuple[str, Path], current: tuple[str, Path]
+        self,
+        task: MaintainerTask | MaintainerSuite,
+        candidate: tuple[str, Path],
+        current: tuple[str, Path],
     ) -> Estimate:
         """The candidate's score and its difference to the current version, on the same rows."""
         cell = (task.name, 0)
@@ -89,7 +95,9 @@ class Meter:
         return paired_bootstrap(scores, baseline="current")["candidate"]
 
 
-def measure(asked: Sequence[tuple[MaintainerTask, Path]]) -> list[list[float] | str]:
+def measure(
+    asked: Sequence[tuple[MaintainerTask | MaintainerSuite, Path]],
+) -> list[list[float] | str]:
     """The scores of models in folders on tasks, or why there are none."""
     found: list[list[float] | str] = []
     for task, folder in asked:
@@ -100,7 +108,7 @@ def measure(asked: Sequence[tuple[MaintainerTask, Path]]) -> list[list[float] | 
     return found
 
 
-def _key(task: MaintainerTask, digest: str, folder: Path) -> tuple[str, str]:
+def _key(task: MaintainerTask | MaintainerSuite, digest: str, folder: Path) -> tuple[str, str]:
     """A sum of tangent components beside the weights makes them another model."""
     from stockpot.community.components import SUM
 
@@ -112,10 +120,22 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def is_worse(estimate: Estimate, tolerance: float) -> bool:
-    """Whether a candidate is worse by more than ``tolerance``, and not by chance alone."""
+def holds(task: MaintainerTask | MaintainerSuite, estimate: Estimate) -> bool:
+    """Whether a candidate loses no more than the task allows: beyond chance by a task's tolerance,
+    all over the interval by an evaluator's."""
     gap = estimate.difference
-    return gap is not None and gap.mean < -tolerance and gap.high < 0.0
+    if gap is None:
+        return True
+    if isinstance(task, MaintainerSuite):
+        return gap.low >= -task.lose_at_most - 1e-12
+    return not (gap.mean < -task.tolerance and gap.high < 0.0)
+
+
+def limit_of(task: MaintainerTask | MaintainerSuite) -> str:
+    """What may be lost, in words."""
+    if isinstance(task, MaintainerSuite):
+        return f"{task.lose_at_most:.1%} may be lost with 95 % confidence"
+    return f"tolerance {task.tolerance:.1%}"
 
 
 def fall(lambdas: list[float], values: list[Scores]) -> float:

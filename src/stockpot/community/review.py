@@ -30,7 +30,8 @@ from stockpot.community.contribution import (
     contributions,
     find_contribution,
 )
-from stockpot.community.measuring import Meter, fall, is_worse, task_json
+from stockpot.community.measuring import Meter, fall, holds, limit_of, task_json
+from stockpot.community.suites import MaintainerSuite
 from stockpot.community.tasks import MaintainerTask
 from stockpot.errors import (
     CheckpointError,
@@ -97,7 +98,7 @@ class Review:
 def review(
     registry: Registry,
     contribution: Contribution | str,
-    tasks: Sequence[MaintainerTask] = (),
+    tasks: Sequence[MaintainerTask | MaintainerSuite] = (),
     *,
     meter: Meter | None = None,
     points: int = 3,
@@ -328,24 +329,19 @@ def _measure(
                 continue
             drop = fall(steps, way)
             words = f"between its base and it the score falls by {drop:.1%} at most"
+            words += f" (limit {barrier:.1%})"
             numbers = {"barrier": drop, "values": [float(each.mean()) for each in way]}
-            checks.append(
-                Check(
-                    f"connectivity {task.name}",
-                    drop <= barrier,
-                    f"{words} (limit {barrier:.1%})",
-                    numbers,
-                )
-            )
+            checks.append(Check(f"connectivity {task.name}", drop <= barrier, words, numbers))
             gap = estimate.difference
             assert gap is not None
             words = (
                 f"alone {way[-1].mean():.1%}, {how} the current version "
                 f"{estimate.overall.mean:.1%}: {gap.mean:+.1%} ({gap.low:+.1%} to {gap.high:+.1%}; "
-                f"tolerance {task.tolerance:.1%})"
+                f"{limit_of(task)})"
             )
-            holds = not is_worse(estimate, task.tolerance)
-            checks.append(Check(f"task {task.name}", holds, words, task_json(estimate)))
+            checks.append(
+                Check(f"task {task.name}", holds(task, estimate), words, task_json(estimate))
+            )
     return checks
 
 

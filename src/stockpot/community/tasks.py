@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from pydantic import Field, ValidationError
 from stockpot.declared import Declared, first_problem
 from stockpot.errors import InputError
 from stockpot.yaml_lines import load_with_lines
+
+if TYPE_CHECKING:
+    from stockpot.community.suites import MaintainerSuite
 
 Scores = NDArray[np.float64]
 
@@ -95,8 +98,11 @@ class MaintainerTask(Declared):
             raise InputError(f"task '{self.name}': backbone: {first_problem(error)}") from error
 
 
-def load_tasks(source: str | Path | Mapping[str, Any]) -> list[MaintainerTask]:
-    """Read ``tasks:`` of a YAML file (or of a mapping); paths are relative to the file.
+def load_tasks(
+    source: str | Path | Mapping[str, Any],
+) -> list[MaintainerTask | MaintainerSuite]:
+    """Read ``tasks:`` of a YAML file (or of a mapping); paths are relative to the file. One with
+    ``evaluate`` is an evaluator.
 
     Raises ``InputError`` naming the task and the field.
     """
@@ -109,14 +115,20 @@ def load_tasks(source: str | Path | Mapping[str, Any]) -> list[MaintainerTask]:
     entries = value.get("tasks") if isinstance(value, dict) else None
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{where}: a file of tasks holds a list 'tasks'")
-    found = []
+    from stockpot.community.suites import MaintainerSuite
+
+    found: list[MaintainerTask | MaintainerSuite] = []
     for entry in entries:
         try:
-            found.append(MaintainerTask(**{"root": str(root), **entry}))
+            kind = MaintainerSuite if "evaluate" in entry else MaintainerTask
+            found.append(kind(**{"root": str(root), **entry}))
         except (ValidationError, TypeError) as error:
             name = entry.get("name", "?") if isinstance(entry, dict) else "?"
             said = first_problem(error)
             raise InputError(f"{where}: task '{name}': {said}") from error
+    for task in found:
+        if isinstance(task, MaintainerSuite):
+            task.check()
     names = [task.name for task in found]
     if len(set(names)) < len(names):
         raise InputError(f"{where}: two tasks have the same name: {', '.join(names)}")
