@@ -15,7 +15,7 @@ from stockpot.soups.blend import Blends
 from stockpot.soups.budget import Budget
 from stockpot.soups.candidates import CandidateMaker
 from stockpot.soups.engine import SoupEngine
-from stockpot.soups.limits import Limits
+from stockpot.soups.limits import SoupLimits
 from stockpot.soups.measuring import Evaluations
 from stockpot.soups.rows import RowSplit
 from tests.soups.bowls import bowl, mixed, states
@@ -47,7 +47,7 @@ def limited(allowed, budget, *, rows=0, search="cmaes"):
         store,
         RowSplit(),
         Budget(evaluations=budget),
-        limits=Limits([constraint], engine, store, RowSplit()),
+        limits=SoupLimits([constraint], engine, store, RowSplit()),
     )
     names = ["a", "b", "c"]
     cook = CandidateMaker(engine, Blends(names, len(engine.changes), has_base=True), evaluations)
@@ -134,7 +134,9 @@ def test_what_was_chosen_on_some_rows_is_checked_on_others():
         return moved * bonus
 
     engine = SoupEngine([open_checkpoint(one) for one in models], open_checkpoint(base))
-    limits = Limits([Constraint(FunctionEvaluator(safe), 0.5, "base")], engine, ScoreStore(), split)
+    limits = SoupLimits(
+        [Constraint(FunctionEvaluator(safe), 0.5, "base")], engine, ScoreStore(), split
+    )
     blends = Blends(["a", "b", "c"], len(engine.changes), has_base=True)
     limits.rivals["base"] = blends.blend("base", "", np.zeros(3))
     assert limits.excess(blends.uniform()) == 0.0

@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import Field
 
 from stockpot.checkpoints import open_checkpoint
-from stockpot.community.tasks import Scores
 from stockpot.declared import Declared
 from stockpot.errors import EvaluationError, InputError
+from stockpot.evaluators.contract import Scores
 from stockpot.evaluators.spec import load_evaluator
 
 

@@ -24,7 +24,7 @@ from stockpot.soups.schema import SoupCheck
 
 
 @dataclass
-class Limits:
+class SoupLimits:
     """``rivals``: the models that nothing may be lost against, by name, as far as they are known;
     ``notes``: of evaluators that failed."""
 

@@ -21,7 +21,7 @@ from stockpot.files import digest
 from stockpot.soups.blend import Blend
 from stockpot.soups.budget import Budget, BudgetSpentError
 from stockpot.soups.engine import SoupEngine
-from stockpot.soups.limits import Limits
+from stockpot.soups.limits import SoupLimits
 from stockpot.soups.rows import RowSplit
 from stockpot.soups.schema import SoupStep
 
@@ -66,7 +66,7 @@ class Evaluations:
     spent_here: float = 0.0
     choose: Rows | None = None
     judge: Rows | None = None
-    limits: Limits | None = None
+    limits: SoupLimits | None = None
     unjudged: list[str] = field(default_factory=list)
     _known: dict[str, TriedBlend] = field(default_factory=dict)
     _controls: dict[str, TriedBlend] = field(default_factory=dict)

@@ -28,7 +28,7 @@ from stockpot.soups.collect import SoupOutcome, SoupTrainings, collect
 from stockpot.soups.engine import SoupEngine
 from stockpot.soups.ingredients import OpenIngredients, open_ingredients
 from stockpot.soups.judging import judge
-from stockpot.soups.limits import Limits
+from stockpot.soups.limits import SoupLimits
 from stockpot.soups.measuring import Evaluations
 from stockpot.soups.rows import RowSplit
 from stockpot.soups.save import save_soup
@@ -342,7 +342,7 @@ def _measure(
     )
     limits = [one for one in setup.constraints if one.lose_at_most is not None]
     if setup.constraints:
-        evaluations.limits = Limits(limits, engine, store, evaluations.split)
+        evaluations.limits = SoupLimits(limits, engine, store, evaluations.split)
     blends = Blends(setup.ingredients.names, len(engine.changes), has_base=engine.base is not None)
     maker = setup.make(engine, blends, evaluations, settings.seed, notes=setup.notes())
     maker.cheap()
