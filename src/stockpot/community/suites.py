@@ -12,8 +12,8 @@ from pydantic import Field
 from stockpot.checkpoints import open_checkpoint
 from stockpot.declared import Declared
 from stockpot.errors import EvaluationError, InputError
-from stockpot.evaluators.contract import Scores
-from stockpot.evaluators.spec import load_evaluator
+from stockpot.evaluators.contract import Evaluator, Scores
+from stockpot.evaluators.spec import Constraint, load_evaluator
 
 
 class MaintainerSuite(Declared):
@@ -63,7 +63,7 @@ class MaintainerSuite(Declared):
             )
         return scores
 
-    def _opened(self) -> Any:
+    def _opened(self) -> tuple[Evaluator, tuple[Constraint, ...]]:
         root = Path(self.root)
         source = self.evaluate
         return load_evaluator(root / source if isinstance(source, str) else source, root=root)
