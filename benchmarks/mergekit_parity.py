@@ -12,6 +12,7 @@ every form (``mergekit_recipes.py``). Models are tiny: eight architectures, floa
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import tempfile
 from collections import Counter
@@ -108,14 +109,35 @@ def compare(recipe: Path, home: Path) -> Outcome:
             return Outcome(name, "theirs fails", words)
         method = report.method.partition(":")[2]
         with open_checkpoint(theirs) as expected, open_checkpoint(Path(folder) / "out") as found:
-            words, noted = difference(expected, found, method)
+            order = token_order(theirs, Path(folder) / "out")
+            words, noted = difference(expected, found, method, order)
         words = words or other_files(theirs, Path(folder) / "out")
     if words:
         return Outcome(name, "DIFFERENT", words)
     return Outcome(name, "noted" if noted else "same", noted)
 
 
-def difference(expected: Checkpoint, found: Checkpoint, method: str) -> tuple[str, str]:
+def token_order(expected: Path, found: Path) -> list[int]:
+    """For each row of mergekit's embeddings our row of the same token; empty: the same rows.
+
+    Of tokens that are new to the base mergekit's order changes from run to run.
+    """
+    numbers = []
+    for folder in (found, expected):
+        if not (folder / "tokenizer.json").is_file():
+            return []
+        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        added = {item["content"]: item["id"] for item in content["added_tokens"]}
+        numbers.append({**content["model"]["vocab"], **added})
+    ours, theirs = numbers
+    if ours == theirs or ours.keys() != theirs.keys():
+        return []
+    return [ours[token] for token in sorted(theirs, key=lambda token: theirs[token])]
+
+
+def difference(
+    expected: Checkpoint, found: Checkpoint, method: str, order: list[int]
+) -> tuple[str, str]:
     """(what differs beyond what rounding and notes explain, what a note explains), in words.
 
     Tensors that only we write (mergekit leaves out the embeddings of some models) are no matter.
@@ -131,7 +153,10 @@ def difference(expected: Checkpoint, found: Checkpoint, method: str) -> tuple[st
         if info.shape != other.shape or (info.dtype != other.dtype and not wider):
             return f"'{name}': {other.dtype} {other.shape} for {info.dtype} {info.shape}", ""
         x = np.asarray(expected.read(name), np.float64).ravel()
-        y = np.asarray(found.read(own[name]), np.float64).ravel()
+        y = np.asarray(found.read(own[name]), np.float64)
+        if order and name.endswith(("lm_head.weight", "embed_tokens.weight")):
+            y = y[[*order, *range(len(order), len(y))]]
+        y = y.ravel()
         room = ROOM.get(other.dtype, 0.0)
         wrong = np.abs(x - y) > room * (np.abs(x) + np.abs(x).max(initial=0.0)) / 2
         if not wrong.any():
@@ -167,8 +192,6 @@ def in_memory(name: str) -> str:
 
 def other_files(expected: Path, found: Path) -> str:
     """How config, vocabulary and chat template differ, in words."""
-    import json
-
     ours, theirs = (
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
         for folder in (found, expected)

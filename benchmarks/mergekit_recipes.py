@@ -248,6 +248,7 @@ def keys(llama: dict[str, str], models: Path) -> Iterator[tuple[str, Recipe]]:
     yield from conditions(models)
     yield from vocabularies(llama)
     yield from documents(llama)
+    yield from combinations(llama, models)
 
 
 def source(model: str, first: int, last: int, **values: Any) -> dict[str, Any]:
@@ -561,6 +562,274 @@ def documents(llama: dict[str, str]) -> Iterator[tuple[str, Recipe]]:
             {**linear(a, b), "name": "base_of_all"},
             {**document(llama, "task_arithmetic"), "base_model": "base_of_all"},
         ],
+    )
+
+
+def combinations(llama: dict[str, str], models: Path) -> Iterator[tuple[str, Recipe]]:
+    """Recipes in which several of these meet, as people write them."""
+    base, a, b, c = (llama[name] for name in ("base", "a", "b", "c"))
+    chatml, other, tall = (llama[name] for name in ("chatml", "other", "tall"))
+    lora = f"{base}+{llama['adapter']}"
+    by_part = [
+        {"filter": "self_attn.q_proj", "value": [0.1, 0.6, 0.9]},
+        {"filter": "mlp", "value": 0.25},
+        {"filter": "embed_tokens", "value": 0.7},
+        {"value": [0.8, 0.2]},
+    ]
+
+    def pieces(*rows: list[dict[str, Any]], **rest: Any) -> dict[str, Any]:
+        return {"slices": [{"sources": row} for row in rows], **rest}
+
+    yield (
+        "combined-slices-union-filters",
+        {
+            "merge_method": "ties",
+            "base_model": base,
+            **pieces(
+                [source(base, 0, 2), source(a, 0, 2, weight=by_part), source(chatml, 0, 2)],
+                [source(base, 2, 3), source(a, 2, 3), source(chatml, 2, 3, density=0.4)],
+            ),
+            "parameters": {"weight": 0.6, "density": [0.9, 0.5], "normalize": True},
+            "tokenizer": {"source": "union", "pad_to_multiple_of": 8},
+            "out_dtype": "float16",
+        },
+    )
+    yield (
+        "combined-gradients-unequal-slices",
+        {
+            "merge_method": "slerp",
+            "base_model": a,
+            **pieces(
+                [source(a, 0, 2), source(tall, 1, 3)],
+                [source(b, 1, 2), source(a, 2, 3)],
+                [source(a, 0, 3), source(tall, 2, 5)],
+            ),
+            "parameters": {"t": by_part},
+        },
+    )
+    yield (
+        "combined-normalize-lambda",
+        {
+            **document(llama, "task_arithmetic", {"normalize": True, "lambda": [0.3, 1.2]}),
+            "models": [
+                {"model": a, "parameters": {"weight": by_part, "density": 0.5}},
+                {"model": b, "parameters": {"weight": -0.4}},
+                {"model": base, "parameters": {"weight": 3.0}},
+            ],
+            "dtype": "float32",
+            "out_dtype": "bfloat16",
+        },
+    )
+    yield (
+        "combined-della",
+        {
+            **document(llama, "della", {"lambda": 1.1, "normalize": False, "rescale": False}),
+            "models": [
+                {"model": a, "parameters": {"weight": 0.5, "density": 0.5, "epsilon": 0.2}},
+                {"model": chatml, "parameters": {"weight": [0.2, 0.9], "density": 0.7}},
+            ],
+            "tokenizer_source": "base",
+        },
+    )
+    yield (
+        "combined-sce-slices",
+        {
+            "merge_method": "sce",
+            "base_model": base,
+            **pieces(
+                [source(base, 0, 1), source(a, 0, 1), source(b, 0, 1), source(c, 0, 1)],
+                [source(base, 1, 3), source(a, 1, 3), source(b, 1, 3)],
+            ),
+            "parameters": {"select_topk": by_part},
+            "dtype": "bfloat16",
+        },
+    )
+    yield (
+        "combined-karcher-slices",
+        {
+            "merge_method": "karcher",
+            **pieces([source(a, 0, 2), source(b, 1, 3)], [source(c, 2, 3), source(tall, 4, 5)]),
+            "parameters": {"max_iter": 20, "tol": 1e-7},
+            "tokenizer_source": "union",
+        },
+    )
+    yield (
+        "combined-nearswap-vocabulary",
+        {
+            **document(
+                llama, "nearswap", {"t": [{"filter": "norm", "value": 0.5}, {"value": 0.03}]}
+            ),
+            "models": [{"model": chatml}],
+            "tokenizer": {"source": chatml, "tokens": {"<|im_end|>": {"source": chatml}}},
+            "chat_template": "auto",
+        },
+    )
+    yield (
+        "combined-multislerp-union",
+        {
+            **document(llama, "multislerp"),
+            "models": [
+                {"model": chatml, "parameters": {"weight": 0.3}},
+                {"model": other, "parameters": {"weight": by_part}},
+                {"model": b, "parameters": {"weight": 1.0}},
+            ],
+            "tokenizer": {"pad_to_multiple_of": 32},
+            "dtype": "bfloat16",
+        },
+    )
+    scale = [
+        {"filter": "down_proj", "value": 0.5},
+        {"filter": "o_proj", "value": [0.2, 1.0]},
+        {"value": 1.0},
+    ]
+    yield (
+        "combined-passthrough-scale-lora",
+        {
+            "merge_method": "passthrough",
+            **pieces(
+                [source(lora, 0, 2, scale=scale)],
+                [source(b, 1, 3)],
+                [source(tall, 3, 5, scale=0.9)],
+                parameters={"scale": [1.0, 0.8]},
+            ),
+            "base_model": b,
+            "chat_template": "chatml",
+            "dtype": "bfloat16",
+        },
+    )
+    yield (
+        "combined-base-with-lora",
+        {
+            **document(llama, "breadcrumbs_ties", {"gamma": [0.0, 0.1], "density": by_part}),
+            "base_model": lora,
+            "models": [{"model": a}, {"model": base, "parameters": {"weight": [1, -1]}}],
+            "out_dtype": "float16",
+        },
+    )
+    first = {
+        **document(llama, "ties", {"density": 0.4}),
+        "name": "first",
+        "models": [{"model": lora}, {"model": chatml}],
+        "tokenizer_source": "union",
+    }
+    yield (
+        "combined-documents-slices",
+        [
+            first,
+            {**linear(a, tall), "models": [{"model": tall}], "name": "second"}
+            | {"merge_method": "passthrough"},
+            {
+                "merge_method": "passthrough",
+                **pieces([source("first", 0, 2)], [source("second", 3, 5, scale=0.5)]),
+                "base_model": "first",
+                "tokenizer_source": "base",
+            },
+        ],
+    )
+    yield (
+        "combined-documents-lora",
+        [
+            {**linear(a, base), "name": "mean"},
+            {
+                **document(llama, "dare_ties", {"density": 0.5, "rescale": False}),
+                "base_model": f"mean+{llama['adapter']}",
+                "models": [{"model": b}, {"model": "mean"}],
+            },
+        ],
+    )
+    t5 = models / "t5"
+    yield (
+        "combined-modules-slices",
+        {
+            "merge_method": "slerp",
+            "base_model": str(t5 / "base"),
+            "modules": {
+                "encoder": {
+                    "slices": [
+                        {"sources": [source(str(t5 / x), *r) for x in ("base", "a")]}
+                        for r in ((0, 2), (1, 3))
+                    ],
+                    "parameters": {"t": by_part},
+                },
+                "decoder": {"models": [{"model": str(t5 / x)} for x in ("base", "b")]},
+                "shared": {"models": [{"model": str(t5 / x)} for x in ("base", "a")]},
+            },
+            "parameters": {"t": [0.1, 0.9]},
+        },
+    )
+    yield (
+        "combined-stock-vocabularies",
+        {
+            **document(llama, "model_stock", {"filter_wise": True}),
+            "models": [{"model": chatml}, {"model": other}, {"model": a}],
+            "tokenizer_source": "union",
+            "out_dtype": "bfloat16",
+        },
+    )
+    yield (
+        "combined-nuslerp-slices",
+        {
+            "merge_method": "nuslerp",
+            "base_model": base,
+            **pieces(
+                [source(base, 0, 1), source(a, 0, 1, weight=by_part), source(b, 0, 1, weight=2)],
+                [source(base, 1, 3), source(b, 1, 3, weight=0.2), source(c, 0, 2, weight=0.8)],
+            ),
+            "parameters": {"nuslerp_flatten": False, "nuslerp_row_wise": True},
+        },
+    )
+    yield (
+        "combined-ram-float16",
+        {
+            **document(llama, "ramplus_tl", {"r": [0.1, 0.5], "alpha": by_part}),
+            "models": [{"model": m} for m in (llama["few"], llama["fewer"], lora)],
+            "dtype": "float16",
+        },
+    )
+    qwen = {path.name: str(path) for path in (models / "qwen2").iterdir()}
+    yield (
+        "combined-fusion-slices",
+        {
+            "merge_method": "arcee_fusion",
+            "base_model": qwen["base"],
+            **pieces(
+                [source(qwen["base"], 0, 2), source(qwen["a"], 1, 3)],
+                [source(qwen["base"], 2, 3), source(qwen["b"], 0, 1)],
+            ),
+        },
+    )
+    part = [{"filter": "mlp", "value": False}]
+    yield (
+        "combined-dare-conditions",
+        {
+            **document(llama, "dare_linear", {"normalize": True, "rescale": part}),
+            "models": [
+                {"model": a, "parameters": {"density": by_part, "weight": 1}},
+                {"model": b, "parameters": {"density": 0.3, "weight": [0.0, 1.0]}},
+            ],
+        },
+    )
+    yield (
+        "combined-weights-sum-to-nothing",
+        {
+            "merge_method": "linear",
+            "models": [
+                {"model": a, "parameters": {"weight": [1, -1]}},
+                {"model": b, "parameters": {"weight": [-1, 1]}},
+                {"model": c, "parameters": {"weight": 0.0}},
+            ],
+        },
+    )
+    gpt2 = {path.name: str(path) for path in (models / "gpt2").iterdir()}
+    yield (
+        "combined-gpt2-filters",
+        {
+            **document(gpt2, "della_linear", {"epsilon": 0.2, "lambda": [1.0, 0.2]}),
+            "models": [
+                {"model": gpt2["a"], "parameters": {"weight": [{"filter": "attn", "value": 1}]}},
+                {"model": gpt2["b"], "parameters": {"density": [0.4, 0.6]}},
+            ],
+        },
     )
 
 

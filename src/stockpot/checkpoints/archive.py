@@ -59,16 +59,21 @@ def can_be_mapped(path: Path) -> bool:
     or contradict each other, or whose pickle claims other sizes than they have.
     """
     with open_plain(path) as handle:
-        size = handle.seek(0, 2)
-        try:
-            with zipfile.ZipFile(handle) as archive:
-                records = _records(path, archive.infolist(), size)
-                claims = _claims(path, archive, records)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-            raise CheckpointError(f"{path} is no PyTorch checkpoint: {error}") from None
-        for key, width, numel in claims:
-            _check_claim(path, records, key, width * numel)
-        return all(_is_mappable(path, handle, record) for record in records.values())
+        return examine(path, handle)
+
+
+def examine(path: Path, handle: BinaryIO) -> bool:
+    """``can_be_mapped`` of an archive that is open; ``path`` is for messages."""
+    size = handle.seek(0, 2)
+    try:
+        with zipfile.ZipFile(handle) as archive:
+            records = _records(path, archive.infolist(), size)
+            claims = _claims(path, archive, records)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path} is no PyTorch checkpoint: {error}") from None
+    for key, width, numel in claims:
+        _check_claim(path, records, key, width * numel)
+    return all(_is_mappable(path, handle, record) for record in records.values())
 
 
 def _records(path: Path, listed: list[zipfile.ZipInfo], size: int) -> dict[str, zipfile.ZipInfo]:

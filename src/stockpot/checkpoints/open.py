@@ -23,13 +23,9 @@ _SINGLE = (
     "open_clip_model.safetensors",
     "diffusion_pytorch_model.safetensors",
 )
+_DCP = (".metadata", "pytorch_model_fsdp_0/.metadata")
 _PICKLES = ("pytorch_model.bin", "adapter_model.bin", "model.pt", "model.pth")
 _SHARES = (
-    (
-        "*.distcp",
-        "a distributed checkpoint of PyTorch (DCP, FSDP)",
-        "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt",
-    ),
     (
         "*mp_rank_*_model_states.pt",
         "a checkpoint of DeepSpeed",
@@ -199,6 +195,10 @@ def _is_hub_id(source: str | Path) -> bool:
 def _open_single(path: Path, label: str) -> Checkpoint:
     if path.name.endswith(".index.json"):
         return _open_index(path, label)
+    if path.name == ".metadata" or path.suffix == ".distcp":
+        from stockpot.checkpoints.dcp_folder import DcpCheckpoint
+
+        return _no_adapter(DcpCheckpoint(path.parent, label=label))
     if path.suffix == ".safetensors":
         return _no_adapter(open_file(path, label))
     if path.name.endswith(PICKLE_SUFFIXES):
@@ -293,6 +293,12 @@ def find_weights(folder: Path) -> Path:
     if tensors or indexes or packed:
         names = ", ".join(file.name for file in (*indexes, *tensors, *packed)[:5])
         raise CheckpointError(f"{folder} holds several weights files ({names})", hint="name one")
+    for name in _DCP:
+        if (folder / name).is_file():
+            return folder / name
+    whole = sorted(folder.glob("*mp_rank_*_model_states.pt"))
+    if len(whole) == 1 and not any(folder.glob("layer_*")):
+        return whole[0]  # DeepSpeed, of one rank; cut by ZeRO 3, its tensors are empty
     for pattern, kind, hint in _SHARES:
         if any(folder.glob(pattern)):
             raise CheckpointError(

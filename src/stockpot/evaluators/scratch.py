@@ -12,7 +12,8 @@ from stockpot.checkpoints import Checkpoint
 from stockpot.checkpoints.header import build_header, header_bytes
 from stockpot.checkpoints.writer import CachedFile, take_room
 from stockpot.evaluators.contract import changing
-from stockpot.merging.output import METADATA, copy_companions
+from stockpot.merging.companions import copy_companions
+from stockpot.merging.output import METADATA
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 2.0  # a folder goes into memory where this many times its size is free

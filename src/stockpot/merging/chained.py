@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,12 +31,11 @@ class PlannedMerge(Protocol):
     @property
     def label(self) -> str: ...
 
-    @property
-    def donors(self) -> list[Checkpoint]: ...
-
     def prepare(self) -> dict[str, TensorInfo]: ...
 
     def recipe(self) -> dict[str, Any]: ...
+
+    def write_companions(self, folder: Path) -> bool: ...
 
     def close(self) -> None: ...
 
@@ -53,6 +53,8 @@ class MergedCheckpoint(Checkpoint):
         self._works = {task.info.name: task for task in job.tasks}
         self._ready: set[str] = set()
         self._held = self._run_first()
+        self._folder: TemporaryDirectory[str] | None = None
+        self._has_home = False
 
     def _run_first(self) -> Checkpoint | None:
         """Results that cannot be streamed, held in memory."""
@@ -80,8 +82,11 @@ class MergedCheckpoint(Checkpoint):
 
     @property
     def home(self) -> Path | None:
-        """That of the first model of the merge that has one."""
-        return next((s.home for s in self.job.donors if s.home is not None), None)
+        """A folder with the config and tokenizer that the result would have on disk."""
+        if self._folder is None:
+            self._folder = TemporaryDirectory(prefix="stockpot-")
+            self._has_home = self.job.write_companions(Path(self._folder.name))
+        return Path(self._folder.name) if self._has_home else None
 
     def raw(self, name: str) -> Array:
         work, info = self._works[name], self.info(name)
@@ -96,6 +101,8 @@ class MergedCheckpoint(Checkpoint):
         return None
 
     def close(self) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
         self.job.close()
 
     def _prepare(self, work: Work) -> None:

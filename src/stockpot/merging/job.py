@@ -17,6 +17,7 @@ from stockpot.checkpoints.writer import CheckpointWriter
 from stockpot.errors import InputError
 from stockpot.merging.alignment import Heads
 from stockpot.merging.chained import open_merged
+from stockpot.merging.companions import copy_companions, correct_config, from_adapters
 from stockpot.merging.configs import compare_configs
 from stockpot.merging.engine import Engine, Options, Sink
 from stockpot.merging.plan import MergePlan, make_plan
@@ -262,6 +263,22 @@ class MergeJob:
     def digests(self) -> list[str]:
         """Content hashes of the models and, last, the base."""
         return digests(self.stored, self._options.threads)
+
+    def write_companions(self, folder: Path) -> bool:
+        """Copy to ``folder`` config, tokenizer and the like of the first model that has them, in
+        line with the result; whether one has.
+        """
+        home = next((source.home for source in self.donors if source.home is not None), None)
+        if home is None:
+            return False
+        copy_companions(home, folder)
+        changes = from_adapters(self.sources, folder)
+        code = dtype_code(self.spec.dtype)
+        dtype = next((name for name, known in DTYPES.items() if known == code), None)
+        correct_config(folder / "config.json", dtype, changes)
+        if self.spec.layout is not None:
+            self.spec.layout.complete(folder, self.sources)
+        return True
 
     def report(self, digests: Sequence[str] | None, seconds: float) -> MergeReport:
         """What was done; to be called after ``run``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,24 +13,20 @@ from typing import Any
 
 from stockpot.checkpoints import Checkpoint
 from stockpot.checkpoints.composite import component_files
-from stockpot.checkpoints.open import GGUF_SUFFIX, is_encoded, open_stored
+from stockpot.checkpoints.open import GGUF_SUFFIX, open_stored
 from stockpot.checkpoints.running_digests import RunningDigests
-from stockpot.checkpoints.safetensors_file import check_link
 from stockpot.checkpoints.writer import CheckpointWriter, file_writer, folder_writer
 from stockpot.errors import InputError, OutputError
 from stockpot.files import atomic_folder, write_json
-from stockpot.merging.job import DTYPES, MergeJob, Source, Spec, digests, dtype_code
+from stockpot.merging.companions import REPORT_NAME
+from stockpot.merging.job import MergeJob, Source, Spec, digests
 from stockpot.merging.loading import LoadCheck, checking_library
 from stockpot.merging.report import MergeReport
 from stockpot.provenance import Parent, Record, has_record, read_record, write_card, write_record
 from stockpot.reading import read_json
 
-REPORT_NAME = "merge_report.json"
-
 METADATA = {"format": "pt"}
 _FLUSH_EVERY = 0.2  # seconds
-_KEPT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
-_NOT_KEPT = (REPORT_NAME, "stockpot.json", "adapter_config.json", "trainer_state.json")
 
 
 def check_output(output: Path, spec: Spec, *, overwrite: bool) -> None:
@@ -164,7 +159,7 @@ def complete_folder(
     ``hashed``: digests of tensors that are known. Returns the report, with what ``check`` noted.
     Raises ``CheckpointError`` for a folder that would not load.
     """
-    _copy_companions(job, folder)
+    job.write_companions(folder)
     if check is not None:
         donor = next(source for source in job.donors if source.home is not None)
         note = check.check(folder, job.plan.tensors, donor)
@@ -266,94 +261,6 @@ def _flushing(writer: CheckpointWriter) -> Iterator[None]:
         thread.join()
     if errors:
         raise errors[0]
-
-
-def _copy_companions(job: MergeJob, folder: Path) -> bool:
-    """Config, tokenizer and the like of the first model that has them; whether one has."""
-    for source in job.donors:
-        inner = getattr(source, "job", None)
-        changes: dict[str, Any] = {}
-        if inner is None and source.home is not None:
-            copy_companions(source.home, folder)
-            changes = _from_adapters(job.sources, folder)
-        elif inner is None or not _copy_companions(inner, folder):
-            continue
-        if (folder / "config.json").is_file() or changes:
-            _correct_config(folder / "config.json", job.spec.dtype, changes)
-        if job.spec.layout is not None:
-            job.spec.layout.complete(folder, job.sources)
-        return True
-    return False
-
-
-def _drop_quantization(home: Path, folder: Path) -> None:
-    """Let what was copied from ``home`` say nothing of an encoding that was decoded."""
-    if not is_encoded(home):
-        return
-    from stockpot.checkpoints.encodings.config import FILES, without_quantization
-
-    path = folder / "config.json"
-    write_json(path, without_quantization(read_json(path, "a model's config")))
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
-
-
-def copy_companions(home: Path, folder: Path) -> None:
-    """Copy to ``folder`` what makes weights a model: config, tokenizer and the like of ``home``."""
-    for file in sorted(home.rglob("*")):
-        inside = file.relative_to(home)
-        # Sentence-transformers keep the config of a module one folder down.
-        if len(inside.parts) > 2 or any(part.startswith(".") for part in inside.parts):
-            continue
-        if file.is_file() and _is_companion(file):
-            check_link(file, file.parent)
-            (folder / inside).parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, folder / inside)
-    _drop_quantization(home, folder)
-
-
-def _is_companion(file: Path) -> bool:
-    return (
-        file.suffix in _KEPT_SUFFIXES
-        and file.name not in _NOT_KEPT
-        and not file.name.endswith(".index.json")
-        and file.stat().st_size < 100_000_000
-    )
-
-
-def _from_adapters(sources: Sequence[Checkpoint], folder: Path) -> dict[str, Any]:
-    """What adapters change beside the weights: their tokenizers are copied, changes of the config
-    returned.
-    """
-    changes: dict[str, Any] = {}
-    for source in sources:
-        changes |= source.config_changes
-        path = source.path if source.base is not None else None
-        if path is not None and (path / "tokenizer_config.json").is_file():
-            for file in sorted(path.glob("*token*")):
-                check_link(file, path)
-                shutil.copyfile(file, folder / file.name)
-    return changes
-
-
-def _correct_config(config: Path, dtype: str | None, changes: Mapping[str, Any]) -> None:
-    """Keep a config's word about the type and the tensors true."""
-    if changes and not config.is_file():
-        raise OutputError("the base has no config.json, which its adapter would change")
-    content = read_json(config, "a model's config")
-    if not isinstance(content, dict):
-        return
-    right: dict[str, Any] = dict(changes)
-    if dtype is not None:
-        name = {code: name for name, code in DTYPES.items()}[dtype_code(dtype) or "F32"]
-        right |= dict.fromkeys(("torch_dtype", "dtype"), name)
-    changed = {
-        key: value
-        for key, value in right.items()
-        if content.get(key, None if key in changes else value) != value
-    }
-    if changed:
-        write_json(config, {**content, **changed})
 
 
 def library_of(folder: Path) -> str | None:

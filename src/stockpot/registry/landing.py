@@ -19,7 +19,8 @@ from stockpot.checkpoints.safetensors_file import check_link
 from stockpot.checkpoints.writer import file_writer
 from stockpot.errors import CheckpointError, InputError
 from stockpot.files import write_json
-from stockpot.merging.output import REPORT_NAME, read_report
+from stockpot.merging.companions import REPORT_NAME
+from stockpot.merging.output import read_report
 from stockpot.provenance import FILE_NAME, MODELS_NAME, RunModel, read_models
 from stockpot.reading import read_json
 from stockpot.registry.adding import Added, add

@@ -10,7 +10,8 @@ from stockpot.checkpoints.composite import component_files
 from stockpot.checkpoints.writer import folder_writer
 from stockpot.evaluation.wording import declared
 from stockpot.files import atomic_folder
-from stockpot.merging.output import METADATA, copy_companions, library_of, short_label
+from stockpot.merging.companions import copy_companions
+from stockpot.merging.output import METADATA, library_of, short_label
 from stockpot.provenance import Parent, Record, RunModel, write_card, write_models, write_record
 from stockpot.soups.collect import SoupOutcome
 from stockpot.soups.schema import SoupResults

@@ -22,7 +22,8 @@ from stockpot.checkpoints.matching import match_names
 from stockpot.checkpoints.writer import folder_writer
 from stockpot.errors import InputError
 from stockpot.files import write_json
-from stockpot.merging.output import METADATA, copy_companions
+from stockpot.merging.companions import copy_companions
+from stockpot.merging.output import METADATA
 from stockpot.provenance import Parent, Record, read_record, versions, write_record
 from stockpot.reading import read_json
 from stockpot.trainers.contract import TrainingRequest, name_of, open_trainer
