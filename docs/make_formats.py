@@ -73,8 +73,10 @@ tables `state_dict`, `model`, `module`, ... are unwrapped (Lightning, DeepSpeed 
 with weights, as `component/name`; written component by component under the same file names |
 | LoRA adapters of PEFT | read, on their base |
 | GGUF | read (extra `gguf`), into one safetensors file with GGUF's names |
-| PyTorch distributed checkpoints (`*.distcp`, FSDP) | refused, with the command that joins them |
-| DeepSpeed `mp_rank_*` folders, ZeRO 3 | refused, with the command that joins them |
+| PyTorch distributed checkpoints (`.metadata` and `*.distcp`; FSDP's `pytorch_model_fsdp_0`) | \
+read, pieces put together, without running what the pickle names; optimizer left out |
+| DeepSpeed folders | read where one `mp_rank_00_model_states.pt` holds the model (ZeRO 1, 2); cut \
+by ranks or ZeRO 3: refused, with the command that joins them |
 
 ## Configs
 

@@ -244,7 +244,9 @@ def _open_folder(folder: Path, label: str) -> Checkpoint:
     components = [name for name in listed if _has_weights(folder / name)]
     if not any(components):
         file = find_weights(folder)
-        check_link(file, folder)
+        if file.parent != folder:
+            check_link(file.parent, folder)
+        check_link(file, file.parent)
         return _open_single(file, label)
     opened: dict[str, Checkpoint] = {}
     files = {}
