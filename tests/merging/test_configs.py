@@ -99,6 +99,23 @@ def test_the_rest_is_noted_or_of_no_matter(tmp_path, key):
     assert any(key in warning for warning in report.warnings) == (key in NOTED)
 
 
+def test_code_of_a_model_is_copied_and_not_run(tmp_path):
+    config = {**BASE, "auto_map": {"AutoModel": "modeling_own.Own"}}
+    for number, name in enumerate("ab"):
+        model(tmp_path / name, number, {"config.json": config})
+        (tmp_path / name / "modeling_own.py").write_text(f"raise SystemExit({number})\n")
+        (tmp_path / name / "other.txt").write_text("")
+    report = merge([tmp_path / "a", tmp_path / "b"], output=tmp_path / "out")
+    said = [warning for warning in report.warnings if "modeling_own.py" in warning]
+    assert "copied and not run" in said[0]
+    assert "not the same" in said[1]
+    assert (tmp_path / "out/modeling_own.py").read_text() == "raise SystemExit(0)\n"
+    model(tmp_path / "plain", 2, {"config.json": BASE})
+    (tmp_path / "plain/train.py").write_text("")
+    merge([tmp_path / "plain"], output=tmp_path / "out2")
+    assert not (tmp_path / "out2/train.py").exists()
+
+
 def test_one_rope_in_the_words_of_two_versions(tmp_path):
     old = {k: v for k, v in BASE.items() if k not in ("rope_theta", "rope_scaling")}
     new = {**old, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}

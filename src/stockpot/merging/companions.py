@@ -21,16 +21,24 @@ _NOT_KEPT = (REPORT_NAME, "stockpot.json", "adapter_config.json", "trainer_state
 
 def copy_companions(home: Path, folder: Path) -> None:
     """Copy to ``folder`` what makes weights a model: config, tokenizer and the like of ``home``."""
+    code = code_files(home)
     for file in sorted(home.rglob("*")):
         inside = file.relative_to(home)
         # Sentence-transformers keep the config of a module one folder down.
         if len(inside.parts) > 2 or any(part.startswith(".") for part in inside.parts):
             continue
-        if file.is_file() and _is_companion(file):
+        if file.is_file() and (file in code or _is_companion(file)):
             check_link(file, file.parent)
             (folder / inside).parent.mkdir(exist_ok=True)
             shutil.copyfile(file, folder / inside)
     _drop_quantization(home, folder)
+
+
+def code_files(home: Path) -> list[Path]:
+    """The code of a model whose configs name classes of their own (``auto_map``)."""
+    configs = (read_json(file, "a model's config") for file in home.glob("*config.json"))
+    named = any(isinstance(config, dict) and "auto_map" in config for config in configs)
+    return sorted(home.glob("*.py")) if named else []
 
 
 def _is_companion(file: Path) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from stockpot.checkpoints import Checkpoint
 from stockpot.errors import CheckpointError
 from stockpot.files import file_digest
+from stockpot.merging.companions import code_files
 from stockpot.reading import read_json, visible
 
 _MEANING = re.compile(
@@ -94,7 +95,19 @@ def compare_configs(models: Sequence[Checkpoint], base: Checkpoint | None) -> Co
         labels = None if other is base else _label_difference(first, other)
         if labels:
             meaning.append(labels)
+    rest += _code(parents)
     return Comparison(tuple(dict.fromkeys(meaning)), tuple(dict.fromkeys(rest)))
+
+
+def _code(parents: Sequence[Checkpoint]) -> Iterator[str]:
+    """That code of the parents' own is kept, and how it differs."""
+    own = [{f.name: f for f in code_files(source.home)} for source in parents if source.home]
+    names = sorted({name for files in own for name in files})
+    if names:
+        yield f"code that config.json names (auto_map) is copied and not run: {', '.join(names)}"
+    for name in names:
+        if len({file_digest(files[name]) if name in files else "" for files in own}) > 1:
+            yield f"{name} is not the same in {' and '.join(source.label for source in parents)}"
 
 
 def _default(key: str, value: Any, other: Any) -> Any:
