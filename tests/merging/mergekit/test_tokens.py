@@ -101,6 +101,20 @@ def test_the_base_vocabulary_leaves_other_tokens_out(models, merge_all):
     np.testing.assert_allclose(found, sum(e[:6] for e in models.values()) / 3, rtol=1e-5, atol=1e-7)
 
 
+def test_a_document_that_others_build_on_keeps_its_vocabulary(models, tmp_path, transformers):
+    inner = "name: both\nmerge_method: linear\ntokenizer_source: union\nbase_model: ./base\n"
+    inner += "parameters: {weight: 1}\nmodels: [{model: ./base}, {model: ./more}]"
+    outer = "merge_method: passthrough\nmodels: [{model: both}]\ntokenizer_source: base"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{inner}\n---\n{outer}\nbase_model: both\n")
+    run_merge(load_recipe(path), tmp_path / "out")
+    number = transformers.AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
+    assert number == {token: n for n, token in enumerate([*TOKENS, "<a>", "<b>"])}
+    with open_checkpoint(tmp_path / "out") as written:
+        row = written.read("model.embed_tokens.weight")[6]
+    np.testing.assert_allclose(row, models["more"][6], rtol=1e-5)
+
+
 def test_a_union_gives_a_token_to_those_that_lack_it(models, merge_all):
     tokenizer, found, *_ = merge_all("tokenizer_source: union")
     number = tokenizer.get_vocab()
