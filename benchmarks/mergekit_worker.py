@@ -290,6 +290,7 @@ def facts(folder: Path) -> None:
     from mergekit import common, config
     from mergekit.architecture.json_definitions import NAME_TO_ARCH
     from mergekit.merge_methods import registry
+    from mergekit.moe import config as moe
     from mergekit.tokenizer import config as tokenizer
 
     tables = {
@@ -304,6 +305,8 @@ def facts(folder: Path) -> None:
         "tokenizer": tokenizer.TokenizerConfig,
         "token": tokenizer.TokenEmbeddingConfig,
         "token source": tokenizer.ModelTokenEmbedding,
+        "mixture": moe.MoEMergeConfig,
+        "expert": moe.Expert,
     }
     methods = {}
     for method in registry.registered_methods():

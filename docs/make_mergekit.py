@@ -57,8 +57,25 @@ What differs, and is said with the result:
 - Of entries of equal size at a limit the first are taken.
 - Random masks are drawn from stockpot's own numbers.
 
-`mergekit-moe`, `mergekit-extract-lora`, `mergekit-tokensurgeon` and options of mergekit's command
-line are no part of this language.
+A file of `mergekit-moe` is read the same way (tables *mixture* and *expert* below): attention,
+embeddings, norms and head of the base, feed-forward blocks of the models as experts. Llama and
+Mistral become Mixtral, Qwen 2 (with one shared expert) Qwen2-MoE, Qwen 3 Qwen3-MoE. Routers of
+`cheap_embed` are mergekit's to 1e-7; `hidden` ones are computed in the type of the base's file
+(mergekit: bfloat16); random ones are drawn from stockpot's own numbers. Experts are named as files
+name them, so that other tools find them. Experts that are equal compute what the dense model does.
+
+```yaml
+base_model: mistralai/Mistral-7B-v0.1
+gate_mode: cheap_embed                # hidden, hidden_avg, hidden_last, random, uniform_random
+experts:
+  - source_model: path/to/mathematics
+    positive_prompts: ["prove that", "the integral of"]
+  - source_model: path/to/poems
+    positive_prompts: ["a sonnet on"]
+```
+
+`mergekit-extract-lora` is `--rank`; options of mergekit's command line are no part of this
+language.
 """
 
 

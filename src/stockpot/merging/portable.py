@@ -9,7 +9,8 @@ from typing import Any
 from stockpot.checkpoints import Checkpoint
 from stockpot.errors import InputError
 from stockpot.merging.job import AdaptedSource, AlignedSource, Source, Spec
-from stockpot.merging.mergekit.recipe import recipe_from_json
+from stockpot.merging.mergekit.mixture import MixtureRecipe, mixture_from_json
+from stockpot.merging.mergekit.recipe import MergekitRecipe, recipe_from_json
 from stockpot.merging.settings import Rule
 
 
@@ -47,8 +48,13 @@ def spec_from_json(value: Mapping[str, Any]) -> Spec:
         dtype=value["dtype"],
         force=value["force"],
         check_load=value["check_load"],
-        layout=None if value["mergekit"] is None else recipe_from_json(value["mergekit"]),
+        layout=None if value["mergekit"] is None else layout_from_json(value["mergekit"]),
     )
+
+
+def layout_from_json(value: Mapping[str, Any]) -> MergekitRecipe | MixtureRecipe:
+    """The recipe of mergekit's, or mergekit-moe's, that ``to_json`` was asked of."""
+    return mixture_from_json(value) if "experts" in value else recipe_from_json(value)
 
 
 def stamps(value: Any) -> list[Any]:

@@ -54,6 +54,10 @@ def load_recipe(path: str | Path) -> Spec:
         from stockpot.merging.mergekit.recipe import read_mergekit
 
         return read_mergekit(file)
+    if "experts" in file.value:
+        from stockpot.merging.mergekit.mixture import read_mixture
+
+        return read_mixture(file)
     if len(file.documents) > 1:
         file.problem((), "a recipe is a single document; several are read of mergekit's files")
         file.check()

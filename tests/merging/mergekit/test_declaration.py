@@ -26,6 +26,7 @@ from stockpot.merging.mergekit.recipe import recipe_from_json
 from stockpot.merging.method import PerModel, get_method
 from stockpot.merging.methods import BUILTIN, MERGEKIT
 from stockpot.merging.parameters import Flag, Integer
+from stockpot.merging.portable import layout_from_json
 
 FACTS = json.loads(Path(__file__).with_name("facts.json").read_text(encoding="utf-8"))
 PAIRS = [(m, p) for m, facts in FACTS["methods"].items() for p in facts["parameters"]]
@@ -85,6 +86,8 @@ WITH_EVERY_TABLE = {
     "tokenizer": (("tokenizer",), {}),
     "token": (("tokenizer", "tokens", "x"), {}),
     "token source": (("tokenizer", "tokens", "x", "source"), {}),
+    "mixture": ((), {}),
+    "expert": (("experts", 0), {}),
 }
 
 
@@ -94,6 +97,9 @@ def document(table):
         "merge_method": "linear",
         "parameters": {"weight": [{"filter": "mlp", "value": 0.5}, {"value": 0.2}]},
     }
+    if table in ("mixture", "expert"):
+        listed = [{"source_model": "a"}, {"source_model": "b"}]
+        return {"base_model": "a", "gate_mode": "random", "experts": listed}
     source = {"model": "a", "layer_range": [0, 2]}
     if table in ("slice", "source"):
         return {**value, "slices": [{"sources": [source]}]}
@@ -109,13 +115,13 @@ def test_an_unknown_key_is_refused_in_every_table(table):
     from stockpot.errors import RecipeError
 
     value = document(table)
-    recipe_from_json(json.loads(json.dumps(value)))
+    layout_from_json(json.loads(json.dumps(value)))
     place = value
     for part in WITH_EVERY_TABLE[table][0]:
         place = place[part]
     place["unheard_of"] = 1
     with pytest.raises(RecipeError, match="no key 'unheard_of'"):
-        recipe_from_json(value)
+        layout_from_json(value)
 
 
 def test_every_kind_of_table_is_tried():

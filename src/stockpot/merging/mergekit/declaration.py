@@ -82,6 +82,18 @@ KEYS = (
     ForeignKey("token source", "model"),
     ForeignKey("token source", "token_id"),
     ForeignKey("token source", "token"),
+    ForeignKey("mixture", "base_model"),
+    ForeignKey("mixture", "experts"),
+    ForeignKey("mixture", "shared_experts"),
+    ForeignKey("mixture", "gate_mode", note="random numbers are drawn by stockpot"),
+    ForeignKey("mixture", "experts_per_token"),
+    ForeignKey("mixture", "dtype"),
+    ForeignKey("mixture", "architecture", note="DeepSeek's is not built"),
+    ForeignKey("expert", "source_model"),
+    ForeignKey("expert", "positive_prompts"),
+    ForeignKey("expert", "negative_prompts"),
+    ForeignKey("expert", "residual_scale"),
+    ForeignKey("expert", "noise_scale", "refused", "a merge adds no noise: train what it gives"),
 )
 
 _RANDOM = "entries are drawn from another source of random numbers: equal in distribution"
