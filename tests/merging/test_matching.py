@@ -89,3 +89,40 @@ def test_buffers_that_only_some_store_are_no_misfits(name, holder):
 )
 def test_what_is_a_buffer(name, shape, buffer):
     assert is_buffer(TensorInfo(name, shape, "F32")) is buffer
+
+
+MOE = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+MOE |= {"num_key_value_heads": 2, "intermediate_size": 24, "moe_intermediate_size": 24}
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "qwen2_moe"])
+@pytest.mark.parametrize("fused", ["a", "b", "base"])
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
+def test_experts_in_one_tensor_merge_with_experts_apart(tmp_path, kind, fused, method):
+    counts = dict.fromkeys(("num_local_experts", "num_experts"), 4)
+    config = transformers.AutoConfig.for_model(kind, **MOE, **counts)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for name in ("base", "a", "b"):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.002 * torch.randn_like(parameter)
+        model.save_pretrained(tmp_path / f"{name}-apart")
+        (tmp_path / name).mkdir()
+        torch.save(model.state_dict(), tmp_path / name / "pytorch_model.bin")
+        config.save_pretrained(tmp_path / name)
+    apart = [tmp_path / f"{name}-apart" for name in ("a", "b", "base")]
+    mixed = [tmp_path / (n if n == fused else f"{n}-apart") for n in ("a", "b", "base")]
+    expected = merge(apart[:2], base=apart[2], method=method).state
+    report = merge(mixed[:2], base=mixed[2], method=method, output=tmp_path / "out")
+    assert any("experts in one tensor" in warning for warning in report.warnings)
+    found = merge([tmp_path / "out"]).state
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in found)
+    made, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(loaded[key] for key in ("missing_keys", "unexpected_keys"))
+    assert made.config.model_type == kind
+    same = compare([tmp_path / "a", tmp_path / "a-apart"])
+    assert same.verdict == "identical", same.verdict

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from stockpot.checkpoints.checkpoint import Checkpoint
 from stockpot.checkpoints.dtypes import Array
+from stockpot.checkpoints.experts import unfused
 from stockpot.checkpoints.header import TensorInfo
 
 Shape = tuple[int, ...]
@@ -86,8 +87,9 @@ def shapes_of(weights: Checkpoint) -> dict[str, Shape]:
 
 def match_names(models: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[str]]:
     """All models under the first one's names, and what was renamed in words."""
+    models, words = unfused(models)
     reference = shapes_of(models[0])
-    matched, words = [models[0]], []
+    matched = [models[0]]
     for model in models[1:]:
         found = align(reference, shapes_of(model))
         if found.renamed is None:

@@ -195,7 +195,7 @@ class MergeJob:
             files = values.pop(kind)
             extras[kind] = [self._open(file, f"{kind} {i + 1}") for i, file in enumerate(files)]
         renamed, renamings = match_names(self.sources)
-        names = self.models[0].names
+        names = renamed[0].names
         count = len(self.models)
         settings = Settings(spec.method, values, models=count, rules=spec.rules, names=names)
         matched, words = match_vocabularies(renamed)
