@@ -66,6 +66,10 @@ def merge_command(
             help="First put hidden units in the order of the base's, or the first model's.",
         ),
     ] = False,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(help="Give the result the tokens and tokenizer of this model."),
+    ] = None,
     rank: Annotated[
         int | None,
         typer.Option(min=1, help="Write a LoRA adapter of --base, of this rank at most."),
@@ -133,6 +137,7 @@ def merge_command(
     from stockpot.inspection.guarded import check_models, merge
     from stockpot.merging.job import aligned_spec
     from stockpot.merging.merge import read_spec
+    from stockpot.merging.transplant import transplanted_spec
 
     out = Output(json=as_json, quiet=quiet)
     if list_methods:
@@ -145,7 +150,7 @@ def merge_command(
     if rank is not None or error is not None:
         texts = {"dtype": dtype, "backend": backend, "recalibrate": recalibrate}
         rest = {"dry-run": dry_run, "overwrite": overwrite, "heads": as_sum and heads}
-        rest["align"] = align
+        rest |= {"align": align, "vocabulary": vocabulary}
         for option in (name for name, value in {**texts, **rest}.items() if value):
             raise InputError(f"--{option} has no effect on an adapter (--rank, --error)")
         if output is None:
@@ -174,6 +179,10 @@ def merge_command(
         heads=heads,  # type: ignore[arg-type]
         dtype=dtype,
     )
+    if spec.rank is not None and rank is None:
+        if dry_run or overwrite or backend or recalibrate or vocabulary or output is None:
+            raise InputError("the recipe's 'rank' gives an adapter, which takes -o FOLDER alone")
+        rank = spec.rank
     if align:
         spec = aligned_spec(spec)
     aside = dry_run or rank is not None or error is not None
@@ -183,7 +192,8 @@ def merge_command(
         _extract(out, replace(spec, force=force), output, rank, error, registry)
         return
     if dry_run:
-        _show_plan(out, replace(spec, force=force))
+        spec = replace(spec, force=force)
+        _show_plan(out, spec if vocabulary is None else transplanted_spec(spec, vocabulary))
         return
     if output is None:
         raise InputError("no output was given", hint="add -o FOLDER or -o FILE.safetensors")
@@ -192,6 +202,7 @@ def merge_command(
         spec,
         output=output,
         force=force,
+        vocabulary=vocabulary,
         threads=threads,
         processes=threads or usable_cores(),
         device=device,

@@ -13,6 +13,7 @@ from stockpot.inspection.lineage import refuse_strangers
 from stockpot.inspection.sources import Source
 from stockpot.merging import merge as _merge
 from stockpot.merging.job import (
+    TRANSPLANT,
     AdaptedSource,
     AlignedSource,
     HasState,
@@ -64,6 +65,8 @@ def check_models(spec: Spec) -> tuple[str, ...]:
     Raises ``LineageError`` where the models share no ancestor, with what was seen layer by layer,
     and ``BaseMismatchError`` where they are adapters of different bases.
     """
+    if spec.method == TRANSPLANT:  # of which only tokens come from another model
+        return check_models(spec.models[0]) if isinstance(spec.models[0], Spec) else ()
     if spec.method == "mergekit:passthrough":
         return ()  # takes every tensor from one model
     if folders := list(_adapters(spec)):

@@ -51,6 +51,10 @@ Dtype: TypeAlias = "str | torch.dtype"
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
+TRANSPLANT = "transplant"
+"""The method of a merge whose second source gives nothing but its tokens (``transplant.py``)."""
+
+
 class SelfPlanned(Protocol):
     """A recipe of another tool, which says itself what each tensor is made of."""
 
@@ -79,7 +83,8 @@ class Spec:
     Fields are the arguments of ``stockpot.merging.merge``; ``force`` accepts parents whose configs
     give their weights other meanings, ``check_load`` has a folder loaded by its library before it
     is kept (``loading.py``), ``notes`` were made before and go into the report. With a ``layout``,
-    that says what is done with each tensor: parameters, rules and heads are its own.
+    that says what is done with each tensor: parameters, rules and heads are its own. ``rank``: the
+    result is to be an adapter of this rank (``extraction.write_adapter``), no model.
     """
 
     models: Sequence[Source]
@@ -93,6 +98,7 @@ class Spec:
     force: bool = False
     check_load: bool = True
     notes: Sequence[str] = ()
+    rank: int | None = None
 
     def __repr__(self) -> str:
         return f"Spec({self.method} of {len(self.models)} models)"
@@ -215,7 +221,8 @@ class MergeJob:
 
         A recipe of another tool is carried out as that tool does it.
         """
-        compared = compare_configs(self.models, self.base)
+        models = self.models[:1] if self.spec.method == TRANSPLANT else self.models
+        compared = compare_configs(models, self.base)
         if not self.spec.force and self.spec.layout is None:
             compared.refuse()
         return [*compared.meaning, *compared.rest]

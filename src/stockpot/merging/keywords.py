@@ -70,6 +70,7 @@ class MergeOptions(MethodParameters, total=False):
     heads: Heads | None
     dtype: Dtype | None
     align: bool
+    vocabulary: Source | None
     threads: int | None
     processes: int
     block_elements: int | None

@@ -28,6 +28,7 @@ from stockpot.merging.output import check_output, write_output
 from stockpot.merging.report import MergeReport
 from stockpot.merging.settings import Rule
 from stockpot.merging.sinks import MemorySink
+from stockpot.merging.transplant import transplanted_spec
 from stockpot.progress import progress
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def merge(
     heads: Heads | None = None,
     dtype: Dtype | None = None,
     align: bool = False,
+    vocabulary: Source | None = None,
     threads: int | None = None,
     processes: int = 1,
     block_elements: int | None = None,
@@ -103,6 +105,7 @@ def merge(
         align: put each model's hidden units in the order of the base's, or without one of the first
             model's: for models of different starts. Feed-forward blocks and plain chains of linear
             layers; refused where none is recognised.
+        vocabulary: a model whose tokens and tokenizer the result gets (``transplant.py``).
         threads, processes, block_elements, device: how to work; changes no bit on the CPU. Forked
             ``processes`` are for large models, from a program that has no other threads.
             ``device`` "cuda" needs torch.
@@ -132,6 +135,13 @@ def merge(
     spec = replace(spec, force=spec.force or force, check_load=spec.check_load and check_load)
     if align:
         spec = aligned_spec(spec)
+    if vocabulary is not None:
+        spec = transplanted_spec(spec, vocabulary)
+    if spec.rank is not None:
+        raise InputError(
+            "the recipe asks for an adapter (rank), which is no merge of whole weights",
+            hint="stockpot.merging.write_adapter(load_recipe(...), ...)",
+        )
     if backend is not None or jobs is not None or address is not None:
         return _merge_elsewhere(
             spec,

@@ -21,6 +21,9 @@
         method: linear
     heads: mean                       # tensors that do not fit: auto, mean, first, drop
     dtype: bfloat16
+    align: true                       # first put hidden units in the order of the base's
+    vocabulary: path/to/other         # give the result this model's tokens and tokenizer
+    rank: 16                          # write an adapter of this rank, in place of a model
 
 A mergekit file (it says ``merge_method``) is read as well, see ``docs/mergekit.md``.
 """
@@ -29,19 +32,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stockpot.errors import MethodError, RecipeError
 from stockpot.merging.alignment import HEADS
-from stockpot.merging.job import Source, Spec, dtype_code
+from stockpot.merging.job import Source, Spec, aligned_spec, dtype_code
 from stockpot.merging.method import Method, get_method
 from stockpot.merging.parameters import PerModel
 from stockpot.merging.settings import Rule, Settings
+from stockpot.merging.transplant import transplanted_spec
 from stockpot.merging.yaml_file import YamlFile, resolve_source
 from stockpot.yaml_lines import Location
 
 _KEYS = ("method", "base", "models", "rules", "heads", "dtype", "parameters")
+_KEYS = (*_KEYS, "align", "vocabulary", "rank")
 
 
 def load_recipe(path: str | Path) -> Spec:
@@ -105,7 +111,24 @@ def _read(file: YamlFile, table: Mapping[str, Any], place: Location) -> Spec:
     )
     if method is not None and models:
         _check(file, spec, method, place)
-    return spec
+    return _finished(file, spec, table, place)
+
+
+def _finished(file: YamlFile, spec: Spec, table: Mapping[str, Any], place: Location) -> Spec:
+    """``spec`` as ``align``, ``vocabulary`` and ``rank`` of its recipe want it."""
+    align, donor, rank = (table.get(key) for key in ("align", "vocabulary", "rank"))
+    if align is not None and not isinstance(align, bool):
+        file.problem((*place, "align"), f"'align' is true or false, got {align!r}")
+    if rank is not None and (type(rank) is not int or rank < 1 or place):
+        file.problem((*place, "rank"), "'rank' is 1 or more, of the whole recipe")
+    if donor is not None and (rank is not None or not isinstance(donor, str)):
+        file.problem((*place, "vocabulary"), "'vocabulary' is a model, and no part of an adapter")
+    if file.problems:
+        return spec
+    spec = aligned_spec(spec) if align else spec
+    if donor is not None:
+        spec = transplanted_spec(spec, resolve_source(donor, file.path.parent))
+    return replace(spec, rank=rank)
 
 
 def _source(
