@@ -82,7 +82,8 @@ def unfused(models: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[str]]:
     if not plain:
         return list(models), []
     mixtral = any(map(_MIXTRAL.fullmatch, plain))
-    changed, words = [], []
+    changed: list[Checkpoint] = []
+    words = []
     for model in models:
         if any(_is_fused(model, name) for name in model.names):
             words.append(f"{model.label}: experts in one tensor are read as tensors of their own")

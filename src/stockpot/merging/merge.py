@@ -133,15 +133,7 @@ def merge(
     """
     spec = read_spec(models, method, base, parameters, rules, heads, dtype)
     spec = replace(spec, force=spec.force or force, check_load=spec.check_load and check_load)
-    if align:
-        spec = aligned_spec(spec)
-    if vocabulary is not None:
-        spec = transplanted_spec(spec, vocabulary)
-    if spec.rank is not None:
-        raise InputError(
-            "the recipe asks for an adapter (rank), which is no merge of whole weights",
-            hint="stockpot.merging.write_adapter(load_recipe(...), ...)",
-        )
+    spec = _finished(spec, align, vocabulary)
     if backend is not None or jobs is not None or address is not None:
         return _merge_elsewhere(
             spec,
@@ -168,6 +160,17 @@ def merge(
         overwrite=overwrite,
         quiet=quiet,
     )
+
+
+def _finished(spec: Spec, align: bool, vocabulary: Source | None) -> Spec:
+    """``spec``, with what is done before and after its method."""
+    if spec.rank is not None:
+        raise InputError(
+            "the recipe asks for an adapter (rank), which is no merge of whole weights",
+            hint="stockpot.merging.write_adapter(load_recipe(...), ...)",
+        )
+    spec = aligned_spec(spec) if align else spec
+    return spec if vocabulary is None else transplanted_spec(spec, vocabulary)
 
 
 def read_spec(

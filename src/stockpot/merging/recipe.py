@@ -46,8 +46,10 @@ from stockpot.merging.transplant import transplanted_spec
 from stockpot.merging.yaml_file import YamlFile, resolve_source
 from stockpot.yaml_lines import Location
 
-_KEYS = ("method", "base", "models", "rules", "heads", "dtype", "parameters")
-_KEYS = (*_KEYS, "align", "vocabulary", "rank")
+_KEYS = (
+    *("method", "base", "models", "rules", "heads", "dtype", "parameters"),
+    *("align", "vocabulary", "rank"),
+)
 
 
 def load_recipe(path: str | Path) -> Spec:

@@ -178,7 +178,7 @@ def _tables(source: Checkpoint) -> dict[str, str]:
     named: dict[int, str] = {}
     for name, value in model.named_parameters(remove_duplicate=False):
         named.setdefault(id(value), name)
-    tables = {}
+    tables: dict[str, str] = {}
     modules = {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}
     for role, module in modules.items():
         known = named.get(id(getattr(module, "weight", None)), "")
