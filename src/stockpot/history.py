@@ -29,6 +29,7 @@ from stockpot.ranking.history import (
     read_results,
 )
 from stockpot.ranking.posterior import Posterior, fit
+from stockpot.reading import open_plain
 from stockpot.recycling.schema import RecycleResults
 
 __all__ = [
@@ -283,5 +284,8 @@ def _aligned(table: Table, file: str | Path) -> np.ndarray[Any, np.dtype[np.floa
 
 
 def _is_sqlite(path: Path) -> bool:
-    with path.open("rb") as handle:
-        return handle.read(16) == b"SQLite format 3\0"
+    try:
+        with open_plain(path) as handle:
+            return handle.read(16) == b"SQLite format 3\0"
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from stockpot.errors import OutputError
 from stockpot.files import digest
+from stockpot.reading import parse_json, read_bytes
 
 RECIPE_DIGEST = "recipe_digest"
 """The key under which results carry what ``recipe_digest`` gives."""
@@ -68,7 +68,7 @@ def check_output(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_bytes(path))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

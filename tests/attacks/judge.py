@@ -5,7 +5,10 @@ trace.
 from __future__ import annotations
 
 import hashlib
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -14,6 +17,8 @@ from stockpot.cli.main import app
 
 SECONDS, MEGABYTES = 10.0, 400
 """Bounds of one refusal, in time of the processor. Files here have kilobytes."""
+PATIENCE = 60
+"""Seconds of the clock after which a command waits for something that never comes."""
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -39,7 +44,8 @@ def refused(
     """
     before, started = tree(root), time.process_time()
     reset = _reset_peak()
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    with _patience():
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
     spent, grown = time.process_time() - started, _peak() - reset
     said = f"{arguments}\n{done.output}"
     if done.exception is not None and not isinstance(done.exception, SystemExit):
@@ -58,6 +64,22 @@ def refused(
     assert spent < SECONDS, f"{spent:.1f} s: {said}"
     assert grown < MEGABYTES, f"{grown:.0f} MB: {said}"
     return errors[0]
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """End what waits for ever, such as for a pipe."""
+
+    def end(*_: object) -> None:
+        raise AssertionError(f"nothing came in {PATIENCE} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(PATIENCE)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def works(*arguments: object, code: int = 0) -> str:

@@ -15,6 +15,7 @@ from stockpot.backbones.library import Expression
 from stockpot.backbones.preparation import ArrayPreparation, TextPreparation
 from stockpot.checkpoints.safetensors_file import check_link
 from stockpot.files import write_json
+from stockpot.reading import read_json
 
 # Configuration and tokenizer files of a base; its weights, card and history are not copied.
 _KEEP = ("*.json", "*.txt", "*.model", "*/config.json")
@@ -101,7 +102,7 @@ def _limit_tokenizer(folder: Path, preparation: Any) -> None:
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         preparation.tokenizer.save_pretrained(folder)
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json(path)
     write_json(path, {**values, "model_max_length": preparation.max_length})
 
 
@@ -171,7 +172,7 @@ def _timm_config(
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from stockpot.backbones.preparation import TextPreparation
 from stockpot.backbones.sources import Source, read_tokens
 from stockpot.errors import BackboneError
+from stockpot.reading import parse_json, read_bytes
 
 _MODES = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}
 
@@ -59,7 +59,7 @@ def _sentence_pooling(folder: Path) -> str | None:
     if not files:
         return None
     try:
-        values = json.loads(files[0].read_text(encoding="utf-8"))
+        values = parse_json(read_bytes(files[0]))
         modes = [key.removeprefix("pooling_mode_") for key, on in values.items() if on is True]
         modes = [mode for mode in modes if f"pooling_mode_{mode}" in values]
         if isinstance(values.get("pooling_mode"), str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -293,7 +292,7 @@ def _hub_folder(name: str) -> Path | None:
     if modules is not None:
         for file in ("sentence_bert_config.json", "config_sentence_transformers.json"):
             fetch(file)
-        for module in json.loads(Path(modules).read_text(encoding="utf-8")):
+        for module in read_json(Path(modules)):
             if module.get("path"):
                 fetch(f"{module['path']}/config.json")
     found = try_to_load_from_cache(name, "config.json")

@@ -7,13 +7,13 @@ file for each checkpoint lies in the user's cache; losing it costs nothing but t
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from stockpot.errors import OutputError
 from stockpot.files import cache_folder, write_json
+from stockpot.reading import parse_json, read_bytes
 
 # A file changed within the clock's granularity would look unchanged; younger ones are not kept.
 _SETTLED = 2_000_000_000
@@ -22,7 +22,7 @@ _SETTLED = 2_000_000_000
 def recall(files: Sequence[Path]) -> str | None:
     """Digest of the checkpoint in ``files``, where they have not changed since it was kept."""
     try:
-        kept = json.loads(_place(files).read_text(encoding="utf-8"))
+        kept = parse_json(read_bytes(_place(files)))
         known = kept["files"] == _state(files)
         return str(kept["digest"]) if known else None
     except (OSError, ValueError, KeyError, TypeError):

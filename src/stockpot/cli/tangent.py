@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +19,7 @@ from stockpot.cli.options import (
     check_tangent_packages,
 )
 from stockpot.cli.output import Output
+from stockpot.reading import read_json
 
 if TYPE_CHECKING:
     from stockpot.tangent.schema import CompositionScores, TangentResults
@@ -191,7 +191,7 @@ def note_entries(run: Path, landed: dict[str, Any]) -> None:
     registry = landed.get("registry")
     if registry is None or not (run / "components.json").is_file():
         return
-    value = json.loads((run / "components.json").read_text(encoding="utf-8"))
+    value = read_json(run / "components.json")
     tasks = [one.name for one in TangentResults.read(value).components]
     record(
         run,

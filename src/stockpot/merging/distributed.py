@@ -9,7 +9,6 @@ does is in ``part.py``.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -37,6 +36,7 @@ from stockpot.merging.output import (
 from stockpot.merging.portable import spec_to_json, stamps
 from stockpot.merging.report import MergeReport
 from stockpot.progress import progress
+from stockpot.reading import read_json
 from stockpot.system import BINARY, write_at
 
 PART = 256_000_000
@@ -215,7 +215,7 @@ def split_parts(header: Header, part: int) -> list[list[str]]:
 
 def _read_part(folder: Path, file: Path) -> dict[str, Any]:
     """What a part has to say; its edges are put in place."""
-    note: dict[str, Any] = json.loads((folder / "part.json").read_text(encoding="utf-8"))
+    note: dict[str, Any] = read_json(folder / "part.json")
     _write_at(file, [(offset, bytes.fromhex(data)) for offset, data in note["edges"]])
     return note
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from stockpot.backbones import Model
 from stockpot.backbones.folder import place_base, save_folder
 from stockpot.files import atomic_folder, write_json
 from stockpot.provenance import Parent, Record, RunModel, versions, write_models
+from stockpot.reading import read_json
 from stockpot.tasks import Task, image_decoding, split_task
 from stockpot.training import HyperParameters, Trainer, build_feed, extract_features, linear_probe
 from stockpot.training.rows import Rows, open_backbone, open_task
@@ -106,7 +106,7 @@ def _keep(out: Path, model: Model, task: Task, zoo: Path, arguments: Values) -> 
     base = place_base(model.backbone, zoo, out)
     assert base.name is not None
     assert base.digest is not None
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_json(out / "metrics.json")
     record = Record(
         kind="finetune",
         name=f"{base.name} on {task.name}",
@@ -151,6 +151,6 @@ def _measure(rows: Rows, model: Model) -> float:
 
 def _read_probe(out: Path) -> float | None:
     try:
-        return float(json.loads((out / "probe.json").read_text(encoding="utf-8"))["value"])
+        return float(read_json(out / "probe.json")["value"])
     except FileNotFoundError:
         return None

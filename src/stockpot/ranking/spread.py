@@ -7,7 +7,6 @@ so that the next call tries again.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from stockpot.ranking.features import Extractor, Failed, sample_order
 from stockpot.ranking.jobs import Folders, Values
 from stockpot.ranking.prepare import Prepared
 from stockpot.ranking.zoo import FeatureEntry, ModelEntry
+from stockpot.reading import read_json
 from stockpot.tasks import split_task
 from stockpot.training.rows import open_task
 
@@ -62,7 +62,7 @@ def spread_features(
     )
     failed = []
     for name, job in jobs.items():
-        found = json.loads((folders[job] / _FOUND).read_text(encoding="utf-8"))
+        found = read_json(folders[job] / _FOUND)
         if found["failed"] is not None:
             failed.append(Failed(name, found["failed"]))
             shutil.rmtree(folders[job])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from stockpot.execution.run import DONE
 from stockpot.ranking.request import Request
 from stockpot.ranking.schema import TunedResult
 from stockpot.ranking.zoo import ModelEntry
+from stockpot.reading import read_json
 from stockpot.tasks import Split, Task
 
 _JOB = "stockpot.ranking.jobs:fine_tune"
@@ -122,8 +122,8 @@ class Tuner:
         return [self._read(model, folders[job], reused[job]) for model, job in jobs.items()]
 
     def _read(self, model: str, folder: Path, reused: bool) -> Tuned:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        metrics = read_json(folder / "metrics.json")
+        done = read_json(folder / DONE)
         return Tuned(
             model=model,
             value=metrics["value"],

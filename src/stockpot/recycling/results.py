@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from stockpot.evaluation.intervals import paired_bootstrap
 from stockpot.evaluation.metrics import METRICS, Kind, Metric, constant_answer
 from stockpot.execution import Job
 from stockpot.provenance import versions
+from stockpot.reading import read_json
 from stockpot.recycling.cells import judged_on, trained_on, why_trained_on
 from stockpot.recycling.choice import PROBE, CandidateRow, KeptModel
 from stockpot.recycling.contents import content_of
@@ -473,4 +473,4 @@ def _candidate(row: CandidateRow) -> CandidateResult:
 
 
 def _seconds(folder: Path) -> float:
-    return float(json.loads((folder / "done.json").read_text(encoding="utf-8"))["seconds"])
+    return float(read_json(folder / "done.json")["seconds"])

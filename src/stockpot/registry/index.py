@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stockpot.databases import check_tables
 from stockpot.errors import OutputError
 from stockpot.registry.manifest import Link, Manifest
 
@@ -317,6 +318,7 @@ def _open(path: Path | str) -> sqlite3.Connection:
             database.execute("BEGIN IMMEDIATE")
             _make_tables(database)
             database.execute("COMMIT")
+        check_tables(database, _TABLES)
     except BaseException:
         database.close()
         raise

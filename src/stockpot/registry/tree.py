@@ -13,7 +13,8 @@ def family(
 ) -> tuple[list[Row], list[Edge]]:
     """Models and edges: all of them, or a model with its ancestors and descendants.
 
-    At most ``limit`` models, the newest; edges from parents that are not among them are left out.
+    At most ``limit`` models, the newest, and always the one that is asked for; edges from parents
+    that are not among them are left out.
     """
     if model is None:
         rows = registry.index.newest(limit)[::-1]
@@ -22,6 +23,8 @@ def family(
         numbers = {own.num, *registry.index.ancestors(own.num)}
         numbers |= set(registry.index.descendants(own.num))
         rows = registry.index.by_number(numbers)[-limit:]
+        if own not in rows:
+            rows = [own, *rows[1:]]
     known = {row.num for row in rows}
     edges = [edge for edge in registry.index.edges(known) if edge.parent in known]
     return rows, edges

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from stockpot.backbones import Activations
 from stockpot.errors import BackboneError, InputError
 from stockpot.files import atomic_folder, digest, write_json
 from stockpot.progress import progress
+from stockpot.reading import read_json
 from stockpot.tangent.linear import TangentModel
 from stockpot.training.cache import CHUNK, ActivationCache
 from stockpot.training.feed import CachedFeed, Feed
@@ -65,10 +65,10 @@ def cache_trunk(model: TangentModel, feed: Feed, folder: str | Path, *, fingerpr
     folder = Path(folder)
     key = digest([model.base_digest, sorted(model.names), fingerprint, len(feed)])
     note = folder / "trunk.json"
-    if not note.is_file() or json.loads(note.read_text(encoding="utf-8"))["key"] != key:
+    if not note.is_file() or read_json(note)["key"] != key:
         with atomic_folder(folder, replace=True) as made:
             _write(model, feed, made, key)
-    shape = json.loads(note.read_text(encoding="utf-8"))["shape"]
+    shape = read_json(note)["shape"]
     values = np.memmap(folder / "trunk.bin", np.float16, mode="r", shape=tuple(shape))
     return CachedFeed(ActivationCache(values, len(feed), views=0))
 

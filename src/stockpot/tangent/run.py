@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from stockpot.execution.job import in_order
 from stockpot.files import atomic_file, digest, write_json
 from stockpot.outputs import check_output, recipe_digest
 from stockpot.provenance import MODELS_NAME, Parent, RunModel
+from stockpot.reading import read_json
 from stockpot.tangent.checks import Linearisation, check_linearisation
 from stockpot.tangent.component import Component
 from stockpot.tangent.fitting import SINGLE_CLASS
@@ -178,7 +178,7 @@ def _notes(
     replaced = {
         f"{note}, because the fused kernel has no forward-mode derivative"
         for planned in wanted
-        for note in json.loads((folders[planned.job] / "notes.json").read_text())["notes"]
+        for note in read_json(folders[planned.job] / "notes.json")["notes"]
     }
     shards = [planned.shard for planned in wanted]
     owners = {one.name: np.concatenate([one.train, one.validation]) for one in shards}

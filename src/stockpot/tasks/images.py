@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from stockpot.errors import OutputError, TaskError
 from stockpot.extras import require
 from stockpot.files import atomic_folder, digest, write_json
 from stockpot.progress import progress
-from stockpot.reading import read_bytes
+from stockpot.reading import read_bytes, read_json
 from stockpot.system import usable_cores
 from stockpot.tasks.image_files import ImageFile, count_shared_files, list_images
 from stockpot.tasks.parts import fixed_parts, group_names
@@ -237,5 +236,5 @@ def _write_pixels(
 
 def _read_pixels(place: Path) -> tuple[Array, frozenset[int]]:
 
-    record = json.loads((place / "images.json").read_text(encoding="utf-8"))
+    record = read_json(place / "images.json")
     return cast(Array, np.load(place / "images.npy", mmap_mode="r")), frozenset(record["skipped"])

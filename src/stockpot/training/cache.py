@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from stockpot.backbones.buffers import unchanged_buffers
 from stockpot.errors import BackboneError
 from stockpot.files import digest, output_error, write_json
 from stockpot.progress import progress
+from stockpot.reading import parse_json, read_bytes
 from stockpot.system import locked
 from stockpot.tasks import Task, named_generator
 from stockpot.training.augmentation import augment
@@ -102,8 +102,8 @@ def _key(task: Task, backbone: Backbone, views: int, seed: int) -> str:
 
 def _read(note: Path, key: str) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        found: dict[str, Any] = parse_json(read_bytes(note))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return found if found.get("key") == key else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ from stockpot.backbones.model import Model
 from stockpot.errors import DivergedError, InputError
 from stockpot.files import write_json
 from stockpot.progress import progress
+from stockpot.reading import read_json
 from stockpot.tasks import Split, Task
 from stockpot.training.feed import Feed
 from stockpot.training.finetune import Diverged, describe
@@ -161,7 +161,7 @@ class _Merges:
         """Go on from what ``save`` has kept, if anything."""
         if self.scratch is None or not (self.scratch / _NOTE).exists():
             return
-        note = json.loads((self.scratch / _NOTE).read_text(encoding="utf-8"))
+        note = read_json(self.scratch / _NOTE)
         self.history, self.best_step = note["history"], note["best_step"]
         for index, trainer in enumerate(self.trainers):
             trainer.load(self.scratch / f"member-{note['step']}-{index}.pt")

@@ -17,6 +17,7 @@ from stockpot.backbones.spec import BackboneSpec
 from stockpot.errors import BackboneError, InputError, TaskError
 from stockpot.evaluation.collapse import Start, measure_start, plain_score
 from stockpot.evaluation.metrics import default_metric, fitting_metric
+from stockpot.reading import read_json
 from stockpot.tasks import (
     PARTS,
     Split,
@@ -276,7 +277,7 @@ def open_backbone(backbone: Mapping[str, Any], root: str) -> Backbone:
 
 def open_feed(task: Task, backbone: Backbone, features: Path) -> Feed:
     """The inputs that the ``features`` job prepared."""
-    made = json.loads((features / "features.json").read_text(encoding="utf-8"))
+    made = read_json(features / "features.json")
     return build_feed(
         task,
         backbone,

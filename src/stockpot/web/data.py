@@ -125,8 +125,6 @@ def model(place: str, ident: str) -> ModelView:
         manifest = registry.manifest(row.id)
         lines = _lines(registry)
         rows, edges = family(registry, row.id, limit=DRAWN)
-        if row.num not in {each.num for each in rows}:
-            rows = [row, *rows[1:]]
         entry = _entries(registry, [row], lines)[0]
         near = "num IN (SELECT child FROM edges WHERE parent = ?)"
         children = registry.index.rows(near, (row.num,), limit=PAGE)

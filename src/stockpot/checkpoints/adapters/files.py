@@ -8,7 +8,6 @@ have "_" for ".", which the base's names undo.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from stockpot.checkpoints.dtypes import Array
 from stockpot.checkpoints.matching import is_adapter
 from stockpot.checkpoints.safetensors_file import open_file
 from stockpot.errors import CheckpointError, NonFiniteError
+from stockpot.reading import parse_json
 
 _KOHYA = re.compile(r"lora_([a-z]+\d?)_(.+)\.(lora_down\.weight|lora_up\.weight|alpha)")
 _DIFFUSERS = re.compile(
@@ -99,10 +99,13 @@ def _parse(path: Path, name: str) -> tuple[str, str, str]:
 
 def _values(path: Path, metadata: Mapping[str, str], component: str) -> dict[str, Any]:
     """The config of a component, from the header where it is there."""
-    stored = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    try:
+        stored = parse_json(metadata.get("lora_adapter_metadata", "{}")).items()
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its lora_adapter_metadata is no table: {error}") from error
     own = {
         key.removeprefix(f"{component}."): value
-        for key, value in stored.items()
+        for key, value in stored
         if key.startswith(f"{component}.")
     }
     values = {**own, "peft_type": "LORA"}

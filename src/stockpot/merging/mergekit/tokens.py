@@ -312,7 +312,7 @@ def _stripped(tokenizer: Any, size: int) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         path = Path(folder) / "tokenizer.json"
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content = read_json(path) if path.is_file() else {}
         model = content.get("model", {})
         if model.get("type") != "BPE":
             raise CheckpointError(
@@ -328,7 +328,7 @@ def _stripped(tokenizer: Any, size: int) -> Any:
         ]
         path.write_text(json.dumps(content), encoding="utf-8")
         settings = Path(folder) / "tokenizer_config.json"
-        config = json.loads(settings.read_text(encoding="utf-8"))
+        config = read_json(settings)
         config.pop("added_tokens_decoder", None)
         settings.write_text(json.dumps(config), encoding="utf-8")
         return import_transformers().AutoTokenizer.from_pretrained(folder)

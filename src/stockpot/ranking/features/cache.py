@@ -10,7 +10,6 @@ however many examples) and no features.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
@@ -19,6 +18,7 @@ import numpy as np
 
 from stockpot.files import atomic_file, write_json
 from stockpot.ranking.gram import Moments
+from stockpot.reading import parse_json, read_bytes
 
 if TYPE_CHECKING:
     from stockpot.ranking.fennec.archi2vec import OperationsJson
@@ -121,7 +121,7 @@ class FeatureCache:
 
     def _read_about(self) -> LoadedFacts:
         try:
-            found: LoadedFacts = json.loads((self.folder / "about.json").read_text("utf-8"))
+            found: LoadedFacts = parse_json(read_bytes(self.folder / "about.json"))
         except (OSError, ValueError):
             return {}
         return found

@@ -24,7 +24,6 @@ nor fact is refused by name.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -53,6 +52,7 @@ from stockpot.ranking.history.sheet import (
     read_cells,
 )
 from stockpot.ranking.history.table import Fact, Table
+from stockpot.reading import parse_json, read_bytes
 from stockpot.yaml_lines import suggestion
 
 FORMATS = ("auto", "matrix", "long", "ibm", "mteb", "openclip", "vtab")
@@ -329,7 +329,7 @@ def _mteb_folder(path: Path) -> Imported:
 def _mteb_score(file: Path) -> tuple[str, float] | None:
     """Task and mean main score over the subsets of the test split (else the first split)."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(file))
         scores = content["scores"]
         task = str(content["task_name"])
         for split in ["test", *sorted(scores)]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from stockpot.errors import InputError
 from stockpot.ranking.history.metrics import KnownMetric, in_percent, metric_in, resolve
 from stockpot.ranking.history.table import Fact, Table
+from stockpot.reading import read_text
 
 UNITS = ("auto", "percent", "fraction")
 MODEL_COLUMNS = ("model_name", "model", "model_id", "m", "name", "checkpoint")
@@ -130,7 +131,7 @@ class ResultFile:
 def read_cells(path: Path) -> tuple[list[list[str]], str]:
     """The cells of a CSV file and what divides them: what its first line has most of."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(Path(path))
         first = text.lstrip("\n\r").split("\n", 1)[0]
         delimiter = max(",;\t", key=first.count)
         cells = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)

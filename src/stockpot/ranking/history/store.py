@@ -14,13 +14,16 @@ from types import TracebackType
 
 import numpy as np
 
+from stockpot.databases import check_tables
 from stockpot.errors import InputError, OutputError
 from stockpot.ranking.history.cleaning import Misplaced, misplaced, suspicious_zeros
 from stockpot.ranking.history.importers import read_metadata, read_results
 from stockpot.ranking.history.metrics import find_metric, resolve
 from stockpot.ranking.history.sheet import Imported, Reading, listed
 from stockpot.ranking.history.table import Fact, Table
+from stockpot.reading import parse_json
 from stockpot.results import ResultPart
+from stockpot.schema import fields
 
 _VERSION = 1
 _SCHEMA = """
@@ -88,13 +91,16 @@ class Store:
         except sqlite3.Error as error:
             raise OutputError(f"cannot open {path}: {error}") from error
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            tables = {n for (n,) in connection.execute("SELECT name FROM sqlite_master")}
-            if version not in (0, _VERSION) or (tables and not {"models", "results"} <= tables):
-                raise sqlite3.DatabaseError(f"version {version}, tables {sorted(tables)[:3]}")
-            connection.executescript(_SCHEMA)
-            connection.execute(f"PRAGMA user_version={_VERSION}")
+            if version not in (0, _VERSION):
+                raise sqlite3.DatabaseError(f"version {version}")
+            if version == 0:
+                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
+                check_tables(connection, _SCHEMA)
+                connection.execute(f"PRAGMA user_version={_VERSION}")
+                connection.execute("COMMIT")
+                connection.execute("PRAGMA journal_mode=WAL")
+            check_tables(connection, _SCHEMA)
         except sqlite3.Error as error:
             connection.close()
             raise InputError(
@@ -203,6 +209,7 @@ class Store:
             rows,
             {name: facts.get(name, {}) for name in table.models},
             {found.metrics[column][0]: table.group(column) for column in table.tasks},
+            where=path,
         )
         return ImportReport(
             path=str(path),
@@ -227,7 +234,8 @@ class Store:
         if not include_aside:
             where.append("aside IS NULL")
         rows = self._connection.execute(
-            "SELECT model, task, metric, avg(value), max(lower) FROM results "
+            "SELECT model, task, metric, CASE WHEN typeof(min(value)) = 'real' AND typeof(max(value)) "
+            "= 'real' THEN avg(value) END, max(lower) FROM results "
             f"WHERE {' AND '.join(where)} GROUP BY model, task, metric",
             values,
         ).fetchall()
@@ -236,17 +244,22 @@ class Store:
                 f"the history store {self.path} holds no results",
                 hint="stockpot history import STORE FILE.csv",
             )
+        for model, task, _, value, _ in rows:
+            if value is None or not math.isfinite(value):
+                raise InputError(f"{self.path} is damaged: '{model}' on '{task}' is {value}")
         data = dict(self._connection.execute("SELECT name, data FROM tasks ORDER BY position"))
         metrics: dict[str, set[str]] = {}
         for _, task, name, _, _ in rows:
             metrics.setdefault(task, set()).add(name)
+        if strange := metrics.keys() - data.keys():
+            raise InputError(f"{self.path} is damaged: it has no task '{min(strange)}'")
 
         def column(task: str, name: str) -> str:
             return task if len(metrics[task]) == 1 else f"{task} [{name}]"
 
         columns = {column(t, n): t for t in data for n in sorted(metrics.get(t, ()))}
         facts = {
-            name: json.loads(text)
+            name: self._read_facts(name, text)
             for name, text in self._connection.execute("SELECT name, facts FROM models")
         }
         models = sorted({row[0] for row in rows})
@@ -266,6 +279,12 @@ class Store:
             {name: data[task] for name, task in columns.items() if data[task] != name},
             frozenset(lower),
         )
+
+    def _read_facts(self, model: str, text: str) -> dict[str, Fact]:
+        try:
+            return fields.table(parse_json(text), "facts")
+        except ValueError as error:
+            raise InputError(f"{self.path} is damaged: facts of '{model}': {error}") from error
 
     def aside(self) -> dict[str, str]:
         """Models set aside -> why."""
@@ -295,13 +314,20 @@ class Store:
         rows: Iterable[_Row],
         facts: Mapping[str, Mapping[str, Fact]],
         tasks: Mapping[str, str],
+        where: Path | str = "",
     ) -> None:
         rows = list(rows)
         self._check_directions(rows)
         for row in rows:
-            for what, name in zip(("model", "task", "metric"), row[:3], strict=True):
+            for what, name in zip(("model", "task", "metric", "source"), row[:4], strict=True):
                 if not name.strip():
                     raise InputError(f"the name of the {what} is empty: {row[:3]}")
+                try:
+                    fields.name(name, what)
+                except ValueError as error:
+                    raise InputError(
+                        f"{where or self.path}: a name cannot be kept: {error}"
+                    ) from error
             if not math.isfinite(row[5]):
                 raise InputError(f"the result of '{row[0]}' on '{row[1]}' is {row[5]}, not finite")
         now = time.time()
@@ -310,7 +336,7 @@ class Store:
             run("BEGIN IMMEDIATE")
             for name, more in facts.items():
                 old = run("SELECT facts FROM models WHERE name = ?", (name,)).fetchone()
-                joined = {**(json.loads(old[0]) if old else {}), **more}
+                joined = {**(self._read_facts(name, old[0]) if old else {}), **more}
                 text = json.dumps(joined, sort_keys=True, ensure_ascii=False)
                 run("INSERT OR REPLACE INTO models VALUES (?, ?)", (name, text))
             for name, data in tasks.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from stockpot.checkpoints.torch_io import load_state
 from stockpot.errors import StockpotError
 from stockpot.files import file_digest
 from stockpot.provenance import FILE_NAME, MODELS_NAME, read_models
+from stockpot.reading import read_json
 from stockpot.tangent.component import Component
 from stockpot.tangent.forgetting.inventory import INVENTORY, read_inventory
 from stockpot.tangent.forgetting.tombstones import TOMBSTONES, Tombstones
@@ -93,7 +93,7 @@ def _problem(run: Path, path: str, kept: Mapping[str, Component]) -> str:
 def _listing(run: Path, path: str, kept: Mapping[str, Component]) -> str:
     """Names in a list have to be those of the components."""
     if path == RESULTS:
-        value = json.loads((run / path).read_text(encoding="utf-8"))
+        value = read_json(run / path)
         listed = {one.name: one.digest for one in TangentResults.model_validate(value).components}
         own = {name: component.digest for name, component in kept.items()}
         return "" if listed == own else "lists other components"
@@ -114,7 +114,7 @@ def _listing(run: Path, path: str, kept: Mapping[str, Component]) -> str:
 def _job(path: Path, kept: Mapping[str, Component]) -> str:
     """What training left: a component of those kept, or a block of one."""
     if path.name in _NOTES:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
         return "" if set(value) == _NOTES[path.name] else "holds more than a job's notes"
     if path.name != COMPONENT:
         return "is no file of a job"
@@ -122,7 +122,7 @@ def _job(path: Path, kept: Mapping[str, Component]) -> str:
     own = kept.get(component.task)
     if own is None:
         return f"is a component '{component.task}' that was not kept"
-    done = json.loads((path.parent / "done.json").read_text(encoding="utf-8"))
+    done = read_json(path.parent / "done.json")
     if component.digest == own.digest or done["function"].endswith(":block"):
         return ""
     return f"is another component than the kept '{component.task}'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from stockpot.errors import StockpotError
 from stockpot.files import write_json
 from stockpot.outputs import WORK
 from stockpot.provenance import RunModel, read_models, read_record, write_models, write_record
+from stockpot.reading import read_json
 from stockpot.tangent.component import Component
 from stockpot.tangent.forgetting.inventory import Derived, read_inventory, write_inventory
 from stockpot.tangent.forgetting.schema import Erased
@@ -117,7 +117,7 @@ def _is_block(folder: Path) -> bool:
     done = folder / "done.json"
     if not done.is_file():
         return False
-    value = json.loads(done.read_text(encoding="utf-8"))
+    value = read_json(done)
     return str(value["function"]).endswith(":block")
 
 
@@ -202,7 +202,7 @@ def _rewrite(
     """Lists of a run without the components ``names``, and with what was made again."""
     listing = run / RESULTS
     if listing.is_file():
-        listed = TangentResults.read(json.loads(listing.read_text(encoding="utf-8")))
+        listed = TangentResults.read(read_json(listing))
         now = {component.task: component for component in kept}
         rest = tuple(
             one.model_copy(

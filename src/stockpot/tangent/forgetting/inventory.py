@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from stockpot.errors import InputError
 from stockpot.files import write_json
+from stockpot.reading import read_json
 from stockpot.results import ResultPart, VerbResults
 
 INVENTORY = "inventory.json"
@@ -36,12 +35,10 @@ class _File(VerbResults):
 def read_inventory(run: Path) -> tuple[Derived, ...]:
     """All that was noted in a run's folder; nothing where it is of an older kind."""
     path = run / INVENTORY
-    if not path.is_file():
-        return ()
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+        value = read_json(path)
+    except FileNotFoundError:
+        return ()
     return _File.read(value, f"the contents of {path}").derived
 
 

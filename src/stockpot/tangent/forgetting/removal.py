@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from stockpot.backbones.folder import place_base
 from stockpot.errors import InputError
 from stockpot.execution import make_backend, run_all
 from stockpot.outputs import WORK
+from stockpot.reading import read_json
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Rule
 from stockpot.tangent.forgetting.certificate import AuditData, certify
@@ -262,7 +262,7 @@ def _seconds(run: Path, names: set[str]) -> float | None:
     """What training these components took, where ``run`` still knows: all their jobs together."""
     seconds: dict[str, float] = {}
     for file in sorted((run / WORK / "jobs").glob(f"*/{COMPONENT}")):
-        done = json.loads((file.parent / "done.json").read_text(encoding="utf-8"))
+        done = read_json(file.parent / "done.json")
         task = Component.load(file).task
         seconds[task] = seconds.get(task, 0.0) + float(done["seconds"])
     return sum(seconds[name] for name in names) if names <= set(seconds) else None

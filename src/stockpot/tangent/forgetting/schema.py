@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from stockpot.errors import InputError
 from stockpot.files import digest, write_json
+from stockpot.reading import parse_json, read_bytes
 from stockpot.results import ResultPart, VerbResults
 
 KIND = "forgetting-certificate"
@@ -191,7 +191,7 @@ class Certificate(VerbResults):
         Raises ``InputError`` for anything but a certificate.
         """
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = parse_json(read_bytes(path))
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read as a certificate: {error}") from error
         if not isinstance(value, dict) or value.get("kind") != KIND or "digest" not in value:

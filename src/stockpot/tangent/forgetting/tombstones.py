@@ -7,7 +7,6 @@ ask whether it is the one.
 from __future__ import annotations
 
 import hmac
-import json
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 
 from stockpot.errors import InputError
 from stockpot.files import write_json
+from stockpot.reading import read_json
 from stockpot.results import ResultPart, VerbResults
 
 if TYPE_CHECKING:
@@ -78,12 +78,10 @@ class Tombstones:
     def read(cls, folder: Path) -> Tombstones:
         """Those of a folder. Raises ``InputError`` for a damaged file."""
         path = folder / TOMBSTONES
-        if not path.is_file():
-            return cls()
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path} is damaged: {error}") from error
+            value = read_json(path)
+        except FileNotFoundError:
+            return cls()
         return cls(_File.read(value, f"the contents of {path}").tombstones)
 
     def write(self, folder: Path) -> None:
