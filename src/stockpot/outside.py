@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import sqlite3
 
-from stockpot.errors import OutputError, StockpotError
+from stockpot.errors import InputError, OutputError, StockpotError
+from stockpot.reading import visible
 
 AGAIN = "once that is put right, run the same command again"
 """The next step where a disk failed and nothing better is known."""
@@ -29,6 +30,9 @@ _SERVICES = {
     "huggingface_hub": "the hub",
     "ray": "Ray",
 }
+_UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+_LONGEST = 500
+"""Characters of a path that are shown."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -36,6 +40,8 @@ def outside(error: BaseException) -> StockpotError | None:
     """What to say of an error that came from outside; None for one that is ours."""
     if isinstance(error, OSError):
         return _of_system(error)
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        return InputError(str(error), hint="choose another path")  # pathlib's, before Python 3.13
     if isinstance(error, sqlite3.Error):
         return OutputError(
             f"a database cannot be used: {error}",
@@ -59,7 +65,9 @@ def _of_system(error: OSError) -> StockpotError:
     place = " and ".join(
         name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names
     )
-    what = f"{place}: {reason}" if place else f"the system refuses: {reason}"
+    what = f"{visible(place, _LONGEST)}: {reason}" if place else f"the system refuses: {reason}"
+    if error.errno in _UNUSABLE:
+        return InputError(what, hint="choose another path")
     if error.errno in _FULL:
         return OutputError(what, hint="make room, or choose another place for the output")
     if isinstance(error, PermissionError):

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from io import BufferedReader
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +91,14 @@ def parse_json(raw: bytes | str) -> Any:
 
 def check_depth(value: Any) -> None:
     """Raise ``ValueError`` where lists and tables are nested deeper than ``DEEPEST`` levels."""
-    level = [value]
+    nested = (dict, list, tuple)
+    level = [value] if isinstance(value, nested) else []
     for _ in range(DEEPEST + 1):
-        inner: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner += item.values()
-            elif isinstance(item, list | tuple):
-                inner += item
-        if not inner:
+        if not level:
             return
-        level = inner
-    if any(isinstance(item, dict | list | tuple) for item in level):
+        inner = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [item for item in chain.from_iterable(inner) if isinstance(item, nested)]
+    if level:
         raise ValueError(f"it is nested deeper than {DEEPEST} levels, the limit")
 
 

@@ -1,5 +1,6 @@
 """Every request of ``push`` and ``pull`` fails once: refused, an error of the hub, a connection
-that ends. One line and a next step, nothing half written, and the same command again is whole.
+that ends; and so does every call to the system that they make below their folders. One line and a
+next step, nothing half written, and the same command again is whole.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from stockpot.cli.main import app
 from stockpot.merging import merge
+from tests.faults.harness import ERRORS, KILL, Faults, in_child
 from tests.hub import test_hub
 from tests.hub.standin import Hub
 
@@ -81,12 +83,7 @@ def test_pull(
 ) -> None:
     from huggingface_hub import constants
 
-    from stockpot import hub as stockpot_hub
-
-    def here(function: Any, *arguments: Any, limits: Any, what: str) -> Any:
-        return function(*arguments)  # a process for each of so many runs takes minutes
-
-    monkeypatch.setattr(stockpot_hub, "run_bounded", here)
+    examine_here(monkeypatch)
     assert run("push", model, "me/soup").exit_code == 0
     reset(hub)
     assert run("pull", "me/soup", "-o", tmp_path / "whole").exit_code == 0
@@ -106,6 +103,105 @@ def test_pull(
         assert again.exit_code == 0, f"{told}\nagain: {again.output}"
         assert contents(tmp_path / "out") == whole, told
         assert not list(tmp_path.glob(".out*")), told
+
+
+def examine_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process for each of so many runs takes minutes."""
+    from stockpot import hub as stockpot_hub
+
+    def here(function: Any, *arguments: Any, limits: Any, what: str) -> Any:
+        return function(*arguments)
+
+    monkeypatch.setattr(stockpot_hub, "run_bounded", here)
+
+
+def struck(faults: Faults, *words: object) -> Any:
+    """Run a command with a fault; what it did, None where that ended the process."""
+    if faults.kind == KILL:
+
+        def work() -> None:
+            with faults.installed():
+                run(*words)
+
+        in_child(work)
+        return None
+    with faults.installed():
+        return run(*words)
+
+
+def points(total: int, sample: int | None, name: str) -> range:
+    step = 1 if sample is None else max(1, total // sample)
+    return range(len(name) % step, total, step)
+
+
+SAMPLES = [pytest.param(6, id="sample"), pytest.param(None, id="all", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("kind", [*ERRORS, KILL])
+def test_push_at_every_call_to_the_system(
+    hub: Hub, model: Path, kind: str, sample: int | None
+) -> None:
+    with Faults(model.parent).installed() as counted:
+        assert run("push", model, "me/soup").exit_code == 0
+    whole, total, before = hub.files("me/soup"), len(counted.calls), contents(model)
+    assert total > 4
+    for at in points(total, sample, f"push{kind}"):
+        for held in (hub.commits, hub.private, hub.objects):
+            held.clear()
+        reset(hub)
+        done = struck(Faults(model.parent, at, kind), "push", model, "me/soup")
+        told = f"push, {kind} at call {at} ({counted.calls[at]}): {done and done.output}"
+        if done is not None:
+            judged(done, told)
+        sent = hub.commits.get("me/soup", [("", {})])[-1][1]
+        assert sent in ({}, whole), told
+        assert contents(model) == before, told
+        again = run("push", model, "me/soup")
+        assert again.exit_code == 0, f"{told}\nagain: {again.output}"
+        assert hub.files("me/soup") == whole, told
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("kind", [*ERRORS, KILL])
+def test_pull_at_every_call_to_the_system(
+    hub: Hub,
+    model: Path,
+    tmp_path: Path,
+    kind: str,
+    sample: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from huggingface_hub import constants
+
+    examine_here(monkeypatch)
+    assert run("push", model, "me/soup").exit_code == 0
+    place = tmp_path / "place"
+
+    def fresh() -> tuple[str, str, str, Path]:
+        shutil.rmtree(place, ignore_errors=True)
+        (place / "out").mkdir(parents=True)
+        (place / "out" / "stockpot.json").write_text("{}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "place" / "cache"))
+        return "pull", "me/soup", "-o", place / "out"
+
+    words = fresh()
+    with Faults(place).installed() as counted:
+        assert run(*words, "--overwrite").exit_code == 0
+    whole, total = contents(place / "out"), len(counted.calls)
+    assert total > 10
+    for at in points(total, sample, f"pull{kind}"):
+        words = fresh()
+        before = contents(place / "out")
+        done = struck(Faults(place, at, kind), *words, "--overwrite")
+        told = f"pull, {kind} at call {at} ({counted.calls[at]}): {done and done.output}"
+        if done is not None:
+            judged(done, told)
+        assert contents(place / "out") in (before, whole), told
+        again = run(*words, "--overwrite")
+        assert again.exit_code == 0, f"{told}\nagain: {again.output}"
+        assert contents(place / "out") == whole, told
+        assert not list(place.glob(".out*")), told
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -26,6 +26,7 @@ SCHEMA = 1
 LARGEST = 256_000_000
 """Bytes of a manifest."""
 _PATH = 1000
+_SMALL = 1_000_000
 _TENSORS = 1_000_000
 
 
@@ -159,6 +160,10 @@ def parse_manifest(raw: bytes, model: str) -> Manifest:
     Raises ``CheckpointError`` for a damaged one, one with a value that is none of its field, or one
     that names a file outside its folder; ``NewerError`` for one of a newer schema.
     """
+    return (_parse_small if len(raw) <= _SMALL else _parse)(raw, model)
+
+
+def _parse(raw: bytes, model: str) -> Manifest:
     import hashlib
 
     if hashlib.sha256(raw).hexdigest() != model:
@@ -194,6 +199,10 @@ def parse_manifest(raw: bytes, model: str) -> Manifest:
     if manifest.id != model:
         raise _damaged(model, "it holds more than a manifest does")
     return manifest
+
+
+# A command reads the manifest of a parent several times; the bytes are read anew each time.
+_parse_small = functools.lru_cache(maxsize=32)(_parse)
 
 
 def _parse_link(value: Any) -> Link:
@@ -271,7 +280,8 @@ def _parse_tensor(value: Any) -> StoredTensor:
     name, dtype, shape, blob = value
     if not isinstance(name, str) or not isinstance(dtype, str) or dtype not in STORAGE:
         raise ValueError(f"tensor {name!r:.80} has the type {dtype!r:.40}")
-    sizes = tuple(fields.count(size, f"shape of {name[:80]}") for size in shape)
+    what = f"shape of {name[:80]}"
+    sizes = tuple(fields.count(size, what) for size in shape)
     return StoredTensor(TensorInfo(name, sizes, dtype), fields.hexadecimal(blob, "tensors: blob"))
 
 

@@ -85,6 +85,7 @@ class Registry:
         self.index = Index(_index_path(self.store))
         self._seen: tuple[int, float] | None = None
         self._known: set[str] | None = None
+        self._keys: set[str] = set()
         self._left: dict[str, Unusable] = {}
         self.refresh()
 
@@ -208,7 +209,7 @@ class Registry:
         left = dict(self._left)
         for folder in ("models", *DOCUMENTS):
             for key in self.store.keys(folder):
-                if not is_entry(key):
+                if key not in self._keys and not is_entry(key):
                     left[key] = Unusable(key, "stray", STRAY)
                 elif folder != "models":
                     try:
@@ -226,8 +227,11 @@ class Registry:
             return None
         return found.st_ino, found.st_mtime
 
-    def _model_keys(self) -> list[str]:
-        return [key for key in self.store.keys("models") if is_entry(key)]
+    def _model_keys(self) -> set[str]:
+        """Keys of manifests; the form of those of the last time is known."""
+        known = self._keys
+        self._keys = {key for key in self.store.keys("models") if key in known or is_entry(key)}
+        return self._keys
 
     # Models.
 
@@ -478,7 +482,7 @@ def _index_path(store: ObjectStore) -> Path:
 
 
 def _ident(key: str) -> str:
-    return key.removeprefix("models/").removesuffix(".json")
+    return key[len("models/") : -len(".json")]
 
 
 def _number(key: str) -> int:

@@ -35,7 +35,7 @@ def text(value: Any, what: str, most: int = NAME, least: int = 0) -> str:
         raise ValueError(f"'{what}' is {type(value).__name__}, expected str")
     if not least <= len(value) <= most:
         raise ValueError(f"'{what}' has {len(value)} characters, expected {least} to {most}")
-    hidden = HIDDEN.search(value)
+    hidden = None if value.isprintable() else HIDDEN.search(value)
     if hidden:
         raise ValueError(f"'{what}' holds the control character {visible(hidden.group())}")
     return value
@@ -51,8 +51,8 @@ def name(value: Any, what: str) -> str:
 
 def hexadecimal(value: Any, what: str, digits: int = 64) -> str:
     """A hash in lower-case hexadecimal digits."""
-    text(value, what)
-    if len(value) != digits or not _HEX.fullmatch(value):
+    if not isinstance(value, str) or len(value) != digits or not _HEX.fullmatch(value):
+        text(value, what)
         raise ValueError(
             f"'{what}' is {visible(value, 80)!r}, expected {digits} hexadecimal digits"
         )
