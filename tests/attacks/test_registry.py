@@ -23,7 +23,11 @@ from stockpot.files import digest
 from stockpot.registry import Registry, add, init_registry
 from stockpot.registry.checking import verify
 from stockpot.registry.documents import seal
+from stockpot.registry.store import open_store
 from tests.attacks.judge import works
+from tests.registry import test_store
+
+server, bucket = test_store.server, test_store.bucket
 
 MODELS = 50
 Spoil = Callable[[Path], str]
@@ -327,6 +331,52 @@ def test_a_new_colleague_has_the_same(registry: Path, tmp_path: Path) -> None:
         memory = Index(None)
         fresh.index = memory
         assert fresh.reindex() == MODELS
+
+
+def spoilt(place: Path, cases: list[str]) -> dict[str, bytes]:
+    """Keys and bytes of bad entries, as far as an object store can hold them."""
+    keys = {}
+    for case in cases:
+        try:
+            key = {**DAMAGED, **STRAYS}[case](place)
+        except (FileExistsError, ValueError, KeyError, TypeError):
+            continue  # another case took that name, or has spoilt what this one would change
+        if (place / key).is_file() and not (place / key).is_symlink():
+            keys[key] = (place / key).read_bytes()
+    return keys
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "cases",
+    [
+        pytest.param([*DAMAGED, *STRAYS], id="all"),
+        *(pytest.param([case], id=case) for case in [*DAMAGED, *STRAYS]),
+    ],
+)
+def test_a_new_colleague_on_s3(
+    place: Path, tmp_path: Path, bucket: str, cases: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens a registry of 50 on S3 for the first time works on what is sound."""
+    keys = spoilt(place, cases)
+    if not keys:
+        pytest.skip("an object store holds no pipes and links")
+    store = open_store(bucket)
+    for path in sorted(place.rglob("*")):
+        if path.is_file() and not path.is_symlink() and not path.name.startswith("registry.db"):
+            store.write(path.relative_to(place).as_posix(), [path.read_bytes()])
+    monkeypatch.setenv("STOCKPOT_CACHE", str(tmp_path / "colleague"))
+    assert "m1 " in works("registry", "log", "--limit", 60, "-r", bucket)
+    works("registry", "checkout", "m1", "-o", tmp_path / "out", "-r", bucket)
+    with Registry(bucket) as registry:
+        left = {entry.key for entry in registry.quarantine()}
+        checked = verify(registry)
+        named = {problem.key for problem in checked.problems} | set(checked.strays)
+    assert {key for key in keys if not key.startswith("blobs")} <= left
+    assert set(keys) <= named
+    works("registry", "repair", "-q", "-r", bucket)
+    assert {key for key in keys if store.exists(key)} == set()
+    assert "as it was written" in works("registry", "verify", "-q", "-r", bucket)
 
 
 def test_a_lost_version_stops_only_what_needs_it(place: Path, tmp_path: Path) -> None:
