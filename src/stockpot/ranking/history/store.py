@@ -234,8 +234,8 @@ class Store:
         if not include_aside:
             where.append("aside IS NULL")
         rows = self._connection.execute(
-            "SELECT model, task, metric, CASE WHEN typeof(min(value)) = 'real' AND typeof(max(value)) "
-            "= 'real' THEN avg(value) END, max(lower) FROM results "
+            "SELECT model, task, metric, CASE WHEN typeof(min(value)) = 'real' "
+            "AND typeof(max(value)) = 'real' THEN avg(value) END, max(lower) FROM results "
             f"WHERE {' AND '.join(where)} GROUP BY model, task, metric",
             values,
         ).fetchall()
