@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,19 @@ def digest(value: Any) -> str:
     """SHA-256 (hex) of a JSON value in canonical form: sorted keys, no spaces, no NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def below(folder: Path) -> list[Path]:
+    """All files, links and folders below a folder, sorted; links are not followed.
+
+    Raises ``OSError`` where a folder cannot be listed, which ``rglob`` leaves out in silence.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    walked = os.walk(folder, onerror=refuse)
+    return sorted(Path(home) / name for home, *names in walked for name in chain(*names))
 
 
 def file_digest(path: Path) -> str:

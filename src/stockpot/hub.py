@@ -29,7 +29,7 @@ from stockpot.errors import (
     StockpotError,
     UnsafeFileError,
 )
-from stockpot.files import atomic_folder
+from stockpot.files import atomic_folder, below
 from stockpot.outside import outside
 from stockpot.provenance import (
     FILE_NAME,
@@ -300,7 +300,7 @@ def _has_weights(folder: Path) -> bool:
 def _choose(folder: Path, also: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files that make the model and those that were asked for; and the rest."""
     files, left_out, used = [], [], set()
-    for path in sorted(folder.rglob("*")):
+    for path in below(folder):
         if not path.is_file():
             continue
         name = path.relative_to(folder).as_posix()

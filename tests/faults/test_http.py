@@ -201,7 +201,9 @@ def test_pull_at_every_call_to_the_system(
         again = run(*words, "--overwrite")
         assert again.exit_code == 0, f"{told}\nagain: {again.output}"
         assert contents(place / "out") == whole, told
-        assert not list(place.glob(".out*")), told
+        # Of a run that did its work what it could not remove may lie there, until it has ended.
+        if done is None or done.exit_code:
+            assert not list(place.glob(".out*")), told
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -19,6 +19,7 @@ from stockpot.checkpoints.open import (
 )
 from stockpot.checkpoints.safetensors_file import check_link, open_file, read_index
 from stockpot.errors import CheckpointError, InputError
+from stockpot.files import below
 from stockpot.merging.output import read_report, report_beside
 from stockpot.provenance import (
     HEADER_KEY,
@@ -173,7 +174,7 @@ def _folder(home: Path, label: str, stack: ExitStack) -> Contents:
         weights.append(_converted(stack.enter_context(open_stored(chosen))))
         main = (weights[0].path,)
     others: dict[str, Path] = {}
-    for file in sorted(home.rglob("*")):
+    for file in below(home):
         inside = file.relative_to(home)
         if len(inside.parts) > 2 or any(part.startswith(".") for part in inside.parts):
             continue
