@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from errno import EACCES
 from pathlib import Path
 from typing import Any
 
 from stockpot.errors import OutputError
-from stockpot.files import digest
+from stockpot.files import digest, output_error
 from stockpot.reading import parse_json, read_bytes
 
 RECIPE_DIGEST = "recipe_digest"
@@ -38,7 +40,8 @@ def check_output(
 
     That is where it is a file, is or lies in the ``data`` of the task, holds the results of another
     recipe, or, not being a folder that stockpot filled, has a file or folder of a name that the
-    verb ``writes``. ``overwrite`` allows the results of another recipe and nothing else.
+    verb ``writes``. ``overwrite`` allows the results of another recipe and nothing else. So it is
+    where the folder cannot be made or written to.
 
     ``results``: name of the JSON file that the verb writes last. ``recipe``: this recipe's digest.
     Results that do not say what recipe they are of count as another's. A run that was interrupted
@@ -46,6 +49,7 @@ def check_output(
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file", hint="give a folder for the output")
+    _check_can_be(folder)
     hint = "give another folder for the output"
     written = [folder / name for name in (results, WORK, "report.html", *writes)]
     for path in filter(Path.exists, data):
@@ -64,6 +68,24 @@ def check_output(
             hint="give another folder, or --overwrite (in Python overwrite=True): jobs that have "
             "not changed are not run again",
         )
+
+
+def _check_can_be(folder: Path) -> None:
+    """Make the folder where there is none, and take it away again: asked before hours of work."""
+    made: list[Path] = []
+    try:
+        for one in (*reversed(folder.parents), folder):
+            if not one.is_dir():
+                one.mkdir()
+                made.append(one)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
+    except OSError as error:
+        raise output_error(folder, error) from error
+    finally:
+        with suppress(OSError):  # somebody else has begun to fill it
+            for one in reversed(made):
+                one.rmdir()
 
 
 def _read(path: Path) -> dict[str, Any]:

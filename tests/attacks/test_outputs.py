@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from stockpot.checkpoints import write_checkpoint
 from stockpot.registry import add, init_registry
-from tests.attacks.folders import base
+from tests.attacks.folders import SIZES, base
 from tests.attacks.judge import refused
 from tests.inference.test_commands import kept
 from tests.tangent.core.world import write_world
@@ -24,7 +26,7 @@ COMMANDS: dict[str, Run] = {
     "merge": lambda root, out: ["merge", root / "good", root / "good", "-o", out],
     "average": lambda root, out: ["average", root / "good", root / "good", "-o", out],
     "soup": lambda root, out: [
-        *("soup", root / "good", root / "good", "-e", root / "eval.yaml", "-o", out),
+        *("soup", root / "good", root / "other", "-e", root / "eval.yaml", "-o", out),
     ],
     "recycle": lambda root, out: ["recycle", root / "recipe.yaml", "-o", out],
     "rank": lambda root, out: [
@@ -68,6 +70,10 @@ def special(path: Path, make: Callable[[Path], object]) -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("outputs")
     base(root / "good")
+    write_checkpoint(
+        base(root / "other") / "model.safetensors",
+        {"a.weight": np.ones(SIZES, "f4"), "a.bias": np.zeros(8, "f4")},
+    )
     (root / "eval.yaml").write_text('command: "echo {model}"\n')
     with init_registry(root / "registry") as registry:
         add(registry, root / "good")
