@@ -14,7 +14,8 @@ from stockpot.checkpoints.dtypes import STORAGE, is_float
 from stockpot.checkpoints.matching import is_buffer
 from stockpot.checkpoints.writer import folder_writer
 from stockpot.errors import InputError
-from stockpot.merging.output import METADATA, copy_companions
+from stockpot.merging.companions import copy_companions
+from stockpot.merging.output import METADATA
 
 _SHOWN = 6  # files that a message names
 _FAMILY = 0.5  # of a model's weights, what has to be the base's by name and shape
