@@ -164,6 +164,12 @@ class RunModel:
 def write_models(folder: str | Path, models: Iterable[RunModel]) -> Path:
     """Write ``folder/models.json``, parents before children; returns its path."""
     path = Path(folder) / MODELS_NAME
+    write_json(path, models_json(models))
+    return path
+
+
+def models_json(models: Iterable[RunModel]) -> dict[str, Any]:
+    """What ``write_models`` writes, as a JSON value."""
     listed = [
         {
             **vars(made),
@@ -172,8 +178,7 @@ def write_models(folder: str | Path, models: Iterable[RunModel]) -> Path:
         }
         for made in models
     ]
-    write_json(path, {"schema": SCHEMA, "models": listed})
-    return path
+    return {"schema": SCHEMA, "models": listed}
 
 
 def read_models(folder: str | Path) -> list[RunModel]:

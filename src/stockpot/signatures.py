@@ -23,7 +23,9 @@ from stockpot.reading import read_bytes, visible
 LARGEST = 16_000
 """Characters of a signature: those of the longest RSA keys have 3000."""
 _SECONDS = 120.0  # a person may have to type a passphrase or to touch a key
-_BEGIN, _END = "-----BEGIN SSH SIGNATURE-----\n", "\n-----END SSH SIGNATURE-----\n"
+_SIGNATURE = re.compile(
+    "-----BEGIN SSH SIGNATURE-----\n([A-Za-z0-9+/=]+\n)+-----END SSH SIGNATURE-----\n"
+)
 _KEY = re.compile(rb"key (SHA256:[A-Za-z0-9+/]+)")
 
 
@@ -147,7 +149,8 @@ def _bytes(data: bytes | Path) -> bytes:
 
 
 def _checked(signature: str) -> str:
-    if not (signature.startswith(_BEGIN) and signature.endswith(_END) and signature.isascii()):
+    # OpenSSH reads to the first end: what came after it would be in nobody's sight.
+    if not _SIGNATURE.fullmatch(signature):
         raise SignatureError("it is no SSH signature", hint="ssh-keygen -Y sign makes one")
     if len(signature) > LARGEST:
         raise SignatureError(f"the signature has more than {LARGEST:,} characters, the limit")

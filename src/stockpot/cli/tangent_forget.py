@@ -100,10 +100,17 @@ def verify_command(
 
     if recipe is not None:
         check_tangent_packages(recipe)
+    from stockpot.report.certificate import render_certificate
     from stockpot.tangent.forgetting.run import verify
 
     found = verify(
-        certificate, recipe=recipe, run=run, retrain=retrain, signers=signers, quiet=out.silent
+        certificate,
+        recipe=recipe,
+        run=run,
+        retrain=retrain,
+        signers=signers,
+        render=render_certificate,
+        quiet=out.silent,
     )
     lines = []
     for one in found.checks:

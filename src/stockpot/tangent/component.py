@@ -67,7 +67,7 @@ class Component:
                 f"component '{self.task}': examples is {self.examples!r}, expected a whole number"
             )
         try:
-            self._describe()
+            self.description  # noqa: B018 - it has to be a JSON value
         except (TypeError, ValueError) as error:
             raise InputError(f"component '{self.task}' is no JSON value: {error}") from error
         for name, tensor in self.tensors.items():
@@ -81,7 +81,7 @@ class Component:
     def digest(self) -> str:
         """SHA-256 (hex) of the description and of all tensors with names, types and shapes."""
         content = MemoryCheckpoint(self.tensors, label=f"component '{self.task}'").digest()
-        return hashlib.sha256(f"{self._describe()}\0{content}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.description}\0{content}".encode()).hexdigest()
 
     def check_base(self, base_digest: str, head_digest: str) -> None:
         """``BaseMismatchError`` unless the component was made on these very weights."""
@@ -130,7 +130,7 @@ class Component:
         what ``digest`` speaks of.
         """
         path = Path(path)
-        about = {"component": self._describe(), "digest": self.digest}
+        about = {"component": self.description, "digest": self.digest}
         if record is not None:
             about[HEADER_KEY] = json.dumps(record.to_json(), sort_keys=True)
         save_state(path, dict(sorted(self.tensors.items())), about)
@@ -156,7 +156,9 @@ class Component:
             )
         return component
 
-    def _describe(self) -> str:
+    @property
+    def description(self) -> str:
+        """All but the tensors, as it stands in the header of its file: JSON in one form."""
         value = {
             "format": FORMAT if self.function else 1,
             "kind": self.kind,

@@ -46,11 +46,27 @@ def resnet() -> nn.Module:
     return timm_network("resnet10t", layers=(1, 1, 1, 1), channels=(8, 8, 16, 16))
 
 
+def mobilenet() -> nn.Module:
+    """Depthwise convolutions, squeeze and excitation, hard swish."""
+    return timm_network("mobilenetv3_small_050")
+
+
+def efficientnet() -> nn.Module:
+    return timm_network("efficientnet_lite0")
+
+
+def convnext() -> nn.Module:
+    return timm_network("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16))
+
+
 CASES = {
     "cnn with BatchNorm": (Network, lambda: images()),
     "mlp": (mlp, lambda: torch.from_numpy(data().inputs[:5])),
     "vit": (vit, lambda: images(size=16)),
     "resnet": (resnet, lambda: images(size=32)),
+    "mobilenet": (mobilenet, lambda: images(size=32)),
+    "efficientnet": (efficientnet, lambda: images(size=32)),
+    "convnext": (convnext, lambda: images(size=32)),
     "bert": (bert, text_batch),
 }
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stockpot.checkpoints import MemoryCheckpoint
 from stockpot.errors import InputError
+from stockpot.provenance import versions
+from stockpot.reading import read_text
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Weights
+from stockpot.tangent.forgetting.anew import made_otherwise
+from stockpot.tangent.forgetting.canonical import json_problem
 from stockpot.tangent.forgetting.certificate import describe, outputs
-from stockpot.tangent.forgetting.contents import composition_problem, manifest, strangers
+from stockpot.tangent.forgetting.contents import (
+    composition_problem,
+    manifest,
+    own_files,
+    strangers,
+)
 from stockpot.tangent.forgetting.inventory import read_inventory
-from stockpot.tangent.forgetting.removal import retrain_kept, test_rows
+from stockpot.tangent.forgetting.removal import retrained, test_rows
 from stockpot.tangent.forgetting.schema import Certificate, CertificateCheck, HeldCheck
-from stockpot.tangent.forgetting.signing import read_signature, signature_path
+from stockpot.tangent.forgetting.signing import read_signature
 from stockpot.tangent.forgetting.tombstones import Tombstones
 from stockpot.tangent.opened import open_run
 from stockpot.tangent.run import load_components
@@ -24,6 +34,7 @@ from stockpot.tangent.summing import aggregate
 # Fields that cannot be changed without a check failing: on their own, and beside the folder.
 _ALONE = {"version", "recipe_digest", "kind", "against_composed"}
 _FOLDER = {"composer", "base_digest", "head_digest", "kept", "weights", "after"}
+_SKEW = datetime.timedelta(minutes=10)  # by which clocks of two machines may differ
 _KINDS = {"delta": "delta", "average": "delta", "statistics": "statistics"}
 
 
@@ -60,6 +71,7 @@ def verify(
     run: str | Path | None = None,
     retrain: bool = False,
     signers: str | Path | None = None,
+    render: Callable[[Certificate, str], str] | None = None,
     quiet: bool = False,
 ) -> CertificateCheck:
     """Check a certificate: alone, against the components in ``run``, and by training anew.
@@ -71,13 +83,19 @@ def verify(
     also: the accuracy that is left, measured again. With ``retrain``: that components trained from
     nothing on the remaining data are bit for bit the kept ones. The removed data is needed nowhere.
 
+    ``render``: what makes the page for people out of a certificate and its file's name
+    (``stockpot.report.render_certificate``); with it the page beside the certificate is compared.
+
     Fields that were not held against anything are in ``words`` and named in ``notes``.
     Raises ``InputError`` for a file that is no certificate, or a check that lacks what it needs.
     """
     path = Path(certificate)
     made, whole = Certificate.load(path)
     audit = _Audit(made)
-    audit.add("the certificate's hash fits its content", [] if whole else ["it was changed"])
+    changed = [] if whole else ["it was changed"]
+    if whole and made.version == Certificate.current and json_problem(path, made.to_json()):
+        changed = ["it holds more than a certificate says, or says it in another form"]
+    audit.add("the certificate's hash fits its content", changed)
     audit.add(
         "it reports a model with the bits of one that never had the component", _wrong_claims(made)
     )
@@ -88,8 +106,9 @@ def verify(
         if retrain and recipe is not None:
             _check_training(audit, Path(recipe), Path(run), quiet)
     state = _check_signature(audit, path, None if signers is None else Path(signers))
+    notes = _check_pages(audit, path, None if run is None else Path(run), render)
     words = audit.unknown()
-    notes = [f"{state}: {', '.join(words)} are the issuer's word"] if words else []
+    notes += [f"{state}: {', '.join(words)} are the issuer's word"] if words else []
     return CertificateCheck(
         holds=all(one.holds for one in audit.checks),
         checks=tuple(audit.checks),
@@ -120,20 +139,58 @@ def _wrong_claims(made: Certificate) -> list[str]:
         problems.append("it has a version or a field that no certificate has")
     if made.version == 1 and made.issued is not None:
         problems.append("it has fields of a later version than its own")
-    return problems
+    return problems + _wrong_time(made.issued)
+
+
+def _wrong_time(issued: str | None) -> list[str]:
+    """What no honest clock says."""
+    if issued is None:
+        return []
+    try:
+        moment = datetime.datetime.fromisoformat(issued)
+        written = moment.astimezone(datetime.UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError):
+        written = ""
+    if written != issued:
+        return [f"'{issued[:40]}' is no time as certificates have it"]
+    if moment > datetime.datetime.now(datetime.UTC) + _SKEW:
+        return [f"it was issued in the future, {issued}"]
+    return []
+
+
+def _check_pages(
+    audit: _Audit, path: Path, run: Path | None, render: Callable[[Certificate, str], str] | None
+) -> list[str]:
+    """Hold pages for people against their certificates; a note for those that cannot be."""
+    others = [] if run is None else sorted(run.glob("forgotten-*.json"))
+    compared, problems, notes = False, [], []
+    for certificate in dict.fromkeys([path, *others]):
+        page = certificate.with_suffix(".html")
+        if not page.is_file():
+            continue
+        made, _ = Certificate.load(certificate)
+        if render is None or made.versions.get("stockpot") != versions()["stockpot"]:
+            notes.append(f"{page.name} was not compared: read the certificate itself")
+            continue
+        compared = True
+        if read_text(page) != render(made, certificate.name):
+            problems.append(f"{page} was changed")
+    if compared:
+        audit.add("pages for people say what their certificates say", problems)
+    return notes
 
 
 def _check_folder(audit: _Audit, path: Path, run: Path, recipe: Path | None) -> None:
     made = audit.made
-    if made.version == 1 and made.composer == "statistics":
+    if made.version == 1:
         raise InputError(
-            f"{path} was written by an older stockpot, which named sums by their solution",
+            f"{path} was written by an older stockpot, and lists neither files nor tombstones",
             hint="check it alone, or forget again for a new certificate",
         )
     found = load_components([run])
     names = {one.digest for one in made.kept}
     rest = [component for component in found if component.digest in names]
-    aside = [path, path.with_suffix(".html"), signature_path(path)]
+    aside = own_files(run, path)
     left, known = _left_over(made, run, found, rest, aside)
     audit.add("what was removed is not in the folder", left, known)
     own = sorted(map(describe, rest), key=lambda one: one.digest)
@@ -182,12 +239,12 @@ def _left_over(
             and (run / gone.path).exists()
         ):
             problems.append(f"{gone.path} is there again")
-    if made.files is not None:
+    if made.files is None:
+        problems.append("it lists no files: it was written without deleting anything")
+    else:
         problems += _other_files(dict(made.files), manifest(run, aside))
-        known.append("files")
-    if made.version > 1:
-        problems += _without_stone(made, stones)
-        known.append("removed")
+    problems += _without_stone(made, stones)
+    known += ["files", "removed"]
     return problems, known
 
 
@@ -261,11 +318,14 @@ def _wrong_accuracy(
 def _check_training(audit: _Audit, recipe: Path, run: Path, quiet: bool) -> None:
     kept = audit.made.kept
     stones = Tombstones.read(run)
-    again, _ = retrain_kept(recipe, run, [one.name for one in kept], stones, quiet=quiet)
+    with retrained(recipe, run, [one.name for one in kept], stones, quiet=quiet) as done:
+        again = load_components(done.components)
+        otherwise = made_otherwise(run, done.folder, recipe)
     same = sorted(one.digest for one in again) == sorted(one.digest for one in kept)
     problems = [] if same else ["they have other bits: their data or the machine is another"]
     words = "training the rest anew gives the same components, bit by bit"
     audit.add(words, problems, ["against_retrained"])
+    audit.add("the folder holds what training leaves, and no more", otherwise)
 
 
 def _check_signature(audit: _Audit, path: Path, signers: Path | None) -> str:

@@ -13,6 +13,7 @@ from stockpot.outputs import WORK
 from stockpot.provenance import RunModel, read_models, read_record, write_models, write_record
 from stockpot.reading import read_json
 from stockpot.tangent.component import Component
+from stockpot.tangent.forgetting.contents import derived_of
 from stockpot.tangent.forgetting.inventory import Derived, read_inventory, write_inventory
 from stockpot.tangent.forgetting.schema import Erased
 from stockpot.tangent.jobs import COMPONENT, HEAD
@@ -35,6 +36,7 @@ class Erasure:
     def delete(self, run: Path, path: Path, kind: str) -> None:
         """Delete a file or folder and note it."""
         action = "deleted" if path.exists() or path.is_symlink() else "missing"
+        self.outside += _other_names(run, path)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -229,7 +231,9 @@ def _rewrite(
         record = read_record(run)
         components = [one for one in models if one.record and one.record.kind == "component"]
         write_record(run, record.__class__(**{**vars(record), "data": data_of(components)}))
-    write_inventory(run, _left(run, inventory, names))
+    write_inventory(
+        run, [*derived_of(run, [one.task for one in kept]), *_left(run, inventory, names)]
+    )
 
 
 def _left(run: Path, inventory: Iterable[Derived], names: set[str]) -> Iterator[Derived]:
@@ -242,6 +246,16 @@ def _left(run: Path, inventory: Iterable[Derived], names: set[str]) -> Iterator[
 def _is_of(model: RunModel, names: set[str]) -> bool:
     record = model.record
     return record is not None and record.kind == "component" and record.name in names
+
+
+def _other_names(run: Path, path: Path) -> Iterator[str]:
+    """Hard links keep a file that is deleted here."""
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if file.is_file() and not file.is_symlink() and (status := file.stat()).st_nlink > 1:
+            yield (
+                f"delete the other names of {_shown(run, file)}: {status.st_nlink - 1} hard links "
+                f"to it are elsewhere (find -inum {status.st_ino})"
+            )
 
 
 def _shown(run: Path, path: Path) -> str:

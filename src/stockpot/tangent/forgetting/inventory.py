@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from stockpot.files import write_json
 from stockpot.reading import read_json
@@ -44,9 +45,14 @@ def read_inventory(run: Path) -> tuple[Derived, ...]:
 
 def write_inventory(run: Path, derived: Iterable[Derived]) -> None:
     """Replace what is noted."""
+    write_json(run / INVENTORY, inventory_json(derived))
+
+
+def inventory_json(derived: Iterable[Derived]) -> dict[str, Any]:
+    """What ``write_inventory`` writes, as a JSON value."""
     unique = {(one.path, one.id, one.shards): one for one in derived}
     ordered = sorted(unique.values(), key=lambda one: (one.path, one.id or "", one.shards))
-    write_json(run / INVENTORY, _File(version=1, derived=tuple(ordered)).to_json())
+    return _File(version=1, derived=tuple(ordered)).to_json()
 
 
 def record(run: Path, derived: Iterable[Derived]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from stockpot.tangent.opened import Opened, open_run
 from stockpot.tangent.plan import examine, plan
 from stockpot.tangent.rows import shared_rows
 from stockpot.tangent.run import (
+    Trained,
     decoded_images,
     derived,
     file_name,
@@ -253,9 +255,17 @@ def retrain_kept(
     recipe: Path, run: Path, names: Sequence[str], stones: Tombstones, *, quiet: bool
 ) -> tuple[list[Component], float | None]:
     """The components ``names`` from nothing, in a folder of their own, and how long it took."""
+    with retrained(recipe, run, names, stones, quiet=quiet) as done:
+        return load_components(done.components), _seconds(done.folder, set(names))
+
+
+@contextmanager
+def retrained(
+    recipe: Path, run: Path, names: Sequence[str], stones: Tombstones, *, quiet: bool
+) -> Iterator[Trained]:
+    """The folder of components that were trained from nothing, for as long as it is needed."""
     with tempfile.TemporaryDirectory(prefix="stockpot-") as scratch:
-        done = train_again(recipe, run, Path(scratch), sorted(names), stones, quiet=quiet)
-        return load_components(done.components), _seconds(Path(scratch), set(names))
+        yield train_again(recipe, run, Path(scratch), sorted(names), stones, quiet=quiet)
 
 
 def _seconds(run: Path, names: set[str]) -> float | None:

@@ -7,11 +7,12 @@ ask whether it is the one.
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 TOMBSTONES = "tombstones.json"
 _DIGITS = 32
+_HASH = re.compile(rf"[0-9a-f]{{{_DIGITS}}}")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class Tombstone(ResultPart):
@@ -86,8 +89,21 @@ class Tombstones:
 
     def write(self, folder: Path) -> None:
         """Put them in ``folder``, whole or not at all."""
-        content = _File(version=1, tombstones=self.stones).to_json()
-        write_json(folder / TOMBSTONES, content)
+        write_json(folder / TOMBSTONES, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``write`` writes."""
+        return _File(version=1, tombstones=self.stones).to_json()
+
+    def problem(self) -> str:
+        """Why these are no tombstones as ``make_tombstone`` makes them; empty where they are."""
+        for stone in self.stones:
+            hashes = (stone.salt, stone.component, stone.tensors, stone.shard, stone.about)
+            rows = list(stone.rows)
+            hexadecimal = all(_HASH.fullmatch(text) for text in (*hashes, *rows))
+            if not hexadecimal or rows != sorted(set(rows)) or not _DAY.fullmatch(stone.forgotten):
+                return f"holds something else than hashes for '{stone.name[:80]}'"
+        return ""
 
     def mask(self, hashes: np.ndarray) -> np.ndarray:
         """Which rows (N,) nothing may be made of, from their hashes."""
