@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,10 +21,11 @@ from torch import Tensor
 
 from stockpot.checkpoints import MemoryCheckpoint, open_checkpoint, save_state
 from stockpot.checkpoints.torch_io import load_state
-from stockpot.errors import StockpotError
+from stockpot.errors import InputError, StockpotError
 from stockpot.files import write_json
 from stockpot.provenance import HEADER_KEY
-from stockpot.tangent import Component, aggregate, verify
+from stockpot.report.certificate import render_certificate
+from stockpot.tangent import Certificate, Component, aggregate, forget, train, verify
 from stockpot.tangent.forgetting.certificate import describe
 from stockpot.tangent.forgetting.contents import manifest, own_files
 from tests.tangent.forgetting.audited import World, rewrite, save_as
@@ -225,7 +227,7 @@ def recipe_of_the_models(world: World, value: dict[str, Any]) -> None:
 
 
 def another_model(world: World, value: dict[str, Any]) -> None:
-    value["models"].append({**value["models"][0], "source": "more", "name": encoded(world)})
+    value["models"].insert(0, {**value["models"][0], "name": encoded(world)})
 
 
 def no_inventory(world: World) -> None:
@@ -399,3 +401,175 @@ def test_blocks_that_cancel_are_told_by_training_anew(sums, tmp_path) -> None:
     assert not check(there, signers=there.folder / "signers")
     refit(there)
     assert not check(there, recipe=there.recipe, retrain=True)
+
+
+def south_again(world: World) -> World:
+    """The folder from before the removal, with all rows."""
+    shutil.rmtree(world.run)
+    shutil.copytree(world.stolen, world.run)
+    shutil.copy(world.folder / "all.npz", world.folder / "data.npz")
+    return world
+
+
+def sign(world: World, namespace: str = "forgetting@stockpot", key: str = "key") -> None:
+    path = world.folder / key
+    if not path.exists():
+        new = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)]
+        subprocess.run(new, check=True)
+    signature = world.certificate.with_name("forgotten-south.json.sig")
+    signature.unlink(missing_ok=True)
+    command = ["ssh-keygen", "-q", "-Y", "sign", "-f", str(path), "-n", namespace]
+    subprocess.run([*command, str(world.certificate)], check=True, capture_output=True)
+
+
+DROP = "drop"
+
+
+def edit(signed: bool = True, **changes: Any) -> Attack:
+    """Other fields in the certificate, its hash made to fit; ``signed``: by the officer's key."""
+
+    def attack(world: World) -> None:
+        value = {**json.loads(world.certificate.read_text()), **changes}
+        rewrite(world.certificate, {key: part for key, part in value.items() if part != DROP})
+        if signed:
+            sign(world)
+
+    return attack
+
+
+def edit_text(change: Callable[[str], str]) -> Attack:
+    """Another text of the certificate with the same content, signed."""
+
+    def attack(world: World) -> None:
+        world.certificate.write_text(change(world.certificate.read_text()))
+        sign(world)
+
+    return attack
+
+
+def signers(line: str) -> Attack:
+    """The officer's key with options in the file of signers."""
+
+    def attack(world: World) -> None:
+        name, *key = (world.folder / "signers").read_text().split()
+        (world.folder / "signers").write_text(" ".join([name, line, *key]) + "\n")
+
+    return attack
+
+
+def of_another_site(world: World) -> None:
+    """A genuine, signed certificate of east, where south has to be gone."""
+    genuine = world.certificate.read_bytes()
+    south_again(world)
+    key = world.folder / "key"
+    done = forget(world.recipe, world.run, ["east"], sign=key, quiet=True)
+    shutil.move(done.path, world.certificate)
+    shutil.move(f"{done.path}.sig", f"{world.certificate}.sig")
+    assert world.certificate.read_bytes() != genuine
+
+
+def of_nothing_deleted(world: World) -> None:
+    """A genuine, signed certificate that was written with ``keep``."""
+    south_again(world)
+    key = world.folder / "key"
+    forget(world.recipe, world.run, ["south"], keep=True, sign=key, quiet=True)
+
+
+def of_an_earlier_removal(world: World) -> None:
+    """The certificate of a removal that was taken back since."""
+    own = [world.certificate.read_bytes(), (world.run / "forgotten-south.json.sig").read_bytes()]
+    south_again(world)
+    world.certificate.write_bytes(own[0])
+    (world.run / "forgotten-south.json.sig").write_bytes(own[1])
+
+
+def tail_of_a_signature(world: World) -> None:
+    with world.certificate.with_name("forgotten-south.json.sig").open("a") as file:
+        file.write(f"{encoded(world)}\n-----END SSH SIGNATURE-----\n")
+
+
+def signature_of_another(world: World) -> None:
+    own = world.certificate.read_bytes()
+    edit(title="another")(world)
+    world.certificate.write_bytes(own)
+
+
+def page(world: World) -> None:
+    """The page for people says more than the certificate."""
+    made = json.loads(world.certificate.read_text())["title"]
+    text = render_certificate(Certificate.load(world.certificate)[0], world.certificate.name)
+    world.certificate.with_suffix(".html").write_text(text.replace(made, f"{made}, all of it"))
+
+
+CERTIFICATES: dict[str, Attack] = {
+    "of another site": of_another_site,
+    "of nothing deleted": of_nothing_deleted,
+    "of an earlier removal": of_an_earlier_removal,
+    "from the future": edit(issued="2126-01-01T00:00:00+00:00"),
+    "in no time zone": edit(issued="2026-01-01T00:00:00"),
+    "of another day": edit(issued="2026-01-01T00:00:00+00:00"),
+    "of an older version": edit(schema=1, issued=DROP),
+    "without files": edit(files=None),
+    "with a key that nobody reads": edit(note="x" * 100),
+    "with a key twice": edit_text(lambda text: text.replace("{", '{"title": "hidden",', 1)),
+    "with more spaces": edit_text(lambda text: text + " \t \t"),
+    "signed by nobody trusted": lambda world: sign(world, key="other"),
+    "signed for another purpose": lambda world: sign(world, namespace="git"),
+    "signed with a key for another purpose": signers('namespaces="git"'),
+    "signed with a key that is too old": signers('valid-before="20200101"'),
+    "with the signature of another": signature_of_another,
+    "with a tail behind its signature": tail_of_a_signature,
+    "with another page": page,
+}
+
+
+@pytest.mark.parametrize("name", CERTIFICATES)
+def test_no_other_certificate_serves(name: str, world) -> None:
+    CERTIFICATES[name](world)
+    assert not check(world, signers=world.folder / "signers", render=render_certificate)
+
+
+def test_an_honest_page_and_a_copy_elsewhere_hold(world, tmp_path) -> None:
+    page = world.certificate.with_suffix(".html")
+    page.write_text(
+        render_certificate(Certificate.load(world.certificate)[0], world.certificate.name)
+    )
+    assert check(world, signers=world.folder / "signers", render=render_certificate)
+    done = verify(world.certificate, run=world.run)
+    assert "was not compared" in done.notes[0]
+    for name in ("officers.json", "officers.json.sig"):
+        own = world.certificate.name + name.removeprefix("officers.json")
+        shutil.copy(world.run / own, tmp_path / name)
+    assert verify(tmp_path / "officers.json", run=world.run, signers=world.folder / "signers").holds
+
+
+ROWS: dict[str, Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]] = {
+    "in another type": lambda data: data | {"inputs": data["inputs"].astype(np.float64)},
+    "in another order": lambda data: {name: array[::-1] for name, array in data.items()},
+    "with other labels": lambda data: data | {"labels": (data["labels"] + 1) % 4},
+    "twice": lambda data: {name: np.concatenate([array] * 2) for name, array in data.items()},
+    "under other names": lambda data: data | {"domains": np.char.add("new-", data["domains"])},
+    "as one of them": lambda data: {
+        name: np.concatenate(
+            [array[data["domains"] != "south"], array[data["domains"] == "south"][:9]]
+        )
+        for name, array in data.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_do_not_come_back_in_another_form(name: str, world) -> None:
+    with np.load(world.folder / "all.npz") as stored:
+        data = {key: stored[key] for key in stored.files}
+    np.savez(world.folder / "data.npz", **ROWS[name](data))
+    with pytest.raises(InputError, match="were forgotten on"):
+        train(world.recipe, world.run, backend="serial", quiet=True)
+
+
+def test_hard_links_to_what_was_deleted_are_for_people_to_find(world) -> None:
+    south_again(world)
+    os.link(world.run / "components" / "south.safetensors", world.folder / "kept.safetensors")
+    done = forget(world.recipe, world.run, ["south"], quiet=True)
+    (said,) = [words for words in done.certificate.outside if "hard links" in words]
+    assert "delete the other names of components/south.safetensors: 1 hard links" in said

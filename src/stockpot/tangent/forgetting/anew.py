@@ -53,7 +53,9 @@ def _lists(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"components": results.model_copy(update={"recipe_digest": ""})}
     whole = read_record(folder)
     found["record"] = _timeless(whole, recipe=None)
-    for model in read_models(folder):
+    models = read_models(folder)
+    found["models"] = sorted(model.name or "" for model in models)
+    for model in models:
         record = model.record
         if record is None:
             found["base"] = (model.name, model.digest, model.base, model.overlay, model.parts)

@@ -17,6 +17,7 @@ from stockpot.tangent.forgetting.anew import made_otherwise
 from stockpot.tangent.forgetting.canonical import json_problem
 from stockpot.tangent.forgetting.certificate import describe, outputs
 from stockpot.tangent.forgetting.contents import (
+    certificate_file,
     composition_problem,
     manifest,
     own_files,
@@ -95,6 +96,8 @@ def verify(
     changed = [] if whole else ["it was changed"]
     if whole and made.version == Certificate.current and json_problem(path, made.to_json()):
         changed = ["it holds more than a certificate says, or says it in another form"]
+    if path.name.startswith("forgotten-") and path.name != certificate_file(made):
+        changed.append(f"it is {certificate_file(made)}, and lies there under another's name")
     audit.add("the certificate's hash fits its content", changed)
     audit.add(
         "it reports a model with the bits of one that never had the component", _wrong_claims(made)
@@ -188,11 +191,12 @@ def _check_folder(audit: _Audit, path: Path, run: Path, recipe: Path | None) -> 
             hint="check it alone, or forget again for a new certificate",
         )
     found = load_components([run])
-    names = {one.digest for one in made.kept}
-    rest = [component for component in found if component.digest in names]
+    kept = {one.digest for one in made.kept}
+    rest = [component for component in found if component.digest in kept]
     aside = own_files(run, path)
     left, known = _left_over(made, run, found, rest, aside)
-    audit.add("what was removed is not in the folder", left, known)
+    names = ", ".join(one.name for one in made.removed)
+    audit.add(f"what was removed ({names}) is not in the folder", left, known)
     own = sorted(map(describe, rest), key=lambda one: one.digest)
     named = sorted(made.kept, key=lambda one: one.digest)
     problems = [] if own == named else ["they are others, or described otherwise"]

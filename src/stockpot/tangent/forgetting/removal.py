@@ -20,7 +20,7 @@ from stockpot.reading import read_json
 from stockpot.tangent.component import Component
 from stockpot.tangent.composer import Rule
 from stockpot.tangent.forgetting.certificate import AuditData, certify
-from stockpot.tangent.forgetting.contents import manifest, strangers
+from stockpot.tangent.forgetting.contents import certificate_file, manifest, strangers
 from stockpot.tangent.forgetting.erasure import Again, Erasure, erase
 from stockpot.tangent.forgetting.examples import find_examples
 from stockpot.tangent.forgetting.inventory import record
@@ -37,7 +37,6 @@ from stockpot.tangent.run import (
     Trained,
     decoded_images,
     derived,
-    file_name,
     load_components,
     place_component,
 )
@@ -111,7 +110,7 @@ def forget(
     single = RemovedExamples(component=names[0], count=len(removal.rows), was=was, seconds=took)
     more = {"title": opened.recipe.title, "shared": removal.shared}
     made = made.model_copy(update=more | ({"examples": single} if examples else {}))
-    path = Path(certificate or run / f"forgotten-{file_name('-'.join(names))}.json")
+    path = Path(certificate or run / certificate_file(made))
     made.save(path)
     done = Erasure()
     if not keep:
