@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import hmac
 import json
 import os
 import shutil
@@ -159,6 +160,12 @@ def below(folder: Path) -> list[Path]:
 
     walked = os.walk(folder, onerror=refuse)
     return sorted(Path(home) / name for home, *names in walked for name in chain(*names))
+
+
+def salted(salt: str, text: str) -> str:
+    """HMAC-SHA-256 of ``text`` keyed with ``salt`` (hex), the first 128 bits as hex: who has the
+    text can ask whether it is the one, and nobody can read it."""
+    return hmac.digest(bytes.fromhex(salt), text.encode(), "sha256").hex()[:32]
 
 
 def file_digest(path: Path) -> str:

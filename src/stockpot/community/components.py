@@ -37,7 +37,7 @@ def load_component(registry: Registry, contribution: Contribution) -> Component:
     manifest = registry.manifest(contribution.model)
     with tempfile.TemporaryDirectory(prefix="stockpot-component-") as scratch:
         path = Path(scratch) / "component.safetensors"
-        checkout(registry, manifest, path)
+        checkout(registry, manifest, path, withdrawn=True)
         return Component.load(path)
 
 
@@ -48,7 +48,7 @@ def stated_base(registry: Registry, contribution: Contribution) -> str | None:
     manifest = registry.manifest(contribution.model)
     with tempfile.TemporaryDirectory(prefix="stockpot-component-") as scratch:
         path = Path(scratch) / "component.safetensors"
-        checkout(registry, manifest, path)
+        checkout(registry, manifest, path, withdrawn=True)
         with open_checkpoint(path) as checkpoint:
             text = checkpoint.metadata.get(HEADER_KEY)
     record = parse_record(parse_json(text), manifest.name) if text else None

@@ -11,6 +11,8 @@ from stockpot.errors import InputError
 from stockpot.files import digest
 from stockpot.registry import Link, Registry, add
 from stockpot.registry.documents import Document, sealed
+from stockpot.registry.withdrawn import check_withdrawn
+from stockpot.registry.withdrawn import readmit as readmit_to
 
 SCHEMA = 1
 FINETUNE, COMPONENT = "finetune", "component"
@@ -60,12 +62,12 @@ def contribute(
     """Put a fine-tuning (or a tangent component) of a version of ``line`` up for review.
 
     ``base``: the version it was fine-tuned from, by default the newest. ``readmit``: take a tangent
-    component that was forgotten in the folder that it lies in. Weights with NaN or
-    infinity are refused here (``NonFiniteError``); the rest is for ``review``. Raises
+    component that was forgotten in the folder that it lies in, or withdrawn from here. Weights
+    with NaN or infinity are refused here (``NonFiniteError``); the rest is for ``review``. Raises
     ``InputError`` for a line or base that is not there.
     """
-    if _is_component(Path(model)) and not readmit:
-        _refuse_forgotten(Path(model))
+    if _is_component(Path(model)):
+        _refuse_forgotten(registry, Path(model), readmit)
     versions = [version["model"] for version in registry.line(line)]
     if not versions:
         raise InputError(
@@ -152,13 +154,23 @@ def _is_component(source: Path) -> bool:
         return {"component", "digest"} <= checkpoint.metadata.keys()
 
 
-def _refuse_forgotten(source: Path) -> None:
-    """``InputError`` for a tangent component that was forgotten in the folder of its run."""
+def _refuse_forgotten(registry: Registry, source: Path, take_back: bool) -> None:
+    """``InputError`` for a tangent component that was forgotten in the folder of its run, or
+    withdrawn from ``registry``, or was summed of one; with ``take_back`` it is welcome again."""
     from stockpot.tangent.component import Component
     from stockpot.tangent.forgetting.tombstones import Tombstones
+    from stockpot.tangent.lineage import content_digest
     from stockpot.tangent.run import run_of
+    from stockpot.tangent.summing import terms_of
 
+    component = Component.load(source)
+    terms = {str(term["digest"]) for term in terms_of(component)}
+    digests = {component.digest, content_digest(component), *terms}
+    if take_back:
+        readmit_to(registry, digests)
+        return
     folder = run_of(source)
     stones = Tombstones.read(folder if folder.is_dir() else folder.parent)
     if stones:
-        stones.check([Component.load(source)], folder)
+        stones.check([component], folder)
+    check_withdrawn(registry, component.task, digests)

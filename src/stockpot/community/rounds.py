@@ -21,6 +21,7 @@ from stockpot.community.review import last_review
 from stockpot.errors import InputError
 from stockpot.registry import Manifest, Registry, checkout
 from stockpot.registry.documents import Document
+from stockpot.registry.withdrawn import check_model
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ def accept(
     the line moves, and must hold on every task.
 
     Raises ``InputError`` for a contribution that was not reviewed, or refused (``force`` accepts it
-    all the same), that is in already, or where the new version is worse on a task than the one
-    before by more than the task's tolerance.
+    all the same), that is in already or was withdrawn, or where the new version is worse on a task
+    than the one before by more than the task's tolerance.
     """
     found = [find_contribution(registry, c) if isinstance(c, str) else c for c in chosen]
     if not found:
@@ -74,6 +75,8 @@ def accept(
         if turn.method == TANGENT
         for ident in turn.contributions
     ]
+    for each in (*earlier, *found):
+        check_model(registry, each.model)
     number = len(past.rounds) + 1
     made = combine(registry, line, number, before, found, method, parameters or {}, earlier=earlier)
     if meter is not None and meter.tasks and not force:

@@ -19,6 +19,7 @@ from stockpot.registry.parents import Guess, find_parents
 from stockpot.registry.registry import Registry, model_key
 from stockpot.registry.sketch import matrices, sketch
 from stockpot.registry.storing import Tally, marked_blobs, store_bytes, store_files
+from stockpot.registry.withdrawn import check_model
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def add(
         threads: tensors coded at a time; by default the cores.
 
     Raises ``CheckpointError`` for what cannot be read (``NonFiniteError`` for NaN), ``InputError``
-    for unknown parents, ``OutputError`` where the registry cannot be written.
+    for unknown parents or a model that was withdrawn, ``OutputError`` where the registry cannot be
+    written.
     """
     option = parse_option(lossy) if lossy else None
     with read_contents(model) as contents:
@@ -133,6 +135,7 @@ def _publish(registry: Registry, manifest: Manifest, tally: Tally, guess: Guess 
     """Everything is on the disk, and the manifest proved to be one that every reader can use,
     before it appears: that is the moment of adding.
     """
+    check_model(registry, manifest)
     content, ident = manifest.to_bytes(), manifest.id
     try:
         parse_manifest(content, ident)

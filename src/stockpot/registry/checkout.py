@@ -12,6 +12,7 @@ from stockpot.files import atomic_file, atomic_folder
 from stockpot.progress import progress
 from stockpot.registry.manifest import File, Manifest, StoredTensor
 from stockpot.registry.registry import Registry
+from stockpot.registry.withdrawn import check_model
 from stockpot.system import usable_cores
 
 
@@ -21,6 +22,7 @@ def checkout(
     output: str | Path,
     *,
     overwrite: bool = False,
+    withdrawn: bool = False,
     threads: int | None = None,
     quiet: bool = True,
 ) -> Manifest:
@@ -28,9 +30,12 @@ def checkout(
 
     ``output`` is a folder, or ``NAME.safetensors`` for the main weights alone where they are one
     file. Every tensor is checked against its hash. Raises ``CheckpointError`` for a damaged
-    registry and ``OutputError`` where the output exists or cannot be written.
+    registry, ``OutputError`` where the output exists or cannot be written, and ``InputError`` for a
+    model that was withdrawn, unless ``withdrawn``.
     """
     manifest = model if isinstance(model, Manifest) else registry.manifest(model)
+    if not withdrawn:
+        check_model(registry, manifest)
     output = Path(output)
     workers = max(1, threads if threads is not None else usable_cores())
     with (

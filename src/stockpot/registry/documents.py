@@ -33,8 +33,9 @@ _KEYS = {
     "reviews": r"reviews/[0-9a-f]{16}/[0-9]{6}\.json",
     "signatures": r"signatures/[0-9a-f]{64}/[0-9a-f]{16}\.json",
     "gc": r"gc/[0-9a-f]{32}\.json",
+    "tombstones": r"tombstones/[0-9a-f]{32}\.json",
 }
-DOCUMENTS = ("lines", "proposals", "reviews", "signatures", "gc")
+DOCUMENTS = ("lines", "proposals", "reviews", "signatures", "gc", "tombstones")
 """Folders of sealed documents."""
 
 
@@ -189,12 +190,23 @@ def _check_mark(key: str, value: Mapping[str, Any]) -> None:
         fields.hexadecimal(blob, "blobs")
 
 
+def _check_tombstone(key: str, value: Mapping[str, Any]) -> None:
+    if set(value) != {"schema", "salt", "known", "day"}:
+        raise ValueError(f"it has the fields {', '.join(sorted(value))[:200]}")
+    if key != f"tombstones/{fields.hexadecimal(value['salt'], 'salt', 32)}.json":
+        raise ValueError("its name is not its salt")
+    for known in fields.items(value["known"], "known"):
+        fields.hexadecimal(known, "known", 32)
+    fields.name(value["day"], "day")
+
+
 _CHECKS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
     "lines": _check_version,
     "proposals": _check_proposal,
     "reviews": _check_review,
     "signatures": _check_signature,
     "gc": _check_mark,
+    "tombstones": _check_tombstone,
 }
 
 

@@ -68,6 +68,7 @@ def deployable(composed: Composed, example: Any) -> nn.Module:
         module = _linearised(composed, example)
     else:
         module = _statistics(composed)  # type: ignore[arg-type]
+    module.eval()
     for rows in (example, _take(example, 1)):
         expected = composed.predict(rows).double()
         with torch.no_grad():

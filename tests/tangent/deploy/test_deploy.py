@@ -96,6 +96,7 @@ def fewer(inputs: Any, rows: int) -> Any:
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_a_module_with_a_state(name: str) -> None:
     composed, module, inputs = deployed(name)
+    assert not module.training
     assert gap(module(inputs), composed, inputs) < TINY
     assert gap(module(fewer(inputs, 2)), composed, fewer(inputs, 2)) < TINY
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}

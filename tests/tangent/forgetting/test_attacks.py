@@ -28,7 +28,7 @@ from stockpot.report.certificate import render_certificate
 from stockpot.tangent import Certificate, Component, aggregate, forget, train, verify
 from stockpot.tangent.forgetting.certificate import describe
 from stockpot.tangent.forgetting.contents import manifest, own_files
-from tests.tangent.forgetting.audited import World, rewrite, save_as
+from tests.tangent.forgetting.audited import World, rewrite, save_as, south_again
 
 Attack = Callable[[World], None]
 
@@ -353,6 +353,7 @@ def refit(world: World) -> None:
     rewrite(world.certificate, value)
 
 
+@pytest.mark.filterwarnings("ignore:.*hold what is passed over")
 @pytest.mark.parametrize("name", FOLDER)
 def test_nothing_hides_in_a_folder(name: str, world) -> None:
     FOLDER[name](world)
@@ -401,14 +402,6 @@ def test_blocks_that_cancel_are_told_by_training_anew(sums, tmp_path) -> None:
     assert not check(there, signers=there.folder / "signers")
     refit(there)
     assert not check(there, recipe=there.recipe, retrain=True)
-
-
-def south_again(world: World) -> World:
-    """The folder from before the removal, with all rows."""
-    shutil.rmtree(world.run)
-    shutil.copytree(world.stolen, world.run)
-    shutil.copy(world.folder / "all.npz", world.folder / "data.npz")
-    return world
 
 
 def sign(world: World, namespace: str = "forgetting@stockpot", key: str = "key") -> None:
@@ -523,6 +516,7 @@ CERTIFICATES: dict[str, Attack] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*hold what is passed over")
 @pytest.mark.parametrize("name", CERTIFICATES)
 def test_no_other_certificate_serves(name: str, world) -> None:
     CERTIFICATES[name](world)

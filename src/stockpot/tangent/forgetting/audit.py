@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +95,7 @@ def verify(
     made, whole = Certificate.load(path)
     audit = _Audit(made)
     changed = [] if whole else ["it was changed"]
-    if whole and made.version == Certificate.current and json_problem(path, made.to_json()):
+    if whole and made.version == Certificate.current and not _is_plain(path, made):
         changed = ["it holds more than a certificate says, or says it in another form"]
     if path.name.startswith("forgotten-") and path.name != certificate_file(made):
         changed.append(f"it is {certificate_file(made)}, and lies there under another's name")
@@ -118,6 +119,12 @@ def verify(
         notes=tuple(notes),
         words=tuple(words),
     )
+
+
+def _is_plain(path: Path, made: Certificate) -> bool:
+    """Whether a file holds a certificate and no more, indented as it was written or on one line."""
+    value = made.to_json()
+    return not json_problem(path, value) or read_text(path) == json.dumps(value)
 
 
 def _wrong_claims(made: Certificate) -> list[str]:

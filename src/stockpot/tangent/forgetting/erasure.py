@@ -87,7 +87,7 @@ def erase(
         _forget_component(run, path, digests, done)
     for entry in inventory:
         if entry.kind == "registry entry" and names & set(entry.shards):
-            _forget_entry(entry, done)
+            _forget_entry(entry, removed, done)
     _sweep(run, spared, done)
     _rewrite(run, names - {component.task for component in kept}, inventory, kept, fresh)
     return done
@@ -162,13 +162,17 @@ def _forget_composition(
     done.erased.append(Erased(path=entry.path, kind=entry.kind, action="rebuilt"))
 
 
-def _forget_entry(entry: Derived, done: Erasure) -> None:
-    """Take a model out of a registry on this machine, unless versions of a line were made of it."""
+def _forget_entry(entry: Derived, removed: Sequence[Component], done: Erasure) -> None:
+    """Take a model out of a registry on this machine, unless versions of a line were made of it; a
+    tombstone stays."""
     from stockpot.registry import Registry
+    from stockpot.registry.withdrawn import withdraw
 
     said = f"{entry.path}: {(entry.id or '')[:12]}"
+    digests = [component.digest for component in removed if component.task in entry.shards]
     try:
         with Registry(entry.path) as registry:
+            withdraw(registry, entry.id or "", *digests)
             registry.remove(entry.id or "")
         done.erased.append(Erased(path=said, kind=entry.kind, action="deleted"))
         done.outside.append(f"stockpot registry gc -r {entry.path}: blobs go only then")

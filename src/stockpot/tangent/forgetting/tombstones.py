@@ -6,7 +6,6 @@ ask whether it is the one.
 
 from __future__ import annotations
 
-import hmac
 import re
 import secrets
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stockpot.errors import InputError
-from stockpot.files import write_json
+from stockpot.files import salted, write_json
 from stockpot.reading import read_json
 from stockpot.results import ResultPart, VerbResults
 
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from stockpot.tangent.shards import Division
 
 TOMBSTONES = "tombstones.json"
-_DIGITS = 32
-_HASH = re.compile(rf"[0-9a-f]{{{_DIGITS}}}")
+_HASH = re.compile("[0-9a-f]{32}")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -159,11 +157,6 @@ class Tombstones:
             if known:
                 return stone
         return None
-
-
-def salted(salt: str, text: str) -> str:
-    """HMAC-SHA-256 of ``text`` keyed with ``salt`` (hex), the first 128 bits as hex."""
-    return hmac.digest(bytes.fromhex(salt), text.encode(), "sha256").hex()[:_DIGITS]
 
 
 def make_tombstone(
