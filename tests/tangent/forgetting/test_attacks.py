@@ -223,7 +223,8 @@ def record_of_a_kept_one(world: World) -> None:
 
 
 def recipe_of_the_models(world: World, value: dict[str, Any]) -> None:
-    value["models"][-1]["record"]["recipe"]["note"] = encoded(world)
+    record = value["models"][-1]["record"]
+    record["recipe"] = dict(sorted({**record["recipe"], "note": encoded(world)}.items()))
 
 
 def another_model(world: World, value: dict[str, Any]) -> None:

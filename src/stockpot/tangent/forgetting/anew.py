@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from stockpot.checkpoints import open_checkpoint
 from stockpot.files import file_digest
@@ -39,7 +38,7 @@ def made_otherwise(run: Path, fresh: Path, recipe: Path) -> list[str]:
     ]
 
 
-def _jobs(folder: Path) -> Iterable[tuple[Path, Any]]:
+def _jobs(folder: Path) -> Iterable[tuple[Path, tuple[str, str]]]:
     for path in sorted((folder / "work" / "jobs").glob("*/*")):
         content = file_digest(path)
         if path.name == "done.json":
@@ -48,9 +47,9 @@ def _jobs(folder: Path) -> Iterable[tuple[Path, Any]]:
         yield path, (path.name, content)
 
 
-def _lists(folder: Path) -> dict[str, Any]:
+def _lists(folder: Path) -> dict[str, object]:
     results = TangentResults.read(json.loads((folder / RESULTS).read_text(encoding="utf-8")))
-    found: dict[str, Any] = {"components": results.model_copy(update={"recipe_digest": ""})}
+    found: dict[str, object] = {"components": results.model_copy(update={"recipe_digest": ""})}
     whole = read_record(folder)
     found["record"] = _timeless(whole, recipe=None)
     models = read_models(folder)
@@ -71,5 +70,5 @@ def _lists(folder: Path) -> dict[str, Any]:
     return found | {"recipe": whole.recipe, "digest": results.recipe_digest}
 
 
-def _timeless(record: Record, **changes: Any) -> Record:
+def _timeless(record: Record, **changes: object) -> Record:
     return replace(record, versions={}, **changes)

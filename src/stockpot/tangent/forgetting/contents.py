@@ -30,7 +30,7 @@ from stockpot.tangent.forgetting.canonical import (
 from stockpot.tangent.forgetting.inventory import (
     INVENTORY,
     Derived,
-    inventory_json,
+    make_inventory,
     read_inventory,
 )
 from stockpot.tangent.forgetting.schema import Certificate
@@ -183,7 +183,7 @@ def _listing(run: Path, path: str, kept: Mapping[str, Component]) -> str:
     if path == INVENTORY:
         inventory = read_inventory(run)
         return _inventory_problem(run, inventory, kept) or json_problem(
-            file, inventory_json(inventory)
+            file, make_inventory(inventory).to_json()
         )
     if path == MODELS_NAME:
         models = read_models(run)
@@ -194,7 +194,7 @@ def _listing(run: Path, path: str, kept: Mapping[str, Component]) -> str:
     if path == FILE_NAME:
         return json_problem(file, read_record(run).to_json())
     stones = Tombstones.read(run)
-    return stones.problem() or json_problem(file, stones.to_json())
+    return stones.problem() or json_problem(file, stones.file.to_json())
 
 
 def _inventory_problem(

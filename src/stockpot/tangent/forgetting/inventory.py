@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from stockpot.files import write_json
 from stockpot.reading import read_json
@@ -29,7 +28,9 @@ class Derived(ResultPart):
     rule: str | None = None
 
 
-class _File(VerbResults):
+class Inventory(VerbResults):
+    """The file of what is noted."""
+
     derived: tuple[Derived, ...]
 
 
@@ -40,19 +41,19 @@ def read_inventory(run: Path) -> tuple[Derived, ...]:
         value = read_json(path)
     except FileNotFoundError:
         return ()
-    return _File.read(value, f"the contents of {path}").derived
+    return Inventory.read(value, f"the contents of {path}").derived
 
 
 def write_inventory(run: Path, derived: Iterable[Derived]) -> None:
     """Replace what is noted."""
-    write_json(run / INVENTORY, inventory_json(derived))
+    write_json(run / INVENTORY, make_inventory(derived).to_json())
 
 
-def inventory_json(derived: Iterable[Derived]) -> dict[str, Any]:
-    """What ``write_inventory`` writes, as a JSON value."""
+def make_inventory(derived: Iterable[Derived]) -> Inventory:
+    """What ``write_inventory`` writes."""
     unique = {(one.path, one.id, one.shards): one for one in derived}
     ordered = sorted(unique.values(), key=lambda one: (one.path, one.id or "", one.shards))
-    return _File(version=1, derived=tuple(ordered)).to_json()
+    return Inventory(version=1, derived=tuple(ordered))
 
 
 def record(run: Path, derived: Iterable[Derived]) -> None:

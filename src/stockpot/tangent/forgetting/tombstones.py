@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -52,7 +52,9 @@ class Tombstone(ResultPart):
         return salted(self.salt, text)
 
 
-class _File(VerbResults):
+class TombstonesFile(VerbResults):
+    """The file of all that was forgotten in one folder."""
+
     tombstones: tuple[Tombstone, ...]
 
 
@@ -83,15 +85,16 @@ class Tombstones:
             value = read_json(path)
         except FileNotFoundError:
             return cls()
-        return cls(_File.read(value, f"the contents of {path}").tombstones)
+        return cls(TombstonesFile.read(value, f"the contents of {path}").tombstones)
 
     def write(self, folder: Path) -> None:
         """Put them in ``folder``, whole or not at all."""
-        write_json(folder / TOMBSTONES, self.to_json())
+        write_json(folder / TOMBSTONES, self.file.to_json())
 
-    def to_json(self) -> dict[str, Any]:
+    @property
+    def file(self) -> TombstonesFile:
         """What ``write`` writes."""
-        return _File(version=1, tombstones=self.stones).to_json()
+        return TombstonesFile(version=1, tombstones=self.stones)
 
     def problem(self) -> str:
         """Why these are no tombstones as ``make_tombstone`` makes them; empty where they are."""
