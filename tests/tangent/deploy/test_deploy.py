@@ -21,6 +21,8 @@ from tests.tangent.core.tiny import Network, component, images
 from tests.tangent.statistics.tiny import composer, data
 
 TINY = 1e-5
+# What torch and onnxscript say about their own code.
+own_code = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 def timm_network(name: str, **options: Any) -> nn.Module:
@@ -124,6 +126,7 @@ def test_exported_and_read_again(name: str) -> None:
 
 
 @pytest.mark.slow
+@own_code
 @pytest.mark.parametrize("name", CASES)
 def test_compiled(name: str) -> None:
     composed, module, inputs = deployed(name)
@@ -131,6 +134,7 @@ def test_compiled(name: str) -> None:
 
 
 @pytest.mark.slow
+@own_code
 @pytest.mark.parametrize("name", CASES)
 def test_as_onnx(name: str) -> None:
     pytest.importorskip("onnxscript")
