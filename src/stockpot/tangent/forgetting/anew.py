@@ -51,7 +51,7 @@ def _lists(folder: Path) -> dict[str, object]:
     results = TangentResults.read(json.loads((folder / RESULTS).read_text(encoding="utf-8")))
     found: dict[str, object] = {"components": results.model_copy(update={"recipe_digest": ""})}
     whole = read_record(folder)
-    found["record"] = _timeless(whole, recipe=None)
+    found["record"] = replace(_timeless(whole), recipe=None)
     models = read_models(folder)
     found["models"] = sorted(model.name or "" for model in models)
     for model in models:
@@ -59,7 +59,7 @@ def _lists(folder: Path) -> dict[str, object]:
         if record is None:
             found["base"] = (model.name, model.digest, model.base, model.overlay, model.parts)
         elif model.source == HEAD:
-            found["head of all"] = (model.name, _timeless(record, recipe=None))
+            found["head of all"] = (model.name, replace(_timeless(record), recipe=None))
             found["head"] = record.recipe
         else:
             found[model.source] = (model.name, _timeless(record))
@@ -70,5 +70,5 @@ def _lists(folder: Path) -> dict[str, object]:
     return found | {"recipe": whole.recipe, "digest": results.recipe_digest}
 
 
-def _timeless(record: Record, **changes: object) -> Record:
-    return replace(record, versions={}, **changes)
+def _timeless(record: Record) -> Record:
+    return replace(record, versions={})
