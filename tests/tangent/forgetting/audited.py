@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -109,4 +110,11 @@ def south_again(world: World) -> World:
     shutil.rmtree(world.run)
     shutil.copytree(world.stolen, world.run)
     shutil.copy(world.folder / "all.npz", world.folder / "data.npz")
+    shutil.copy(world.folder / "before-sum.safetensors", world.folder / "sum.safetensors")
+    inventory = world.run / "inventory.json"
+    value = json.loads(inventory.read_text())
+    for one in value["derived"]:
+        if one["kind"] == "composition":  # of this folder, not of the one that it is a copy of
+            one["path"] = str(world.folder / "sum.safetensors")
+    write_json(inventory, value)
     return world

@@ -58,7 +58,7 @@ def test_forgetting_leaves_no_file_of_it_and_a_certificate_that_holds(copy) -> N
     names = [c["name"] for c in json.loads((out / "components.json").read_text())["components"]]
     assert names == ["east", "north"]
     said = run("verify", certificate, "--recipe", recipe, "--run", out, "--retrain", "-q")
-    assert said.count("holds") == 6
+    assert said.count("holds") == 8
     assert "FAILS" not in said
 
 

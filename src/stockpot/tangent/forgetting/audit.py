@@ -336,7 +336,7 @@ def _check_training(audit: _Audit, recipe: Path, run: Path, quiet: bool) -> None
     problems = [] if same else ["they have other bits: their data or the machine is another"]
     words = "training the rest anew gives the same components, bit by bit"
     audit.add(words, problems, ["against_retrained"])
-    audit.add("the folder holds what training leaves, and no more", otherwise)
+    audit.add("the folder has what training leaves, and no more", otherwise)
 
 
 def _check_signature(audit: _Audit, path: Path, signers: Path | None) -> str:
