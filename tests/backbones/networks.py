@@ -171,6 +171,16 @@ def text_folder(
     return folder
 
 
+def masked_folder(folder: Path, kind: str, **settings: Any) -> Path:
+    """The same as a masked language model, as most bases are published: its pooler is left out."""
+    import transformers
+
+    text_folder(folder, kind, **settings)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
 def write_tokenizer(folder: Path) -> None:
     """A tokenizer of whole words that needs no download."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors

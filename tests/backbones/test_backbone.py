@@ -17,7 +17,7 @@ from stockpot.backbones import BackboneSpec, Model, load_backbone, reestimate_ba
 from stockpot.backbones.names import strip_prefix
 from stockpot.checkpoints.torch_io import load_state, save_state
 from stockpot.errors import BackboneError, MissingDependencyError, StockpotError
-from tests.backbones.networks import cnn, text_folder, vit_folder
+from tests.backbones.networks import cnn, masked_folder, text_folder, vit_folder
 
 HERE = "tests.backbones.networks"
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
@@ -360,6 +360,31 @@ def test_weights_of_a_text_encoder_need_no_pooler(tmp_path: Path) -> None:
     backbone = load_backbone(spec, root=tmp_path)
     name = "encoder.layer.1.output.dense.weight"
     assert torch.equal(backbone.state()[name], state[f"bert.{name}"])
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet", "distilbert"])
+def test_a_masked_language_model_is_one_base(tmp_path: Path, kind: str) -> None:
+    """Its pooler is drawn at random by the library, at every load anew."""
+    folder = masked_folder(tmp_path / "base", kind)
+    specs = [BackboneSpec(kind="transformers", name=str(folder)) for _ in range(2)]
+    first, second = map(load_backbone, specs)
+    assert first.fingerprint == second.fingerprint
+    assert not any(name.startswith("pooler") for name in first.trainable)
+    if kind != "distilbert":
+        spec = specs[0].model_copy(update={"pooling": "pooler"})
+        with pytest.raises(BackboneError, match=r"lack 'pooler\.dense\.bias'"):
+            load_backbone(spec)
+
+
+def test_a_base_that_lacks_a_layer_is_refused_by_tensor(tmp_path: Path) -> None:
+    folder = text_folder(tmp_path / "base")
+    state = load_state(folder)
+    save_state(
+        folder / "model.safetensors",
+        {name: tensor for name, tensor in state.items() if "layer.1.output" not in name},
+    )
+    with pytest.raises(BackboneError, match=r"lack 'encoder.layer.1.output.LayerNorm.bias'"):
+        load_backbone(BackboneSpec(kind="transformers", name=str(folder)))
 
 
 def test_the_package_names_what_it_has_not() -> None:

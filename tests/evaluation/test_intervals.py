@@ -76,7 +76,7 @@ def test_overall_is_the_plain_mean_over_domains():
     estimate = paired_bootstrap(scores)["a"]
     assert estimate.overall.mean == 0.5
     assert estimate.domains["big"].low == pytest.approx(0.025 ** (1 / 900))
-    assert estimate.overall.low == pytest.approx(0.025 ** (1 / 100) / 2)
+    assert estimate.overall.low == pytest.approx(0.025 ** (1 / 900) / 2)
     assert estimate.overall.high == pytest.approx(1 - 0.025 ** (1 / 100) / 2)
 
 

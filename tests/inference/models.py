@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.backbones.networks import text_folder, vit_folder, write_tokenizer
+from tests.backbones.networks import masked_folder, text_folder, vit_folder, write_tokenizer
 
 DOMAINS = ("north", "east", "south")
 ODD = ("no: 1", 'y"es, ümläut')
@@ -87,6 +87,9 @@ def recipe(task: dict[str, Any], backbone: dict[str, Any]) -> dict[str, Any]:
 
 def base(folder: Path, kind: str) -> Path:
     """A transformers folder with a tiny random network."""
+    if kind.startswith("masked-"):
+        masked = kind.removeprefix("masked-")
+        return masked_folder(folder, masked, layers=2, width=16, spread=0.3)
     if kind in ("bert", "roberta", "mpnet", "distilbert"):
         return text_folder(folder, kind, layers=2, width=16, spread=0.3)
     if kind == "vit":

@@ -29,6 +29,8 @@ from tests.inference.models import SEVEN, SIZE, base, image_recipe, text_recipe
 CASES = {
     "bert": lambda folder: text_recipe(folder, "bert"),
     "roberta": lambda folder: text_recipe(folder, "roberta", SEVEN),
+    "masked-bert": lambda folder: text_recipe(folder, "masked-bert"),
+    "masked-roberta": lambda folder: text_recipe(folder, "masked-roberta"),
     "distilbert": lambda folder: text_recipe(folder, "distilbert", ()),
     "sentence": lambda folder: sentence_recipe(folder),
     "vit": lambda folder: image_recipe(folder, "vit"),
@@ -227,6 +229,8 @@ _PHOTOS = {"kind": "images", "path": "images"}  # at another size than the model
 CASES_TASK = {
     "bert": _TEXTS,
     "roberta": _TEXTS,
+    "masked-bert": _TEXTS,
+    "masked-roberta": _TEXTS,
     "distilbert": {**_TEXTS, "target": "regression"},
     "sentence": _TEXTS,
     "vit": _PHOTOS,

@@ -20,7 +20,14 @@ from stockpot.backbones.cut import Activations, Cut, cut_graph, cut_stack, find_
 from stockpot.backbones.names import adopt, check_shape
 from stockpot.backbones.pooling import choose_pooling
 from stockpot.backbones.preparation import Preparation, TextPreparation, Transform
-from stockpot.backbones.sources import Readout, Run, Source, build_source, read_tokens
+from stockpot.backbones.sources import (
+    Readout,
+    Run,
+    Source,
+    build_source,
+    is_pooler,
+    read_tokens,
+)
 from stockpot.backbones.spec import BackboneSpec
 from stockpot.checkpoints.torch_io import load_state
 from stockpot.errors import BackboneError
@@ -252,7 +259,7 @@ def _without_pooler(names: list[str], spec: BackboneSpec) -> list[str]:
     """Without the layers of transformers' models that only ``pooling: pooler`` reads."""
     if spec.kind != "transformers" or spec.pooling == "pooler":
         return names
-    return [name for name in names if name.partition(".")[0] != "pooler"]
+    return [name for name in names if not is_pooler(name)]
 
 
 def load_backbone(spec: BackboneSpec, *, root: Path | None = None, example: Any = None) -> Backbone:
@@ -276,6 +283,11 @@ def load_backbone(spec: BackboneSpec, *, root: Path | None = None, example: Any 
         required = _without_pooler(required, spec)
         found = adopt(given, own, required=required, source=str(path))
         source.network.load_state_dict(found, strict=False)
+    elif lacking := _without_pooler(list(source.missing), spec):
+        raise BackboneError(
+            f"the weights of '{spec.name}' lack '{lacking[0]}', which its config asks for",
+            hint="it would be drawn at random, and averages need one base",
+        )
     source.network.eval()
     if any(parameter.ndim == 4 for parameter in source.network.parameters()):
         source.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

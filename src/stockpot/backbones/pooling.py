@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stockpot.backbones.preparation import TextPreparation
-from stockpot.backbones.sources import Source, read_tokens
+from stockpot.backbones.sources import Source, is_pooler, read_tokens
 from stockpot.errors import BackboneError
 from stockpot.reading import parse_json, read_bytes
 
@@ -30,8 +30,9 @@ def choose_pooling(source: Source, batch: Any) -> str:
     if said is not None:
         return said
     texts = isinstance(source.preparation, TextPreparation)
-    for pooling in ("cls", "mean", "pooler"):
-        if not (texts and pooling == "pooler") and _opens_elsewhere(source, pooling, batch):
+    pooled = not texts and not any(map(is_pooler, source.missing))
+    for pooling in ("cls", "mean", *(["pooler"] if pooled else [])):
+        if _opens_elsewhere(source, pooling, batch):
             return pooling
     return "mean"
 

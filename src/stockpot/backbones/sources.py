@@ -49,7 +49,8 @@ class Source:
     """A network with how to call it (``run``), what to read from its output, and how to feed it.
 
     ``example_shape`` is that of one float input (C, H, W), None for texts or where unknown.
-    ``folder`` holds the configuration files that belong to the weights.
+    ``folder`` holds the configuration files that belong to the weights. ``missing``: tensors that
+    the weights lack; those of a pooler are 0.
     """
 
     network: nn.Module
@@ -59,6 +60,7 @@ class Source:
     example_shape: tuple[int, ...] | None = None
     feature_dim: int | None = None
     folder: Path | None = None
+    missing: tuple[str, ...] = ()
 
 
 def build_source(spec: BackboneSpec, root: Path) -> Source:
@@ -175,13 +177,15 @@ def _from_transformers(spec: BackboneSpec, root: Path) -> Source:
         _check_layers(folder)
     try:
         with _no_progress_bar(transformers):
-            network = _from_pretrained(transformers, name, spec.options, local=local)
+            network, missing = _from_pretrained(transformers, name, spec.options, local=local)
     except Exception as error:
         raise BackboneError(
             f"transformers cannot load '{spec.name}': {_first_line(error)}",
             hint="a folder needs config.json and model.safetensors",
         ) from error
     network = network.float()
+    for tensor in map(network.state_dict().get, filter(is_pooler, missing)):
+        tensor.zero_()  # drawn anew at every load, and a base has one set of weights
     readout = functools.partial(read_tokens, pooling=spec.pooling)
     config_folder = folder if local else _hub_folder(name)
     if network.main_input_name == "pixel_values":
@@ -190,12 +194,23 @@ def _from_transformers(spec: BackboneSpec, root: Path) -> Source:
         preparation = ArrayPreparation(spec.mean or mean, spec.std or std, size)
         shape = (int(getattr(network.config, "num_channels", 3)), size, size)
         return Source(
-            network, call_pixels, readout, preparation, example_shape=shape, folder=config_folder
+            network,
+            call_pixels,
+            readout,
+            preparation,
+            example_shape=shape,
+            folder=config_folder,
+            missing=missing,
         )
     tokenizer = _tokenizer(transformers, name, folder if local else None)
     longest = getattr(network.config, "max_position_embeddings", spec.max_length)
     text = TextPreparation(tokenizer, min(spec.max_length, longest))
-    return Source(network, call_text, readout, text, folder=config_folder)
+    return Source(network, call_text, readout, text, folder=config_folder, missing=missing)
+
+
+def is_pooler(name: str) -> bool:
+    """Whether a tensor belongs to the layers that make transformers' pooled output."""
+    return name.partition(".")[0] == "pooler"
 
 
 def _check_layers(folder: Path) -> None:
@@ -220,15 +235,25 @@ def _check_layers(folder: Path) -> None:
 
 def _from_pretrained(
     transformers: Any, name: str, options: Mapping[str, Any], *, local: bool
-) -> Any:
-    """The model, its encoded weights decoded: the library would need another one for that."""
+) -> tuple[Any, tuple[str, ...]]:
+    """The model, and the names of tensors that its weights lack.
+
+    Encoded weights are decoded: the library would need another one for that.
+    """
     if local and is_encoded(Path(name)):
         config = transformers.AutoConfig.from_pretrained(name, **options)
         del config.quantization_config
         with torch.device("meta"):
             kind = type(transformers.AutoModel.from_config(config))
-        return kind.from_pretrained(None, config=config, state_dict=load_state(name))
-    return transformers.AutoModel.from_pretrained(name, **options)
+        state = load_state(name)
+        network, loaded = kind.from_pretrained(
+            None, config=config, state_dict=state, output_loading_info=True
+        )
+    else:
+        network, loaded = transformers.AutoModel.from_pretrained(
+            name, **options, output_loading_info=True
+        )
+    return network, tuple(sorted(loaded["missing_keys"]))
 
 
 def _tokenizer(transformers: Any, name: str, folder: Path | None) -> Any:

@@ -12,8 +12,9 @@ What an interval covers. One *cell* is (held-out domain, trial); a trial trains 
 - Domains are fixed: the overall value is the plain mean over these domains, and the interval does
   not speak about domains that were not tested.
 
-- A share of right rows that is 0 or 1 in every domain has no scatter to redraw: its interval is
-  exact (Clopper and Pearson 1934).
+- Rows that (nearly) all agree have (nearly) no scatter to redraw. An interval reaches at least as
+  as rows of a kind that was not seen could move the mean (``unseen``); where all rows are right or
+  all wrong that is the exact interval of a share.
 
 The statistic is a mean of means, so each resample is the estimate plus (counts - 1) times each
 example's influence on it: one matrix product, exact where trials share their examples.
@@ -33,6 +34,7 @@ import numpy.typing as npt
 from stockpot.errors import InputError
 from stockpot.evaluation.crossed import Array, Cell, CrossedMean, crossed_difference, crossed_mean
 from stockpot.evaluation.metrics import METRICS
+from stockpot.evaluation.unseen import Stratum, largest_fall
 from stockpot.evaluation.wording import difference_words
 
 Ends = tuple[float, float]
@@ -94,6 +96,7 @@ def paired_bootstrap(
     seed: int = 0,
     metric: str = "accuracy",
     within: Ends = UNBOUNDED,
+    strata: Mapping[str, Sequence[Stratum]] | None = None,
 ) -> dict[str, Estimate]:
     """Intervals of every protocol and of its difference to ``baseline``.
 
@@ -103,6 +106,7 @@ def paired_bootstrap(
     identity of each example of a cell; without it trials of a domain share their examples, in the
     same order. Equal seeds give equal intervals. ``within``: the lowest and the highest value that
     the mean can have; no interval leaves them, and none of a difference what they allow.
+    ``strata``: of each domain, see ``Metric.strata``; without them shares of right rows have one.
 
     Raises ``InputError`` on an unknown baseline, a missing domain, or lengths that do not match.
     """
@@ -152,7 +156,11 @@ def paired_bootstrap(
             if measured[(name, None)].covers_trainings
             else "other examples of these domains, not other trainings",
         )
-    return {name: _exact(each, cells[name], level, metric) for name, each in result.items()}
+    if strata is None and metric == "accuracy":
+        strata, within = _shares_of_rows(cells), (0.0, 1.0)
+    if not strata:
+        return result
+    return {name: _reaching(each, strata, within, level) for name, each in result.items()}
 
 
 def _numbered(
@@ -220,39 +228,36 @@ def _interval(
     return bounded(mean.mean, *rows, within)
 
 
-def _exact(estimate: Estimate, own: Mapping[Cell, Array], level: float, metric: str) -> Estimate:
-    """With exact intervals for shares of rows that no redrawing changes."""
-    if metric != "accuracy":
-        return estimate
-    domains = {
-        where: _share({cell: line for cell, line in own.items() if cell[0] == where}, level) or each
-        for where, each in estimate.domains.items()
-    }
-    return replace(estimate, domains=domains, overall=_share(own, level) or estimate.overall)
+def _reaching(
+    estimate: Estimate, strata: Mapping[str, Sequence[Stratum]], within: Ends, level: float
+) -> Estimate:
+    """With intervals that hold what rows of a kind that was not seen could change."""
+
+    def reach(own: Interval, domains: Mapping[str, Interval]) -> Interval:
+        def fall(worst: float) -> float:
+            at_stake = [
+                Stratum(one.rows, one.weight * abs(each.mean - worst) / len(domains))
+                for where, each in domains.items()
+                for one in strata[where]
+            ]
+            return largest_fall(at_stake, (1 - level) / 2)
+
+        free = bounded(own.mean, fall(within[0]), fall(within[1]), within)
+        return Interval(own.mean, min(own.low, free.low), max(own.high, free.high))
+
+    domains = {where: reach(each, {where: each}) for where, each in estimate.domains.items()}
+    return replace(estimate, domains=domains, overall=reach(estimate.overall, estimate.domains))
 
 
-def _share(own: Mapping[Cell, Array], level: float) -> Interval | None:
-    """Where every domain's rows are all right or all wrong, else None.
-
-    A mean over ``k`` of D domains whose ``n`` rows or more are right is at least ``k / D`` times
-    the chance of which ``k n`` rows alike are as likely as the interval is to miss on one side: a
-    product of chances is largest, for its mean, where they agree.
-    Source: Clopper and Pearson (1934, "The use of confidence or fiducial limits").
-    """
-    ends: dict[str, set[float]] = {}
-    for (where, _), line in own.items():
-        ends.setdefault(where, set()).update((float(line.min()), float(line.max())))
-    if not all(values in ({0.0}, {1.0}) for values in ends.values()):
-        return None
-    rows, right = min(map(len, own.values())), sum(values == {1.0} for values in ends.values())
-
-    def least(count: int) -> float:
-        if count == 0:
-            return 0.0
-        return count / len(ends) * float(((1 - level) / 2) ** (1 / (count * rows)))
-
-    low, high = least(right), 1.0 - least(len(ends) - right)
-    return Interval(right / len(ends), round(low, 12), round(high, 12))
+def _shares_of_rows(cells: Mapping[str, Mapping[Cell, Array]]) -> dict[str, tuple[Stratum, ...]]:
+    """The rows of each domain as one stratum, where every score is 0 or 1; else none at all."""
+    rows: dict[str, int] = {}
+    for own in cells.values():
+        for (where, _), line in own.items():
+            if not np.isin(line, (0.0, 1.0)).all():
+                return {}
+            rows[where] = min(len(line), rows.get(where, len(line)))
+    return {where: (Stratum(count, 1.0),) for where, count in rows.items()}
 
 
 def _difference(interval: Interval, baseline: str, metric: str) -> Difference:

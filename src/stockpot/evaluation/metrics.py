@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stockpot.errors import InputError
-from stockpot.evaluation import row_values
+from stockpot.evaluation import row_values, unseen
+from stockpot.evaluation.unseen import Stratum
 
 Kind = Literal["classification", "regression"]
 Scores = npt.NDArray[np.float64]
@@ -38,6 +39,8 @@ class Metric:
         unit: what stands after a difference.
         formula, source: for the reference.
         check: raises where labels leave the metric undefined.
+        at_stake: rows of each class -> what all rows of a class, gone bad, take off the metric,
+            in parts of its range (see ``unseen``); None where that is not known.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Metric:
     decimals: int | None = 1
     unit: str = "points"
     check: Callable[[npt.NDArray[Any]], None] | None = None
+    at_stake: Callable[[npt.NDArray[np.int64]], Scores] | None = None
 
     def __post_init__(self) -> None:
         # So the sign of a score says nothing that its size does not: wording relies on it.
@@ -90,6 +94,16 @@ class Metric:
         """The metric on these examples, higher is better."""
         return float(self.row_scores(outputs, labels).mean())
 
+    def strata(self, labels: npt.NDArray[Any]) -> tuple[Stratum, ...]:
+        """The rows with these labels by class, with what each class can take off the metric; none
+        where that is not known.
+        """
+        if self.at_stake is None:
+            return ()
+        counts = np.unique(labels, return_counts=True)[1]
+        pairs = zip(counts.tolist(), self.at_stake(counts).tolist(), strict=True)
+        return tuple(Stratum(rows, weight) for rows, weight in pairs)
+
     def check_labels(self, labels: npt.NDArray[Any]) -> None:
         """Raise ``InputError`` where examples with these labels leave the metric undefined."""
         if self.check is not None:
@@ -99,7 +113,15 @@ class Metric:
 _C: Kind = "classification"
 _R: Kind = "regression"
 _DECLARED = [
-    Metric("accuracy", "accuracy", _C, row_values.accuracy, "share of rows that are right", ""),
+    Metric(
+        "accuracy",
+        "accuracy",
+        _C,
+        row_values.accuracy,
+        "share of rows that are right",
+        "",
+        at_stake=unseen.all_alike,
+    ),
     Metric(
         "balanced_accuracy",
         "balanced accuracy",
@@ -107,6 +129,7 @@ _DECLARED = [
         row_values.balanced_accuracy,
         "mean recall over the classes that have rows",
         "Brodersen et al. 2010",
+        at_stake=unseen.by_class,
     ),
     Metric(
         "macro_f1",
@@ -116,6 +139,7 @@ _DECLARED = [
         "mean over classes of 2 TP / (predicted + true); classes neither predicted nor true are "
         "left out",
         "van Rijsbergen 1979; [1911.03347](https://arxiv.org/abs/1911.03347)",
+        at_stake=unseen.by_f1,
     ),
     Metric(
         "auroc",
@@ -129,6 +153,7 @@ _DECLARED = [
         decimals=3,
         unit="of AUROC",
         check=row_values.check_classes,
+        at_stake=unseen.by_rank,
     ),
     Metric(
         "log_loss",
@@ -151,6 +176,7 @@ _DECLARED = [
         "sum over 15 bins of confidence of n_b / N times the absolute accuracy_b - confidence_b",
         "[1706.04599](https://arxiv.org/abs/1706.04599)",
         higher_is_better=False,
+        at_stake=unseen.all_alike,
     ),
     Metric(
         "r2",

@@ -122,27 +122,28 @@ def evaluate(
     done = predictor.predict(rows, batch_size=batch_size, device=device, quiet=quiet)
     outputs = dict(zip(positions.tolist(), done.outputs, strict=True))
 
-    def interval(cells: Mapping[tuple[str, int], np.ndarray]) -> Mapping[str, Interval]:
+    def intervals(rows: Mapping[str, np.ndarray]) -> Mapping[str, Interval]:
+        values = {
+            (name, 0): judge.row_values(np.stack([outputs[row] for row in own]), labels[own])
+            for name, own in rows.items()
+        }
         estimates = paired_bootstrap(
-            {"model": cells},
+            {"model": values},
             None,
             resamples=resamples,
             seed=seed,
             metric=judge.name,
             within=(judge.low, judge.high),
+            strata={name: judge.strata(labels[own]) for name, own in rows.items()},
         )
         return estimates["model"].domains
 
-    by_domain = {
-        (name, 0): judge.row_values(np.stack([outputs[row] for row in own]), labels[own])
-        for name, own in judged.rows.items()
-    }
     truth = labels[positions]
     return Evaluation(
         task=task.name,
         metric=judge.name,
-        value=interval({("all", 0): judge.row_values(done.outputs, truth)})["all"],
-        domains=interval(by_domain),
+        value=intervals({"all": positions})["all"],
+        domains=intervals(judged.rows),
         examples={name: len(own) for name, own in judged.rows.items()},
         also={name: METRICS[name].value(done.outputs, truth) for name in metrics_beside(judge)},
         trained_on=judged.trained_on,

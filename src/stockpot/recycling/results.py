@@ -338,18 +338,25 @@ def _table(recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]) 
         (name for name in ("soup_uniform", "erm", "linear_probe") if name in costs), None
     )
     bootstrap = partial(paired_bootstrap, resamples=recipe.resamples, seed=recipe.seed)
+    labels = {
+        column: data.labels[domain] for data in cells for domain, column in data.columns.items()
+    }
     estimates = {
-        each: bootstrap(own, metric=each.name, within=each.scores_within)
+        each: bootstrap(
+            own,
+            metric=each.name,
+            within=each.scores_within,
+            strata={where: each.strata(rows) for where, rows in labels.items()},
+        )
         for each, own in scores.items()
     }
-    labels = {name: PROTOCOLS[name].label for name in costs}
     compared = differences(
         trained,
         scores[metric],
         against,
         metric=metric.name,
         rows=judged_on(cells[0].cell.domains),
-        labels=labels,
+        labels={name: PROTOCOLS[name].label for name in costs},
     )
     rows = []
     for name, estimate in estimates[metric].items():
