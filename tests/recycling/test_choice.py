@@ -15,13 +15,16 @@ from stockpot.evaluation.claims import Claim
 from stockpot.evaluation.selection import Shortfall
 from stockpot.evaluation.wording import in_sentence
 from stockpot.recycling import recycle
+from stockpot.recycling.cells import held_out_sets, split_arguments
 from stockpot.recycling.choice import CandidateRow, KeptModel, preferred, shortfall
 from stockpot.recycling.kept import kept_line, kept_sentences
 from stockpot.recycling.metrics import read_metrics
 from stockpot.recycling.protocols import PROTOCOLS
+from stockpot.recycling.recipe import Recipe
 from stockpot.recycling.schema import RecycleResults
 from stockpot.report import write_report
-from stockpot.training.rows import read_outputs
+from stockpot.tasks import load_task, split_task
+from stockpot.training.rows import limit_task, read_outputs
 from tests.recycling.test_combine import make_rows, pool
 from tests.recycling.tiny import recipe, write_arrays
 
@@ -89,12 +92,15 @@ def test_the_reason_names_the_rules_that_decided(names: list[str], data: st.Data
             starts=float(data.draw(few)),
             steps=float(data.draw(few)),
             came_to_nothing=data.draw(st.booleans()) if index else False,
+            lost=data.draw(st.booleans()) if index else False,
         )
         for index, name in enumerate(names)
     ]
     kept = preferred(rows)
     reason = KeptModel(kept.protocol, "auto", names[0], kept.protocol, tuple(rows), ()).reason()
-    left = [row for row in rows if row.behind.mean <= 0.01 and not row.came_to_nothing]
+    near = [row for row in rows if row.behind.mean <= 0.01 and not row.came_to_nothing]
+    left = [row for row in near if not row.lost]
+    assert ("half of its lead" in reason) == (len(near) > len(left) > 1)
     assert kept in left
     if len(left) == 1:
         assert "and of those" not in reason
@@ -270,6 +276,7 @@ def check_kept(final: dict[str, Any]) -> None:
     best = max(real, key=lambda row: row["validation"])
     assert rows[final["best"]]["validation"] == best["validation"]
     level = [row for row in real if row["behind"]["mean"] <= row["behind"]["margin"]]
+    level = [row for row in level if not row["lost"]]
     assert final["protocol"] in {row["protocol"] for row in level}
     kept = rows[final["protocol"]]
     for row in level:
@@ -293,6 +300,42 @@ def test_auto_keeps_what_validation_says(tmp_path: Path) -> None:
     text = write_report(results, tmp_path / "report.html").read_text(encoding="utf-8")
     section = text.partition('id="h-choice"')[2].partition("</section>")[0]
     assert all(PROTOCOLS[name].label in section for name in names)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_on_few_validation_rows_nothing_that_lost_half_of_the_lead_is_kept(
+    tmp_path: Path, seed: int
+) -> None:
+    """Ten rows tell hardly anything apart, also what training has all but destroyed."""
+    asked = recipe(
+        tmp_path,
+        seed=seed,
+        training=training(learning_rate=[0.03, 0.3], limit_per_domain=25),
+        protocols=["linear_probe", "moving_average", "soup_uniform", "stock_periodic"],
+    )
+    done = recycle(asked, tmp_path / "out", root=tmp_path, backend="serial", quiet=True)
+    final = done.results.final
+    validation = by_hand(asked, tmp_path)
+    rows = {row.protocol: row for row in final.candidates}
+    constant = np.mean([np.bincount(own).max() / len(own) for own in validation])
+    best = rows[final.best].validation
+    assert sum(map(len, validation)) <= 12
+    for row in rows.values():
+        assert row.lost == (best > constant and row.validation < (best + constant) / 2)
+        assert not (row.level and row.lost)
+    assert not rows[final.protocol].lost
+
+
+def by_hand(asked: dict[str, Any], root: Path) -> list[np.ndarray]:
+    """Labels of the validation rows of the first cell, by domain."""
+    checked = Recipe.model_validate(asked)
+    task = load_task(checked.task, root=root, seed=checked.seed)
+    limit = checked.training.limit_per_domain
+    assert limit is not None
+    task = limit_task(task, limit, checked.seed)
+    (held_out,) = held_out_sets(checked, task.domains)
+    split = split_task(task, **split_arguments(checked, held_out, 0))
+    return [task.labels[rows] for rows in split.validation.values()]
 
 
 def test_wide_learning_rates(tmp_path: Path) -> None:

@@ -29,6 +29,11 @@ class Start:
     error: float
     constant: float
 
+    def halved(self, score: float) -> bool:
+        """Whether more than half of the lead over a constant answer is gone, where there is one."""
+        lead = self.score - self.constant
+        return lead > 0 and score < self.score - lead / 2
+
     def collapsed(self, score: float | None) -> bool:
         """Whether weights with this ``score`` have lost what the start had.
 

@@ -6,14 +6,15 @@ scores of their validation rows. Where a protocol used validation rows to choose
 coefficients, every row is scored by a model that was chosen on the other half of the rows
 (cross-fitting), so that whoever chooses most does not look best.
 
-The rule: a candidate is *level* with the best where the 95 % interval of their distance holds 0.
-Of the level ones is kept the one that chose least by validation, then an average
-of weights before one run or none, then the average of more runs, then of runs from more starts,
-then the one that takes the fewest training steps, then the first in the table. What validation
-cannot tell apart, a choice made by validation cannot have improved. All are trained already and
-cost the same to run; an average has less variance the more runs it holds and the less alike they
-are (Rame et al. 2022, arXiv:2205.09739, and 2023, arXiv:2212.10445: on five sets, averages of runs
-from different starts held up best on domains that nothing had seen).
+The rule: a candidate is *level* with the best where the 95 % interval of their distance holds 0,
+and where it has at least half of the best one's lead over a constant answer (accuracy or R2): on
+few rows that interval holds nearly everything. Of the level ones is kept the one that chose least by
+validation, then an average of weights before one run or none, then the average of more runs, then
+of runs from more starts, then the one that takes the fewest training steps, then the first in the
+table. What validation cannot tell apart, a choice made by validation cannot have improved. All are
+trained already and cost the same to run; an average has less variance the more runs it holds and
+the less alike they are (Rame et al. 2022, arXiv:2205.09739, and 2023, arXiv:2212.10445: on five
+sets, averages of runs from different starts held up best on domains that nothing had seen).
 
 A row *came to nothing* where its weights are the linear probe's to the bit: its runs diverged, or
 none got better than its start. It is no choice of its own then, and the linear probe stands for it:
@@ -35,6 +36,7 @@ import numpy as np
 
 from stockpot.errors import StockpotError
 from stockpot.evaluation.claims import VALIDATION, Claim, compare_all
+from stockpot.evaluation.collapse import Start, measure_start
 from stockpot.evaluation.crossed import Cell as Where
 from stockpot.evaluation.crossed import crossed_difference, numbered
 from stockpot.evaluation.selection import LEVEL, Shortfall
@@ -66,7 +68,8 @@ class CandidateRow:
     was chosen); ``decisions``: how many things it chose by validation; ``is_averaged``: it is the
     mean of different weights; ``runs``: how many different runs it holds, ``starts``: from how many
     different weights they started; ``steps``: training steps; all of them means over cells.
-    ``came_to_nothing``: its weights are the linear probe's.
+    ``came_to_nothing``: its weights are the linear probe's. ``lost``: more than half of the best
+    one's lead over a constant answer.
     """
 
     protocol: str
@@ -80,11 +83,17 @@ class CandidateRow:
     starts: float
     steps: float
     came_to_nothing: bool = False
+    lost: bool = False
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether validation rows can tell it from the best."""
+        return self.behind.mean > self.behind.margin + 1e-12
 
     @property
     def is_level(self) -> bool:
-        """Whether it is something, and validation cannot tell it from the best."""
-        return not self.came_to_nothing and self.behind.mean <= self.behind.margin + 1e-12
+        """Whether it is something, has not lost what the best has, and cannot be told from it."""
+        return not (self.came_to_nothing or self.lost or self.is_told_apart)
 
 
 Rule = Callable[[CandidateRow], float]
@@ -139,6 +148,9 @@ class KeptModel:
         best = "the best"
         if self.protocol != self.best:
             best += f", {in_sentence(PROTOCOLS[self.best].label)}"
+        near = [one for one in self.candidates if not (one.came_to_nothing or one.is_told_apart)]
+        if len(near) > len(level):
+            best += " and that have half of its lead over a constant answer"
         among = f"one of {len(level)} (of {real})"
         ruled = ", of these ".join(words for words, _ in narrowed(level))
         return f"{among} that validation cannot tell from {best}, and of those {ruled}"
@@ -199,6 +211,7 @@ def _candidates(rows: _Validation, names: Sequence[str]) -> tuple[tuple[Candidat
     means = {name: _mean(rows.scores(name)) for name in names}
     nothing = {name: rows.came_to_nothing(name) for name in names}
     best = max((name for name in names if not nothing[name]), key=lambda name: means[name])
+    start = rows.standing(best)
     candidates = [
         CandidateRow(
             protocol=name,
@@ -212,6 +225,7 @@ def _candidates(rows: _Validation, names: Sequence[str]) -> tuple[tuple[Candidat
             starts=rows.starts(name),
             steps=rows.steps(name),
             came_to_nothing=nothing[name],
+            lost=start.halved(rows.standing(name).score),
         )
         for name in names
     ]
@@ -239,6 +253,18 @@ class _Validation:
         if name not in self._scores:
             self._scores[name] = {where: self._read(name, where) for where in self.cells}
         return self._scores[name]
+
+    def standing(self, name: str) -> Start:
+        """Its accuracy or R2 beside a constant answer's, means over cells."""
+        measured = [
+            measure_start(
+                self._outputs(name, where),
+                {part: self.task.labels[rows] for part, rows in self.identities[where].items()},
+                self.task.kind,
+            )
+            for where in self.cells
+        ]
+        return Start(*np.mean([(one.score, one.error, one.constant) for one in measured], axis=0))
 
     def is_cross_fitted(self, name: str) -> bool:
         """Whether no row had a part in choosing what it scores."""
@@ -295,10 +321,13 @@ class _Validation:
             trainings=False,
         )
 
-    def _read(self, name: str, where: Where) -> dict[str, np.ndarray]:
+    def _outputs(self, name: str, where: Where) -> dict[str, np.ndarray]:
         folder = self.folders[self.cells[where].models[name]]
         file = folder / UNSEEN
-        outputs = read_outputs(file if file.is_file() else folder / "outputs.npz")
+        return read_outputs(file if file.is_file() else folder / "outputs.npz")
+
+    def _read(self, name: str, where: Where) -> dict[str, np.ndarray]:
+        outputs = self._outputs(name, where)
         return {
             part: score_rows(self.task, outputs[part], rows, self.metric)
             for part, rows in self.identities[where].items()

@@ -321,6 +321,7 @@ class CandidateResult(ResultPart):
     steps: float
     level: bool
     came_to_nothing: bool = False
+    lost: bool = False
 
 
 class RunCounts(ResultPart):
