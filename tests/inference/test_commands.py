@@ -310,6 +310,8 @@ def test_classes_are_matched_by_name(text: tuple[Path, np.ndarray], tmp_path: Pa
             done = stockpot.evaluate(model, task | {"classes": classes}, root=tmp_path)
             agreed = np.mean([a == b for a, b in zip(labels, right, strict=True)])
             assert done.value.mean == pytest.approx(agreed)
+            both = [one.mean for one in done.domains.values()]
+            assert done.over_domains.mean == pytest.approx(np.mean(both))
             assert done.examples == {"p": 2, "q": 1}
     write_table(tmp_path / "a.csv", label=["no: 1", "maybe", "maybe"], domain=["p", "p", "q"])
     (tmp_path / "task.yaml").write_text("kind: text\npath: a.csv\nallow_missing_classes: true\n")

@@ -191,7 +191,8 @@ def _scores(done: Evaluation) -> str:
         for name, interval in done.domains.items()
     ]
     if len(rows) > 1:
-        rows.insert(0, ("all", done.value, sum(done.examples.values()), done.any_trained_on))
+        about = sum(done.examples.values()), done.any_trained_on
+        rows = [("all", done.value, *about), ("mean", done.over_domains, *about), *rows]
     width = max(len(name) for name, *_ in rows)
     return "\n".join(
         f"{name:<{width}}  {done.metric} {own.mean:.4f}  ({own.low:.4f} to {own.high:.4f})  "

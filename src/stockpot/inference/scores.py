@@ -11,7 +11,7 @@ import numpy as np
 
 from stockpot.backbones.spec import BackboneSpec
 from stockpot.errors import InputError, TaskError
-from stockpot.evaluation.intervals import Interval, paired_bootstrap
+from stockpot.evaluation.intervals import Estimate, Interval, paired_bootstrap
 from stockpot.evaluation.metrics import METRICS, fitting_metric, metrics_beside
 from stockpot.inference.inputs import Inputs
 from stockpot.inference.judged import joined, judged_rows
@@ -31,7 +31,8 @@ class Asked(Recipe):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``value``: the metric over all rows with an interval; ``domains``: the same for each domain.
+    """``value``: the metric over all rows with an interval; ``domains``: the same for each domain;
+    ``over_domains``: their plain mean, which is what ``recycle`` reports.
 
     ``metric``: a name, by default "accuracy" (0 to 1) or "r2" (at most 1). ``also``: other metrics
     over all rows. ``examples``: rows of each domain. ``trained_on``: of each domain, whether these
@@ -42,6 +43,7 @@ class Evaluation:
     metric: str
     value: Interval
     domains: Mapping[str, Interval]
+    over_domains: Interval
     examples: Mapping[str, int]
     also: Mapping[str, float]
     trained_on: Mapping[str, bool | None]
@@ -62,6 +64,7 @@ class Evaluation:
             "trained_on": self.any_trained_on,
             "about": self.about,
             "also": dict(self.also),
+            "over_domains": self.over_domains.to_json(),
             "domains": {
                 name: {
                     **interval.to_json(),
@@ -122,7 +125,7 @@ def evaluate(
     done = predictor.predict(rows, batch_size=batch_size, device=device, quiet=quiet)
     outputs = dict(zip(positions.tolist(), done.outputs, strict=True))
 
-    def intervals(rows: Mapping[str, np.ndarray]) -> Mapping[str, Interval]:
+    def estimate(rows: Mapping[str, np.ndarray]) -> Estimate:
         values = {
             (name, 0): judge.row_values(np.stack([outputs[row] for row in own]), labels[own])
             for name, own in rows.items()
@@ -136,14 +139,15 @@ def evaluate(
             within=(judge.low, judge.high),
             strata={name: judge.strata(labels[own]) for name, own in rows.items()},
         )
-        return estimates["model"].domains
+        return estimates["model"]
 
-    truth = labels[positions]
+    truth, by_domain = labels[positions], estimate(judged.rows)
     return Evaluation(
         task=task.name,
         metric=judge.name,
-        value=intervals({"all": positions})["all"],
-        domains=intervals(judged.rows),
+        value=estimate({"all": positions}).overall,
+        domains=by_domain.domains,
+        over_domains=by_domain.overall,
         examples={name: len(own) for name, own in judged.rows.items()},
         also={name: METRICS[name].value(done.outputs, truth) for name in metrics_beside(judge)},
         trained_on=judged.trained_on,

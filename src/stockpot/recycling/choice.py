@@ -8,12 +8,12 @@ coefficients, every row is scored by a model that was chosen on the other half o
 
 The rule: a candidate is *level* with the best where the 95 % interval of their distance holds 0,
 and where it has at least half of the best one's lead over a constant answer (accuracy or R2): on
-few rows that interval holds nearly everything. Of the level ones is kept the one that chose least by
-validation, then an average of weights before one run or none, then the average of more runs, then
-of runs from more starts, then the one that takes the fewest training steps, then the first in the
-table. What validation cannot tell apart, a choice made by validation cannot have improved. All are
-trained already and cost the same to run; an average has less variance the more runs it holds and
-the less alike they are (Rame et al. 2022, arXiv:2205.09739, and 2023, arXiv:2212.10445: on five
+few rows that interval holds nearly everything. Of the level ones is kept the one that chose least
+by validation, then an average of weights before one run or none, then the average of more runs,
+then of runs from more starts, then the one that takes the fewest training steps, then the first in
+the table. What validation cannot tell apart, a choice made by validation cannot have improved. All
+are trained already and cost the same to run; an average has less variance the more runs it holds
+and the less alike they are (Rame et al. 2022, arXiv:2205.09739, and 2023, arXiv:2212.10445: on five
 sets, averages of runs from different starts held up best on domains that nothing had seen).
 
 A row *came to nothing* where its weights are the linear probe's to the bit: its runs diverged, or
