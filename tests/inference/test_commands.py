@@ -333,7 +333,9 @@ def test_evaluate_reads_a_recipe_and_prints_domains(
     assert value["mean"] == pytest.approx(float((expected.argmax(1) == truth).mean()))
     assert set(value["domains"]) == {"p", "q"}
     shown = run("evaluate", model, tmp_path / "recipe.yaml").stdout
-    assert [line.split()[0] for line in shown.splitlines()] == ["all", "p", "q"]
+    assert [line.split()[0] for line in shown.splitlines()] == ["all", "mean", "p", "q"]
+    mean = np.mean([one["mean"] for one in value["domains"].values()])
+    assert value["over_domains"]["mean"] == pytest.approx(mean)
     loss = stockpot.evaluate(model, tmp_path / "recipe.yaml", metric="log_loss")
     assert loss.value.mean == pytest.approx(-np.log(expected[[0, 1, 2], truth]).mean(), abs=1e-5)
     assert loss.also["accuracy"] == pytest.approx(value["mean"])

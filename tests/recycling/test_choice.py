@@ -287,6 +287,10 @@ def check_kept(final: dict[str, Any]) -> None:
 def test_auto_keeps_what_validation_says(tmp_path: Path) -> None:
     results = run(tmp_path, held_out="all")
     check_kept(results["final"])
+    for row in results["table"]:  # an ensemble of some cells is no single model
+        models = [m for cell in results["cells"] for m in cell["models"]]
+        own = [m["forward_cost"] for m in models if m["protocol"] == row["protocol"]]
+        assert row["forward_cost"] == max(own, default=1)
     assert [claim["against"] for claim in results["final"]["claims"]] == ["linear_probe", "single"]
     line = kept_line(read(results))
     assert line.startswith(f"kept: {results['final']['label']}, ")

@@ -1,6 +1,11 @@
 import re
 import xml.etree.ElementTree as ET
 
+import pytest
+
+from stockpot.evaluation.evidence import DEFAULTS
+from stockpot.evaluation.metrics import METRICS
+from stockpot.evaluation.wording import points
 from stockpot.recycling.schema import RecycleResults
 from stockpot.report import curves, scatter, tree, whiskers
 
@@ -75,6 +80,16 @@ def test_labels_of_the_scatter_do_not_overlap(results):
     for index, one in enumerate(boxes):
         for other in boxes[index + 1 :]:
             assert abs(one[1] - other[1]) > 8 or one[2] < other[0] or other[2] < one[0]
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
+def test_what_is_worth_averaging_has_the_unit_of_the_axis(results, metric):
+    results["task"]["metric"] = metric.name
+    drawn = scatter.diversity(read(results), "d", 1000, 340)
+    (needed,) = [note.text for note in positions(drawn, "note") if "or more" in note.text]
+    gain = points(DEFAULTS.ensemble_gain, metric=metric.name)
+    assert needed == f"worth averaging: {gain.removesuffix('.0')} {metric.unit} or more"
+    assert f"gain over the mean member, in {metric.unit}" in drawn
 
 
 def test_every_run_is_a_dot(results):

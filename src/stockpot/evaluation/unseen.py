@@ -49,7 +49,8 @@ def largest_fall(strata: Sequence[Stratum], error: float) -> float:
 
 def all_alike(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """What each class of ``counts`` rows can take off a mean over rows."""
-    return counts / counts.sum()
+    weights: npt.NDArray[np.float64] = counts / counts.sum()
+    return weights
 
 
 def by_class(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

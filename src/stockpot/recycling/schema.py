@@ -240,6 +240,7 @@ class TableRow(RowDifferences):
     """A protocol over all cells: score with interval, by domain, against the reference, and cost.
 
     ``also``: by the other metrics. ``covers``: what the interval says nothing about.
+    ``forward_cost``: of a prediction, in predictions of one model, in the cell with the most.
     """
 
     protocol: str

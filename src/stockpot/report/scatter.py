@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stockpot.evaluation.evidence import DEFAULTS
-from stockpot.evaluation.wording import label, unit
+from stockpot.evaluation.wording import label, points, unit
 from stockpot.recycling.schema import DiversityResult, RecycleResults, RunResult
 from stockpot.report import svg
 from stockpot.report.judged import judged
@@ -95,11 +95,11 @@ def diversity(results: RecycleResults, ident: str, width: float, height: float) 
         svg.line(left, rule, width - 10, rule, class_="rule"),
     ]
     taken: list[Box] = []
-    points, labels = [], []
+    dots, labels = [], []
     for row in rows:
         index = names.index(row.pool)
         x, y, y2 = across(row.ratio_error), up(row.ensemble_gain), up(row.gained)
-        points.append(
+        dots.append(
             svg.group(
                 svg.tooltip(f"{row.pool} runs, {row.cell}: ratio-error {row.numbers(metric)}"),
                 svg.line(x, y, x, y2, class_="stem"),
@@ -109,7 +109,8 @@ def diversity(results: RecycleResults, ident: str, width: float, height: float) 
             )
         )
         taken += [(x - 6, y - 6, x + 6, y + 6), (x - 6, y2 - 6, x + 6, y2 + 6)]
-    parts.append(_rule_label(left, width - 10, rule, taken))
+    needed = f"{points(DEFAULTS.ensemble_gain, metric=metric).removesuffix('.0')} {unit(metric)}"
+    parts.append(_rule_label(needed, left, width - 10, rule, taken))
     for row in rows if len(rows) <= 12 else _extremes(rows):
         x, y = across(row.ratio_error), up(row.gained)
         labels.append(_free_label(row.where, x, y, width, taken))
@@ -122,7 +123,7 @@ def diversity(results: RecycleResults, ident: str, width: float, height: float) 
         + "; ".join(f"{row.pool} {row.cell}: {row.numbers(metric)}" for row in rows[:16])
         + ".",
         *parts,
-        *points,
+        *dots,
         *labels,
     )
 
@@ -202,10 +203,10 @@ def _extremes(rows: list[_Pool]) -> list[_Pool]:
     return [*lost, ordered[-1]]
 
 
-def _rule_label(left: float, right: float, y: float, taken: list[Box]) -> str:
+def _rule_label(needed: str, left: float, right: float, y: float, taken: list[Box]) -> str:
     """Names the go / no-go line at the first place along it where no point is in the way."""
     boxes = []
-    for words in ("worth averaging: 3 points or more", "worth averaging", "3 points"):
+    for words in (f"worth averaging: {needed} or more", "worth averaging", needed):
         wide = svg.text_width(words, 11.5)
         starts = [right - wide, left + 6, *range(int(left) + 20, int(right - wide), 10)]
         boxes += [(words, (x, y - 15, x + wide, y - 2)) for x in starts]
