@@ -455,7 +455,7 @@ def test_numbers_on_rows_that_trained_the_model_are_labelled(
     both = ["--domain", "p", "--domain", "q", "--metric", "accuracy"]
     done = run("evaluate", model, tmp_path / "recipe.yaml", *both)
     lines = [line.split()[0] for line in done.stdout.splitlines() if line.endswith(", trained on")]
-    assert lines == ["all", "p"]
+    assert lines == ["all", "mean", "p"]
     assert "rows of 'p' trained the model, or chose it" in done.stderr
     value = json.loads(run("evaluate", model, tmp_path / "recipe.yaml", *both, "--json").stdout)
     assert value["trained_on"] is True

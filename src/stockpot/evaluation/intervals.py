@@ -142,8 +142,7 @@ def paired_bootstrap(
             for where, line in lines.items()
         }
     result = {}
-    for name in cells:
-        pair = (name, baseline)
+    for name, pair in ((name, (name, baseline)) for name in cells):
         result[name] = Estimate(
             by_domain[(name, None)],
             overall[(name, None)],
@@ -156,11 +155,9 @@ def paired_bootstrap(
             if measured[(name, None)].covers_trainings
             else "other examples of these domains, not other trainings",
         )
-    if strata is None and metric == "accuracy":
-        strata, within = _shares_of_rows(cells), (0.0, 1.0)
-    if not strata:
-        return result
-    return {name: _reaching(each, strata, within, level) for name, each in result.items()}
+    if strata is None:
+        strata, within = _shares_of_rows(cells, metric), (0.0, 1.0)
+    return _reaching(result, strata, within, level)
 
 
 def _numbered(
@@ -229,9 +226,17 @@ def _interval(
 
 
 def _reaching(
-    estimate: Estimate, strata: Mapping[str, Sequence[Stratum]], within: Ends, level: float
-) -> Estimate:
-    """With intervals that hold what rows of a kind that was not seen could change."""
+    estimates: Mapping[str, Estimate],
+    strata: Mapping[str, Sequence[Stratum]],
+    within: Ends,
+    level: float,
+) -> dict[str, Estimate]:
+    """With intervals that hold what rows of a kind that was not seen could change.
+
+    ``strata``: of each domain. As they are where nothing is known to be at stake.
+    """
+    if not any(strata.values()):
+        return dict(estimates)
 
     def reach(own: Interval, domains: Mapping[str, Interval]) -> Interval:
         def fall(worst: float) -> float:
@@ -245,12 +250,22 @@ def _reaching(
         free = bounded(own.mean, fall(within[0]), fall(within[1]), within)
         return Interval(own.mean, min(own.low, free.low), max(own.high, free.high))
 
-    domains = {where: reach(each, {where: each}) for where, each in estimate.domains.items()}
-    return replace(estimate, domains=domains, overall=reach(estimate.overall, estimate.domains))
+    return {
+        name: replace(
+            own,
+            domains={where: reach(each, {where: each}) for where, each in own.domains.items()},
+            overall=reach(own.overall, own.domains),
+        )
+        for name, own in estimates.items()
+    }
 
 
-def _shares_of_rows(cells: Mapping[str, Mapping[Cell, Array]]) -> dict[str, tuple[Stratum, ...]]:
+def _shares_of_rows(
+    cells: Mapping[str, Mapping[Cell, Array]], metric: str
+) -> dict[str, tuple[Stratum, ...]]:
     """The rows of each domain as one stratum, where every score is 0 or 1; else none at all."""
+    if metric != "accuracy":
+        return {}
     rows: dict[str, int] = {}
     for own in cells.values():
         for (where, _), line in own.items():

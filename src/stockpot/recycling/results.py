@@ -14,7 +14,7 @@ from pydantic import JsonValue, TypeAdapter
 from stockpot.evaluation.claims import Claim, compare_all
 from stockpot.evaluation.connectivity import barrier
 from stockpot.evaluation.crossed import Cell as Where
-from stockpot.evaluation.intervals import paired_bootstrap
+from stockpot.evaluation.intervals import Estimate, paired_bootstrap
 from stockpot.evaluation.metrics import METRICS, Kind, Metric, constant_answer
 from stockpot.execution import Job
 from stockpot.provenance import versions
@@ -337,19 +337,7 @@ def _table(recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]) 
     against = next(
         (name for name in ("soup_uniform", "erm", "linear_probe") if name in costs), None
     )
-    bootstrap = partial(paired_bootstrap, resamples=recipe.resamples, seed=recipe.seed)
-    labels = {
-        column: data.labels[domain] for data in cells for domain, column in data.columns.items()
-    }
-    estimates = {
-        each: bootstrap(
-            own,
-            metric=each.name,
-            within=each.scores_within,
-            strata={where: each.strata(rows) for where, rows in labels.items()},
-        )
-        for each, own in scores.items()
-    }
+    estimates = _estimates(recipe, cells, scores)
     compared = differences(
         trained,
         scores[metric],
@@ -381,6 +369,26 @@ def _table(recipe: Recipe, cells: Sequence[CellData], beside: Sequence[Metric]) 
             )
         )
     return rows
+
+
+def _estimates(
+    recipe: Recipe, cells: Sequence[CellData], scores: Mapping[Metric, Mapping[str, ByColumn]]
+) -> dict[Metric, dict[str, Estimate]]:
+    """Of every metric and protocol, over the table's columns."""
+    labels = {
+        column: data.labels[domain] for data in cells for domain, column in data.columns.items()
+    }
+    return {
+        metric: paired_bootstrap(
+            own,
+            resamples=recipe.resamples,
+            seed=recipe.seed,
+            metric=metric.name,
+            within=metric.scores_within,
+            strata={column: metric.strata(rows) for column, rows in labels.items()},
+        )
+        for metric, own in scores.items()
+    }
 
 
 def _protocols_of(recipe: Recipe, data: CellData) -> list[str]:
