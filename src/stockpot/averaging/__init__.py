@@ -8,6 +8,7 @@ from stockpot.extras import lazily
 
 if TYPE_CHECKING:
     from stockpot.averaging.callbacks import AverageCallback
+    from stockpot.averaging.lightning import LightningAverage
     from stockpot.averaging.live import ModuleAverage, RunningMean
     from stockpot.averaging.run import Averaged, average, plan_average
     from stockpot.averaging.shapes import (
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AverageCallback",
     "Averaged",
+    "LightningAverage",
     "ModuleAverage",
     "RunCheckpoint",
     "RunningMean",
@@ -37,6 +39,7 @@ __getattr__ = lazily(
     __name__,
     {
         "callbacks": "AverageCallback",
+        "lightning": "LightningAverage",
         "live": "ModuleAverage RunningMean",
         "run": "Averaged average plan_average",
         "shapes": "coefficients decay_coefficients ema_coefficients valley_coefficients",

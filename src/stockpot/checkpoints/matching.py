@@ -16,7 +16,6 @@ from pathlib import Path
 
 from stockpot.checkpoints.checkpoint import Checkpoint
 from stockpot.checkpoints.dtypes import Array
-from stockpot.checkpoints.experts import unfused
 from stockpot.checkpoints.header import TensorInfo
 
 Shape = tuple[int, ...]
@@ -85,9 +84,18 @@ def shapes_of(weights: Checkpoint) -> dict[str, Shape]:
     return {name: i.shape for name, i in weights.tensors.items() if not is_buffer(i)}
 
 
+def with_own_experts(models: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[str]]:
+    """Models that agree in how experts lie, as :func:`.experts.unfused`; most have none."""
+    if not any(".experts." in name for model in models for name in model.names):
+        return list(models), []
+    from stockpot.checkpoints.experts import unfused
+
+    return unfused(models)
+
+
 def match_names(models: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[str]]:
     """All models under the first one's names, and what was renamed in words."""
-    models, words = unfused(models)
+    models, words = with_own_experts(models)
     reference = shapes_of(models[0])
     matched = [models[0]]
     for model in models[1:]:

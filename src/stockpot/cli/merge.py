@@ -137,7 +137,6 @@ def merge_command(
     from stockpot.inspection.guarded import check_models, merge
     from stockpot.merging.job import aligned_spec
     from stockpot.merging.merge import read_spec
-    from stockpot.merging.transplant import transplanted_spec
 
     out = Output(json=as_json, quiet=quiet)
     if list_methods:
@@ -193,7 +192,11 @@ def merge_command(
         return
     if dry_run:
         spec = replace(spec, force=force)
-        _show_plan(out, spec if vocabulary is None else transplanted_spec(spec, vocabulary))
+        if vocabulary is not None:
+            from stockpot.merging.transplant import transplanted_spec
+
+            spec = transplanted_spec(spec, vocabulary)
+        _show_plan(out, spec)
         return
     if output is None:
         raise InputError("no output was given", hint="add -o FOLDER or -o FILE.safetensors")

@@ -66,7 +66,10 @@ def history(registry: Registry, line: str, *, whole: bool = True) -> History:
     """
     versions = registry.line(line)
     if not versions:
-        raise InputError(f"there is no line '{line}'")
+        raise InputError(
+            f"there is no line '{line}'",
+            hint="stockpot registry verify names entries that cannot be read",
+        )
     last = registry.last_version(line)
     start: str = versions[0]["model"]
     rounds: list[Round] = []

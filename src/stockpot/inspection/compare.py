@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stockpot.checkpoints import Checkpoint
-from stockpot.checkpoints.experts import unfused
-from stockpot.checkpoints.matching import Alignment, align, shapes_of
+from stockpot.checkpoints.matching import Alignment, align, shapes_of, with_own_experts
 from stockpot.errors import InputError
 from stockpot.inspection import verdict as judge
 from stockpot.inspection.layers import Measured, build_layer, matrices, total_deltas
@@ -95,7 +94,7 @@ def _compare(
     threads: int | None,
     quiet: bool,
 ) -> Inspection:
-    weights, _ = unfused(list(opened.values()))
+    weights, _ = with_own_experts(list(opened.values()))
     shapes = [shapes_of(each) for each in weights]
     wanted = _select(shapes[0], names)
     alignments = [align(shapes[0], shape) for shape in shapes]

@@ -28,7 +28,6 @@ from stockpot.merging.output import check_output, write_output
 from stockpot.merging.report import MergeReport
 from stockpot.merging.settings import Rule
 from stockpot.merging.sinks import MemorySink
-from stockpot.merging.transplant import transplanted_spec
 from stockpot.progress import progress
 
 if TYPE_CHECKING:
@@ -170,7 +169,11 @@ def _finished(spec: Spec, align: bool, vocabulary: Source | None) -> Spec:
             hint="stockpot.merging.write_adapter(load_recipe(...), ...)",
         )
     spec = aligned_spec(spec) if align else spec
-    return spec if vocabulary is None else transplanted_spec(spec, vocabulary)
+    if vocabulary is None:
+        return spec
+    from stockpot.merging.transplant import transplanted_spec
+
+    return transplanted_spec(spec, vocabulary)
 
 
 def read_spec(

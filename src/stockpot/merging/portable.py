@@ -9,10 +9,7 @@ from typing import Any
 from stockpot.checkpoints import Checkpoint
 from stockpot.errors import InputError
 from stockpot.merging.job import AdaptedSource, AlignedSource, SelfPlanned, Source, Spec
-from stockpot.merging.mergekit.mixture import mixture_from_json
-from stockpot.merging.mergekit.recipe import recipe_from_json
 from stockpot.merging.settings import Rule
-from stockpot.merging.transplant import Transplant
 
 
 def spec_to_json(spec: Spec) -> dict[str, Any]:
@@ -56,8 +53,16 @@ def spec_from_json(value: Mapping[str, Any]) -> Spec:
 def layout_from_json(value: Mapping[str, Any]) -> SelfPlanned:
     """The recipe of mergekit's, mergekit-moe's or a transplant that ``to_json`` was asked of."""
     if "transplant" in value:
+        from stockpot.merging.transplant import Transplant
+
         return Transplant(value["transplant"])
-    return mixture_from_json(value) if "experts" in value else recipe_from_json(value)
+    if "experts" in value:
+        from stockpot.merging.mergekit.mixture import mixture_from_json
+
+        return mixture_from_json(value)
+    from stockpot.merging.mergekit.recipe import recipe_from_json
+
+    return recipe_from_json(value)
 
 
 def stamps(value: Any) -> list[Any]:

@@ -42,7 +42,6 @@ from stockpot.merging.job import Source, Spec, aligned_spec, dtype_code
 from stockpot.merging.method import Method, get_method
 from stockpot.merging.parameters import PerModel
 from stockpot.merging.settings import Rule, Settings
-from stockpot.merging.transplant import transplanted_spec
 from stockpot.merging.yaml_file import YamlFile, resolve_source
 from stockpot.yaml_lines import Location
 
@@ -129,6 +128,8 @@ def _finished(file: YamlFile, spec: Spec, table: Mapping[str, Any], place: Locat
         return spec
     spec = aligned_spec(spec) if align else spec
     if donor is not None:
+        from stockpot.merging.transplant import transplanted_spec
+
         spec = transplanted_spec(spec, resolve_source(donor, file.path.parent))
     return replace(spec, rank=rank)
 

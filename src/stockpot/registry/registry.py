@@ -48,12 +48,19 @@ _DEEPEST = 32
 _NO_FILE = (errno.ELOOP, errno.EINVAL, errno.ENXIO)
 
 
+_PASSING = {
+    *(errno.ENOSPC, errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT),
+}
+
+
 @dataclass(frozen=True)
 class Unusable:
     """An entry that is left aside, and why.
 
     ``state``: "damaged" (also: holding what none of its kind may), "newer" (written by a newer
-    stockpot) or "stray" (a file that is no entry).
+    stockpot), "unreadable" (the system refuses to read it now: it may be sound) or "stray" (a file
+    that is no entry).
     """
 
     key: str
@@ -500,4 +507,9 @@ def _unusable(key: str, error: Exception) -> Unusable:
     if isinstance(error, FileNotFoundError):
         return Unusable(key, "damaged", "it is gone, or a link to nothing")
     said = error.message if isinstance(error, StockpotError) else str(error)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__
+    if cause is not None and cause.errno in _PASSING:
+        return Unusable(key, "unreadable", said)
     return Unusable(key, "newer" if isinstance(error, NewerError) else "damaged", said)

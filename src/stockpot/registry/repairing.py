@@ -29,8 +29,9 @@ def repair(registry: Registry, *, dry_run: bool = False, quiet: bool = True) -> 
 
     Nothing is destroyed: what is moved lies under its own path in the folder ``quarantine``, and
     keeps the blobs that it names until it is deleted there. A model with a damaged blob can be
-    added again afterwards. Entries of a newer schema stay. Raises ``StockpotError`` where others
-    are writing. ``dry_run`` changes nothing and says what would be moved.
+    added again afterwards. Entries of a newer schema, and those that the system refuses to read,
+    stay. Raises ``StockpotError`` where others are writing. ``dry_run`` changes nothing and says
+    what would be moved.
     """
     store = registry.store
     if dry_run:
@@ -50,7 +51,7 @@ def repair(registry: Registry, *, dry_run: bool = False, quiet: bool = True) -> 
 
 
 def _to_move(registry: Registry, quiet: bool) -> list[Unusable]:
-    aside = [entry for entry in registry.quarantine() if entry.state != "newer"]
+    aside = [entry for entry in registry.quarantine() if entry.state not in ("newer", "unreadable")]
     lost = {entry.key for entry in aside}
     state = verify(registry, index=False, quiet=quiet)
     present = set(registry.store.keys("blobs"))

@@ -73,7 +73,7 @@ def test_other_files_are_refused(model, tmp_path) -> None:
     with pytest.raises(CheckpointError, match="no component"):
         Component.load(path)
     made = component(model, "a")
-    about = made._describe()
+    about = made.description
     for text, words in (
         ("[]", "cannot be read"),
         ("{", "cannot be read"),

@@ -187,7 +187,7 @@ def test_components_of_older_versions_fit(tmp_path) -> None:
     """They do not say what their base computed: then nothing is held against it."""
     old = replace(made(Plain()), function={})
     path = old.save(tmp_path / "old.safetensors")
-    assert '"format":1' in Component.load(path)._describe()
+    assert '"format":1' in Component.load(path).description
     AverageComposer(TangentModel(Plain())).compose([Component.load(path), made(Plain(), task="y")])
 
 

@@ -75,6 +75,23 @@ class Reasons:
         return tuple(words)
 
 
+def _described(measured: bool, untrained: bool, reasons: tuple[str, ...]) -> tuple[str, ...]:
+    first = ("measured on this task",) if measured else ()
+    return (*first, *(("never trained: its weights are noise",) if untrained else ()), *reasons)
+
+
+def _chances(
+    settings: PosteriorSettings, location: Array, deviation: Array, measured: Mask
+) -> Array:
+    """P(best) ``(n,)``, over how sharp the forecasts of old tasks were."""
+    spreads = [
+        (np.where(measured, deviation, deviation * factor), weight)
+        for factor, weight in settings.sharpness
+    ]
+    parts = [weight * probability_best(location, spread, _POINTS) for spread, weight in spreads]
+    return np.asarray(np.sum(parts, axis=0))
+
+
 def make_ranking(
     settings: PosteriorSettings,
     names: list[str],
@@ -111,12 +128,8 @@ def make_ranking(
     scores, best_score, worst_score = (
         ndtri((count - r + 0.5) / count) for r in (ranks, best_rank, worst_rank)
     )
-    chance = np.zeros(count)
-    for factor, weight in settings.sharpness:
-        spread = np.where(measured, deviation, deviation * factor)
-        chance[~untrained] += weight * probability_best(
-            location[~untrained], spread[~untrained], _POINTS
-        )
+    chance, trained = np.zeros(count), ~untrained
+    chance[trained] = _chances(settings, location[trained], deviation[trained], measured[trained])
     chance = beside_untrained(chance, untrained, doubt)
 
     def in_units(index: int) -> Interval | None:
@@ -129,6 +142,7 @@ def make_ranking(
         return Interval(ends[0], min(ends), max(ends))
 
     order = np.argsort(-location, kind="stable")
+    unit = float("nan") if metric is None else metric[3]
     standings = tuple(
         Standing(
             names[i],
@@ -138,13 +152,8 @@ def make_ranking(
             float(chance[i]),
             bool(measured[i]),
             bool(untrained[i]),
-            (
-                *(("measured on this task",) if measured[i] else ()),
-                *(("never trained: its weights are noise",) if untrained[i] else ()),
-                *reasons[i],
-            ),
+            _described(bool(measured[i]), bool(untrained[i]), reasons[i]),
         )
         for i in order
     )
-    unit = float("nan") if metric is None else metric[3]
     return Ranking(standings, tuple(evidence), location[order], deviation[order], unit, doubt)
