@@ -24,7 +24,7 @@ from stockpot.evaluators.function import load_in_place
 from stockpot.evaluators.scratch import ScratchFolder
 from stockpot.files import cache_folder
 from stockpot.merging import merge
-from stockpot.soups.blend import BlendMaker
+from stockpot.soups.blend import Blends
 from stockpot.soups.engine import SoupEngine
 
 ROWS = 256
@@ -42,7 +42,7 @@ def main() -> None:
     started = time.perf_counter()
     engine = SoupEngine([open_checkpoint(state) for state in states], base)
     print(f"differences of {arguments.models} models: {time.perf_counter() - started:.2f} s, once")
-    blends = BlendMaker([str(i) for i in range(engine.count)], len(engine.changes), has_base=True)
+    blends = Blends([str(i) for i in range(engine.count)], len(engine.changes), has_base=True)
     draws = np.random.default_rng(0)
 
     def candidate():

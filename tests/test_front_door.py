@@ -316,6 +316,19 @@ def imported() -> list[tuple[str, str]]:
     return sorted(found)
 
 
+@pytest.mark.parametrize(
+    "script", sorted(ROOT.glob("benchmarks/**/*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_benchmarks_import_what_is_there(script: Path) -> None:
+    """Types and tests do not see them: a name that is gone would be noticed on the day of a run."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "stockpot":
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                assert hasattr(module, alias.name) or find_spec(submodule) is not None, submodule
+
+
 @pytest.mark.parametrize(("package", "name"), imported())
 def test_what_docs_import_is_public(package: str, name: str) -> None:
     module = importlib.import_module(package)
