@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from stockpot.errors import OutputError
+from stockpot.errors import InputError, OutputError
 from stockpot.system import ASIDE, exchange, is_dead, process_mark, sync
 
 _REASONS = {
@@ -152,11 +152,14 @@ def digest(value: Any) -> str:
 def below(folder: Path) -> list[Path]:
     """All files, links and folders below a folder, sorted; links are not followed.
 
-    Raises ``OSError`` where a folder cannot be listed, which ``rglob`` leaves out in silence.
+    Raises ``InputError`` where a folder cannot be listed, which ``rglob`` leaves out in silence.
     """
 
     def refuse(error: OSError) -> None:
-        raise error
+        raise InputError(
+            f"{error.filename} cannot be listed: {error.strerror}",
+            hint="give yourself the right to read it, or leave it out",
+        ) from error
 
     walked = os.walk(folder, onerror=refuse)
     return sorted(Path(home) / name for home, *names in walked for name in chain(*names))

@@ -24,6 +24,7 @@ from stockpot.community import (  # noqa: E402
     review,
 )
 from stockpot.community.measuring import Meter  # noqa: E402
+from stockpot.community.tasks import MaintainerTask  # noqa: E402
 from stockpot.errors import InputError, NonFiniteError, StockpotError  # noqa: E402
 from stockpot.registry import checkout  # noqa: E402
 from stockpot.registry.checking import verify  # noqa: E402
@@ -38,6 +39,7 @@ class Blind:
     """Worse for all weights but those of the base."""
 
     name, tolerance = "seen", 0.05
+    holds, limit = MaintainerTask.holds, MaintainerTask.limit
 
     def __init__(self, base: State) -> None:
         self.base = base
@@ -52,6 +54,7 @@ class Hill:
     """Good at both ends, bad in between."""
 
     name, tolerance = "hill", 1.0
+    holds, limit = MaintainerTask.holds, MaintainerTask.limit
 
     def __init__(self, *ends: float) -> None:
         self.ends = ends

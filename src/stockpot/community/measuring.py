@@ -120,24 +120,6 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def holds(task: MaintainerTask | MaintainerSuite, estimate: Estimate) -> bool:
-    """Whether a candidate loses no more than the task allows: beyond chance by a task's tolerance,
-    all over the interval by an evaluator's."""
-    gap = estimate.difference
-    if gap is None:
-        return True
-    if isinstance(task, MaintainerSuite):
-        return gap.low >= -task.lose_at_most - 1e-12
-    return not (gap.mean < -task.tolerance and gap.high < 0.0)
-
-
-def limit_of(task: MaintainerTask | MaintainerSuite) -> str:
-    """What may be lost, in words."""
-    if isinstance(task, MaintainerSuite):
-        return f"{task.lose_at_most:.1%} may be lost with 95 % confidence"
-    return f"tolerance {task.tolerance:.1%}"
-
-
 def fall(lambdas: list[float], values: list[Scores]) -> float:
     """Barrier of the mean score along a line of models."""
     return barrier(lambdas, [float(each.mean()) for each in values])

@@ -30,7 +30,7 @@ from stockpot.community.contribution import (
     contributions,
     find_contribution,
 )
-from stockpot.community.measuring import Meter, fall, holds, limit_of, task_json
+from stockpot.community.measuring import Meter, fall, task_json
 from stockpot.community.suites import MaintainerSuite
 from stockpot.community.tasks import MaintainerTask
 from stockpot.errors import (
@@ -337,11 +337,9 @@ def _measure(
             words = (
                 f"alone {way[-1].mean():.1%}, {how} the current version "
                 f"{estimate.overall.mean:.1%}: {gap.mean:+.1%} ({gap.low:+.1%} to {gap.high:+.1%}; "
-                f"{limit_of(task)})"
+                f"{task.limit})"
             )
-            checks.append(
-                Check(f"task {task.name}", holds(task, estimate), words, task_json(estimate))
-            )
+            checks.append(Check(f"task {task.name}", task.holds(gap), words, task_json(estimate)))
     return checks
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from stockpot.community.combining import TANGENT, Round, check_members, combine
 from stockpot.community.contribution import Contribution, KnownContributions, find_contribution
 from stockpot.community.history import history, measured
-from stockpot.community.measuring import Meter, holds, limit_of
+from stockpot.community.measuring import Meter
 from stockpot.community.review import last_review
 from stockpot.errors import InputError
 from stockpot.registry import Manifest, Registry, checkout
@@ -114,12 +114,12 @@ def _check_holds(registry: Registry, made: Manifest, before: str, meter: Meter) 
             estimate = meter.against(
                 task, (made.digest, place / "new"), (old.digest, place / "old")
             )
-            if not holds(task, estimate):
-                gap = estimate.difference
-                assert gap is not None
+            gap = estimate.difference
+            assert gap is not None
+            if not task.holds(gap):
                 raise InputError(
                     f"the new version loses {-gap.mean:.1%} on the task '{task.name}' "
-                    f"({gap.low:+.1%} to {gap.high:+.1%}; {limit_of(task)}): "
+                    f"({gap.low:+.1%} to {gap.high:+.1%}; {task.limit}): "
                     "the line stays where it is",
                     hint="accept fewer contributions, or combine them by another method",
                 )

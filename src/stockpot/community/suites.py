@@ -12,6 +12,7 @@ from pydantic import Field
 from stockpot.checkpoints import open_checkpoint
 from stockpot.declared import Declared
 from stockpot.errors import EvaluationError, InputError
+from stockpot.evaluation import Interval
 from stockpot.evaluators.contract import Evaluator, Scores
 from stockpot.evaluators.spec import Constraint, load_evaluator
 
@@ -62,6 +63,15 @@ class MaintainerSuite(Declared):
                 f"task '{self.name}': a score of {worst:g}, expected scores between 0 and 1"
             )
         return scores
+
+    def holds(self, gap: Interval) -> bool:
+        """Whether a difference to the current version is above the limit all over its interval."""
+        return gap.low >= -self.lose_at_most - 1e-12
+
+    @property
+    def limit(self) -> str:
+        """What may be lost, in words."""
+        return f"{self.lose_at_most:.1%} may be lost with 95 % confidence"
 
     def _opened(self) -> tuple[Evaluator, tuple[Constraint, ...]]:
         root = Path(self.root)

@@ -21,6 +21,7 @@ from stockpot.yaml_lines import load_with_lines
 
 if TYPE_CHECKING:
     from stockpot.community.suites import MaintainerSuite
+    from stockpot.evaluation import Interval
 
 Scores = NDArray[np.float64]
 
@@ -85,6 +86,15 @@ class MaintainerTask(Declared):
             kind=task.kind,
         )
         return correct(parts[2] @ weight.T + bias, task.labels[tested], task.kind)
+
+    def holds(self, gap: Interval) -> bool:
+        """Whether a difference to the current version is no loss beyond tolerance and chance."""
+        return not (gap.mean < -self.tolerance and gap.high < 0.0)
+
+    @property
+    def limit(self) -> str:
+        """What may be lost, in words."""
+        return f"tolerance {self.tolerance:.1%}"
 
     def _backbone(self, folder: Path) -> Any:
         from stockpot.backbones import BackboneSpec

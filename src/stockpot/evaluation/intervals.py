@@ -13,8 +13,8 @@ What an interval covers. One *cell* is (held-out domain, trial); a trial trains 
   not speak about domains that were not tested.
 
 - Rows that (nearly) all agree have (nearly) no scatter to redraw. An interval reaches at least as
-  as rows of a kind that was not seen could move the mean (``unseen``); where all rows are right or
-  all wrong that is the exact interval of a share.
+  far as rows of a kind that was not seen could move the mean (``unseen``); where all rows are
+  right or all wrong that is the exact interval of a share.
 
 The statistic is a mean of means, so each resample is the estimate plus (counts - 1) times each
 example's influence on it: one matrix product, exact where trials share their examples.
@@ -142,7 +142,8 @@ def paired_bootstrap(
             for where, line in lines.items()
         }
     result = {}
-    for name, pair in ((name, (name, baseline)) for name in cells):
+    for name in cells:
+        pair = (name, baseline)
         result[name] = Estimate(
             by_domain[(name, None)],
             overall[(name, None)],
@@ -155,9 +156,8 @@ def paired_bootstrap(
             if measured[(name, None)].covers_trainings
             else "other examples of these domains, not other trainings",
         )
-    if strata is None:
-        strata, within = _shares_of_rows(cells, metric), (0.0, 1.0)
-    return _reaching(result, strata, within, level)
+    shares = (_shares_of_rows(cells, metric), (0.0, 1.0))
+    return _reaching(result, *(shares if strata is None else (strata, within)), level)
 
 
 def _numbered(

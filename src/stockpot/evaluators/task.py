@@ -86,8 +86,9 @@ class TaskEvaluator(Evaluator):
         self._load(self._predictor, model)
         rows = np.arange(len(self._labels)) if rows is None else rows
         network, head = self._predictor.model.backbone.network, self._predictor.model.head
-        tensors = {**dict(network.named_parameters()), "": head.weight, " ": head.bias}
-        for one in tensors.values():
+        parameters = dict(network.named_parameters())
+        tensors = [head.weight, head.bias, *parameters.values()]
+        for one in tensors:
             one.requires_grad_(True)
         outputs = self._predictor.outputs(self._inputs(rows)).float()
         labels = torch.from_numpy(np.ascontiguousarray(self._labels[rows])).to(outputs.device)
@@ -95,14 +96,13 @@ class TaskEvaluator(Evaluator):
             score = -torch.nn.functional.cross_entropy(outputs, labels.long())
         else:
             score = -(outputs - labels.reshape(outputs.shape).float()).square().mean()
-        given = torch.autograd.grad(score, list(tensors.values()), allow_unused=True)
-        slopes = {
-            name: slope.detach().cpu().numpy()
-            for name, slope in zip(tensors, given, strict=True)
+        weight, bias, *rest = torch.autograd.grad(score, tensors, allow_unused=True)
+        own = self._layout.back(weight.cpu().numpy(), bias.cpu().numpy())
+        return own | {
+            self._layout.prefix + name: slope.cpu().numpy()
+            for name, slope in zip(parameters, rest, strict=True)
             if slope is not None
         }
-        own = self._layout.back(slopes.pop(""), slopes.pop(" "))
-        return own | {self._layout.prefix + name: slope for name, slope in slopes.items()}
 
     def _inputs(self, rows: Rows) -> Inputs:
         inputs = self._task.inputs

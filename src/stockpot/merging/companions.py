@@ -10,7 +10,7 @@ from typing import Any
 from stockpot.checkpoints import Checkpoint
 from stockpot.checkpoints.open import is_encoded
 from stockpot.checkpoints.safetensors_file import check_link
-from stockpot.errors import CheckpointError, OutputError
+from stockpot.errors import OutputError
 from stockpot.files import below, write_json
 from stockpot.reading import read_json
 
@@ -22,12 +22,7 @@ _NOT_KEPT = (REPORT_NAME, "stockpot.json", "adapter_config.json", "trainer_state
 def copy_companions(home: Path, folder: Path) -> None:
     """Copy to ``folder`` what makes weights a model: config, tokenizer and the like of ``home``."""
     code = code_files(home)
-    try:
-        there = below(home)
-    except OSError as error:
-        hint = "give yourself the right to read it"
-        raise CheckpointError(f"{home} cannot be listed: {error.strerror}", hint=hint) from error
-    for file in there:
+    for file in below(home):
         inside = file.relative_to(home)
         # Sentence-transformers keep the config of a module one folder down.
         if len(inside.parts) > 2 or any(part.startswith(".") for part in inside.parts):

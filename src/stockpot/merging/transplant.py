@@ -17,19 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from stockpot.checkpoints import Checkpoint, MemoryCheckpoint, TensorInfo
-from stockpot.checkpoints.dtypes import Array, is_float
+from stockpot.checkpoints import Checkpoint, MemoryCheckpoint
+from stockpot.checkpoints.dtypes import Array
 from stockpot.compat import import_transformers
 from stockpot.errors import CheckpointError
 from stockpot.extras import require
 from stockpot.files import write_json
 from stockpot.merging.alignment import Aligned
-from stockpot.merging.engine import Copy, Work
+from stockpot.merging.engine import Copy
 from stockpot.merging.job import TRANSPLANT, Source, Spec
 from stockpot.merging.mergekit.classes import empty_model
 from stockpot.merging.mergekit.names import read_config
 from stockpot.merging.mergekit.tokens import FILES, with_vocabulary_size
-from stockpot.merging.method import get_method
+from stockpot.merging.mergekit.views import taken
 from stockpot.merging.plan import MergePlan
 from stockpot.reading import read_json
 
@@ -68,7 +68,7 @@ class Transplant:
             )
         table = MemoryCheckpoint(made, label=donor.label)
         works = [
-            _kept(table if name in made else model, name, dtype or model.info(name).dtype)
+            taken(table if name in made else model, name, name, dtype or model.info(name).dtype)
             for name in model.names
         ]
         aligned = [Aligned(w.info, "copy" if isinstance(w, Copy) else "merge", ()) for w in works]
@@ -187,12 +187,3 @@ def _tables(source: Checkpoint) -> dict[str, str]:
     if "input" not in tables:
         raise CheckpointError(f"{source.label}: its embeddings are not found")
     return tables
-
-
-def _kept(source: Checkpoint, name: str, dtype: str) -> Work | Copy:
-    info = source.info(name)
-    if not is_float(info.dtype):
-        return Copy(info, source)
-    method = get_method("mergekit:passthrough")
-    arguments = method.resolve({}, models=1)
-    return Work(TensorInfo(name, info.shape, dtype), [source], None, method, arguments)

@@ -32,13 +32,11 @@ def withdraw(registry: Registry, model: str, *digests: str) -> None:
 
 def check_withdrawn(registry: Registry, name: str, digests: Iterable[str]) -> None:
     """``InputError`` where ``name``, known by one of ``digests``, was withdrawn from here."""
-    wanted = set(digests)
-    for _, value in registry.documents(FOLDER):
-        if {salted(value["salt"], one) for one in wanted} & set(value["known"]):
-            raise InputError(
-                f"'{name}' was withdrawn from {registry.label} on {value['day']}",
-                hint="leave it out, or take it back: stockpot contribute --readmit",
-            )
+    for _, day in _tombstones(registry, digests):
+        raise InputError(
+            f"'{name}' was withdrawn from {registry.label} on {day}",
+            hint="leave it out, or take it back: stockpot contribute --readmit",
+        )
 
 
 def check_model(registry: Registry, model: str | Manifest) -> None:
@@ -49,9 +47,17 @@ def check_model(registry: Registry, model: str | Manifest) -> None:
 
 def readmit(registry: Registry, digests: Iterable[str]) -> None:
     """Delete the tombstones of what is known by one of ``digests``."""
-    wanted = set(digests)
     with registry.store.lock(exclusive=False):
-        for key, value in registry.documents(FOLDER):
-            if {salted(value["salt"], one) for one in wanted} & set(value["known"]):
-                registry.store.delete(key)
+        for key, _ in _tombstones(registry, digests):
+            registry.store.delete(key)
         registry.store.flush()
+
+
+def _tombstones(registry: Registry, digests: Iterable[str]) -> list[tuple[str, str]]:
+    """Keys and days of those that stand for one of ``digests``."""
+    wanted = set(digests)
+    return [
+        (key, value["day"])
+        for key, value in registry.documents(FOLDER)
+        if {salted(value["salt"], one) for one in wanted} & set(value["known"])
+    ]

@@ -303,11 +303,9 @@ def prepare_soup(
         "constraints": [
             [one.evaluator.identity, one.lose_at_most, one.against] for one in constraints
         ],
-        **vars(settings),
+        **{key: value for key, value in vars(settings).items() if key != "methods"},
+        **({"methods": list(settings.methods)} if settings.methods else {}),
     }
-    recipe["methods"] = list(settings.methods)
-    if not settings.methods:
-        del recipe["methods"]
     blends = Blends(ingredients.names, len(engine.changes), has_base=engine.base is not None)
     stages = tuple(method_stage(name, blends) for name in settings.methods)
     return SoupSetup(ingredients, evaluator, constraints, engine, settings, budget, recipe, stages)

@@ -12,20 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stockpot.checkpoints import Checkpoint, MemoryCheckpoint, TensorInfo
-from stockpot.checkpoints.dtypes import is_float
+from stockpot.checkpoints import Checkpoint, MemoryCheckpoint
 from stockpot.compat import import_transformers
 from stockpot.errors import CheckpointError
 from stockpot.extras import require
 from stockpot.merging.alignment import Aligned
 from stockpot.merging.engine import Copy, Work
 from stockpot.merging.job import AdaptedSource, Source, Spec
-from stockpot.merging.mergekit.declaration import foreign_method
 from stockpot.merging.mergekit.document import Reference
 from stockpot.merging.mergekit.gates import MODES, RANDOM, gates
 from stockpot.merging.mergekit.names import read_config
 from stockpot.merging.mergekit.reading import _Reader, _Table
-from stockpot.merging.mergekit.views import ViewedCheckpoint
+from stockpot.merging.mergekit.views import taken
 from stockpot.merging.plan import MergePlan
 from stockpot.merging.yaml_file import YamlFile, resolve_source
 from stockpot.yaml_lines import Location
@@ -135,7 +133,7 @@ class MixtureRecipe:
             if match is None:
                 if ".mlp." in name:
                     raise CheckpointError(f"{base.label}: {family.title} has no place for '{name}'")
-                works.append(_taken(base, name, name, dtype))
+                works.append(taken(base, name, name, dtype))
                 continue
             prefix, part = match.groups()
             block = f"{prefix}.{family.block}"
@@ -145,11 +143,11 @@ class MixtureRecipe:
                     raise CheckpointError(f"{source.label}: '{name}' is not of the base's shape")
                 target = family.names[part] if ".experts." in to else part
                 scale = expert.scale if part == "down_proj" else 1.0
-                works.append(_taken(source, name, f"{to}.{target}.weight", dtype, scale))
+                works.append(taken(source, name, f"{to}.{target}.weight", dtype, scale))
             if part == "gate_proj":
                 code = dtype or base.info(name).dtype
                 kept = [n for n in made if n.startswith(f"{block}.")]
-                works += [_taken(router, n, n, code) for n in kept]
+                works += [taken(router, n, n, code) for n in kept]
         notes += [f"built as {family.title}"]
         if read_config(base).get("sliding_window"):
             notes.append("sliding_window of the base is left out, as mergekit does")
@@ -213,19 +211,6 @@ def require_transformers() -> Any:
     """The package. Raises ``MissingDependencyError`` without it."""
     require("transformers", "a mixture of experts")
     return import_transformers()
-
-
-def _taken(
-    source: Checkpoint, theirs: str, name: str, dtype: str | None, scale: float = 1.0
-) -> Work | Copy:
-    """A tensor of a model under another name."""
-    view = ViewedCheckpoint(source, None)
-    info = view.show(name, theirs)
-    if not is_float(info.dtype):
-        return Copy(info, view)
-    method = foreign_method("passthrough")
-    arguments = method.resolve({"scale": [scale]}, models=1)
-    return Work(TensorInfo(name, info.shape, dtype or info.dtype), [view], None, method, arguments)
 
 
 class _MixtureReader(_Reader):

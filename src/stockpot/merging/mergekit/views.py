@@ -6,6 +6,8 @@ import numpy as np
 
 from stockpot.checkpoints import Checkpoint, TensorInfo
 from stockpot.checkpoints.dtypes import STORAGE, Array, decode, encode, is_float, working_dtype
+from stockpot.merging.engine import Copy, Work
+from stockpot.merging.method import get_method
 
 
 class ViewedCheckpoint(Checkpoint):
@@ -54,3 +56,16 @@ class ViewedCheckpoint(Checkpoint):
         values = np.empty(stop - start, working_dtype([code, own]))
         self._source.decode(theirs, start, stop, values)
         return encode(values, code, np.empty(stop - start, STORAGE[code]))
+
+
+def taken(
+    source: Checkpoint, theirs: str, name: str, dtype: str | None, scale: float = 1.0
+) -> Work | Copy:
+    """A tensor of a model under the name ``name``, times ``scale``."""
+    view = ViewedCheckpoint(source, None)
+    info = view.show(name, theirs)
+    if not is_float(info.dtype):
+        return Copy(info, view)
+    method = get_method("mergekit:passthrough")
+    arguments = method.resolve({"scale": [scale]}, models=1)
+    return Work(TensorInfo(name, info.shape, dtype or info.dtype), [view], None, method, arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from stockpot.checkpoints import open_checkpoint
 from stockpot.files import file_digest
 from stockpot.outputs import recipe_digest
 from stockpot.provenance import HEADER_KEY, Record, parse_record, read_models, read_record
+from stockpot.reading import parse_json, read_json
 from stockpot.tangent.jobs import HEAD
 from stockpot.tangent.recipe import load_recipe
 from stockpot.tangent.run import RESULTS
@@ -42,13 +42,13 @@ def _jobs(folder: Path) -> Iterable[tuple[Path, tuple[str, str]]]:
     for path in sorted((folder / "work" / "jobs").glob("*/*")):
         content = file_digest(path)
         if path.name == "done.json":
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = read_json(path)
             content = f"{value['function']} {value['label']}"
         yield path, (path.name, content)
 
 
 def _lists(folder: Path) -> dict[str, object]:
-    results = TangentResults.read(json.loads((folder / RESULTS).read_text(encoding="utf-8")))
+    results = TangentResults.read(read_json(folder / RESULTS))
     found: dict[str, object] = {"components": results.model_copy(update={"recipe_digest": ""})}
     whole = read_record(folder)
     found["record"] = replace(_timeless(whole), recipe=None)
@@ -65,7 +65,7 @@ def _lists(folder: Path) -> dict[str, object]:
             found[model.source] = (model.name, _timeless(record))
             with open_checkpoint(folder / model.source) as checkpoint:
                 text = checkpoint.metadata.get(HEADER_KEY, "null")
-            own = parse_record(json.loads(text), model.source)
+            own = parse_record(parse_json(text), model.source)
             found[f"header of {model.source}"] = _timeless(own)
     return found | {"recipe": whole.recipe, "digest": results.recipe_digest}
 

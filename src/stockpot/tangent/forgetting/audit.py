@@ -18,6 +18,7 @@ from stockpot.tangent.forgetting.anew import made_otherwise
 from stockpot.tangent.forgetting.canonical import json_problem
 from stockpot.tangent.forgetting.certificate import describe, outputs
 from stockpot.tangent.forgetting.contents import (
+    UNREADABLE,
     certificate_file,
     composition_problem,
     manifest,
@@ -331,7 +332,10 @@ def _check_training(audit: _Audit, recipe: Path, run: Path, quiet: bool) -> None
     stones = Tombstones.read(run)
     with retrained(recipe, run, [one.name for one in kept], stones, quiet=quiet) as done:
         again = load_components(done.components)
-        otherwise = made_otherwise(run, done.folder, recipe)
+        try:
+            otherwise = made_otherwise(run, done.folder, recipe)
+        except UNREADABLE as error:
+            otherwise = [f"it cannot be read: {getattr(error, 'message', error)}"]
     same = sorted(one.digest for one in again) == sorted(one.digest for one in kept)
     problems = [] if same else ["they have other bits: their data or the machine is another"]
     words = "training the rest anew gives the same components, bit by bit"

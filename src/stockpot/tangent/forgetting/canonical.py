@@ -11,7 +11,7 @@ from typing import Any
 from stockpot.checkpoints.header import header_bytes, read_header
 from stockpot.files import json_text
 from stockpot.provenance import HEADER_KEY, Record, parse_record
-from stockpot.reading import open_plain, read_bytes
+from stockpot.reading import open_plain, parse_json, read_bytes
 from stockpot.tangent.component import Component
 from stockpot.tangent.lineage import content_digest
 
@@ -46,7 +46,7 @@ def component_problem(path: Path, component: Component) -> str:
         about[HEADER_KEY] = text
     if list(header.tensors) != sorted(header.tensors):
         return "has its tensors in another order than stockpot"
-    if text is not None and not _fits(parse_record(json.loads(text), str(path)), text, component):
+    if text is not None and not _fits(parse_record(parse_json(text), str(path)), text, component):
         return "has a record in its header that is of something else"
     return weights_problem(path, about)
 

@@ -48,6 +48,8 @@ _BASE = re.compile(r"work/base-([0-9a-f]{12})\.safetensors")
 _JOB = re.compile(r"work/jobs/[0-9a-f]{20}/(component\.safetensors|head\.safetensors|\w+\.json)")
 _FUNCTIONS = ("head", "component", "block", "statistics")
 _LABELS = ("component", "sums")
+UNREADABLE = (StockpotError, OSError, ValueError, TypeError, KeyError, AttributeError)
+"""What reading a file may raise that somebody has changed."""
 _LONGEST = 1e9  # seconds of a job
 
 
@@ -109,7 +111,7 @@ def strangers(
             own = (run / path).resolve() in aside and not (run / path).is_symlink()
             own &= not path.endswith(".sig")
             reason = attributes_problem(run / path) or ("" if own else _problem(run, path, kept))
-        except (StockpotError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except UNREADABLE as error:
             reason = f"cannot be read: {getattr(error, 'message', error)}"
         if reason:
             problems.append(f"{path} {reason}")
